@@ -1,0 +1,113 @@
+"""Where the blocks are: the one list of like modules that a transformer runs once each, in order.
+
+No table of architectures. A list is a candidate if its members are of one class and no other candidate contains it;
+where the model's config states a depth, only lists of that length count. Whether the members really run once each
+and in order is not guessed here: `Stack` watches them do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from anydepth.errors import UnknownArchitecture
+
+_DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
+_OVERRIDE = "name one with blocks='path.to.blocks'"
+
+
+def find_blocks(model: nn.Module, path: str | None = None) -> tuple[str, nn.ModuleList | nn.Sequential]:
+    """Find the list of blocks of `model`, or take the one at `path`.
+
+    Args:
+        model: any module.
+        path: the dotted name of the list, as in `model.named_modules()`; None to search.
+
+    Returns:
+        The dotted name and the list itself.
+
+    Raises:
+        UnknownArchitecture: no list qualifies, or several do; the message names them.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Embedding(9, 4), nn.ModuleList([nn.Linear(4, 4) for _ in range(3)]))
+        >>> find_blocks(model)[0]
+        '1'
+    """
+    if path is not None:
+        return path, _at(model, path)
+    candidates = dict(_candidates(model))
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UnknownArchitecture(
+            f"{type(model).__name__} is an encoder-decoder, two stacks in one: {_names(candidates)}; {_OVERRIDE}"
+        )
+    if depths := _stated_depths(model):
+        stated = {name: found for name, found in candidates.items() if len(found) in depths}
+        if candidates and not stated:
+            raise UnknownArchitecture(
+                f"{type(model).__name__} states a depth of {_either(depths)}, but has {_names(candidates)}: "
+                "blocks that several depths share (as in ALBERT) are not supported"
+            )
+        candidates = stated
+    elif any(len(found) > 1 for found in candidates.values()):
+        candidates = {name: found for name, found in candidates.items() if len(found) > 1}
+    if not candidates:
+        raise UnknownArchitecture(f"{type(model).__name__} has no ModuleList or Sequential of like blocks; {_OVERRIDE}")
+    if len(candidates) > 1:
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has several lists of blocks: {_names(candidates)}; {_OVERRIDE}"
+        )
+    return next(iter(candidates.items()))
+
+
+def _at(model: nn.Module, path: str) -> nn.ModuleList | nn.Sequential:
+    try:
+        found = model.get_submodule(path)
+    except AttributeError:
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has no module {path!r}; the lists it has: {_names(dict(_candidates(model)))}"
+        ) from None
+    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
+        raise UnknownArchitecture(
+            f"{path!r} is a {type(found).__name__}, expected a non-empty ModuleList or Sequential of blocks"
+        )
+    return found
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequential]]:
+    """Lists of like modules, outermost first; what lies inside a candidate (experts, say) is part of its blocks."""
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(outer) for outer in inside):
+            continue
+        if isinstance(module, nn.ModuleList | nn.Sequential) and _alike(module):
+            inside.append(f"{name}." if name else "")
+            yield name, module
+
+
+def _alike(modules: nn.ModuleList | nn.Sequential) -> bool:
+    return len({type(member) for member in modules}) == 1 and any(True for _ in modules[0].parameters())
+
+
+def _stated_depths(model: nn.Module) -> set[int]:
+    """Every depth the config states, its sub-configs' (a CLIP has two towers) included."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return set()
+    configs = [config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))]
+    stated = (getattr(one, name, None) for one in configs for name in _DEPTH_NAMES)
+    return {depth for depth in stated if isinstance(depth, int)}
+
+
+def _names(candidates: dict[str, nn.ModuleList | nn.Sequential]) -> str:
+    listed = (
+        f"{name or '(the model itself)'} ({len(found)} x {type(found[0]).__name__})"
+        for name, found in candidates.items()
+    )
+    return ", ".join(listed) or "no list of like blocks"
+
+
+def _either(depths: set[int]) -> str:
+    return " or ".join(map(str, sorted(depths)))

@@ -1,0 +1,87 @@
+"""The conventions of a forward: how a model is called, where its answer lies, what a block takes and gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from anydepth.errors import UnknownArchitecture
+
+Batch: TypeAlias = Mapping[str, Any] | Tensor
+"""What the model takes: a dict of tensors, or one tensor. A dict's `labels` are set aside."""
+
+# Where a model's answer lies in its output, in order of preference.
+_ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+
+
+def call_model(model: nn.Module, batch: Batch) -> Any:
+    """The model on a batch, its labels set aside so that it computes no loss of its own."""
+    if isinstance(batch, Mapping):
+        return model(**{name: value for name, value in batch.items() if name != "labels"})
+    return model(batch)
+
+
+def answer_of(output: Any) -> tuple[str, Tensor]:
+    """The name and value of what the model answers with; the name is empty for a bare tensor."""
+    if isinstance(output, Tensor):
+        return "", output
+    if isinstance(output, Mapping):
+        for name in (*_ANSWERS, *output):
+            if isinstance(output.get(name), Tensor):
+                return name, output[name]
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return "", output[0]
+    raise UnknownArchitecture(
+        f"the model answers with {type(output).__name__}, expected a tensor, or a mapping or tuple that holds one"
+    )
+
+
+def state_of(output: Any) -> Tensor:
+    """The state in what a block answers: all of it, or the first of a tuple."""
+    state = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(state, Tensor):
+        raise UnknownArchitecture(f"a block answers with {type(output).__name__}, expected its state, or a tuple of it")
+    return state
+
+
+def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The state among a block's arguments: its first, or by name."""
+    state = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+    if not isinstance(state, Tensor):
+        raise UnknownArchitecture(f"a block is given {type(state).__name__} first, expected the state as a tensor")
+    return state
+
+
+def call_with(block: nn.Module, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A block on its recorded arguments, with another state in the state's place."""
+    if args:
+        return block(state, *args[1:], **kwargs)
+    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return block(**{**kwargs, name: state})
+
+
+def first_samples(batch: Batch, count: int) -> Batch:
+    """The first `count` samples of a batch: every tensor whose first axis is as long as the first tensor's."""
+    if isinstance(batch, Tensor):
+        return batch[:count]
+    size = next((value.shape[0] for value in batch.values() if isinstance(value, Tensor) and value.ndim), None)
+    return {
+        name: value[:count] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
+        for name, value in batch.items()
+    }
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to b's largest entry (at least 1e-6); NaN in the same places is no difference."""
+    if a.shape != b.shape:
+        return math.inf
+    a, b = a.double(), b.double()
+    agree = (a == b) | (a.isnan() & b.isnan())
+    if agree.all():
+        return 0.0
+    scale = b[b.isfinite()].abs().max().clamp(min=1e-6) if b.isfinite().any() else torch.tensor(1.0)
+    return float((a - b).masked_fill(agree, 0.0).abs().max() / scale)

@@ -1,0 +1,49 @@
+"""What can go wrong, as one tree: `except AnydepthError` catches everything this library raises on purpose.
+
+Every message is one line that says what came, what was expected and what to do. The command line prints that
+line and exits with status 2.
+"""
+
+
+class AnydepthError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UnknownArchitecture(AnydepthError):
+    """No list of blocks, several of them, or one that does not run once each in order."""
+
+
+class ReadoutMismatch(AnydepthError):
+    """The law of `Stack` is broken: reading out a state does not give what the model itself gives."""
+
+
+class UnsupportedHead(AnydepthError):
+    """The model's output is not a choice among classes, so accuracy and saturation have no meaning."""
+
+
+class NonFiniteStates(AnydepthError):
+    """A state holds NaN or infinity; the message names the depth and the batch."""
+
+
+class DataError(AnydepthError):
+    """The data cannot be read, lacks a column, is empty, or does not fit the model."""
+
+
+class LabelError(DataError):
+    """Labels are missing, of the wrong kind, or outside the classifier's range."""
+
+
+class ModelError(AnydepthError):
+    """The model cannot be loaded."""
+
+
+class TraceFileError(AnydepthError):
+    """A saved trace is missing, corrupt, truncated, or of another format; or it cannot be written."""
+
+
+class IncompatibleTraces(AnydepthError):
+    """Two traces cannot be merged or compared; the message names the first difference."""
+
+
+class MeasureError(AnydepthError):
+    """An unknown measure, or one that is undefined for what it was given."""

@@ -1,0 +1,84 @@
+"""Changes made to a model for the length of one forward, each undone on the way out whatever happens inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+class Stub(nn.Module):
+    """Stands in for a block. Attributes it lacks are the block's own: Gemma-2 asks each for its attention type."""
+
+    def __init__(self, block: nn.Module, call: Any) -> None:
+        super().__init__()
+        # past nn.Module's own bookkeeping: the block must not become a child
+        self.__dict__["_stands_for"], self.__dict__["_answer"] = block, call
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the block would have been asked."""
+        return self.__dict__["_answer"](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_stands_for"], name)
+
+
+@contextmanager
+def replaced(blocks: nn.ModuleList | nn.Sequential, calls: list[Any]) -> Iterator[None]:
+    """Each block answers with its call. The list object stays the same: whoever else holds it sees the stubs too."""
+    kept = dict(blocks._modules)
+    try:
+        for (name, block), call in zip(kept.items(), calls, strict=True):
+            assert block is not None
+            blocks._modules[name] = Stub(block, call)
+        yield
+    finally:
+        blocks._modules.update(kept)
+
+
+@contextmanager
+def forward_as(module: nn.Module, forward: Any) -> Iterator[None]:
+    """The module's forward is another function; hooks on the module still fire."""
+    shadowed = "forward" in module.__dict__
+    kept = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if shadowed:
+            module.__dict__["forward"] = kept
+        else:
+            del module.__dict__["forward"]
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """No K/V cache (replayed blocks would append to it twice), no nested tensors (whose shape is not the state's)."""
+    changes: list[tuple[Any, str, Any]] = []
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "use_cache", False):
+            changes.append((config, "use_cache", config.use_cache))
+            config.use_cache = False
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
+            changes.append((module, "use_nested_tensor", True))
+            module.use_nested_tensor = False
+    try:
+        yield
+    finally:
+        for owner, name, value in reversed(changes):
+            setattr(owner, name, value)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module is back in the mode it was in, even where they differed."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

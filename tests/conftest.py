@@ -1,0 +1,36 @@
+"""What every test shares: no network, one thread per worker, a cache of its own, a browser where one is needed.
+
+Shapes and types of anydepth are checked at run time in all tests: `--jaxtyping-packages` in pyproject.toml.
+"""
+
+import os
+import shutil
+import tempfile
+
+# Read by the libraries when they are first imported, so set before anything else.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+_HF_HOME = tempfile.mkdtemp(prefix="anydepth-hf-")  # nothing found in, or left behind in, the user's own cache
+os.environ["HF_HOME"] = _HF_HOME
+os.environ["HF_DATASETS_CACHE"] = os.path.join(_HF_HOME, "datasets")
+
+import pytest  # noqa: E402
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_sessionfinish() -> None:
+    """Remove this process's cache folder (each worker of pytest-xdist makes its own)."""
+    shutil.rmtree(_HF_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium-like browser; where CI is set a missing one is a failure, elsewhere a skip."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        message = "no browser: install the package `chromium` to test the report in one"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return found
