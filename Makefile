@@ -18,7 +18,6 @@ help:
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/anydepth demo --out $(DEMO_OUT)
-	@echo "The report: $(CURDIR)/$(DEMO_OUT)/report.html"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"

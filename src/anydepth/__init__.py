@@ -1,1 +1,41 @@
-"""placeholder until the surface is written"""
+"""anydepth shows what every depth of a transformer knows.
+
+    import anydepth as ad
+
+    found = ad.trace(model, batches)
+    found.similarity["cka"], found.accuracy, found.saturation
+    found.report("report.html")
+
+Names are loaded when first used, so that `import anydepth` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anydepth.errors import AnydepthError
+    from anydepth.result import Trace
+    from anydepth.stack import Stack
+    from anydepth.tracing import trace, trace_states
+
+__all__ = ["AnydepthError", "Stack", "Trace", "trace", "trace_states"]
+
+_HOMES = {
+    "AnydepthError": "errors",
+    "Stack": "stack",
+    "Trace": "result",
+    "trace": "tracing",
+    "trace_states": "tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anydepth' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(f"anydepth.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

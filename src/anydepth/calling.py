@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from anydepth.errors import UnknownArchitecture
+from anydepth.errors import DataError, UnknownArchitecture
 
 Batch: TypeAlias = Mapping[str, Any] | Tensor
 """What the model takes: a dict of tensors, or one tensor. A dict's `labels` are set aside."""
@@ -65,14 +65,34 @@ def call_with(block: nn.Module, state: Tensor, args: tuple[Any, ...], kwargs: di
 
 
 def first_samples(batch: Batch, count: int) -> Batch:
-    """The first `count` samples of a batch: every tensor whose first axis is as long as the first tensor's."""
+    """The first `count` samples of a batch."""
+    return samples_of(batch, slice(count))
+
+
+def samples_of(batch: Batch, which: slice) -> Batch:
+    """Some samples of a batch: every tensor whose first axis is as long as the first tensor's is cut."""
     if isinstance(batch, Tensor):
-        return batch[:count]
-    size = next((value.shape[0] for value in batch.values() if isinstance(value, Tensor) and value.ndim), None)
+        return batch[which]
+    size = sample_count(batch)
     return {
-        name: value[:count] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
+        name: value[which] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
         for name, value in batch.items()
     }
+
+
+def sample_count(batch: Batch) -> int:
+    """B: the length of the first tensor's first axis."""
+    tensors = [batch] if isinstance(batch, Tensor) else [v for v in batch.values() if isinstance(v, Tensor) and v.ndim]
+    if not tensors:
+        raise DataError(f"a batch holds no tensor: {sorted(batch)}; expected what the model's forward takes")
+    return tensors[0].shape[0]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch's tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -98,10 +98,18 @@ class Stack:
         """L, the number of blocks."""
         return len(self._list)
 
-    @property
-    def answers_with_logits(self) -> bool:
-        """Whether the model's answer are logits (or a bare tensor, which may be); known after the first batch."""
-        return self._learnt is not None and self._learnt.answer in ("logits", "logits_per_image", "")
+    def answers_with_logits(self, *, labelled: bool) -> bool:
+        """Whether the model's answer are the logits of a classifier; known after the first batch.
+
+        Args:
+            labelled: whether the data carry labels. A model that answers with a bare tensor does not say what it is:
+                it counts as logits if there are labels to hold it against, or if the model states its classes (timm).
+        """
+        if self._learnt is None:
+            return False
+        if self._learnt.answer:
+            return self._learnt.answer in ("logits", "logits_per_image")
+        return labelled or bool(getattr(self.model, "num_classes", 0))
 
     def states(self, batch: Batch) -> list[Tensor]:
         """The states h[0..L] of one forward.

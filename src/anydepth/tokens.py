@@ -133,12 +133,12 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
         with torch.enable_grad():
             leaf = state.detach().clone().requires_grad_()
             answer = stack.readout(leaf, few)
-        if answer.ndim == 3:
-            return "last" if _is_causal(stack, few, valid) else "first"
-        # all entries of the answer count alike; fixed weights of both signs, so that nothing cancels by symmetry
-        weights = torch.linspace(1.0, 2.0, answer[0].numel(), dtype=answer.dtype, device=answer.device)
-        weights[::2] *= -1
-        (moved,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
+            if answer.ndim == 3:
+                return "last" if _is_causal(stack, few, valid) else "first"
+            # all entries of the answer count alike; fixed weights of both signs, so that nothing cancels by symmetry
+            weights = torch.linspace(1.0, 2.0, answer[0].numel(), dtype=answer.dtype, device=answer.device)
+            weights[::2] *= -1
+            (moved,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
     return _what_stands_out(moved.double().norm(dim=-1), valid)
 
 

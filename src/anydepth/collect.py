@@ -1,0 +1,283 @@
+"""One pass over the data: what every sample shows at every depth, written to disk as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anydepth.calling import Batch, first_samples, sample_count, samples_of, to_device
+from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
+from anydepth.measures.readout import readout_rows
+from anydepth.stack import Stack
+from anydepth.store import require_space
+from anydepth.surgery import evaluating
+from anydepth.tokens import IGNORED, Policy, default_policy, next_token_labels, select, valid_positions
+from anydepth.workspace import Workspace
+
+Readout = Literal["tail", "raw"] | None
+Progress = Callable[[int, int | None, str], None]
+"""Called with what is done, how much there is (None if nobody knows), and what it is."""
+
+# A batch is taken in pieces so that the logits of one depth stay below this many numbers (256 MB in float32).
+_LOGITS_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass is to collect."""
+
+    stack: Stack
+    tokens: Policy | None
+    """Which positions stand for a sample in the states kept; None to choose by what the readout looks at."""
+    readout: Readout
+    labels: bool
+    """Whether the data must carry labels."""
+    keep_states: bool
+
+    def run(self, data: Iterable[Any], workspace: Workspace, progress: Progress | None = None) -> None:
+        """Collect from all batches; what `workspace` has of an interrupted pass is not computed again.
+
+        Raises:
+            DataError: there is no batch, or one the model cannot take.
+            LabelError: labels are missing or not among the model's classes.
+            UnsupportedHead: the model's answer is not a choice among classes.
+            NonFiniteStates: a state holds NaN or infinity.
+        """
+        total = len(data) if isinstance(data, Sized) else None
+        device = next((parameter.device for parameter in self.stack.model.parameters()), torch.device("cpu"))
+        index = -1
+        with evaluating(self.stack.model), torch.no_grad():
+            try:
+                for index, item in enumerate(data):
+                    batch, labels, ids = as_batch(item, workspace.samples)
+                    digests = digest(batch)
+                    if not workspace.already_has(ids, digests):
+                        if not workspace.facts:
+                            workspace.facts = self._decide(batch, labels, device)
+                        found = self._collect(index, to_device(batch, device), labels, workspace)
+                        if not workspace.batches and total:
+                            self._require_space(workspace, found, total)
+                        for name, rows, dtype in found:
+                            workspace.append(name, rows, dtype)
+                        workspace.finish_batch(ids, digests)
+                    if progress:
+                        progress(index + 1, total, "batches")
+            finally:
+                workspace.commit()
+        if index < 0:
+            raise DataError("the data set is empty: expected at least one batch")
+
+    def _decide(self, batch: Batch, labels: Tensor | None, device: torch.device) -> dict[str, Any]:
+        """What kind of answer the model gives, and which positions stand for a sample: settled by the first batch."""
+        model, batch = self.stack.model, to_device(batch, device)
+        self.stack.verify(batch)
+        few = first_samples(batch, 1)
+        answer = self.stack.readout(self.stack.states(few)[-1], few)
+        per_position, next_token = answer.ndim == 3, predicts_next_token(model)
+        has_classes = self.stack.answers_with_logits(labelled=labels is not None)
+        if has_classes and self.readout:
+            self._require_classes(answer, labels)
+        if has_classes and self.readout and self.labels and labels is None and not next_token:
+            raise LabelError(
+                "the batches have no 'labels', expected one class per sample; add them, or trace without (labels=False)"
+            )
+        tokens = self.tokens or default_policy(self.stack, batch, labels_each=has_classes and per_position)
+        return {
+            "tokens": tokens,
+            "tokens_chosen": self.tokens is None,
+            "readout": self.readout if has_classes else None,
+            "has_classes": has_classes,
+            "labelled": self.labels and has_classes and (labels is not None or next_token),
+            "next_token": next_token,
+            "per_position": per_position,
+            "classes": answer.shape[-1] if has_classes else None,
+            "width": int(self.stack.states(few)[0].shape[-1]),
+        }
+
+    def _require_classes(self, answer: Tensor, labels: Tensor | None) -> None:
+        config = getattr(self.stack.model, "config", None)
+        kind = getattr(config, "problem_type", None)
+        if kind == "regression" or answer.shape[-1] == 1:
+            what = "a regression head"
+        elif kind == "multi_label_classification" or (
+            labels is not None and labels.is_floating_point() and labels.shape == answer.shape
+        ):
+            what = "a multi-label head"
+        else:
+            return
+        raise UnsupportedHead(
+            f"{type(self.stack.model).__name__} has {what}, and accuracy and saturation need one class per sample; "
+            "trace its similarity alone (readout=None, --readout none)"
+        )
+
+    def _collect(
+        self, index: int, batch: Batch, labels: Tensor | None, workspace: Workspace
+    ) -> list[tuple[str, NDArray[Any], Any]]:
+        facts, first = workspace.facts, workspace.samples
+        tables: list[dict[str, NDArray[Any]]] = []
+        for piece in _pieces(batch, facts):
+            part = samples_of(batch, piece)
+            states = self.stack.states(part)
+            valid = valid_positions(part, states[0])
+            table: dict[str, NDArray[Any]] = {}
+            if self.keep_states:
+                table |= self._state_rows(states, valid, facts["tokens"], index, first + piece.start)
+            if facts["readout"]:
+                own = labels[piece] if labels is not None and facts["labelled"] else None
+                table |= self._readout_rows(part, states, valid, own, facts, index, first + piece.start)
+            tables.append(table)
+        return [(name, np.concatenate([table[name] for table in tables]), tables[0][name].dtype) for name in tables[0]]
+
+    def _state_rows(
+        self, states: list[Tensor], valid: Bool[Tensor, "b t"], tokens: Policy, index: int, first: int
+    ) -> dict[str, NDArray[Any]]:
+        selected = []
+        for depth, state in enumerate(states):
+            rows, sample = select(state, valid, tokens)
+            if not rows.isfinite().all():
+                kind = "NaN" if rows.isnan().any() else "infinity"
+                raise NonFiniteStates(
+                    f"the state at depth {depth} holds {kind} in batch {index}; expected finite numbers: "
+                    f"try another dtype (this one is {str(state.dtype).removeprefix('torch.')}), or look at that batch"
+                )
+            selected.append(rows.float())
+        return {
+            "states": torch.cat(selected, dim=1).cpu().numpy(),
+            "states_sample": sample.cpu().numpy() + first,
+        }
+
+    def _readout_rows(
+        self,
+        batch: Batch,
+        states: list[Tensor],
+        valid: Bool[Tensor, "b t"],
+        labels: Tensor | None,
+        facts: Mapping[str, Any],
+        index: int,
+        first: int,
+    ) -> dict[str, NDArray[Any]]:
+        sample, position = torch.arange(len(valid), device=valid.device), None
+        if labels is not None:
+            labels = labels.to(valid.device)
+        if facts["per_position"]:
+            if facts["next_token"]:
+                labels = next_token_labels(batch, labels, valid)
+            sample, position = (valid if labels is None else valid & (labels != IGNORED)).nonzero(as_tuple=True)
+            labels = labels[sample, position] if labels is not None else None
+        if labels is not None:
+            labels = _checked(labels, facts["classes"], index)
+        found = []
+        for depth, state in enumerate(states):
+            final_norm = facts["readout"] == "tail" or depth == self.stack.depth
+            logits = self.stack.readout(state, batch, final_norm=final_norm)
+            found.append(readout_rows(logits if position is None else logits[sample, position], labels))
+        absent = torch.full_like(sample, IGNORED)
+        unknown = torch.full(found[0].confidence.shape, float("nan"))
+        entropies = [unknown if one.cross_entropy is None else one.cross_entropy.cpu() for one in found]
+        return {
+            "sample": sample.cpu().numpy() + first,
+            "position": (absent if position is None else position).cpu().numpy().astype(np.int32),
+            "label": (absent if labels is None else labels).cpu().numpy(),
+            "prediction": torch.stack([one.prediction for one in found], 1).cpu().numpy().astype(np.int32),
+            "cross_entropy": torch.stack(entropies, 1).float().numpy(),
+            "confidence": torch.stack([one.confidence for one in found], 1).cpu().float().numpy(),
+        }
+
+    def _require_space(self, workspace: Workspace, found: list[tuple[str, NDArray[Any], Any]], batches: int) -> None:
+        needed = batches * sum(rows.nbytes for _, rows, _ in found)
+        require_space(workspace.folder, needed, f"keeping what {batches} batches show")
+
+
+def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:
+    """What the model takes, the labels, and the samples' ids, out of whatever a loader yields.
+
+    Args:
+        item: a dict (with "labels" or "label", and "id", if there are any), a pair (x, y), or a tensor.
+        first: the id of the first sample where the data give none: its place in the data.
+    """
+    labels: Any = None
+    ids: Any = None
+    batch: Any = item
+    if isinstance(item, Mapping):
+        content = dict(item)
+        label = content.pop("label", None)
+        labels, ids = content.pop("labels", label), content.pop("id", None)
+        batch = content
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        batch, labels = item
+        batch = dict(batch) if isinstance(batch, Mapping) else batch
+    if not isinstance(batch, dict | Tensor):
+        raise DataError(f"a batch is {type(item).__name__}, expected a dict of tensors, a pair (x, y), or a tensor")
+    count = sample_count(batch)
+    ids = list(range(first, first + count)) if ids is None else ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    if len(ids) != count:
+        raise DataError(f"a batch of {count} samples has {len(ids)} ids, expected one for each")
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        if labels.shape[:1] != (count,):
+            raise LabelError(f"a batch of {count} samples has labels of shape {tuple(labels.shape)}, expected one each")
+    return batch, labels, ids
+
+
+def digest(batch: Batch) -> NDArray[np.uint64]:
+    """64 bits for each sample's content, the same whatever else is in its batch: padding left out."""
+    tensors = {"": batch} if isinstance(batch, Tensor) else {k: v for k, v in batch.items() if isinstance(v, Tensor)}
+    count = sample_count(batch)
+    mask = tensors.get("attention_mask")
+    arrays = {
+        name: value.detach().cpu().contiguous().view(torch.uint8 if value.dtype == torch.bfloat16 else value.dtype)
+        for name, value in sorted(tensors.items())
+        if name != "attention_mask" and value.ndim and value.shape[0] == count
+    }
+    found = np.empty(count, dtype=np.uint64)
+    for row in range(count):
+        content = hashlib.blake2b(digest_size=8)
+        for name, values in arrays.items():
+            own = values[row]
+            if mask is not None and mask.ndim == 2 and own.shape[:1] == mask.shape[1:]:
+                own = own[mask[row].cpu().bool()]
+            content.update(name.encode())
+            content.update(own.numpy().tobytes())
+        found[row] = int.from_bytes(content.digest(), sys.byteorder)
+    return found
+
+
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether this is a causal language model, whose label at each position is the token after it."""
+    can_generate = getattr(model, "can_generate", None)
+    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return bool(callable(can_generate) and can_generate() and not encoder_decoder)
+
+
+def _pieces(batch: Batch, facts: Mapping[str, Any]) -> Iterator[slice]:
+    count = sample_count(batch)
+    each = facts["classes"] or 1
+    if facts["per_position"] and isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
+        each *= batch["input_ids"].shape[-1]
+    size = max(1, _LOGITS_AT_ONCE // each)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _checked(labels: Tensor, classes: int, index: int) -> Tensor:
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise LabelError(
+            f"labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)} in batch {index}, "
+            "expected one whole number per sample"
+        )
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        raise LabelError(
+            f"label {labels[wrong][0].item()} in batch {index} is out of range, expected 0..{classes - 1} "
+            f"for this classifier of {classes} classes"
+        )
+    return labels.long()

@@ -1,0 +1,169 @@
+"""Batches a loaded model takes, made from loaded data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from anydepth.data.columns import describe, type_name
+from anydepth.data.inputs import image_inputs, text_inputs, word_labels
+from anydepth.data.labels import labels_of
+from anydepth.data.loading import LoadedData
+from anydepth.errors import DataError
+from anydepth.models import LoadedModel
+
+# Where texts are cut unless told otherwise: a language model may allow a hundred times as many tokens, and a model
+# without a table of positions any number.
+_LANGUAGE_MODEL_LENGTH = 1024
+_UNKNOWN_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A sized iterable of batches that can be gone through again and again.
+
+    Each batch is a dict on the CPU: the model's own inputs, "id" (an int64 tensor, or a list of strings), and "labels"
+    (an int64 tensor, (B,) or (B, T) for a tagger) where there are any.
+
+    Attributes:
+        data: the rows.
+        model: the model that takes them.
+        batch_size: rows in a batch; the last may have fewer.
+        max_length: tokens at which texts are cut; None for images.
+        labels: class of each row, for a tagger of each word of each row; None where there are none.
+        notes: what a reader of the results should know, one sentence each.
+    """
+
+    data: LoadedData
+    model: LoadedModel
+    batch_size: int
+    max_length: int | None
+    labels: Sequence[Any] | None
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self.data), self.batch_size):
+            yield self._batch(range(start, min(start + self.batch_size, len(self.data))))
+
+    def _batch(self, indices: range) -> dict[str, Any]:
+        part = slice(indices.start, indices.stop)
+        rows = self.data.dataset[part]
+        if self.model.kind == "image":
+            batch = image_inputs(rows, indices, self.data, self.model)
+        else:
+            batch = text_inputs(rows, self.data, self.model, self.max_length)
+        words = batch.pop("words", None)  # the word of each token, where words are labelled
+        if self.labels is not None:
+            labels = self.labels[part]
+            batch["labels"] = torch.tensor(labels) if words is None else word_labels(words, labels)
+        ids = self.data.rows[part].tolist() if self.data.columns.id is None else rows[self.data.columns.id]
+        batch["id"] = list(ids) if isinstance(ids[0], str) else torch.tensor(ids)
+        return batch
+
+
+def batches(
+    data: LoadedData,
+    model: LoadedModel,
+    *,
+    batch_size: int,
+    max_length: int | None = None,
+    labels: bool = True,
+) -> Batches:
+    """Make loaded data into what a loaded model takes. All texts and labels are checked before any is run.
+
+    Args:
+        data: from `anydepth.data.load`.
+        model: from `anydepth.models.load`.
+        batch_size: rows in a batch.
+        max_length: cut texts at so many tokens; by default at what the model takes, a language model's at 1,024.
+        labels: give labels with the batches, where the model has a classifier and the data have labels.
+
+    Raises:
+        DataError: no column of the kind the model takes, a text missing, a setting out of range.
+        LabelError: a label is missing, or no class of the classifier.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch size is {batch_size}, expected at least 1")
+    notes: list[str] = []
+    if model.kind == "text":
+        data = _with_text(data, model, notes)
+        max_length = _max_length(model, max_length, notes)
+    elif model.kind == "image":
+        data, max_length = _with_images(data, notes), None
+    else:
+        raise DataError(f"'{model.name}' takes tensors: give batches of your own")
+    found = labels_of(data, model, notes) if labels else None
+    return Batches(data, model, batch_size, max_length, found, tuple(notes))
+
+
+def _require(data: LoadedData, kind: str) -> str:
+    column: str | None = getattr(data.columns, kind)
+    if column is None:
+        raise DataError(
+            f"the model takes {kind}s, and '{data.name}' has no column known to hold them; "
+            f"{describe(data.dataset.features)}: name it with --{kind}-column"
+        )
+    return column
+
+
+def _narrow(data: LoadedData, *used: str | None) -> LoadedData:
+    """Only the columns in use, so that nothing else is read or decoded."""
+    names = {*used, data.columns.label, data.columns.id} - {None}
+    return replace(data, dataset=data.dataset.select_columns([c for c in data.dataset.column_names if c in names]))
+
+
+def _with_images(data: LoadedData, notes: list[str]) -> LoadedData:
+    import datasets
+
+    image = _require(data, "image")
+    notes.append(f"images: column '{image}'")
+    data = _narrow(data, image)
+    if type_name(data.dataset.features[image]) != "image":
+        return data
+    # Decoded here rather than by `datasets`, so that a broken file can be named.
+    return replace(data, dataset=data.dataset.cast_column(image, datasets.Image(decode=False)))
+
+
+def _with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedData:
+    text, pair = _require(data, "text"), data.columns.pair
+    notes.append(f"text: column '{text}'" + (f" with '{pair}'" if pair else ""))
+    data = _narrow(data, text, pair)
+    for column in filter(None, (text, pair)):
+        for index, value in enumerate(data.dataset[column]):
+            if value is None:
+                raise DataError(f"column '{column}' has no text in {data.where(index)}: fill it or leave the row out")
+    return _without_blanks(data, text, notes) if model.task == "causal-lm" else data
+
+
+def _without_blanks(data: LoadedData, text: str, notes: list[str]) -> LoadedData:
+    """A blank text has no next token to tell."""
+    kept = [index for index, value in enumerate(data.dataset[text]) if not _is_blank(value)]
+    if not kept:
+        raise DataError(f"'{data.name}' holds nothing but blank texts in column '{text}'")
+    if len(kept) == len(data):
+        return data
+    notes.append(f"{len(data) - len(kept):,} blank texts left out")
+    return replace(data, dataset=data.dataset.select(kept), rows=data.rows[np.array(kept)])
+
+
+def _is_blank(value: Any) -> bool:
+    return not value or (isinstance(value, str) and value.isspace())
+
+
+def _max_length(model: LoadedModel, asked: int | None, notes: list[str]) -> int:
+    if asked is not None:
+        if asked < 2 or (model.max_length is not None and asked > model.max_length):
+            most = "any number" if model.max_length is None else f"{model.max_length:,}"
+            raise DataError(f"max length is {asked:,} tokens, expected at least 2 and at most {most}")
+        length = asked
+    else:
+        length = model.max_length or _UNKNOWN_LENGTH
+        if model.task == "causal-lm":
+            length = min(length, _LANGUAGE_MODEL_LENGTH)
+    notes.append(f"texts are cut at {length:,} tokens")
+    return length

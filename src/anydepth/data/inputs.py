@@ -1,0 +1,126 @@
+"""From rows of a data set to the inputs of a model: text to tokens, images to pixels, labels to tensors."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anydepth.data.columns import is_words
+from anydepth.data.loading import LoadedData
+from anydepth.errors import DataError, ModelError
+from anydepth.models import LoadedModel
+from anydepth.tokens import IGNORED
+
+Rows = Mapping[str, Any]
+"""Some rows of a data set, column by column."""
+
+
+def text_inputs(rows: Rows, data: LoadedData, model: LoadedModel, max_length: int | None) -> dict[str, Any]:
+    """Tokens, padded to the longest text of the batch; and for each token its word, where texts come as words.
+
+    Padding goes to the right: models that count positions themselves would count it on the left.
+
+    Raises:
+        ModelError: the tokenizer is not the model's.
+    """
+    text, pair = data.columns.text, data.columns.pair
+    assert text is not None  # `batches` asks for it
+    tokens = model.processor(
+        rows[text],
+        None if pair is None else rows[pair],
+        is_split_into_words=is_words(data.dataset.features[text]),
+        padding=True,
+        padding_side="right",
+        truncation=True,
+        max_length=max_length,
+        return_tensors="pt",
+    )
+    network: Any = model.model
+    ids, known = tokens["input_ids"], network.get_input_embeddings().num_embeddings
+    if ids.numel() and int(ids.max()) >= known:
+        raise ModelError(
+            f"the tokenizer gives token {int(ids.max())} and the model knows {known}: "
+            f"'{model.name}' has a tokenizer that is not its own"
+        )
+    takes = inspect.signature(network.forward).parameters
+    batch = {name: tensor for name, tensor in tokens.items() if name in takes}
+    if model.task == "token-classification" and tokens.is_fast:
+        batch["words"] = [tokens.word_ids(row) for row in range(len(ids))]
+    return batch
+
+
+def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence[int]]) -> Tensor:
+    """Give the label of a word to its first token, and none to the others, as taggers are trained.
+
+    Args:
+        words: for each text the word that each token belongs to; None for special tokens and padding.
+        labels: for each text the class of each word.
+
+    Returns:
+        (B, T) int64, `IGNORED` where there is no label.
+
+    Example:
+        >>> word_labels([[None, 0, 0, 1, None]], [[4, 7]]).tolist()
+        [[-100, 4, -100, 7, -100]]
+    """
+    return torch.tensor(
+        [
+            [
+                IGNORED if word is None or word == before else classes[word]
+                for before, word in zip([None, *of_tokens], of_tokens, strict=False)
+            ]
+            for of_tokens, classes in zip(words, labels, strict=True)
+        ]
+    )
+
+
+def image_inputs(rows: Rows, indices: range, data: LoadedData, model: LoadedModel) -> dict[str, Any]:
+    """Pixels in the model's dtype, under the name its forward gives them.
+
+    Raises:
+        DataError: an image cannot be read; the message names its file, or its row.
+    """
+    column = data.columns.image
+    assert column is not None  # `batches` asks for it
+    images = [_read(value, data, index) for index, value in zip(indices, rows[column], strict=True)]
+    parameters = list(inspect.signature(model.model.forward).parameters)
+    name = "pixel_values" if "pixel_values" in parameters else parameters[0]
+    dtype = next((p.dtype for p in model.model.parameters() if p.is_floating_point()), torch.float32)
+    return {name: model.processor(images).to(dtype)}
+
+
+def _read(value: Any, data: LoadedData, index: int) -> Image.Image:
+    try:
+        return _image(value, Path(data.name).expanduser().parent)
+    except Exception as error:  # PIL's decoders raise anything from OSError to struct.error at a broken file
+        path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+        what = f"'{path}' in {data.where(index)}" if path else f"the image in {data.where(index)}"
+        raise DataError(f"{what} cannot be read: {error or type(error).__name__}") from error
+
+
+def _image(value: Any, folder: Path) -> Image.Image:
+    """An image from what a column holds: bytes or a path as `datasets` keeps them, a path, or an array of pixels."""
+    import datasets
+
+    if value is None:
+        raise ValueError("it is missing")
+    if isinstance(value, str):
+        value = {"path": str(folder / value), "bytes": (folder / value).read_bytes()}
+    if isinstance(value, dict):
+        if value["bytes"] is None and Path(value["path"]).is_file():  # `datasets` would leave a broken file open
+            value = value | {"bytes": Path(value["path"]).read_bytes()}
+        image: Image.Image = datasets.Image().decode_example(value)
+        return image
+    array = np.asarray(value)
+    if array.min() < 0 or array.max() > 255 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"its pixels go from {array.min()} to {array.max()}, expected integers from 0 to 255")
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    return Image.fromarray(array.astype(np.uint8))

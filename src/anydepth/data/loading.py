@@ -1,0 +1,166 @@
+"""One split of a data set, its columns known, cut to a sample if asked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from anydepth.data.columns import Columns, guess, is_text, is_words, type_name
+from anydepth.data.sources import choose_split, splits
+from anydepth.errors import DataError
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Rows to run a model on.
+
+    Attributes:
+        dataset: a `datasets.Dataset` of the chosen rows, in their original order.
+        columns: which column is what.
+        name: as the user gave it.
+        split: the split in use.
+        rows: where each row stands in the split.
+        label_names: names of the classes over the whole split: a class label's own, or the sorted strings of a text
+            column; empty for numbers.
+        other_splits: the splits not in use.
+        notes: what a reader of the results should know, one sentence each.
+    """
+
+    dataset: Any
+    columns: Columns
+    name: str
+    split: str
+    rows: Int64[np.ndarray, " n"]
+    label_names: tuple[str, ...] = ()
+    other_splits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, index: int) -> str:
+        """Words for one of the rows, for a message: the row's place in the file, not in the sample."""
+        return f"row {self.rows[index]} of '{self.name}' ({self.split})"
+
+
+def load(
+    source: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    image: str | None = None,
+    id: str | None = None,
+    seed: int = 0,
+) -> LoadedData:
+    """Load data by name.
+
+    Args:
+        source: see `anydepth.data.sources.splits`.
+        split: which one; by default test, else validation, else the only one.
+        limit: take this many rows, drawn by `seed`; a smaller limit draws from within a larger one. The rows keep
+            their order.
+        text: the text column, or two as "first,second"; guessed if None, as are the next two.
+        label: the label column.
+        image: the image column.
+        id: the column that names samples; their row in the split if None.
+        seed: of the draw.
+
+    Raises:
+        DataError: nothing to be read, no such split or column, no rows, ids that are not unique.
+
+    Example:
+        >>> digits = load("digits", limit=5)
+        >>> digits.split, len(digits), digits.columns.image, digits.columns.label
+        ('test', 5, 'image', 'label')
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit is {limit}, expected at least 1")
+    parts = splits(source)
+    chosen = choose_split(tuple(parts), split, source)
+    dataset = parts[chosen].with_format(None)
+    columns = guess(dataset.features, text=text, label=label, image=image, id=id)
+    _check_types(dataset, columns, given_text=text is not None)
+    rows, notes = _rows(dataset, columns, source)
+    label_names = _label_names(dataset, columns.label)
+    if limit is not None and limit < len(rows):
+        notes.append(f"{limit:,} of {len(rows):,} rows, drawn with seed {seed}")
+        rows = rows[draw(len(rows), limit, seed)]
+    loaded = LoadedData(
+        dataset=dataset.select(rows) if len(rows) < len(dataset) else dataset,
+        columns=columns,
+        name=source,
+        split=chosen,
+        rows=rows,
+        label_names=label_names,
+        other_splits=tuple(name for name in parts if name != chosen),
+        notes=(*_split_note(tuple(parts), chosen, asked=split is not None), *notes),
+    )
+    _check_ids(loaded)
+    return loaded
+
+
+def draw(count: int, limit: int, seed: int) -> Int64[np.ndarray, " m"]:
+    """Draw `limit` of `count` rows without replacement, in order; a smaller limit draws from within a larger one.
+
+    Example:
+        >>> draw(10, 3, seed=0).tolist(), draw(10, 4, seed=0).tolist()
+        ([2, 4, 6], [2, 4, 6, 7])
+    """
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _split_note(names: tuple[str, ...], chosen: str, asked: bool) -> tuple[str, ...]:
+    if asked or chosen == "file":
+        return ()
+    return (f"split {chosen}" + (f", of {', '.join(names)}" if len(names) > 1 else ", the only one"),)
+
+
+def _check_types(dataset: Any, columns: Columns, given_text: bool) -> None:
+    for name in (columns.text, columns.pair) if given_text else ():
+        feature = dataset.features[name] if name is not None else None
+        if name is not None and not (is_text(feature) or is_words(feature)):
+            example = f" (row 0 holds {dataset[0][name]!r:.40})" if len(dataset) else ""
+            raise DataError(
+                f"column '{name}' is {type_name(feature)}, not text{example}: name another with --text-column"
+            )
+
+
+def _rows(dataset: Any, columns: Columns, source: str) -> tuple[Int64[np.ndarray, " n"], list[str]]:
+    """All rows that hold something; the blank lines of a text file only divide it."""
+    rows, notes = np.arange(len(dataset)), []
+    if source.lower().endswith(".txt") and columns.text is not None:
+        filled = np.array([bool(line and not line.isspace()) for line in dataset[columns.text]], dtype=bool)
+        if not filled.all():
+            notes.append(f"{(~filled).sum():,} blank lines left out")
+            rows = rows[filled]
+    if len(rows) == 0:
+        raise DataError(f"'{source}' is empty: expected at least one row")
+    return rows, notes
+
+
+def _label_names(dataset: Any, label: str | None) -> tuple[str, ...]:
+    if label is None:
+        return ()
+    feature = dataset.features[label]
+    feature = getattr(feature, "feature", feature)  # a tagger's labels come as lists
+    if hasattr(feature, "names"):
+        return tuple(feature.names)
+    if not is_text(feature):
+        return ()
+    values = dataset[label] if is_text(dataset.features[label]) else (v for row in dataset[label] for v in row or ())
+    return tuple(sorted({value for value in values if value is not None}))
+
+
+def _check_ids(data: LoadedData) -> None:
+    if data.columns.id is None:
+        return
+    seen: dict[Any, int] = {}
+    for index, value in enumerate(data.dataset[data.columns.id]):
+        if not isinstance(value, int | str):
+            raise DataError(f"the id in {data.where(index)} is {value!r:.40}, expected a string or an integer")
+        if value in seen:
+            raise DataError(f"id {value!r:.40} is in {data.where(seen[value])} and again in row {data.rows[index]}")
+        seen[value] = index

@@ -1,0 +1,217 @@
+"""A trace as a folder: what each file holds, and how a damaged one is told from a good one.
+
+    trace.json           format, provenance, notes, and size and checksum of every other file
+    arrays.safetensors   similarity matrices, intervals, quantiles, one short row per answer, sample ids
+    sums.safetensors     the sums that CKA is made of: what merging needs
+    states/              if kept: states.npy (rows, K x D) float32, and sample.npy, the sample of each row
+    report.html          the same numbers to look at
+
+New files are written beside the old ones and take their places together, `trace.json` last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from anydepth.errors import TraceFileError
+from anydepth.measures.moments import Moments
+from anydepth.result import Rows, Trace
+from anydepth.store import StoredStates, read_json, require_space, write_json, writing
+
+FORMAT = 1
+TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
+_ROWS = ("sample", "position", "label", "prediction", "cross_entropy", "confidence")
+
+
+def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) -> Path:
+    """Write a trace to a folder, over one that may be there.
+
+    Args:
+        trace: what to write.
+        folder: made if missing.
+        report: write the report too.
+        sums: write what merging needs; (K·D)² / 2 numbers, so tens of megabytes for a base-sized model.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TraceFileError: the folder cannot be written, or its disk is full. What was there before is still there.
+    """
+    staged = folder / f".new-{os.getpid()}"
+    with writing(folder):
+        staged.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(folder):
+            _write(trace, folder, staged, report=report, sums=sums)
+            for part in sorted(staged.iterdir(), key=lambda path: path.name == TRACE):
+                _take_place(part, folder / part.name)
+            if not sums or trace.moments is None:
+                (folder / SUMS).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return folder
+
+
+def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool) -> None:
+    arrays = _arrays(trace)
+    moments = trace.moments.to_tensors() if sums and trace.moments is not None else None
+    needed = sum(array.nbytes for array in arrays.values())
+    needed += sum(tensor.nbytes for tensor in moments.values()) if moments else 0
+    require_space(folder, needed, "the trace")
+    (staged / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
+    if moments:
+        (staged / SUMS).write_bytes(safetensors.torch.save(moments))
+    if trace.states is not None:
+        _write_states(trace.states, staged / STATES, folder / STATES)
+    if report:
+        trace.report(staged / REPORT)
+    content = {
+        "format": FORMAT,
+        "names": list(trace.names),
+        "provenance": _plain(dict(trace.provenance)),
+        "notes": list(trace.notes),
+        "states": None if trace.states is None else {"widths": list(trace.states.widths), "rows": trace.states.count},
+        "files": {name: _checksum(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
+    }
+    write_json(staged / TRACE, content)
+
+
+def _write_states(states: StoredStates, staged: Path, place: Path) -> None:
+    """Kept states are moved, not copied, when they come straight from a pass; those already in place stay."""
+    if [part.parent for part in states.parts] == [place]:
+        return
+    staged.mkdir()
+    rows = np.lib.format.open_memmap(
+        staged / "states.npy", mode="w+", dtype=np.float32, shape=(states.count, sum(states.widths))
+    )
+    start = 0
+    for chunk in states.chunks(4096):
+        rows[start : start + len(chunk)] = chunk.numpy()
+        start += len(chunk)
+    rows.flush()
+    groups = np.arange(states.count) if states.groups is None else states.groups
+    np.save(staged / "sample.npy", np.asarray(groups, np.int64))
+
+
+def _take_place(part: Path, place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    part.replace(place)
+
+
+def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {
+        "ids": np.frombuffer(json.dumps(list(trace.ids)).encode() or b"[]", dtype=np.uint8),
+        "digests": trace.digests.view(np.int64),
+    }
+    for group in ("similarity", "similarity_intervals", "quantiles"):
+        arrays |= {f"{group}/{name}": np.ascontiguousarray(values) for name, values in getattr(trace, group).items()}
+    if trace.rows is not None:
+        arrays |= {f"rows/{name}": np.ascontiguousarray(getattr(trace.rows, name)) for name in _ROWS}
+    return arrays
+
+
+def load(folder: Path) -> Trace:
+    """Read a trace back.
+
+    Raises:
+        TraceFileError: nothing is there, or it is corrupt, truncated, or of a newer format.
+    """
+    content = read_json(folder / TRACE)
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise TraceFileError(f"{folder / TRACE} is not a trace: it states no format")
+    if content["format"] > FORMAT:
+        raise TraceFileError(
+            f"{folder} is of format {content['format']}, and this anydepth reads up to {FORMAT}: upgrade anydepth"
+        )
+    try:
+        for name, expected in content["files"].items():
+            _require_intact(folder / name, expected)
+        return _assemble(folder, content)
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as problem:
+        raise TraceFileError(f"{folder / TRACE} is corrupt: {type(problem).__name__} at {problem}") from None
+
+
+def _assemble(folder: Path, content: dict[str, Any]) -> Trace:
+    arrays = safetensors.numpy.load_file(folder / ARRAYS)
+    groups: dict[str, dict[str, Any]] = {"similarity": {}, "similarity_intervals": {}, "quantiles": {}, "rows": {}}
+    for key, values in arrays.items():
+        group, _, name = key.partition("/")
+        if group in groups:
+            groups[group][name] = values
+    columns = groups.pop("rows")
+    moments = None
+    if SUMS in content["files"]:
+        moments = Moments.from_tensors(safetensors.torch.load_file(folder / SUMS))
+    states = None
+    if content["states"]:
+        states = _kept_states(folder / STATES, content["states"])
+    return Trace(
+        names=tuple(content["names"]),
+        **{group: _ordered(found, content["provenance"].get("measures")) for group, found in groups.items()},
+        rows=Rows(**columns) if columns else None,
+        ids=tuple(json.loads(arrays["ids"].tobytes())),
+        digests=arrays["digests"].view(np.uint64),
+        provenance=content["provenance"],
+        notes=tuple(content["notes"]),
+        moments=moments,
+        states=states,
+    )
+
+
+def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
+    try:
+        groups = np.load(folder / "sample.npy", allow_pickle=False)
+    except (OSError, ValueError):
+        raise TraceFileError(f"{folder / 'sample.npy'} is missing or corrupt; trace again with keep_states") from None
+    states = StoredStates([folder / "states.npy"], tuple(expected["widths"]), groups)
+    if not states.count == len(groups) == expected["rows"]:
+        raise TraceFileError(f"{folder} is truncated: {states.count} rows, expected {expected['rows']}; trace again")
+    return states
+
+
+def _ordered(found: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+    """In the order the measures were asked for; safetensors sorts by name."""
+    return {name: found[name] for name in names or found if name in found}
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, _blake2b).hexdigest()}
+
+
+def _blake2b() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _require_intact(path: Path, expected: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise TraceFileError(f"{path} is missing: the trace is incomplete; trace again")
+    if path.stat().st_size != expected["bytes"]:
+        raise TraceFileError(f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is truncated")
+    if _checksum(path) != expected:
+        raise TraceFileError(f"{path} is corrupt: its checksum is not the one in {TRACE}; trace again")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no tuples."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,100 @@
+"""Failures of the loading libraries, said in one line."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anydepth.errors import AnydepthError
+
+# Class names, not classes: the HTTP library under the hub client has changed before, and none is worth importing here.
+_UNREACHABLE = {
+    "OfflineModeIsEnabled",
+    "LocalEntryNotFoundError",
+    "ConnectionError",
+    "ConnectError",
+    "ConnectTimeout",
+    "NetworkError",
+    "ProxyError",
+    "ReadTimeout",
+    "gaierror",
+}
+_NOT_FOUND = {"RepositoryNotFoundError", "DatasetNotFoundError", "GatedRepoError"}
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    r"""First line of an error's message that says something, or the error's name if none does.
+
+    Args:
+        error: any exception.
+        limit: longest line returned, in characters.
+
+    Example:
+        >>> one_line(ValueError("\n  bad header\nsecond line"))
+        'bad header'
+        >>> one_line(KeyError())
+        'KeyError'
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    text = next(filter(None, lines), type(error).__name__)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, then what caused it or was being handled when it came, and so on down."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _root(error: BaseException) -> BaseException:
+    """What caused the error, as far as the one who raised it says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def explain(error: BaseException, what: str, name: str) -> str:
+    """Say why something could not be loaded, and what to do.
+
+    Args:
+        error: what the loading library raised.
+        what: "model" or "data set".
+        name: the name the user gave.
+
+    Returns:
+        One line. The first cause speaks, since loaders wrap it in a sentence that says nothing.
+
+    Example:
+        >>> explain(ConnectionError("no route"), "model", "google/vit")  # doctest: +ELLIPSIS
+        "'google/vit' is no local path, and the hub that may have this model cannot be reached (...): ..."
+    """
+    names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
+    if names & _NOT_FOUND:
+        return (
+            f"the hub has no {what} '{name}' that you may read: "
+            "check the name, or log in with `hf auth login` if it is private or gated"
+        )
+    if names & _UNREACHABLE:
+        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else "no network"
+        return (
+            f"'{name}' is no local path, and the hub that may have this {what} cannot be reached ({why}): "
+            "give a local folder or file, or go online"
+        )
+    return f"the {what} '{name}' cannot be loaded: {one_line(_root(error))}"
+
+
+@contextmanager
+def translated(raised: type[AnydepthError], what: str, name: str) -> Iterator[None]:
+    """Turn whatever a loading library raises into `raised` with one line; errors of ours pass through.
+
+    Args:
+        raised: the class to raise.
+        what: "model" or "data set".
+        name: the name the user gave.
+    """
+    try:
+        yield
+    except AnydepthError:
+        raise
+    except Exception as error:  # loaders raise anything from OSError to their parser's own types
+        raise raised(explain(error, what, name)) from error

@@ -1,0 +1,28 @@
+"""Measures of what lies between depths, on states one already has.
+
+`similarities` runs any of `MEASURES` over all pairs of depths; the functions of `readout` and `intervals` work on the
+short rows a trace keeps. Each file holds one concept: `states`, `moments`, `gram`, `cka`, `cosine`, `readout`,
+`intervals`, `plan`, `similarity`; `metrics` wraps CKA and cosine for torchmetrics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anydepth.measures.moments import Moments, merge
+from anydepth.measures.similarity import MEASURES, Similarity, similarities
+from anydepth.measures.states import ArrayStates, States
+
+if TYPE_CHECKING:
+    from anydepth.measures.metrics import CKA, Cosine
+
+__all__ = ["CKA", "MEASURES", "ArrayStates", "Cosine", "Moments", "Similarity", "States", "merge", "similarities"]
+
+
+def __getattr__(name: str) -> Any:
+    # torchmetrics takes a second to import, and only its two classes need it.
+    if name in ("CKA", "Cosine"):
+        from anydepth.measures import metrics
+
+        return getattr(metrics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,86 @@
+"""The jackknife over samples, streamed: how far an estimate moves when rows are left out.
+
+It is valid for debiased CKA, whose numerator and denominator are U-statistics. The naive bootstrap is not: it draws
+rows twice, and their products with each other are just what debiasing leaves out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from anydepth.errors import MeasureError
+from anydepth.measures.intervals import Groups
+
+
+@dataclass(frozen=True)
+class Split:
+    """A random split of the samples into `parts`, of which the first `used` are looked at.
+
+    Whole samples go to a part, whatever order they come in. A part is a hash of the sample's id, so that nothing grows
+    with n; samples no more than `used` have a part each.
+
+    Attributes:
+        parts: number of parts.
+        used: how many of them an interval is made from.
+        seed: of the hash.
+        ids: the samples in order where they are few enough to have a part each, else None.
+    """
+
+    parts: int
+    used: int
+    seed: int = 0
+    ids: Int64[np.ndarray, " s"] | None = None
+
+    @classmethod
+    def of(cls, count: int, groups: Groups, used: int, *, rows: int, seed: int = 0) -> Split:
+        """A split of `count` rows into at least `used` parts, such that `used` of them hold about `rows` rows."""
+        if used < 2:
+            raise MeasureError(f"{used} jackknife groups were asked for: an interval needs at least 2")
+        few = np.arange(min(count, used + 1)) if groups is None else np.unique(groups)
+        if len(few) <= used:
+            return cls(len(few), len(few), seed, few)
+        return cls(max(used, used * count // rows), used, seed)
+
+    def part_of(self, samples: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+        """The part of each sample, by its id."""
+        if self.ids is not None:
+            return np.searchsorted(self.ids, samples)
+        # splitmix64: neighbouring ids end far apart
+        x = samples.astype(np.uint64) + np.uint64(((self.seed + 1) * 0x9E3779B97F4A7C15) % 2**64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return ((x ^ (x >> np.uint64(31))) % np.uint64(self.parts)).astype(np.int64)
+
+
+class PartSums:
+    """Sums over the rows of each part of a split, of the influence that each row has on an estimate.
+
+    The influence of row i is `(n-1) (estimate - estimate without i)`: for a mean, its distance from it.
+    """
+
+    def __init__(self, split: Split, depths: int) -> None:
+        self.split = split
+        self.sums = np.zeros((split.used, depths, depths))
+        self.sizes = np.zeros(split.used)
+
+    def add(self, parts: Int64[np.ndarray, " b"], influence: Float64[np.ndarray, "b k k"]) -> None:
+        """Add the influence of rows of these parts, each less than `split.used`."""
+        np.add.at(self.sums, parts, influence)
+        np.add.at(self.sizes, parts, 1)
+
+    def error(self, count: int) -> Float64[np.ndarray, "k k"]:
+        """Jackknife standard error of the estimate from `count` rows; NaN from fewer than two parts.
+
+        The jackknife's variance is `Σ (J_i - mean J)² / n²` over samples, J the influence (Efron & Stein 1981; valid
+        for U-statistics, as the bootstrap is not). Samples being dealt at random, the squares of the parts' sums have
+        that sum as their mean, but for `(parts - 1) / parts`.
+        """
+        parts = len(self.sizes)
+        if parts < 2:
+            return np.full(self.sums.shape[1:], np.nan)
+        mean = self.sums.sum(0) / self.sizes.sum()
+        deviations = self.sums - self.sizes[:, None, None] * mean
+        return np.asarray(np.sqrt((deviations**2).sum(0) * self.split.parts / (parts - 1)) / count)

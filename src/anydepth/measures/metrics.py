@@ -1,0 +1,103 @@
+"""CKA and cosine as torchmetrics: synchronised across ranks, logged, checkpointed and reset like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial, reduce
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torchmetrics import Metric
+
+from anydepth.measures.cka import cka
+from anydepth.measures.cosine import pair_cosines
+from anydepth.measures.moments import Moments, merge
+from anydepth.measures.precision import full_precision
+
+
+class CKA(Metric):
+    """Linear CKA of all pairs of depths over everything seen; see `anydepth.measures.cka.cka`.
+
+    The state is one vector of float64 sums, `4 (ΣD)²` bytes. Each update touches all of it: large batches are cheaper.
+
+    Args:
+        widths: width D of each depth.
+        debiased: by HSIC1 rather than HSIC0.
+
+    Example:
+        >>> metric = CKA((3, 3))
+        >>> x = torch.randn(50, 3)
+        >>> metric.update([x, 2 * x])
+        >>> metric.compute()[0, 1].item()
+        1.0000
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, widths: Sequence[int], *, debiased: bool = True) -> None:
+        super().__init__()
+        self.widths, self.debiased = tuple(widths), debiased
+        # Sums about different shifts do not add up: they are merged, by a reduction made for them.
+        self.add_state("sums", Moments.empty(self.widths).data, dist_reduce_fx=partial(merge_stacked, self.widths))
+
+    @property
+    def moments(self) -> Moments:
+        """The sums so far."""
+        return Moments(self.widths, self.sums)
+
+    def update(self, states: Sequence[Float[Tensor, "b _"]]) -> None:
+        """Add the states (b, D) of a batch, one for each depth."""
+        self.moments.update(torch.cat([state.detach().float() for state in states], dim=1))
+
+    def compute(self) -> Float64[Tensor, "k k"]:
+        """(K, K), NaN where undefined."""
+        return cka(self.moments, debiased=self.debiased)
+
+
+class Cosine(Metric):
+    """Mean raw cosine between every two depths of a row, over everything seen; see `pair_cosines`.
+
+    Centred cosine needs the global mean before the first row: use `anydepth.measures.similarities` on kept states.
+
+    Args:
+        widths: width D of each depth.
+
+    Example:
+        >>> metric = Cosine((2, 2))
+        >>> metric.update([torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]])])
+        >>> metric.compute()[0, 1].item()
+        0.6000
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        shape = (len(self.widths), len(self.widths))
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, states: Sequence[Float[Tensor, "b _"]]) -> None:
+        """Add the states (b, D) of a batch, one for each depth."""
+        rows = torch.cat([state.detach().float() for state in states], dim=1)
+        with full_precision(rows.device):
+            self.total += pair_cosines(rows, self.widths).sum(0)
+        self.count += len(rows)
+
+    def compute(self) -> Float64[Tensor, "k k"]:
+        """(K, K), NaN between depths of different widths and where a state was the zero vector."""
+        return self.total / self.count
+
+
+def merge_stacked(widths: tuple[int, ...], data: Float64[Tensor, "r m"]) -> Float64[Tensor, " m"]:
+    """Merge the sums of several ranks, stacked."""
+    return reduce(merge, [Moments(widths, each) for each in data]).data

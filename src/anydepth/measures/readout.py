@@ -1,0 +1,157 @@
+"""What the readout says of each row: prediction, confidence, cross-entropy; and what follows from them by depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64, Integer
+from torch import Tensor
+
+from anydepth.errors import LabelError
+
+PIECE = 2**24  # logits turned to float32 at a time: vocabularies are large
+
+
+@dataclass(frozen=True)
+class ReadoutRows:
+    """One short row per sample and depth; all that is kept of its logits.
+
+    Attributes:
+        prediction: the top class; the first of several equal ones, -1 where the logits hold NaN.
+        confidence: its probability, in 0..1.
+        cross_entropy: of the label, in nats; None without labels.
+    """
+
+    prediction: Int64[Tensor, " n"]
+    confidence: Float64[Tensor, " n"]
+    cross_entropy: Float64[Tensor, " n"] | None
+
+
+def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | None = None) -> ReadoutRows:
+    """Prediction, confidence and cross-entropy of each row of logits.
+
+    Exponentials are float32 or better whatever the logits' dtype, taken below the largest logit, and summed in float64.
+    A few rows at a time are converted.
+
+    Args:
+        logits: of C classes.
+        labels: the true classes.
+
+    Raises:
+        LabelError: a label outside 0..C-1.
+
+    Example:
+        >>> rows = readout_rows(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        >>> rows.prediction, rows.confidence, rows.cross_entropy
+        (tensor([0, 0]), tensor([0.8808, 0.5000], dtype=torch.float64), tensor([0.1269, 0.6931], dtype=torch.float64))
+    """
+    classes = logits.shape[1]
+    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise LabelError(
+            f"labels lie in {int(labels.min())}..{int(labels.max())}, but the classifier has {classes} classes: "
+            f"expected 0..{classes - 1}"
+        )
+    pieces = []
+    step = max(1, PIECE // classes)
+    for start in range(0, max(len(logits), 1), step):
+        rows = logits[start : start + step].detach()
+        pieces.append(_rows(rows, None if labels is None else labels[start : start + step]))
+    prediction, confidence, entropy = zip(*pieces, strict=True)
+    return ReadoutRows(torch.cat(prediction), torch.cat(confidence), None if labels is None else torch.cat(entropy))
+
+
+def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    top, prediction = logits.max(dim=1)
+    below = logits - top[:, None]
+    log_sum = below.exp().sum(dim=1, dtype=torch.float64).log()
+    prediction = torch.where(log_sum.isnan(), -1, prediction)
+    entropy = log_sum if labels is None else log_sum - below.gather(1, labels.long()[:, None])[:, 0].double()
+    return prediction, (-log_sum).exp(), entropy
+
+
+def saturation_depth(predictions: Integer[np.ndarray, "n k"]) -> Int64[np.ndarray, " n"]:
+    """The first depth in 1..L from which on the prediction is the final one (PAPER: saturation layer).
+
+    Labels play no part; L means the answer was not settled before the end.
+
+    Args:
+        predictions: of each row at the depths 0..L.
+
+    Example:
+        >>> saturation_depth(np.array([[7, 3, 7, 7], [3, 7, 7, 3]]))
+        array([2, 3])
+    """
+    settled = predictions[:, 1:] == predictions[:, -1:]
+    trailing = np.logical_and.accumulate(settled[:, ::-1], axis=1).sum(axis=1)
+    depths: Int64[np.ndarray, " n"] = (predictions.shape[1] - trailing).astype(np.int64)
+    return depths
+
+
+def saturation_histogram(saturation: Int64[np.ndarray, " n"], depth: int) -> Int64[np.ndarray, " k"]:
+    """How many rows saturate at each depth 0..L; none does at 0.
+
+    Args:
+        saturation: depth of each row, in 1..L.
+        depth: L.
+
+    Example:
+        >>> saturation_histogram(np.array([2, 3, 3]), depth=3)
+        array([0, 0, 1, 2])
+    """
+    return np.bincount(saturation, minlength=depth + 1).astype(np.int64)
+
+
+def stays_correct(correct: Bool[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]:
+    """Of the rows right at a depth, the share that is right at every later depth too.
+
+    Returns:
+        (K,) in 0..1; 1 at the last depth; NaN where no row is right.
+
+    Example:
+        >>> stays_correct(np.array([[True, False, True], [True, True, True]]))
+        array([0.5, 1. , 1. ])
+    """
+    stays = np.logical_and.accumulate(correct[:, ::-1], axis=1)[:, ::-1].sum(axis=0)
+    right = correct.sum(axis=0)
+    return np.asarray(np.divide(stays, right, out=np.full(len(right), np.nan), where=right > 0))
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Readout statistics by class, over the classes that occur.
+
+    Attributes:
+        label: the classes, ascending.
+        count: rows of each.
+        accuracy: of its rows, at each depth.
+        saturated: share of its rows whose prediction is settled at each depth.
+    """
+
+    label: Int64[np.ndarray, " c"]
+    count: Int64[np.ndarray, " c"]
+    accuracy: Float64[np.ndarray, "c k"]
+    saturated: Float64[np.ndarray, "c k"]
+
+
+def by_class(labels: Integer[np.ndarray, " n"], predictions: Integer[np.ndarray, "n k"]) -> ClassTable:
+    """Accuracy and settled answers by class and depth.
+
+    Args:
+        labels: the true classes.
+        predictions: of each row at the depths 0..L.
+
+    Example:
+        >>> table = by_class(np.array([0, 1, 1]), np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1]]))
+        >>> table.accuracy
+        array([[1. , 1. , 1. ], [0.5, 0.5, 1. ]])
+    """
+    label, index, count = np.unique(labels, return_inverse=True, return_counts=True)
+    settled = saturation_depth(predictions)[:, None] <= np.arange(predictions.shape[1])
+    sums = np.zeros((2, len(label), predictions.shape[1]))
+    np.add.at(sums[0], index, predictions == labels[:, None])
+    np.add.at(sums[1], index, settled)
+    accuracy, saturated = sums / count[:, None]
+    return ClassTable(label.astype(np.int64), count.astype(np.int64), accuracy, saturated)

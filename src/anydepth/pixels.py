@@ -1,0 +1,105 @@
+"""From PIL images to the pixels an image model takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from PIL.Image import Image, Resampling
+from torch import Tensor
+
+from anydepth.errors import DataError, ModelError
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Makes the tensor an image model takes: grey to colour or back, then the model's own transform.
+
+    Attributes:
+        channels: what the model takes, 1 or 3.
+        transform: images, all in the mode for `channels`, to `(B, channels, H, W)`.
+    """
+
+    channels: int
+    transform: Callable[[list[Image]], Tensor]
+
+    def __post_init__(self) -> None:
+        if self.channels not in _MODES:
+            raise ModelError(f"the model takes {self.channels} channels; images here have 1 (grey) or 3 (RGB)")
+
+    def __call__(self, images: Sequence[Image]) -> Float[Tensor, "batch channels height width"]:
+        """Convert and transform.
+
+        Raises:
+            DataError: an image with 16 bits or more a channel, which PIL would cut off rather than scale.
+            ModelError: the transform does not give the channels the model takes.
+        """
+        pixels = self.transform([_in_mode(image, _MODES[self.channels]) for image in images])
+        if pixels.shape[1] != self.channels:
+            raise ModelError(
+                f"the model takes {self.channels} channel(s), its image processor gives {pixels.shape[1]}: "
+                "save a processor that fits beside the model"
+            )
+        return pixels
+
+
+def _in_mode(image: Image, mode: str) -> Image:
+    if image.mode[0] in "IF":
+        raise DataError(f"an image has mode {image.mode}, expected 8 bits a channel: convert it to {mode} first")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def plain(size: tuple[int, int], channels: int) -> Pixels:
+    """Resize (bilinear), scale to [0, 1], then subtract 0.5 and divide by 0.5.
+
+    For a model that comes without an image processor.
+
+    Args:
+        size: height and width in pixels.
+        channels: 1 or 3.
+
+    Example:
+        >>> from PIL import Image
+        >>> pixels = plain((2, 2), channels=1)([Image.new("RGB", (4, 4), (255, 255, 255))])
+        >>> pixels.shape, pixels.unique().tolist()
+        (torch.Size([1, 1, 2, 2]), [1.0])
+    """
+    height, width = size
+
+    def array(image: Image) -> Float32[np.ndarray, "channels height width"]:
+        if image.size != (width, height):
+            image = image.resize((width, height), Resampling.BILINEAR)
+        return np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1)
+
+    def transform(images: list[Image]) -> Tensor:
+        return torch.from_numpy(np.stack([array(image) for image in images]) / 127.5 - 1.0)
+
+    return Pixels(channels, transform)
+
+
+def from_transformers(processor: Any, channels: int) -> Pixels:
+    """The image processor saved beside a transformers model."""
+
+    def transform(images: list[Image]) -> Tensor:
+        try:
+            pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(
+                f"the model's image processor fails on {len(images)} image(s) of {channels} channel(s): {error}"
+            ) from error
+        return pixels
+
+    return Pixels(channels, transform)
+
+
+def from_timm(model: torch.nn.Module) -> Pixels:
+    """The evaluation transform timm keeps for a model: resize, centre crop, normalise."""
+    import timm.data
+
+    config = timm.data.resolve_model_data_config(model)
+    one = timm.data.create_transform(**config, is_training=False)
+    return Pixels(config["input_size"][0], lambda images: torch.stack([one(image) for image in images]))

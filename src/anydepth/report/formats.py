@@ -1,0 +1,92 @@
+"""How numbers and names are written, the same in charts, tables and sentences."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Unit = Callable[[float], str]
+
+_MEASURES = {
+    "cosine": "cosine",
+    "cosine_raw": "cosine, not centred",
+    "cka": "CKA, debiased",
+    "cka_biased": "CKA, biased",
+}
+
+
+def percent(value: float) -> str:
+    """A share as a percentage.
+
+    Example:
+        >>> percent(0.9425)
+        '94.2%'
+    """
+    return f"{100 * value:.1f}%"
+
+
+def plain(value: float) -> str:
+    """A number with three decimals and a true minus.
+
+    Example:
+        >>> plain(-0.0315), plain(-0.0001)
+        ('−0.032', '0.000')
+    """
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")  # adding 0 turns −0 into 0
+
+
+def interval(low: float, high: float, unit: Unit) -> str:
+    """Both ends of an interval; nothing where it is undefined.
+
+    Example:
+        >>> interval(0.5, 0.625, percent), interval(float("nan"), 1.0, plain)
+        ('50.0% to 62.5%', '')
+    """
+    return f"{unit(float(low))} to {unit(float(high))}" if np.isfinite(low) and np.isfinite(high) else ""
+
+
+def with_interval(value: float, low: float, high: float, unit: Unit) -> str:
+    """A number with its interval in brackets, if it has one; a dash where it is undefined.
+
+    Example:
+        >>> with_interval(0.5, 0.25, 0.75, percent), with_interval(float("nan"), 0.0, 1.0, percent)
+        ('50.0% (25.0% to 75.0%)', '–')
+    """
+    if not np.isfinite(value):
+        return "–"
+    ends = interval(low, high, unit)
+    return unit(float(value)) + (f" ({ends})" if ends else "")
+
+
+def number(value: float) -> float | None:
+    """A float for JSON: None for NaN and infinity, which JSON lacks."""
+    return float(value) if np.isfinite(value) else None
+
+
+def measure_title(name: str) -> str:
+    """How a measure is called; a name that is not known stays as it is.
+
+    Example:
+        >>> measure_title("cka"), measure_title("svcca")
+        ('CKA, debiased', 'svcca')
+    """
+    return _MEASURES.get(name, name)
+
+
+def plain_name(statistic: str) -> str:
+    """How a statistic is called in running text.
+
+    Example:
+        >>> plain_name("cross_entropy"), plain_name("stays_correct")
+        ('cross-entropy', 'stays right')
+    """
+    return {"cross_entropy": "cross-entropy", "stays_correct": "stays right"}.get(statistic, statistic)
+
+
+def sentence(text: str) -> str:
+    """The same words with a capital at the start, and the rest as it is.
+
+    Example:
+        >>> sentence("cosine, not centred"), sentence("CKA, biased")
+        ('Cosine, not centred', 'CKA, biased')
+    """
+    return text[:1].upper() + text[1:]

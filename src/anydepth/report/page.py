@@ -1,0 +1,207 @@
+"""The report: one HTML file with everything a trace shows, readable offline, in light and dark, on paper and phone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anydepth.errors import MeasureError
+from anydepth.report import charts, html, rows, theme, words
+from anydepth.report.charts import MAIN
+from anydepth.report.encodings import Chart
+from anydepth.report.files import write_whole
+from anydepth.report.source import Source, Sources, named
+from anydepth.report.tables import Table, matrix, numbers
+
+_READ = {
+    "accuracy": "Share of {unit} that are right when the model's own final norm and classifier read the state at that "
+    "depth.",
+    "confidence": "Mean probability of the top class. Where it is above the accuracy, the readout is surer than it "
+    "should be.",
+    "agreement": "Share of {unit} whose top class is already the one the model ends with, right or wrong.",
+    "cross_entropy": "Mean of −log p(true class); lower is better. It also charges for being sure and wrong.",
+    "stays_correct": "Of the {unit} that are right at a depth, the share that stay right at every later one. Where it "
+    "is low, right answers are lost again on the way.",
+}
+_ABOUT = {
+    "cosine": "Mean over samples of the cosine between a sample's states at two depths, each depth centred on its "
+    "mean. It asks whether states point the same way.",
+    "cka": "Linear CKA, debiased. It asks whether two depths arrange the samples alike, whatever the rotation and "
+    "scale.",
+    "cosine_raw": "The cosine without centring: what all samples share counts as well, and mostly raises it.",
+    "cka_biased": "The usual estimate of linear CKA. With few samples and wide states it is too high.",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart on the page."""
+
+    title: str
+    note: str  # how to read it
+    spec: dict[str, Any]
+    shape: str = "curve"  # or "map", square, or "wide", over the whole width
+    height: int | None = None
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under one heading."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    maps: tuple[Figure, ...] = ()  # come first, and then how well they agree
+    agreements: Mapping[str, words.Agreement] = field(default_factory=dict)
+    more: tuple[Figure, ...] = ()  # behind a disclosure
+
+
+def write(traces: Sequence[Source], path: str | Path, labels: Sequence[str] | None = None) -> Path:
+    """Write the report of one trace, or of several side by side.
+
+    Args:
+        traces: what to show; the curves of several share their charts.
+        path: where to; an existing file is replaced at once or not at all.
+        labels: how to call the traces; by default as their models are called.
+
+    Returns:
+        The path.
+
+    Raises:
+        MeasureError: there is no trace, or not one label for each.
+        TraceFileError: the file cannot be written; nothing is left behind.
+    """
+    return write_whole(path, render(label(traces, labels)).encode())
+
+
+def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict[str, Source]:
+    """Traces under names that differ."""
+    if not traces:
+        raise MeasureError("no trace came to report on; give at least one")
+    names = list(labels) if labels is not None else [named(trace, "model", "trace") for trace in traces]
+    if len(names) != len(traces) or (labels is not None and len(set(names)) < len(names)):
+        raise MeasureError(f"{len(traces)} traces came with the labels {names}; give each one of its own")
+    unique: dict[str, Source] = {}
+    for name, trace in zip(names, traces, strict=True):
+        again = sum(known == name or known.startswith(f"{name} (") for known in unique)
+        unique[f"{name} ({again + 1})" if name in unique else name] = trace
+    return unique
+
+
+def render(traces: Sources) -> str:
+    """The page as text."""
+    return html.render(
+        "page.html.j2",
+        title=" and ".join(traces),
+        shown={name: (words.what(trace), words.findings(trace)) for name, trace in traces.items()},
+        sections=[section for section in (_answer(traces), _likeness(traces)) if section is not None],
+        numbers={name: numbers(trace) for name, trace in traces.items()},
+        notes={name: trace.notes for name, trace in traces.items() if trace.notes},
+        provenance={name: dict(_flat(trace.provenance)) for name, trace in traces.items()},
+        themes={"light": theme.config(), "dark": theme.config(dark=True)},
+    )
+
+
+def _answer(traces: Sources) -> Section | None:
+    """Where the answer forms: everything that needs a readout."""
+    have = [name for name in charts.STATISTICS if any(name in trace.statistics for trace in traces.values())]
+    if not have:
+        return None
+    unit = words.unit_of(next(iter(traces.values())))
+    figures = [
+        _figure(charts.curve(traces, name), _READ[name].format(unit=unit)) for name in have if name != "stays_correct"
+    ]
+    if "agreement" in have:
+        note = (
+            f"One of the {unit} settles at the first depth from which its top class never changes again. Labels play "
+            "no part: it may settle on a wrong answer."
+        )
+        figures.append(_figure(charts.saturation(traces), note))
+    if "stays_correct" in have:
+        figures.append(_figure(charts.curve(traces, "stays_correct"), _READ["stays_correct"].format(unit=unit)))
+    if "accuracy" in have:
+        figures += _by_class({name: trace for name, trace in traces.items() if "accuracy" in trace.statistics})
+    return Section("Where the answer forms", tuple(figures))
+
+
+def _by_class(traces: Sources) -> Iterator[Figure]:
+    """One map per trace, all in the order of the first."""
+    order: tuple[str, ...] = ()
+    for name, trace in traces.items():
+        shown = tuple(dict.fromkeys(str(row["class"]) for row in rows.classes(trace)))
+        if not shown:
+            continue
+        order = order or shown
+        total = len(set(trace.by_class()["class"]))
+        note = "One row per class, the one that is right earliest on top." + (
+            f" Of {total} classes, the {len(shown)} most frequent are shown." if total > len(shown) else ""
+        )
+        tag = f", {name}" if len(traces) > 1 else ""
+        yield _figure(charts.by_class(trace, order), note, tag, shape="wide", height=24 * len(shown) + 100)
+
+
+def _likeness(traces: Sources) -> Section | None:
+    """How alike the depths are: maps, curves to the last depth, distributions over samples."""
+    measures = tuple(dict.fromkeys(name for trace in traces.values() for name in trace.similarity))
+    if not measures:
+        return None
+    main = tuple(name for name in MAIN if name in measures) or measures[:1]
+    note = "The last row of the maps as curves" + (", with 95% intervals." if _any_interval(traces, main) else ".")
+    if len(traces) == 1:
+        figures = [_figure(charts.to_last(traces, main), note, shape="wide")]
+    else:
+        figures = [_figure(charts.to_last(traces, (name,)), note) for name in main]
+    if any("cosine" in trace.quantiles for trace in traces.values()):
+        note = "Line in the box: median over samples. Box: the middle half. Whiskers: 5th to 95th percentile."
+        figures += [_figure(charts.spread(traces, "cosine", side), note) for side in ("last", "next")]
+    found = {name: words.agreement(trace) for name, trace in traces.items()}
+    more = tuple(_maps(traces, tuple(name for name in measures if name not in main)))
+    agreements = {name: value for name, value in found.items() if value is not None}
+    return Section("How alike the depths are", tuple(figures), tuple(_maps(traces, main)), agreements, more)
+
+
+def _maps(traces: Sources, measures: tuple[str, ...]) -> Iterator[Figure]:
+    """One map per trace and measure, in the same colours."""
+    domain = charts.domain_of(traces, measures)
+    for name, trace in traces.items():
+        for measure in (m for m in measures if m in trace.similarity):
+            chart = charts.similarity_map(trace, measure, domain)
+            tag = f", {name}" if len(traces) > 1 else ""
+            yield _figure(chart, _ABOUT.get(measure, ""), tag, shape="map", table=matrix(trace, measure))
+
+
+def _any_interval(traces: Sources, measures: tuple[str, ...]) -> bool:
+    found = (trace.similarity_intervals.get(name) for trace in traces.values() for name in measures)
+    return any(interval is not None and bool(np.isfinite(interval).any()) for interval in found)
+
+
+def _figure(
+    chart: Chart,
+    note: str,
+    tag: str = "",
+    *,
+    shape: str = "curve",
+    height: int | None = None,
+    table: Table | None = None,
+) -> Figure:
+    """A chart for the page: as large as its place, its heading in HTML, its colours from the page's theme."""
+    spec = chart.properties(width="container", height="container").to_dict()
+    title = spec.pop("title")["text"] + tag
+    spec.pop("config", None)
+    spec["autosize"] = {"type": "fit", "contains": "padding"}
+    return Figure(title, note, spec, shape, height, table)
+
+
+def _flat(entry: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Nested provenance as "model name" → "bert", in its order."""
+    for key, value in entry.items():
+        name = f"{above} {key}".strip()
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        elif isinstance(value, (list, tuple)):
+            yield name, ", ".join(map(str, value))
+        elif value is not None:
+            counts = isinstance(value, int) and not isinstance(value, bool) and key != "seed"
+            yield name, f"{value:,}" if counts else str(value)

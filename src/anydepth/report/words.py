@@ -1,0 +1,192 @@
+"""What a trace shows, in plain sentences: every one computed from the numbers, none saying more than they do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from anydepth.report.formats import Unit, measure_title, percent, plain, with_interval
+from anydepth.report.rows import Row
+from anydepth.report.source import Source, named, statistic
+
+_POLICIES = {
+    "first": "at the first token",
+    "last": "at the last token",
+    "each": "at every token",
+    "mean": "averaged over tokens",
+}
+_NEAR = 0.01  # one point of accuracy
+
+
+def ends(values: Sequence[Row], unit: Unit) -> str:
+    """First and last known value of a curve, for those who can't see it."""
+    known = [(row["depth"], row["value"]) for row in values if row["value"] is not None]
+    if not known:
+        return "No value is defined."
+    (first, a), (last, b) = known[0], known[-1]
+    return f"From {unit(a)} at depth {first} to {unit(b)} at depth {last}."
+
+
+def unit_of(trace: Source) -> str:
+    """What one row is: a sample, or a position where a sample has several."""
+    samples, positions = trace.provenance.get("samples"), trace.provenance.get("positions")
+    return "samples" if positions in (None, samples) else "positions"
+
+
+def what(trace: Source) -> str:
+    """One sentence on what was traced."""
+    data, split = named(trace, "data"), _entry(trace, "data", "split")
+    where = f" of {data}" + (f" ({split})" if split else "") if data else ""
+    count = trace.provenance.get("samples")
+    read = f"{count:,} samples{where}" if isinstance(count, int) else f"samples{where}"
+    if unit_of(trace) == "positions" and isinstance(positions := trace.provenance.get("positions"), int):
+        read += f" ({positions:,} positions)"
+    policy = _POLICIES.get(str(trace.provenance.get("tokens")), "")
+    how = "" if not trace.statistics else ", with a readout at every depth"
+    return f"The states of {trace.depth} blocks on {read}{', ' + policy if policy else ''}{how}."
+
+
+def _entry(trace: Source, key: str, inner: str) -> str:
+    entry = trace.provenance.get(key)
+    return str(entry.get(inner) or "") if isinstance(entry, Mapping) else ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing a trace shows: the claim, and the numbers it rests on."""
+
+    claim: str
+    detail: str
+
+
+def findings(trace: Source) -> list[Finding]:
+    """The two or three things to know first."""
+    found: list[Finding | None] = []
+    if "agreement" in trace.statistics:
+        found.append(settling(trace))
+    if "accuracy" in trace.statistics:
+        found.append(accuracy(trace))
+    found.append(turn(trace))
+    if not trace.statistics:
+        found.append(halfway(trace))
+    return [finding for finding in found if finding is not None]
+
+
+def settling(trace: Source) -> Finding | None:
+    """By which depth half of the samples have their final answer."""
+    total = int(trace.saturation.sum())
+    if total == 0:
+        return None
+    share = np.cumsum(trace.saturation) / total
+    half, unit = int(np.argmax(share >= 0.5)), unit_of(trace)
+    if half == trace.depth:
+        claim = f"Most {unit} get their final answer only at the last depth."
+    else:
+        claim = f"Half of the {unit} have their final answer by depth {half} of {trace.depth}."
+    before = percent(float(share[trace.depth - 1])) if trace.depth > 1 else percent(0.0)
+    return Finding(
+        claim, f"{percent(float(share[half]))} have settled by depth {half}, {before} before the last block."
+    )
+
+
+def accuracy(trace: Source) -> Finding | None:
+    """From which depth on accuracy stays within one point of the last depth's."""
+    value, (low, high) = statistic(trace, "accuracy"), trace.interval("accuracy")
+    last = trace.depth
+    if not np.isfinite(value[last]):
+        return None
+    near = value >= value[last] - _NEAR - 1e-12
+    start = last
+    while start > 0 and near[start - 1]:
+        start -= 1
+    claim = (
+        f"From depth {start} on, accuracy stays within one point of the last depth's."
+        if start < last
+        else "No depth before the last comes within one point of its accuracy."
+    )
+    shown = (start, last) if start < last else (max(last - 1, 0), last)
+    detail = "; ".join(
+        f"{with_interval(value[k], low[k], high[k], percent)} at depth {k}" for k in dict.fromkeys(shown)
+    )
+    return Finding(claim, f"{detail}.")
+
+
+def turn(trace: Source) -> Finding | None:
+    """Between which neighbours the states change most."""
+    measure = next((name for name in ("cosine", "cka") if name in trace.similarity), None)
+    if measure is None:
+        return None
+    value = trace.similarity[measure]
+    steps = np.array([value[a, b] for a, b in pairwise(range(trace.depth + 1))])
+    if not np.isfinite(steps).any():
+        return None
+    at = int(np.nanargmin(steps))
+    low, high = trace.similarity_intervals.get(measure, np.full((2, *value.shape), np.nan))[:, at, at + 1]
+    least, median = with_interval(steps[at], low, high, plain), plain(float(np.nanmedian(steps)))
+    return Finding(
+        f"Of all neighbours, depths {at} and {at + 1} are least alike.",
+        f"Their {measure_title(measure)} is {least}; the median over neighbours is {median}.",
+    )
+
+
+def halfway(trace: Source) -> Finding | None:
+    """From which depth on states are more like the last than half."""
+    if "cosine" not in trace.similarity:
+        return None
+    value = trace.similarity["cosine"][:, -1]
+    below = [k for k in range(trace.depth) if not value[k] >= 0.5]
+    start = below[-1] + 1 if below else 0
+    if start == trace.depth:
+        return Finding(
+            "No depth before the last has a mean cosine of one half with it.",
+            f"The one before the last has {plain(float(value[-2]))}.",
+        )
+    return Finding(
+        f"From depth {start} on, the mean cosine with the last depth is at least one half.",
+        f"{plain(float(value[start]))} at depth {start}, {plain(float(value[-2]))} before the last block.",
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well cosine and CKA agree: two coefficients and what they mean."""
+
+    pearson: str
+    spearman: str
+    meaning: str
+
+
+def agreement(trace: Source) -> Agreement | None:
+    """How well the maps of cosine and CKA agree over pairs of depths; None where one of them is missing."""
+    if not {"cosine", "cka"} <= trace.similarity.keys():
+        return None
+    found = trace.measure_agreement()
+    (pearson, *of_pearson), (spearman, *of_spearman) = found["pearson"], found["spearman"]
+    if not np.isfinite(spearman):
+        meaning = f"Not defined here: {found['pairs']} pairs of different depths have a value of both."
+        return Agreement("–", "–", meaning)
+    verdict = _alike(spearman, of_spearman[0])
+    meaning = (
+        f"Over the {found['pairs']} pairs of different depths, the two measures {verdict}. Pearson asks whether one is a straight-line function of the other, Spearman only whether they order the pairs alike. "
+        "Pairs that share a depth are not independent, and agreement does not make either measure right."
+    )
+    return Agreement(
+        with_interval(pearson, of_pearson[0], of_pearson[1], plain),
+        with_interval(spearman, of_spearman[0], of_spearman[1], plain),
+        meaning,
+    )
+
+
+def _alike(spearman: float, low: float) -> str:
+    """A verdict by the lower end of the interval, so that few pairs don't make a strong claim."""
+    sure = low if np.isfinite(low) else spearman
+    for least, verdict in (
+        (0.9, "put the pairs in almost the same order"),
+        (0.7, "put the pairs in much the same order"),
+        (0.3, "agree in tendency on the order of the pairs"),
+        (0.0, "agree weakly at best on the order of the pairs"),
+    ):
+        if sure >= least:
+            return verdict
+    return "do not clearly agree on the order of the pairs"

@@ -1,0 +1,194 @@
+"""Files that are never half-written: rows appended during a pass, and whole files that replace others at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from anydepth.errors import TraceFileError
+
+_HEADER_BYTES = 128
+
+
+class RowFile:
+    """Rows appended to a `.npy` file: after each `commit`, `numpy.load` reads what was committed.
+
+    Args:
+        path: where; the folder must exist.
+        dtype: of the entries.
+        columns: entries per row; None for a flat array.
+        rows: how many rows of a file that exists to keep; the rest is cut off.
+    """
+
+    def __init__(self, path: Path, dtype: DTypeLike, columns: int | None = None, *, rows: int = 0) -> None:
+        self.path, self.dtype, self.columns, self.rows = path, np.dtype(dtype), columns, rows
+        with writing(path):
+            self._file = path.open("r+b" if rows else "w+b")
+            self._file.truncate(_HEADER_BYTES + rows * self._row_bytes)
+            self.commit()
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.dtype.itemsize * (1 if self.columns is None else self.columns)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add rows; they count from the next `commit` on."""
+        with writing(self.path):
+            self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
+        self.rows += len(rows)
+
+    def commit(self) -> None:
+        """Make the rows appended so far part of the file."""
+        shape = (self.rows,) if self.columns is None else (self.rows, self.columns)
+        fields = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+        text = fields.ljust(_HEADER_BYTES - 11) + "\n"
+        with writing(self.path):
+            self._file.seek(0)
+            self._file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("ascii"))
+            self._file.seek(0, os.SEEK_END)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Commit and let go of the file; closing twice does nothing."""
+        if not self._file.closed:
+            self.commit()
+            self._file.close()
+
+
+class StoredStates:
+    """The selected positions' states of all depths, on disk: what measures read chunk by chunk.
+
+    Args:
+        parts: `.npy` files of (n, K·D) float32 rows, in order.
+        widths: D of each depth.
+        groups: (n,) the sample each row belongs to; None if every row is its own.
+    """
+
+    def __init__(self, parts: list[Path], widths: tuple[int, ...], groups: NDArray[np.int64] | None = None) -> None:
+        self.parts, self.widths, self.groups = parts, widths, groups
+        self._rows: list[NDArray[np.float32]] = [_mapped(part, sum(widths)) for part in parts]
+        self.count = sum(len(rows) for rows in self._rows)
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """The rows in order, (<= size, K·D) float32 at a time."""
+        for rows in self._rows:
+            for start in range(0, len(rows), size):
+                # a copy: the map is read-only, and torch wants to own what it may write to
+                yield torch.from_numpy(np.array(rows[start : start + size]))
+
+    @property
+    def bytes(self) -> int:
+        """What the states take on disk."""
+        return 4 * self.count * sum(self.widths)
+
+
+def _mapped(path: Path, columns: int) -> NDArray[np.float32]:
+    try:
+        rows: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as problem:
+        raise TraceFileError(f"{path} cannot be read as kept states: {_first_line(problem)}") from None
+    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != columns:
+        raise TraceFileError(f"{path} holds {rows.dtype} {rows.shape}, expected float32 rows of {columns}")
+    return rows
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a failed write into one line about `path`."""
+    try:
+        yield
+    except OSError as problem:
+        raise TraceFileError(f"cannot write {path}: {problem.strerror or problem}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` at once when all went well and is removed when it did not."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            yield beside
+            beside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `folder` when all went well and is removed when it did not."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with writing(folder):
+            beside.mkdir(parents=True)
+            yield beside
+            if folder.exists():
+                shutil.rmtree(folder)
+            beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON (no NaN: it is not JSON) to `path`, all or nothing."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `path` holds.
+
+    Raises:
+        TraceFileError: it is missing, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TraceFileError(f"{path} does not exist: expected a folder written by anydepth") from None
+    except (OSError, ValueError) as problem:
+        raise TraceFileError(f"{path} is corrupt or cannot be read: {_first_line(problem)}") from None
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Raises:
+        TraceFileError: fewer than `needed` bytes are free where `folder` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TraceFileError(
+            f"{what} takes {in_words(needed)}, and {folder} has {in_words(free)} free; "
+            "use a smaller --limit, fewer positions (--tokens), or another folder"
+        )
+
+
+def in_words(size: float) -> str:
+    """A number of bytes as people write it.
+
+    Example:
+        >>> in_words(123_456_789)
+        '123.5 MB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
