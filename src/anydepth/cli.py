@@ -123,9 +123,11 @@ def trace(
     """Trace MODEL on DATA: similarity between depths, and what the model's own readout says at each."""
     from anydepth import data as datasets
     from anydepth import models
+    from anydepth.ranks import join, leave, rank_and_count
     from anydepth.tracing import trace as run_trace
 
     _quiet_libraries()
+    device = join() or device
     folder = out or Path("runs") / f"{_slug(model)}-{_slug(data)}"
     names = _measures(measures)
     mode = None if readout == "none" else readout
@@ -161,7 +163,9 @@ def trace(
             },
             progress=progress,
         )
-    _show(found, folder, as_json=as_json)
+    if rank_and_count()[0] == 0:
+        _show(found, folder, as_json=as_json)
+    leave()
 
 
 @app.command()

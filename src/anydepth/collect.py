@@ -43,8 +43,23 @@ class Pass:
     """Whether the data must carry labels."""
     keep_states: bool
 
-    def run(self, data: Iterable[Any], workspace: Workspace, progress: Progress | None = None) -> None:
+    def run(
+        self,
+        data: Iterable[Any],
+        workspace: Workspace,
+        progress: Progress | None = None,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         """Collect from all batches; what `workspace` has of an interrupted pass is not computed again.
+
+        Args:
+            data: batches; every rank is given all of them and takes each `ranks`-th, so no sample is seen twice.
+            workspace: this rank's own.
+            progress: called with the batches done.
+            rank: of this process.
+            ranks: how many processes share the work.
 
         Raises:
             DataError: there is no batch, or one the model cannot take.
@@ -53,28 +68,46 @@ class Pass:
             NonFiniteStates: a state holds NaN or infinity.
         """
         total = len(data) if isinstance(data, Sized) else None
-        device = next((parameter.device for parameter in self.stack.model.parameters()), torch.device("cpu"))
-        index = -1
+        index, first = -1, 0
         with evaluating(self.stack.model), torch.no_grad():
             try:
                 for index, item in enumerate(data):
-                    batch, labels, ids = as_batch(item, workspace.samples)
-                    digests = digest(batch)
-                    if not workspace.already_has(ids, digests):
-                        if not workspace.facts:
-                            workspace.facts = self._decide(batch, labels, device)
-                        found = self._collect(index, to_device(batch, device), labels, workspace)
-                        if not workspace.batches and total:
-                            self._require_space(workspace, found, total)
-                        for name, rows, dtype in found:
-                            workspace.append(name, rows, dtype)
-                        workspace.finish_batch(ids, digests)
+                    batch, labels, ids = as_batch(item, first)
+                    if index % ranks == rank:
+                        self._take(index, batch, labels, ids, first, workspace, total and -(-total // ranks))
+                    first += len(ids)
                     if progress:
                         progress(index + 1, total, "batches")
             finally:
                 workspace.commit()
         if index < 0:
             raise DataError("the data set is empty: expected at least one batch")
+        workspace.require_all_seen()
+
+    def _take(
+        self,
+        index: int,
+        batch: Batch,
+        labels: Tensor | None,
+        ids: list[Any],
+        first: int,
+        workspace: Workspace,
+        total: int | None,
+    ) -> None:
+        """One batch, unless an interrupted pass has had it."""
+        digests = digest(batch)
+        if workspace.already_has(ids if labels is None or not self.labels else [*ids, labels.tolist()], digests):
+            return
+        device = next((parameter.device for parameter in self.stack.model.parameters()), torch.device("cpu"))
+        if not workspace.facts:
+            workspace.facts = self._decide(batch, labels, device)
+        found = self._collect(index, to_device(batch, device), labels, workspace.facts, first)
+        if not workspace.batches and total:
+            needed = total * sum(rows.nbytes for _, rows, _ in found)
+            require_space(workspace.folder, needed, f"keeping what {total} batches show")
+        for name, rows, dtype in found:
+            workspace.append(name, rows, dtype)
+        workspace.finish_batch(ids, digests, first)
 
     def _decide(self, batch: Batch, labels: Tensor | None, device: torch.device) -> dict[str, Any]:
         """What kind of answer the model gives, and which positions stand for a sample: settled by the first batch."""
@@ -109,7 +142,7 @@ class Pass:
         if kind == "regression" or answer.shape[-1] == 1:
             what = "a regression head"
         elif kind == "multi_label_classification" or (
-            labels is not None and labels.is_floating_point() and labels.shape == answer.shape
+            labels is not None and labels.is_floating_point() and labels.shape[1:] == answer.shape[1:]
         ):
             what = "a multi-label head"
         else:
@@ -120,17 +153,19 @@ class Pass:
         )
 
     def _collect(
-        self, index: int, batch: Batch, labels: Tensor | None, workspace: Workspace
+        self, index: int, batch: Batch, labels: Tensor | None, facts: Mapping[str, Any], first: int
     ) -> list[tuple[str, NDArray[Any], Any]]:
-        facts, first = workspace.facts, workspace.samples
+        if facts["labelled"] and labels is None and not facts["next_token"]:
+            raise LabelError(
+                f"batch {index} has no 'labels', as those before it have; add them, or trace without (labels=False)"
+            )
         tables: list[dict[str, NDArray[Any]]] = []
         for piece in _pieces(batch, facts):
             part = samples_of(batch, piece)
             states = self.stack.states(part)
             valid = valid_positions(part, states[0])
-            table: dict[str, NDArray[Any]] = {}
-            if self.keep_states:
-                table |= self._state_rows(states, valid, facts["tokens"], index, first + piece.start)
+            rows = self._state_rows(states, valid, facts["tokens"], index, first + piece.start)
+            table = rows if self.keep_states else {}
             if facts["readout"]:
                 own = labels[piece] if labels is not None and facts["labelled"] else None
                 table |= self._readout_rows(part, states, valid, own, facts, index, first + piece.start)
@@ -146,8 +181,7 @@ class Pass:
             if not rows.isfinite().all():
                 kind = "NaN" if rows.isnan().any() else "infinity"
                 raise NonFiniteStates(
-                    f"the state at depth {depth} holds {kind} in batch {index}; expected finite numbers: "
-                    f"try another dtype (this one is {str(state.dtype).removeprefix('torch.')}), or look at that batch"
+                    f"the state at depth {depth} holds {kind} in batch {index}; {_expected_finite(state)}"
                 )
             selected.append(rows.float())
         return {
@@ -169,7 +203,9 @@ class Pass:
         if labels is not None:
             labels = labels.to(valid.device)
         if facts["per_position"]:
-            if facts["next_token"]:
+            if labels is not None:
+                _require_each(labels, valid, index)
+            if facts["next_token"] and facts["labelled"]:
                 labels = next_token_labels(batch, labels, valid)
             sample, position = (valid if labels is None else valid & (labels != IGNORED)).nonzero(as_tuple=True)
             labels = labels[sample, position] if labels is not None else None
@@ -180,6 +216,10 @@ class Pass:
             final_norm = facts["readout"] == "tail" or depth == self.stack.depth
             logits = self.stack.readout(state, batch, final_norm=final_norm)
             found.append(readout_rows(logits if position is None else logits[sample, position], labels))
+            if found[-1].confidence.isnan().any():
+                raise NonFiniteStates(
+                    f"the readout at depth {depth} gives NaN in batch {index}; {_expected_finite(state)}"
+                )
         absent = torch.full_like(sample, IGNORED)
         unknown = torch.full(found[0].confidence.shape, float("nan"))
         entropies = [unknown if one.cross_entropy is None else one.cross_entropy.cpu() for one in found]
@@ -191,10 +231,6 @@ class Pass:
             "cross_entropy": torch.stack(entropies, 1).float().numpy(),
             "confidence": torch.stack([one.confidence for one in found], 1).cpu().float().numpy(),
         }
-
-    def _require_space(self, workspace: Workspace, found: list[tuple[str, NDArray[Any], Any]], batches: int) -> None:
-        needed = batches * sum(rows.nbytes for _, rows, _ in found)
-        require_space(workspace.folder, needed, f"keeping what {batches} batches show")
 
 
 def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:
@@ -218,14 +254,35 @@ def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:
     if not isinstance(batch, dict | Tensor):
         raise DataError(f"a batch is {type(item).__name__}, expected a dict of tensors, a pair (x, y), or a tensor")
     count = sample_count(batch)
-    ids = list(range(first, first + count)) if ids is None else ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    if len(ids) != count:
-        raise DataError(f"a batch of {count} samples has {len(ids)} ids, expected one for each")
-    if labels is not None:
-        labels = torch.as_tensor(labels)
-        if labels.shape[:1] != (count,):
-            raise LabelError(f"a batch of {count} samples has labels of shape {tuple(labels.shape)}, expected one each")
-    return batch, labels, ids
+    if not count:
+        raise DataError("a batch holds no sample, expected at least one")
+    return batch, _as_labels(labels, count), list(range(first, first + count)) if ids is None else _as_ids(ids, count)
+
+
+def _as_labels(labels: Any, count: int) -> Tensor | None:
+    if labels is None:
+        return None
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        shown = str(labels)[:40]
+        raise LabelError(
+            f"labels are {shown}, expected whole numbers, one per sample, that stack into a tensor"
+        ) from None
+    if found.shape[:1] != (count,):
+        raise LabelError(f"a batch of {count} samples has labels of shape {tuple(found.shape)}, expected one each")
+    return found
+
+
+def _as_ids(ids: Any, count: int) -> list[int | str]:
+    # arrays and tensors, and the scalars they fall into, become plain numbers
+    found = [one.item() if hasattr(one, "item") else one for one in ids]
+    if len(found) != count:
+        raise DataError(f"a batch of {count} samples has {len(found)} ids, expected one for each")
+    for one in found:
+        if not isinstance(one, int | str):
+            raise DataError(f"the id {one!r:.40} is a {type(one).__name__}, expected a string or an integer")
+    return found
 
 
 def digest(batch: Batch) -> NDArray[np.uint64]:
@@ -266,6 +323,19 @@ def _pieces(batch: Batch, facts: Mapping[str, Any]) -> Iterator[slice]:
     size = max(1, _LOGITS_AT_ONCE // each)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def _expected_finite(state: Tensor) -> str:
+    dtype = str(state.dtype).removeprefix("torch.")
+    return f"expected finite numbers: try another dtype (this one is {dtype}), or look at that batch"
+
+
+def _require_each(labels: Tensor, valid: Bool[Tensor, "b t"], index: int) -> None:
+    if labels.is_floating_point() or labels.shape != valid.shape:
+        raise LabelError(
+            f"labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)} in batch {index}, "
+            f"expected one whole number for each position: {tuple(valid.shape)}"
+        )
 
 
 def _checked(labels: Tensor, classes: int, index: int) -> Tensor:

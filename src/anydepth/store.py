@@ -176,18 +176,17 @@ def require_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def in_words(size: float) -> str:
+def in_words(size: int) -> str:
     """A number of bytes as people write it.
 
     Example:
         >>> in_words(123_456_789)
         '123.5 MB'
     """
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+    power = 0
+    while size >= 1000 ** (power + 1) and power < 4:
+        power += 1
+    return f"{size / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _first_line(problem: BaseException) -> str:

@@ -67,7 +67,8 @@ def next_token_labels(
     if tokens is None:
         if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
             raise DataError("a language model's labels are its next tokens: expected 'input_ids' in the batch")
-        tokens = batch["input_ids"].masked_fill(~valid, IGNORED)
+        tokens = batch["input_ids"]
+    tokens = tokens.masked_fill(~valid, IGNORED)  # given labels, too, are often the ids with the padding left in
     shifted = torch.full_like(tokens, IGNORED)
     shifted[:, :-1] = tokens[:, 1:]
     return shifted.masked_fill(~valid, IGNORED)

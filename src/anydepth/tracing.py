@@ -7,23 +7,24 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anydepth.assembly import Left, assemble
 from anydepth.collect import Pass, Progress, Readout
 from anydepth.errors import DataError, MeasureError
 from anydepth.measures.similarity import MEASURES, similarities
 from anydepth.measures.states import ArrayStates
-from anydepth.provenance import data_fingerprint, describe_model, now, versions
-from anydepth.result import Rows, Trace, by_field
+from anydepth.provenance import describe_model, now, versions
+from anydepth.ranks import rank_and_count, wait_for_all
+from anydepth.result import Trace, by_field
 from anydepth.stack import Stack
-from anydepth.store import StoredStates
 from anydepth.tokens import check_policy
 from anydepth.workspace import Workspace
 
@@ -68,6 +69,9 @@ def trace(
             "data": {"name": ..., "split": ...}, "notes": [...]}.
         progress: called with what is done, how much there is, and what it is.
 
+    Started by `torchrun` or `accelerate launch`, every process is given all of the data, takes its share of the
+    batches, and gets the trace of all; `out` must be a folder that all of them see.
+
     Returns:
         The trace; with `out`, saved there with its report.
 
@@ -92,7 +96,11 @@ def trace(
         raise DataError(f"unknown readout {readout!r}, expected 'tail', 'raw' or None")
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     told = dict(describe or {})
-    origin = {"model": describe_model(stack, told.get("model")), "data": told.get("data", {})}
+    origin = {
+        "model": describe_model(stack, told.get("model")),
+        "data": told.get("data", {}),
+        "notes": tuple(told.get("notes", ())),
+    }
     what = Pass(
         stack,
         tokens=None if tokens is None else check_policy(tokens),
@@ -100,14 +108,23 @@ def trace(
         labels=labels,
         keep_states=bool(measures) or keep_states,
     )
-    key = _key(origin["model"]["fingerprint"], what, keep_states)
-    with _workspace(out, key, resume=resume) as workspace:
-        what.run(as_batches(data), workspace, progress)
-        found = _assemble(stack, workspace, tuple(measures), origin, keep_states, seed, progress)
-        found = replace(found, notes=(*told.get("notes", ()), *found.notes))
-        if out is None:
-            return found
-        found.save(out)
+    rank, ranks = rank_and_count()
+    if ranks > 1 and out is None:
+        raise DataError(f"{ranks} processes need a folder they share: give out='DIR'")
+    key = _key(origin["model"]["fingerprint"], what, keep_states, ranks)
+    with _folder(out, resume=resume) as folder:
+        with closing(Workspace(folder / f"rank-{rank}", key)) as workspace:
+            what.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
+        wait_for_all()
+        if rank == 0:
+            with ExitStack() as opened:
+                each = (Workspace(folder / f"rank-{index}", key) for index in range(ranks))
+                left = Left([opened.enter_context(closing(workspace)) for workspace in each])
+                found = assemble(left, stack, tuple(measures), origin, keep_states, seed, progress)
+                if out is None:
+                    return found
+                found.save(out)
+    assert out is not None
     return Trace.load(out)
 
 
@@ -161,7 +178,8 @@ def _check_measures(measures: Sequence[str]) -> None:
 def as_batches(data: Iterable[Any]) -> Iterable[Any]:
     """A `datasets.Dataset` is read in batches of tensors; everything else yields batches already."""
     if hasattr(data, "with_format") and hasattr(data, "iter"):
-        return _DatasetBatches(data)
+        found = _DatasetBatches(data)
+        return found if hasattr(data, "__len__") else iter(found)
     if not isinstance(data, Iterable):
         raise DataError(f"data is {type(data).__name__}, expected an iterable of batches")
     return data
@@ -169,14 +187,15 @@ def as_batches(data: Iterable[Any]) -> Iterable[Any]:
 
 class _DatasetBatches:
     def __init__(self, dataset: Any, size: int = 32) -> None:
-        self._dataset, self._size = dataset.with_format("torch"), size
+        self._dataset, self._size = _as_tensors(dataset), size
 
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._size)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._dataset.iter(batch_size=self._size):
-            ragged = next((name for name, column in batch.items() if not isinstance(column, Tensor)), None)
+            batch = {name: _stacked(column) for name, column in batch.items()}
+            ragged = next((name for name, one in batch.items() if name != "id" and not isinstance(one, Tensor)), None)
             if ragged is not None:
                 raise DataError(
                     f"column {ragged!r} does not stack into a tensor: tokenise and pad it, or remove it, "
@@ -185,116 +204,49 @@ class _DatasetBatches:
             yield batch
 
 
+def _as_tensors(dataset: Any) -> Any:
+    """The data set, giving tensors: of the columns its user chose, or whatever a transform of theirs makes."""
+    chosen = getattr(dataset, "format", None)  # a streamed data set has none
+    if chosen is None:
+        return dataset.with_format("torch")
+    return dataset if chosen["type"] == "custom" else dataset.with_format("torch", columns=chosen["columns"])
+
+
+def _stacked(column: Any) -> Any:
+    """What a transform leaves as a list, as one tensor if it fits into one."""
+    try:
+        return torch.stack(column) if isinstance(column[0], Tensor) else torch.as_tensor(column)
+    except (TypeError, ValueError, RuntimeError):
+        return column
+
+
 @contextmanager
-def _workspace(out: str | Path | None, key: str, *, resume: bool) -> Iterator[Workspace]:
+def _folder(out: str | Path | None, *, resume: bool) -> Iterator[Path]:
     """A folder for the pass: of its own and for this call only, or in `out` until the trace there is complete."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="anydepth-") as folder:
-            workspace = Workspace(Path(folder), key)
-            try:
-                yield workspace
-            finally:
-                workspace.close()
+            yield Path(folder)
         return
-    partial = Path(out) / _PARTIAL
-    if not resume:
+    partial, (rank, ranks) = Path(out) / _PARTIAL, rank_and_count()
+    existed = Path(out).exists()
+    if not resume and rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
-    workspace = Workspace(partial, key)
+    wait_for_all()
     try:
-        yield workspace
-    finally:
-        workspace.close()
-    shutil.rmtree(partial)
+        yield partial
+    except BaseException:
+        if ranks == 1 and not any(partial.glob("*/journal.json")):  # not one batch to go on from
+            shutil.rmtree(partial, ignore_errors=True)
+            if not existed:
+                with suppress(OSError):
+                    Path(out).rmdir()
+        raise
+    if rank == 0:
+        shutil.rmtree(partial)
+    wait_for_all()
 
 
-def _key(fingerprint: str, what: Pass, keep_states: bool) -> str:
-    settings = [fingerprint, what.tokens, what.readout, what.labels, what.keep_states, keep_states, what.stack.path]
+def _key(fingerprint: str, what: Pass, keep_states: bool, ranks: int) -> str:
+    kept = [what.keep_states, keep_states]
+    settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks]
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
-
-
-def _assemble(
-    stack: Stack,
-    workspace: Workspace,
-    measures: tuple[str, ...],
-    origin: dict[str, Any],
-    keep_states: bool,
-    seed: int,
-    progress: Progress | None,
-) -> Trace:
-    facts = workspace.facts
-    states = None
-    fields: dict[str, Any] = {"similarity": {}}
-    widths = (facts["width"],) * (stack.depth + 1)
-    groups = workspace.read("states_sample")
-    if groups is not None:
-        for_all = len(np.unique(groups)) == len(groups)
-        states = StoredStates([workspace.path("states")], widths, None if for_all else np.array(groups))
-        if measures:
-            fields = by_field(similarities(states, measures, progress=progress))
-    digests = workspace.read("digest")
-    assert digests is not None
-    parameter = next(stack.model.parameters())
-    samples = workspace.samples
-    rows = _rows(workspace)
-    provenance = {
-        "model": origin["model"],
-        "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": samples},
-        "samples": samples,
-        "positions": samples if states is None else states.count,
-        "answers": 0 if rows is None else len(rows),
-        "tokens": facts["tokens"],
-        "measures": list(measures),
-        "readout": facts["readout"],
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": str(parameter.device.type),
-        "seed": seed,
-        "versions": versions(),
-        "created": now(),
-    }
-    return Trace(
-        names=tuple(map(str, range(stack.depth + 1))),
-        **{**fields, "notes": (*_notes(facts, stack), *_explained(fields.get("notes", ()), facts))},
-        rows=rows,
-        ids=tuple(workspace.ids()),
-        digests=np.array(digests),
-        provenance=provenance,
-        states=states if keep_states else None,
-    )
-
-
-def _rows(workspace: Workspace) -> Rows | None:
-    if workspace.read("prediction") is None:
-        return None
-    names = ("sample", "position", "label", "prediction", "cross_entropy", "confidence")
-    return Rows(**{name: np.array(workspace.read(name)) for name in names})
-
-
-def _notes(facts: Mapping[str, Any], stack: Stack) -> Iterator[str]:
-    if facts["tokens_chosen"]:
-        why = {
-            "first": "what the model's readout looks at",
-            "last": "what the model's readout looks at",
-            "mean": "the model's readout looks at all positions",
-            "each": "the model answers at each position",
-        }[facts["tokens"]]
-        yield f"Token policy {facts['tokens']!r} was chosen: {why}."
-    if not facts["has_classes"]:
-        yield (
-            f"{type(stack.model).__name__} has no classifier: accuracy, confidence and saturation are missing; "
-            "similarity needs none."
-        )
-    elif facts["readout"] and not facts["labelled"]:
-        yield "Traced without labels: accuracy, cross-entropy and the stays-correct rate are missing."
-    if facts["readout"] == "raw":
-        yield "Readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it."
-
-
-def _explained(notes: Sequence[str], facts: Mapping[str, Any]) -> Iterator[str]:
-    """Depth 0 under `first` is a class token that no sample has changed yet: expected, and said as such."""
-    for note in notes:
-        if facts["tokens"] == "first" and note.startswith("depth 0 "):
-            note = (
-                "Similarity at depth 0 is blank by construction: before the first block, the first position is the "
-                "same vector for every sample."
-            )
-        yield note

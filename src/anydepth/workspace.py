@@ -45,24 +45,41 @@ class Workspace:
         self._seen_batches = 0
 
     def _take_up(self) -> None:
-        ids = self.folder / "ids.jsonl"
-        try:
-            journal = read_json(self.folder / _JOURNAL)
-            matches = journal["key"] == self.key
-        except (TraceFileError, KeyError, TypeError):
-            matches = False
-        if not matches:
-            with writing(ids):
-                self._ids: BinaryIO = ids.open("wb")
+        journal = self._journal_left()
+        if journal is None:
+            # first of all: it must never be found beside the rows of this pass
+            with writing(self.folder):
+                (self.folder / _JOURNAL).unlink(missing_ok=True)
+            with writing(self._ids_path):
+                self._ids: BinaryIO = self._ids_path.open("wb")
             return
         self.batches, self.samples, self.facts = journal["batches"], journal["samples"], journal["facts"]
         self._journal = journal
         for name, layout in journal["files"].items():
             self._files[name] = RowFile(self._path(name), layout["dtype"], layout["columns"], rows=layout["rows"])
-        with writing(ids):
-            self._ids = ids.open("r+b")
+        with writing(self._ids_path):
+            self._ids = self._ids_path.open("r+b")
             self._ids.truncate(journal["ids_bytes"])
             self._ids.seek(0, 2)
+
+    def _journal_left(self) -> dict[str, Any] | None:
+        """The journal of an interrupted pass of the same key, if everything it counts is there."""
+        try:
+            journal = read_json(self.folder / _JOURNAL)
+            if journal["key"] != self.key or self._ids_path.stat().st_size < journal["ids_bytes"]:
+                return None
+            for name, layout in journal["files"].items():
+                if len(np.load(self._path(name), mmap_mode="r", allow_pickle=False)) < layout["rows"]:
+                    return None
+            return {
+                name: journal[name] for name in ("key", "batches", "samples", "chain", "ids_bytes", "facts", "files")
+            }
+        except (TraceFileError, OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def _ids_path(self) -> Path:
+        return self.folder / "ids.jsonl"
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
@@ -76,11 +93,23 @@ class Workspace:
         self._seen = _chained(self._seen, ids, digests)
         self._seen_batches += 1
         if self._seen_batches == self.batches and self._seen != self._journal["chain"]:
-            raise IncompatibleTraces(
-                f"the first {self.batches} batches are not those that the interrupted trace in {self.folder} has seen; "
-                "give the same data in the same order, or start over (resume=False, --restart)"
-            )
+            raise self._other_data()
         return self._seen_batches <= self.batches
+
+    def require_all_seen(self) -> None:
+        """Refuse data that end before an interrupted pass did.
+
+        Raises:
+            IncompatibleTraces: fewer batches went by than were committed.
+        """
+        if self._seen_batches < self.batches:
+            raise self._other_data()
+
+    def _other_data(self) -> IncompatibleTraces:
+        return IncompatibleTraces(
+            f"the first {self.batches} batches are not those that the interrupted trace in {self.folder} has seen; "
+            "give the same data in the same order, or start over (resume=False, --restart)"
+        )
 
     def append(self, name: str, rows: NDArray[Any], dtype: DTypeLike) -> None:
         """Add rows to the file of that name."""
@@ -89,11 +118,12 @@ class Workspace:
             self._files[name] = RowFile(self._path(name), dtype, columns)
         self._files[name].append(rows)
 
-    def finish_batch(self, ids: list[Any], digests: NDArray[np.uint64]) -> None:
-        """Count one more batch, and commit if the last commit is a while ago."""
+    def finish_batch(self, ids: list[Any], digests: NDArray[np.uint64], first: int) -> None:
+        """Count one more batch, whose first sample is number `first` of the data; commit now and then."""
         with writing(self.folder):
             self._ids.writelines(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in ids)
         self.append("digest", digests, np.uint64)
+        self.append("number", first + np.arange(len(ids)), np.int64)
         self.batches, self.samples = self.batches + 1, self.samples + len(ids)
         # in one assignment: an interrupt leaves either this batch counted in full or not at all
         self._journal = {
@@ -141,7 +171,7 @@ class Workspace:
     def ids(self) -> list[Any]:
         """The ids of all samples, in order."""
         self._ids.flush()
-        return [json.loads(line) for line in (self.folder / "ids.jsonl").read_bytes().splitlines()]
+        return [json.loads(line) for line in self._ids_path.read_bytes().splitlines()]
 
 
 def _chained(chain: str, ids: list[Any], digests: NDArray[np.uint64]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int
 
 Matrix = Float64[np.ndarray, "k k"]
 
@@ -52,7 +52,7 @@ def agreement(a: Matrix, b: Matrix, confidence: float = 0.95) -> Agreement:
     )
 
 
-def _defined(a: Matrix, b: Matrix) -> Float64[np.ndarray, "k k"]:
+def _defined(a: Matrix, b: Matrix) -> Bool[np.ndarray, "k k"]:
     return np.triu(np.isfinite(a) & np.isfinite(b), k=1)
 
 
@@ -68,7 +68,7 @@ def _with_interval(
 ) -> tuple[float, float, float]:
     from scipy.stats import t as student
 
-    def over(kept: Float64[np.ndarray, " m"]) -> float:
+    def over(kept: Int[np.ndarray, " m"]) -> float:
         one, other = a[np.ix_(kept, kept)], b[np.ix_(kept, kept)]
         pairs = _defined(one, other)
         return coefficient(one[pairs], other[pairs])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anydepth.measures.moments import GramSums, Moments
 from anydepth.measures.precision import full_precision
-from anydepth.measures.states import depth_slices, squared_norms, sum_by_depth, undefined
+from anydepth.measures.states import depth_slices, squared_norms, sum_by_depth
 
 
 def hsic(sums: GramSums, *, debiased: bool) -> Float64[Tensor, "k k"]:
@@ -54,14 +54,17 @@ def cka(sums: Moments | GramSums, *, debiased: bool = True) -> Float64[Tensor, "
         1.0000
     """
     sums = sums.gram_sums() if isinstance(sums, Moments) else sums
-    return undefined(sums.location.blank, normalised(hsic(sums, debiased=debiased)))
+    value = normalised(hsic(sums, debiased=debiased))
+    for depth in sums.location.blank:
+        value[depth, :] = value[:, depth] = torch.nan
+    return value
 
 
 def normalised(products: Float64[Tensor, "*b k k"]) -> Float64[Tensor, "*b k k"]:
     """Inner products of K things -> their cosines; NaN where one has no positive product with itself."""
     own = products.diagonal(dim1=-2, dim2=-1)
-    length = torch.where(own > 0, own, torch.nan).sqrt()
-    return products / (length[..., :, None] * length[..., None, :])
+    own = torch.where(own > 0, own, torch.nan)
+    return products / (own[..., :, None] * own[..., None, :]).sqrt()  # in this order the diagonal is exactly 1
 
 
 def row_shares(

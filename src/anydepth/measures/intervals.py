@@ -123,10 +123,10 @@ def around_correlation(
     value: Float64[np.ndarray, ...], error: Float64[np.ndarray, ...], freedom: int, confidence: float = 0.95
 ) -> Float64[np.ndarray, "2 ..."]:
     """The same on Fisher's scale, artanh, for values in -1..1: stays inside, and is as skewed as they are near 1."""
-    inside = np.abs(value) < 1
-    safe = np.where(inside, value, 0)
+    perfect = np.abs(value) >= 1  # beyond by rounding only; artanh has no value there
+    safe = np.where(perfect, 0, value)
     bounds = np.tanh(around(np.arctanh(safe), error / (1 - safe**2), freedom, confidence))
-    return np.where(inside | np.isnan(value), bounds, value)
+    return np.where(perfect, value, bounds)
 
 
 def _sums_by_group(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:

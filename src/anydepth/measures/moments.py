@@ -7,16 +7,16 @@ Let `z_i` be row i of the K depths side by side, minus a fixed shift, `z_i^k` it
 
 and moving every row by t, `z → z + t`, moves them exactly. Write t^k for the part of t at depth k, T for the
 (ΣD, K) matrix that holds t^k in column k, and `u = Tᵀ S`, `τ = Tᵀ t`, `Q^k = tr C^kk`. Since
-`q_i^k → q_i^k + 2 t^k·z_i^k + τ^k`,
+`q_i^k → q_i^k + 2 t^k·z_i^k + τ^k`, with the sums of before on the right:
 
     C → C + S tᵀ + t (S + n t)ᵀ
     S → S + n t
     V → V + Q tᵀ + 2 (C T)ᵀ + 2 u tᵀ + τ (S + n t)ᵀ
-    A → A + 2 V T + 2 (V T)ᵀ + Q τᵀ + τ Qᵀ + 4 Tᵀ C T + 2 (u τᵀ + τ uᵀ) + n τ τᵀ      (all on the right: before)
+    A → A + 2 V T + 2 (V T)ᵀ + Q τᵀ + τ Qᵀ + 4 Tᵀ C T + 2 (u τᵀ + τ uᵀ) + n τ τᵀ
 
-`t = -S/n` centres. So the shift need not be the mean: that of the first chunk keeps the numbers small, which is all
-that float32 products need, and the rest is put right at the end in float64. Two sets of sums are merged by moving
-one to the other's shift and adding.
+`t = -S/n` centres. So the shift need not be the mean, only near it, that float32 products lose nothing: it is the mean
+of the first chunk until that turns out to be far off, and the rest is put right at the end in float64. Two sets of
+sums are merged by moving one to the other's shift and adding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
@@ -34,7 +34,9 @@ from anydepth.measures.precision import full_precision
 from anydepth.measures.states import Location, depth_slices, squared_norms, sum_by_depth
 
 PIECE = 4096  # rows in one float32 product: bounds its rounding and the copy that is centred
-SMALL = 64  # up to here a float64 product that adds in place is faster than float32 and a pass to add it up
+SMALL = 256  # rows up to which float64 products cost little more than float32 ones and a pass to add them up
+FAR = 0.1  # share of a depth's mean square that the shift's distance from the mean may make up
+HEAVY = 100  # times the mean squared norm, from which on a row is summed in float64
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Moments:
 
     @property
     def shift(self) -> Float64[Tensor, " w"]:
-        """What is taken off every row before it is summed; the mean of the first chunk."""
+        """What is taken off every row before it is summed: near the mean, and a float32 number."""
         return self._part(0)
 
     @property
@@ -163,24 +165,43 @@ class Moments:
 
     def _add(self, rows: Tensor) -> None:
         rows = rows.double() if len(rows) <= SMALL or rows.dtype == torch.float64 else rows.float()
-        if self.count == 0:  # any shift is right; a float32 one is taken off float32 rows without rounding it
+        if self.count == 0:
             self.shift.copy_(rows.mean(0).float())
-        z = rows - self.shift.to(rows.dtype)
-        z = z if len(z) <= SMALL else z.float()
+        z = self._shifted(rows)
+        count, total = self.count + len(rows), self.total + z.sum(0)
         norms = squared_norms(z, self.widths)
-        sums = torch.cat([torch.ones_like(norms[:, :1]), norms], dim=1).T @ z  # a product is a faster sum
-        self._part(1).add_(len(z))
+        far = sum_by_depth(total.square(), self.widths) > FAR * count * (self._traces + norms.sum(0))
+        if count > SMALL and bool(far.any()):
+            self.data.copy_(self.about((self.shift + total / count).float().double()).data)
+            z = self._shifted(rows)
+            norms = squared_norms(z, self.widths)
+        # Debiasing takes a row's product with itself off again: where that is most of a sum, float32 keeps too little.
+        heavy = (norms > HEAVY * norms.mean(0)).any(1)
+        if z.dtype == torch.float32 and bool(heavy.any()):
+            self._accumulate(z[heavy].double())
+            z[heavy] = 0
+        self._accumulate(z)
+        self._part(1).add_(len(rows))
+
+    def _shifted(self, rows: Tensor) -> Tensor:
+        z = rows - self.shift.to(rows.dtype)  # the shift is a float32 number: taken off without rounding it
+        return z if len(z) <= SMALL else z.float()
+
+    def _accumulate(self, z: Tensor) -> None:
+        """Add shifted rows to all sums but their number; in the precision of `z`."""
+        norms = squared_norms(z, self.widths)
+        sums = torch.cat([torch.ones_like(norms[:, :1]), norms], dim=1).T @ z
         self.total.add_(sums[0])
         self.norm_weighted.add_(sums[1:])
         self.norm_products.addmm_(norms.double().T, norms.double())
         panels = self.panels
-        product = z.new_empty(max(panel.numel() for panel in panels))  # one for all: fresh memory costs as much as adding
+        scratch = z.new_empty(max(panel.numel() for panel in panels))  # fresh memory costs as much as adding
         for part, panel in zip(depth_slices(self.widths), panels, strict=True):
             if z.dtype == torch.float64:
                 panel.addmm_(z[:, part].T, z[:, part.start :])
             else:
-                here = product[: panel.numel()].view_as(panel)
-                panel.add_(torch.mm(z[:, part].T, z[:, part.start :], out=here))
+                product = scratch[: panel.numel()].view_as(panel)
+                panel.add_(torch.mm(z[:, part].T, z[:, part.start :], out=product))
 
     def about(self, shift: Float64[Tensor, " w"]) -> Moments:
         """The same sums about another shift, exactly (derivation above)."""
@@ -244,18 +265,16 @@ class Moments:
         Raises:
             MeasureError: the tensors are not those of `to_tensors`.
         """
-        try:
-            widths: Int64[Tensor, " k"] = tensors["widths"]
-            moments = cls(tuple(widths.tolist()), tensors["sums"])
-        except KeyError as missing:
-            raise MeasureError(f"sums of CKA lack {missing}: expected 'widths' and 'sums'") from None
-        size = cls.size(moments.widths)
-        if moments.data.shape != (size,) or moments.data.dtype != torch.float64:
+        missing = {"widths", "sums"} - tensors.keys()
+        if missing:
+            raise MeasureError(f"sums of CKA lack {', '.join(sorted(missing))}: expected widths and sums")
+        widths, data = tuple(tensors["widths"].tolist()), tensors["sums"]
+        if data.shape != (cls.size(widths),) or data.dtype != torch.float64:
             raise MeasureError(
-                f"sums of CKA are {tuple(moments.data.shape)} {moments.data.dtype}, but depths of widths "
-                f"{moments.widths} need {size} numbers of torch.float64"
+                f"sums of CKA are {tuple(data.shape)} {data.dtype}, but depths of widths {widths} need "
+                f"{cls.size(widths)} numbers of torch.float64"
             )
-        return moments
+        return cls(widths, data)
 
 
 def _layout(widths: tuple[int, ...]) -> list[int]:
@@ -283,9 +302,9 @@ def merge(a: Moments, b: Moments) -> Moments:
     """
     if a.widths != b.widths:
         raise MeasureError(f"sums over depths of widths {a.widths} and {b.widths} cannot be merged")
-    if a.count == 0 or b.count == 0:
-        full = a if b.count == 0 else b
-        return Moments(full.widths, full.data.clone())
-    merged = b.about(a.shift)
-    merged.data[len(a.shift) :] += a.data[len(a.shift) :]
+    more, fewer = (a, b) if a.count >= b.count else (b, a)
+    if fewer.count == 0:
+        return Moments(more.widths, more.data.clone())
+    merged = fewer.about(more.shift)
+    merged.data[len(more.shift) :] += more.data[len(more.shift) :]
     return merged

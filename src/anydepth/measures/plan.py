@@ -45,12 +45,13 @@ def plan(count: int, widths: tuple[int, ...], memory: int) -> Plan:
         'CKA by Gram tiles: the covariance would need 4.4 GB, 1.1 GB are allowed'
     """
     total, depths = sum(widths), len(widths)
-    chunk = rows_per_chunk(widths, megabytes=64, least=1024)
+    chunk = min(count, rows_per_chunk(widths, megabytes=64, least=1024))
     # The sums, a float32 copy for the intervals, and a chunk as read, centred, and multiplied.
     covariance_bytes = 12 * Moments.size(widths) + 3 * 4 * total * chunk
     # Two chunks, each read and centred, and their tile at every depth.
-    gram_bytes = {rows: 4 * rows * (4 * total + depths * rows) for rows in TILES}
-    rows = next((rows for rows in TILES if gram_bytes[rows] <= memory), TILES[-1])
+    tiles = [min(count, rows) for rows in TILES]
+    gram_bytes = {rows: 4 * rows * (4 * total + depths * rows) for rows in tiles}
+    rows = next((rows for rows in tiles if gram_bytes[rows] <= memory), tiles[-1])
     gram_fits, covariance_fits = gram_bytes[rows] <= memory, covariance_bytes <= memory
     if not gram_fits and not covariance_fits:
         least = min(gram_bytes[rows], covariance_bytes)

@@ -20,7 +20,7 @@ from anydepth.measures.intervals import around, around_correlation
 from anydepth.measures.jackknife import PartSums, Split
 from anydepth.measures.moments import GramSums, Moments
 from anydepth.measures.plan import Plan, available_memory, plan
-from anydepth.measures.states import Location, States, locate, rows_per_chunk, sample_ids
+from anydepth.measures.states import Location, States, locate, rows_per_chunk, sample_ids, undefined
 
 Progress = Callable[[int, int, str], None]
 
@@ -174,8 +174,9 @@ class _Run:
 
     def _by_gram(self, split: Split | None) -> tuple[GramSums, PartSums | None]:
         watched = self.states.during("Gram tiles")
-        dealt = None if split is None else split.part_of(watched.samples(0, watched.count))
-        kept = None if split is None or dealt is None else torch.from_numpy(dealt < split.used)
+        kept = None
+        if split is not None:
+            kept = torch.from_numpy(split.part_of(watched.samples(0, watched.count)) < split.used)
         sums, shares = gram_sums(
             lambda: watched.quietly(self.plan.rows), self.location, watched.widths, kept=kept, done=watched.tell
         )
@@ -217,34 +218,31 @@ def _cosine(run: _Run, *, centred: bool) -> Similarity:
     ]
     low = high = None
     if run.jackknife_groups is not None and states.count > 1:
-        if found.parts is None:
-            error, freedom = found.std / np.sqrt(states.count), states.count - 1
-        else:
+        error, freedom = found.std / np.sqrt(states.count), states.count - 1
+        if found.parts is not None:
             error, freedom = found.parts.error(states.count), len(found.parts.sizes) - 1
-        low, high = (_blanked(blank, bound) for bound in around(found.mean, error, freedom))
-    return Similarity(
-        _blanked(blank, found.mean), low, high, quantiles=_blanked(blank, found.quantiles), notes=tuple(notes)
-    )
+        low, high = (undefined(blank, bound) for bound in around(found.mean, error, freedom))
+    mean, quantiles = undefined(blank, found.mean), undefined(blank, found.quantiles)
+    return Similarity(mean, low, high, quantiles, notes=tuple(notes))
 
 
 def _cka(run: _Run, *, debiased: bool) -> Similarity:
     sums, parts = run.cka_sums
     value = cka(sums, debiased=debiased).cpu().numpy()
-    n = run.states.count
+    n, blank = run.states.count, sums.location.blank
     notes = [run.plan.note, *blank_notes(sums.location)]
-    low = high = None
     if debiased and n <= 3:
         notes.append(f"debiased CKA is undefined for {n} rows: it needs at least 4")
+    elif debiased:
+        notes += [
+            f"depth {depth} has no positive HSIC with itself: debiased CKA is undefined there"
+            for depth in np.flatnonzero(np.isnan(value.diagonal()))
+            if depth not in blank
+        ]
+    low = high = None
     if debiased and parts is not None and len(parts.sizes) > 1:
         low, high = around_correlation(value, parts.error(n), len(parts.sizes) - 1)
     return Similarity(value, low, high, moments=run.moments, notes=tuple(notes))
-
-
-def _blanked(blank: dict[int, str], value: np.ndarray) -> np.ndarray:
-    value = value.copy()
-    for depth in blank:
-        value[..., depth, :] = value[..., :, depth] = np.nan
-    return value
 
 
 MEASURES: Mapping[str, Callable[[_Run], Similarity]] = MappingProxyType(

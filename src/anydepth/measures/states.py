@@ -177,32 +177,27 @@ def locate(chunks: Iterator[Tensor], widths: tuple[int, ...]) -> Location:
         >>> locate(iter([rows]), (1, 1)).blank
         {1: 'is the same for every row'}
     """
-    count, depths = 0, len(widths)
-    shift, total = torch.zeros(sum(widths)), torch.zeros(sum(widths), dtype=torch.float64)
-    squares = torch.zeros(depths, dtype=torch.float64)
+    count, shift = 0, torch.zeros(sum(widths))
+    total, squares = torch.zeros(sum(widths), dtype=torch.float64), torch.zeros(len(widths), dtype=torch.float64)
     for rows in chunks:
-        if count == 0:  # squares about a far-away origin would cancel to noise
-            shift, total, squares = (
-                rows.mean(0, dtype=torch.float64).float(),
-                total.to(rows.device),
-                squares.to(rows.device),
-            )
+        if count == 0:
+            shift = rows.mean(0).float()  # squares about a far-away origin would cancel to noise
+            total, squares = total.to(rows.device), squares.to(rows.device)
         z = rows - shift
         count += len(z)
         total += z.double().sum(0)
-        squares += squared_norms(z, widths).sum(0, dtype=torch.float64)
+        squares += squared_norms(z, widths).double().sum(0)
     offset = total / count
     mean = shift.to(total) + offset
     variance = squares / count - sum_by_depth(offset.square(), widths)
     return Location(count, mean, variance, variance + sum_by_depth(mean.square(), widths))
 
 
-def undefined(blank: dict[int, str], value: Float64[Tensor, "*q k k"]) -> Float64[Tensor, "*q k k"]:
+def undefined(blank: dict[int, str], value: Float64[np.ndarray, "... k k"]) -> Float64[np.ndarray, "... k k"]:
     """`value` with NaN in the rows and columns of the blank depths."""
-    value = value.clone()
+    value = value.copy()
     for depth in blank:
-        value[..., depth, :] = torch.nan
-        value[..., :, depth] = torch.nan
+        value[..., depth, :] = value[..., :, depth] = np.nan
     return value
 
 

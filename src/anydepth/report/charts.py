@@ -13,8 +13,8 @@ from anydepth.errors import MeasureError
 from anydepth.report import encodings as enc
 from anydepth.report import rows, theme
 from anydepth.report.encodings import Chart, Domain
-from anydepth.report.files import save
 from anydepth.report.formats import measure_title, percent, plain, plain_name, sentence
+from anydepth.report.pictures import save
 from anydepth.report.source import Source, Sources, named, require_similarity, require_statistic
 from anydepth.report.words import ends
 
@@ -30,7 +30,7 @@ STATISTICS = {
     "stays_correct": "Right here and at every later depth",
 }
 _SETTLING = ("settle at this depth", "have settled by this depth")
-_NEGLIGIBLE = -0.02  # to the eye a similarity between this and 0 has the colour of 0: no second hue for it
+_NEGLIGIBLE = -0.02  # a similarity between this and 0 looks like 0: no second hue for it, no more room on an axis
 
 
 def curve(traces: Sources, statistic: str) -> Chart:
@@ -42,7 +42,7 @@ def curve(traces: Sources, statistic: str) -> Chart:
         axis, scale = alt.Axis(tickCount=5, domain=False, ticks=False), alt.Scale(zero=True)
     y = alt.Y("value:Q", title=None, axis=axis, scale=scale)
     return enc.titled(
-        enc.lines(values, y, enc.by_trace(traces), _deepest(traces), plain_name(statistic)),
+        enc.lines(values, y, enc.by_trace(traces), _names(traces), plain_name(statistic)),
         STATISTICS[statistic],
         _whose(traces),
         f"Line chart: {STATISTICS[statistic]}. {ends(values, unit)}",
@@ -61,7 +61,7 @@ def to_last(traces: Sources, measures: tuple[str, ...]) -> Chart:
     by_measure = {"color": alt.Color("measure:N", sort=None, legend=alt.Legend(orient="bottom", title=None))}
     subject = sentence(measure_title(measures[0])) if len(measures) == 1 else "Similarity"
     return enc.titled(
-        enc.lines(values, y, enc.by_trace(traces) or by_measure, _deepest(traces), subject),
+        enc.lines(values, y, enc.by_trace(traces) or by_measure, _names(traces), subject),
         f"{subject} with the last depth",
         _whose(traces),
         f"Line chart: {subject} of each depth with the last. {ends(values, plain)}",
@@ -77,12 +77,12 @@ def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
         domain: (0, 1) or (-1, 1), the values the colours span; a value has the same colour in both.
     """
     title = measure_title(measure)
-    where = [alt.Tooltip("a:O", title="depth"), alt.Tooltip("b:O", title="and depth")]
+    where = [alt.Tooltip("pair:N", title="depths")]
     value = [alt.Tooltip("text:N", title=title)]
     if measure in trace.quantiles:
         value.append(alt.Tooltip("middle:N", title="half of the samples"))
     base = alt.Chart(enc.data(rows.pairs(trace, measure))).encode(
-        x=enc.depth_band("a"), y=enc.depth_band("b", downwards=True)
+        x=enc.depth_band(trace.names, "a"), y=enc.depth_band(trace.names, "b", downwards=True)
     )
     blank = base.transform_filter("datum.value === null").mark_rect(style="blank")
     known = base.transform_filter("datum.value !== null").mark_rect()
@@ -95,7 +95,7 @@ def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
 
 def saturation(traces: Sources) -> Chart:
     """How many samples settle on their final answer at each depth (bars), and have settled by it (line)."""
-    base = alt.Chart(enc.data(rows.saturation(traces))).encode(x=enc.depth_band())
+    base = alt.Chart(enc.data(rows.saturation(traces))).encode(x=enc.depth_band(_names(traces)))
     bar_split, line_split = enc.by_trace(traces, side_by_side=True), enc.by_trace(traces)
     here, by_then = base, base
     if len(traces) == 1:
@@ -141,7 +141,7 @@ def spread(traces: Sources, measure: str, against: str) -> Chart:
         *(alt.Tooltip(f"q{q}:Q", title=text, format=".3f") for q, text in percentiles),
     ]
     base = alt.Chart(enc.data(values)).encode(
-        x=enc.depth_band(title="depth"), tooltip=tooltip, **enc.by_trace(traces, side_by_side=True)
+        x=enc.depth_band(_names(traces)), tooltip=tooltip, **enc.by_trace(traces, side_by_side=True)
     )
     width = alt.RelativeBandSize(band=0.6)
     low = alt.Y("q05:Q", title=None, axis=enc.similarity_axis(), scale=_from_zero(both, "q05"))
@@ -166,7 +166,7 @@ def by_class(trace: Source, order: tuple[str, ...] = ()) -> Chart:
     values = rows.classes(trace)
     names = list(order or dict.fromkeys(str(row["class"]) for row in values))
     base = alt.Chart(enc.data(values)).encode(
-        x=enc.depth_band(),
+        x=enc.depth_band(trace.names),
         y=alt.Y("class:N", title=None, sort=names, axis=enc.band_axis()),
         tooltip=[
             alt.Tooltip("class:N"),
@@ -193,8 +193,9 @@ def domain_of(traces: Sources, measures: tuple[str, ...]) -> Domain:
     return (-1.0, 1.0) if known.min() < _NEGLIGIBLE else (0.0, 1.0)
 
 
-def _deepest(traces: Sources) -> int:
-    return max(trace.depth for trace in traces.values())
+def _names(traces: Sources) -> tuple[str, ...]:
+    """What depths are called: as in the deepest trace."""
+    return max(traces.values(), key=lambda trace: trace.depth).names
 
 
 def _whose(traces: Sources) -> str:
@@ -206,8 +207,8 @@ def _trace_tooltip(traces: Sources) -> list[alt.Tooltip]:
 
 
 def _from_zero(values: list[rows.Row], field: str) -> alt.Scale:
-    low = min((float(row[field]) for row in values if row[field] is not None), default=0.0)
-    return alt.Scale(domain=[min(0.0, float(np.floor(low * 5) / 5)), 1.0])
+    low = min((row[field] for row in values if row[field] is not None), default=0.0)
+    return alt.Scale(domain=[float(np.floor(low * 5) / 5) if low < _NEGLIGIBLE else 0.0, 1.0])
 
 
 # --- By name ---------------------------------------------------------------------------------------------------------
@@ -294,6 +295,6 @@ def plot(trace: Source, name: str) -> AnyChart:
     """
     if name not in PLOTS:
         raise MeasureError(f"no chart is called {name!r}; choose one of {', '.join(PLOTS)}")
-    chart: AnyChart = PLOTS[name](trace, {named(trace, "model", "trace"): trace})
+    chart: AnyChart = PLOTS[name](trace, {named(trace, "model", "states"): trace})
     chart.config = theme.config()
     return chart

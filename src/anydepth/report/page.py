@@ -11,13 +11,12 @@ from anydepth.errors import MeasureError
 from anydepth.report import charts, html, rows, theme, words
 from anydepth.report.charts import MAIN
 from anydepth.report.encodings import Chart
-from anydepth.report.files import write_whole
 from anydepth.report.source import Source, Sources, named
 from anydepth.report.tables import Table, matrix, numbers
+from anydepth.store import replacing
 
 _READ = {
-    "accuracy": "Share of {unit} that are right when the model's own final norm and classifier read the state at that "
-    "depth.",
+    "accuracy": "Share of {unit} that are right when {reader} the state at that depth.",
     "confidence": "Mean probability of the top class. Where it is above the accuracy, the readout is surer than it "
     "should be.",
     "agreement": "Share of {unit} whose top class is already the one the model ends with, right or wrong.",
@@ -63,7 +62,7 @@ def write(traces: Sequence[Source], path: str | Path, labels: Sequence[str] | No
 
     Args:
         traces: what to show; the curves of several share their charts.
-        path: where to; an existing file is replaced at once or not at all.
+        path: where to, its folder made if missing; an existing file is replaced at once or not at all.
         labels: how to call the traces; by default as their models are called.
 
     Returns:
@@ -73,14 +72,17 @@ def write(traces: Sequence[Source], path: str | Path, labels: Sequence[str] | No
         MeasureError: there is no trace, or not one label for each.
         TraceFileError: the file cannot be written; nothing is left behind.
     """
-    return write_whole(path, render(label(traces, labels)).encode())
+    content = render(label(traces, labels))
+    with replacing(Path(path)) as beside:
+        beside.write_text(content, encoding="utf-8")
+    return Path(path)
 
 
 def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict[str, Source]:
     """Traces under names that differ."""
     if not traces:
         raise MeasureError("no trace came to report on; give at least one")
-    names = list(labels) if labels is not None else [named(trace, "model", "trace") for trace in traces]
+    names = list(labels) if labels is not None else [named(trace, "model", "states") for trace in traces]
     if len(names) != len(traces) or (labels is not None and len(set(names)) < len(names)):
         raise MeasureError(f"{len(traces)} traces came with the labels {names}; give each one of its own")
     unique: dict[str, Source] = {}
@@ -95,6 +97,7 @@ def render(traces: Sources) -> str:
     return html.render(
         "page.html.j2",
         title=" and ".join(traces),
+        of_models=all("model" in trace.provenance for trace in traces.values()),
         shown={name: (words.what(trace), words.findings(trace)) for name, trace in traces.items()},
         sections=[section for section in (_answer(traces), _likeness(traces)) if section is not None],
         numbers={name: numbers(trace) for name, trace in traces.items()},
@@ -109,13 +112,16 @@ def _answer(traces: Sources) -> Section | None:
     have = [name for name in charts.STATISTICS if any(name in trace.statistics for trace in traces.values())]
     if not have:
         return None
-    unit = words.unit_of(next(iter(traces.values())))
+    first = next(iter(traces.values()))
+    unit = words.unit_of(first)
     figures = [
-        _figure(charts.curve(traces, name), _READ[name].format(unit=unit)) for name in have if name != "stays_correct"
+        _figure(charts.curve(traces, name), _READ[name].format(unit=unit, reader=words.reader(first)))
+        for name in have
+        if name != "stays_correct"
     ]
     if "agreement" in have:
         note = (
-            f"One of the {unit} settles at the first depth from which its top class never changes again. Labels play "
+            f"A {unit.removesuffix('s')} settles at the first depth from which its top class never changes again. Labels play "
             "no part: it may settle on a wrong answer."
         )
         figures.append(_figure(charts.saturation(traces), note))
@@ -135,9 +141,12 @@ def _by_class(traces: Sources) -> Iterator[Figure]:
             continue
         order = order or shown
         total = len(set(trace.by_class()["class"]))
-        note = "One row per class, the one that is right earliest on top." + (
-            f" Of {total} classes, the {len(shown)} most frequent are shown." if total > len(shown) else ""
+        note = (
+            "One row per class, the one that is right earliest on top. A row that is dark from the start is often the "
+            "class that a shallow readout gives to everything."
         )
+        if total > len(shown):
+            note += f" Of {total} classes, the {len(shown)} most frequent are shown."
         tag = f", {name}" if len(traces) > 1 else ""
         yield _figure(charts.by_class(trace, order), note, tag, shape="wide", height=24 * len(shown) + 100)
 
@@ -198,10 +207,17 @@ def _flat(entry: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
     """Nested provenance as "model name" → "bert", in its order."""
     for key, value in entry.items():
         name = f"{above} {key}".strip()
-        if isinstance(value, Mapping):
+        if key == "classes" and isinstance(value, Mapping):
+            yield name, _few([str(one) for one in value.values()])
+        elif isinstance(value, Mapping):
             yield from _flat(value, name)
         elif isinstance(value, (list, tuple)):
-            yield name, ", ".join(map(str, value))
+            yield name, _few([str(one) for one in value])
         elif value is not None:
             counts = isinstance(value, int) and not isinstance(value, bool) and key != "seed"
             yield name, f"{value:,}" if counts else str(value)
+
+
+def _few(values: list[str], most: int = 8) -> str:
+    """The first of many values, and how many there are."""
+    return ", ".join(values) if len(values) <= most else f"{', '.join(values[:most])}, ... ({len(values):,})"

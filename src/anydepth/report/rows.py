@@ -41,24 +41,25 @@ def _with_interval(value: float, ends: np.ndarray, unit: Unit) -> Row:
     return {"value": number(value), "low": number(low), "high": number(high), "text": text}
 
 
-def columns(values: list[Row], key: str | None, name: str) -> tuple[list[Row], tuple[str, ...]]:
+def columns(values: list[Row], names: tuple[str, ...], key: str | None, line: str) -> tuple[list[Row], tuple[str, ...]]:
     """The texts of a curve's rows side by side, one row per depth: what a pointer over that depth is told.
 
     Args:
         values: rows of depth and text.
+        names: what the depths are called.
         key: the column that names the lines; None where there is one line.
-        name: what the one line is called.
+        line: what the one line is called.
 
     Returns:
-        The rows, with the depths they reach `from` and `to` and the texts as s0, s1, ...; and the lines' names.
+        The rows: name of the depth, what it reaches `from` and `to`, texts as s0, s1, ...; and the lines' names.
     """
-    names = tuple(dict.fromkeys(str(row[key]) for row in values)) if key else (name,)
-    place = {line: f"s{i}" for i, line in enumerate(names)}
+    lines = tuple(dict.fromkeys(str(row[key]) for row in values)) if key else (line,)
+    place = {one: f"s{i}" for i, one in enumerate(lines)}
     depths = sorted({row["depth"] for row in values})
-    wide = {k: {"depth": k, "from": max(k - 0.5, 0), "to": min(k + 0.5, depths[-1])} for k in depths}
+    wide = {k: {"name": names[k], "from": max(k - 0.5, 0), "to": min(k + 0.5, depths[-1])} for k in depths}
     for row in values:
-        wide[row["depth"]][place[str(row[key]) if key else name]] = row["text"]
-    return [dict.fromkeys(place.values(), "–") | row for row in wide.values()], names
+        wide[row["depth"]][place[str(row[key]) if key else line]] = row["text"]
+    return [dict.fromkeys(place.values(), "–") | row for row in wide.values()], lines
 
 
 def pairs(trace: Source, measure: str) -> list[Row]:
@@ -68,7 +69,8 @@ def pairs(trace: Source, measure: str) -> list[Row]:
     rows: list[Row] = []
     for a in range(trace.depth + 1):
         for b in range(trace.depth + 1):
-            row: Row = {"a": a, "b": b} | _with_interval(values[a, b], ends[:, a, b], plain)
+            row: Row = {"a": a, "b": b, "pair": f"{trace.names[a]} and {trace.names[b]}"}
+            row |= _with_interval(values[a, b], ends[:, a, b], plain)
             if row["value"] is None:
                 row["why"] = reason(trace, a, b)
             if quantiles is not None:
@@ -105,7 +107,7 @@ def saturation(traces: Sources) -> list[Row]:
     for label, trace in traces.items():
         if "agreement" not in trace.statistics:
             continue
-        counts = trace.saturation
+        counts = statistic(trace, "saturation")
         total = int(counts.sum())
         by_then = np.cumsum(counts) / max(total, 1)
         rows += [
@@ -136,7 +138,7 @@ def spread(traces: Sources, measure: str, against: str) -> list[Row]:
         for k in range(trace.depth):
             other = trace.depth if against == "last" else k + 1
             low, first, median, third, high = (number(q) for q in trace.quantiles[measure][:, k, other])
-            row: Row = {"trace": label, "depth": k, "pair": f"{k} → {other}"}
+            row: Row = {"trace": label, "depth": k, "pair": f"{trace.names[k]} → {trace.names[other]}"}
             row |= {"q05": low, "q25": first, "q50": median, "q75": third, "q95": high}
             rows.append(row | {"mean": number(trace.similarity[measure][k, other])})
     return rows

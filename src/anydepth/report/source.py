@@ -2,19 +2,29 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import PurePath
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from anydepth.errors import MeasureError
 
 
+@runtime_checkable
 class Source(Protocol):
-    """The part of `anydepth.Trace` that charts and pages read; K = L + 1 depths, NaN where a value is undefined."""
+    """The part of `anydepth.Trace` that charts and pages read; K = L + 1 depths, NaN where a value is undefined.
+
+    What a trace may lack is no part of it: the statistics named in `statistics` and, with "agreement" among them, the
+    counts `saturation`. They are read by `statistic`.
+    """
 
     @property
     def depth(self) -> int:
         """L, the number of blocks."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each depth is called: "0".."L" for a model, the names of the arrays where there is none."""
 
     @property
     def similarity(self) -> Mapping[str, np.ndarray]:
@@ -31,10 +41,6 @@ class Source(Protocol):
     @property
     def statistics(self) -> tuple[str, ...]:
         """The readout statistics that were measured, each an attribute of shape (K,)."""
-
-    @property
-    def saturation(self) -> np.ndarray:
-        """(K,) counts by saturation depth; measured where "agreement" is."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -58,7 +64,7 @@ Sources = Mapping[str, Source]  # label → trace, in the order they are shown
 
 
 def named(trace: Source, key: str, default: str = "") -> str:
-    """The name of the model or data set in a trace's provenance.
+    """The name of the model or data set in a trace's provenance; of a folder given in full, the last part.
 
     Args:
         trace: what was traced.
@@ -68,11 +74,13 @@ def named(trace: Source, key: str, default: str = "") -> str:
     entry = trace.provenance.get(key)
     if isinstance(entry, Mapping):
         entry = next((entry[k] for k in ("name", "id", "path") if entry.get(k)), None)
-    return default if entry is None else str(entry)
+    if entry is None:
+        return default
+    return PurePath(str(entry)).name if PurePath(str(entry)).is_absolute() else str(entry)
 
 
 def statistic(trace: Source, name: str) -> np.ndarray:
-    """(K,) values of one of `trace.statistics`."""
+    """(K,) values of one of `trace.statistics`, or of "saturation"."""
     return np.asarray(getattr(trace, name))
 
 

@@ -42,11 +42,11 @@ def numbers(trace: Source) -> Table:
     for name in (name for name in MAIN if name in trace.similarity):
         value, ends = trace.similarity[name][:, -1], trace.similarity_intervals.get(name)
         low, high = np.full((2, len(value)), np.nan) if ends is None else ends[:, :, -1]
-        columns[f"{sentence(measure_title(name))}, to last"] = [
+        columns[f"{sentence(measure_title(name)).partition(',')[0]} to last"] = [
             _cell(v, plain, reason(trace, k), lo, hi)
             for k, (v, lo, hi) in enumerate(zip(value, low, high, strict=True))
         ]
-    depths = [Cell(str(k), float(k)) for k in range(trace.depth + 1)]
+    depths = [Cell(name, float(k)) for k, name in enumerate(trace.names)]
     return Table(("Depth", *columns), tuple(zip(depths, *columns.values(), strict=True)))
 
 
@@ -55,14 +55,14 @@ def matrix(trace: Source, measure: str) -> Table:
     value = trace.similarity[measure]
     depths = range(trace.depth + 1)
     body = tuple(
-        (Cell(str(a), float(a)), *(_cell(value[a, b], plain, reason(trace, a, b)) for b in range(a + 1)))
+        (Cell(trace.names[a], float(a)), *(_cell(value[a, b], plain, reason(trace, a, b)) for b in range(a + 1)))
         for a in depths
     )
-    return Table(("Depth", *map(str, depths)), body)
+    return Table(("Depth", *trace.names), body)
 
 
 def _saturation(trace: Source) -> dict[str, list[Cell]]:
-    counts = trace.saturation
+    counts = statistic(trace, "saturation")
     share = np.cumsum(counts) / max(int(counts.sum()), 1)
     return {
         "Settle here": [Cell(f"{int(count):,}", float(count)) for count in counts],

@@ -30,8 +30,16 @@ def ends(values: Sequence[Row], unit: Unit) -> str:
 
 def unit_of(trace: Source) -> str:
     """What one row is: a sample, or a position where a sample has several."""
-    samples, positions = trace.provenance.get("samples"), trace.provenance.get("positions")
-    return "samples" if positions in (None, samples) else "positions"
+    found = trace.provenance
+    counted = found.get("answers") or found.get("positions")  # what was read out; without a readout, what was measured
+    return "samples" if counted in (None, found.get("samples")) else "positions"
+
+
+def reader(trace: Source) -> str:
+    """Who reads a state, with the verb."""
+    if trace.provenance.get("readout") == "raw":
+        return "the model's classifier, with the final norm at the last depth only, reads"
+    return "the model's own final norm and classifier read"
 
 
 def what(trace: Source) -> str:
@@ -42,6 +50,8 @@ def what(trace: Source) -> str:
     read = f"{count:,} samples{where}" if isinstance(count, int) else f"samples{where}"
     if unit_of(trace) == "positions" and isinstance(positions := trace.provenance.get("positions"), int):
         read += f" ({positions:,} positions)"
+    if "model" not in trace.provenance:
+        return f"{len(trace.names)} sets of states of {read}."
     policy = _POLICIES.get(str(trace.provenance.get("tokens")), "")
     how = "" if not trace.statistics else ", with a readout at every depth"
     return f"The states of {trace.depth} blocks on {read}{', ' + policy if policy else ''}{how}."
@@ -75,18 +85,17 @@ def findings(trace: Source) -> list[Finding]:
 
 def settling(trace: Source) -> Finding | None:
     """By which depth half of the samples have their final answer."""
-    total = int(trace.saturation.sum())
+    settled = np.cumsum(statistic(trace, "saturation"))
+    total = int(settled[-1])
     if total == 0:
         return None
-    share = np.cumsum(trace.saturation) / total
-    half, unit = int(np.argmax(share >= 0.5)), unit_of(trace)
+    half, unit = int(np.argmax(2 * settled >= total)), unit_of(trace)
+    before = f"{percent(settled[-2] / total)} before the last block."
     if half == trace.depth:
-        claim = f"Most {unit} get their final answer only at the last depth."
-    else:
-        claim = f"Half of the {unit} have their final answer by depth {half} of {trace.depth}."
-    before = percent(float(share[trace.depth - 1])) if trace.depth > 1 else percent(0.0)
+        return Finding(f"Most {unit} get their final answer only at the last depth.", f"It is settled for {before}")
     return Finding(
-        claim, f"{percent(float(share[half]))} have settled by depth {half}, {before} before the last block."
+        f"Half of the {unit} have their final answer by depth {half} of {trace.depth}.",
+        f"It is settled for {percent(settled[half] / total)} by depth {half}, for {before}",
     )
 
 
@@ -125,7 +134,7 @@ def turn(trace: Source) -> Finding | None:
     low, high = trace.similarity_intervals.get(measure, np.full((2, *value.shape), np.nan))[:, at, at + 1]
     least, median = with_interval(steps[at], low, high, plain), plain(float(np.nanmedian(steps)))
     return Finding(
-        f"Of all neighbours, depths {at} and {at + 1} are least alike.",
+        f"Of all neighbours, depths {trace.names[at]} and {trace.names[at + 1]} are least alike.",
         f"Their {measure_title(measure)} is {least}; the median over neighbours is {median}.",
     )
 
@@ -142,9 +151,10 @@ def halfway(trace: Source) -> Finding | None:
             "No depth before the last has a mean cosine of one half with it.",
             f"The one before the last has {plain(float(value[-2]))}.",
         )
+    name = trace.names[start]
     return Finding(
-        f"From depth {start} on, the mean cosine with the last depth is at least one half.",
-        f"{plain(float(value[start]))} at depth {start}, {plain(float(value[-2]))} before the last block.",
+        f"From depth {name} on, the mean cosine with the last depth is at least one half.",
+        f"{plain(float(value[start]))} at depth {name}, {plain(float(value[-2]))} at the one before the last.",
     )
 
 
@@ -168,8 +178,10 @@ def agreement(trace: Source) -> Agreement | None:
         return Agreement("–", "–", meaning)
     verdict = _alike(spearman, of_spearman[0])
     meaning = (
-        f"Over the {found['pairs']} pairs of different depths, the two measures {verdict}. Pearson asks whether one is a straight-line function of the other, Spearman only whether they order the pairs alike. "
-        "Pairs that share a depth are not independent, and agreement does not make either measure right."
+        f"Over the {found['pairs']} pairs of different depths, the two measures {verdict}. Pearson asks "
+        "whether one is a straight-line function of the other, Spearman only whether they order the pairs alike. "
+        "The interval is a jackknife over depths: what another choice of depths would have given, not other samples. "
+        "Agreement does not make either measure right."
     )
     return Agreement(
         with_interval(pearson, of_pearson[0], of_pearson[1], plain),

@@ -1,8 +1,6 @@
-"""Files that are whole or not there, and charts as pictures."""
+"""Charts as files: pictures, a page of their own, or the specification."""
 
-import contextlib
 import io
-import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -10,32 +8,11 @@ import altair as alt
 
 from anydepth.errors import TraceFileError
 from anydepth.report import html
+from anydepth.store import replacing
 
 _TEXTS: dict[str, Literal["svg", "json"]] = {".svg": "svg", ".json": "json"}
 _PICTURES: dict[str, tuple[Literal["png", "pdf"], int]] = {".png": ("png", 2), ".pdf": ("pdf", 1)}
 FORMATS = (*_PICTURES, *_TEXTS, ".html")
-
-
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file so that the old one or the whole new one is there, whatever happens meanwhile.
-
-    Raises:
-        TraceFileError: it cannot be written; nothing is left behind.
-    """
-    target = Path(path)
-    # In the same folder: only there is the replacement one step.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    except OSError as error:
-        raise TraceFileError(
-            f"cannot write {target}: {error.strerror or error}; choose a folder that exists, is writable and has room"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return target
 
 
 def save(chart: alt.TopLevelMixin, path: str | Path) -> Path:
@@ -51,7 +28,10 @@ def save(chart: alt.TopLevelMixin, path: str | Path) -> Path:
     kind = Path(path).suffix.lower()
     if kind not in FORMATS:
         raise TraceFileError(f"cannot save a chart as {Path(path).name!r}: end the name in one of {', '.join(FORMATS)}")
-    return write_whole(path, _rendered(chart, kind))
+    content = _rendered(chart, kind)
+    with replacing(Path(path)) as beside:
+        beside.write_bytes(content)
+    return Path(path)
 
 
 def _rendered(chart: alt.TopLevelMixin, kind: str) -> bytes:

@@ -1,0 +1,163 @@
+"""What a pass left on disk, made into a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anydepth.collect import Progress
+from anydepth.errors import IncompatibleTraces, LabelError
+from anydepth.measures.similarity import similarities
+from anydepth.provenance import data_fingerprint, now, versions
+from anydepth.result import Rows, Trace, by_field
+from anydepth.stack import Stack
+from anydepth.store import StoredStates
+from anydepth.workspace import Workspace
+
+_ROWS = ("sample", "position", "label", "prediction", "cross_entropy", "confidence")
+
+
+class Left:
+    """The workspaces of all processes that shared a pass, read as one, in the order of the data.
+
+    Raises:
+        IncompatibleTraces: the processes saw models or data of different kinds.
+    """
+
+    def __init__(self, workspaces: Sequence[Workspace]) -> None:
+        self._workspaces = [workspace for workspace in workspaces if workspace.batches]
+        self.facts = self._workspaces[0].facts
+        for workspace in self._workspaces:
+            if workspace.facts != self.facts:
+                raise IncompatibleTraces(
+                    f"processes disagree on what they trace: {self.facts} and {workspace.facts}; "
+                    "give all of them the same model, data and settings"
+                )
+        number = self.read("number")
+        assert number is not None
+        self._order = np.argsort(number, kind="stable")
+
+    def read(self, name: str) -> NDArray[Any] | None:
+        """The rows of that name, one process after the other; None if there are none."""
+        found = [rows for workspace in self._workspaces if (rows := workspace.read(name)) is not None]
+        return np.concatenate(found) if found else None
+
+    @property
+    def ids(self) -> tuple[Any, ...]:
+        """The sample ids, in the order of the data."""
+        ids = [one for workspace in self._workspaces for one in workspace.ids()]
+        return tuple(ids[index] for index in self._order)
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """The samples' contents, in the order of the data."""
+        digests = self.read("digest")
+        assert digests is not None
+        return digests[self._order]
+
+    @property
+    def rows(self) -> Rows | None:
+        """The answers, in the order of the data."""
+        samples = self.read("sample")
+        if samples is None:
+            return None
+        order = np.argsort(samples, kind="stable")
+        columns = {name: self.read(name) for name in _ROWS}
+        return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
+
+    def states(self, depths: int) -> StoredStates | None:
+        """The states, where they lie."""
+        groups = self.read("states_sample")
+        if groups is None:
+            return None
+        alone = len(np.unique(groups)) == len(groups)
+        parts = [workspace.path("states") for workspace in self._workspaces]
+        return StoredStates(parts, (self.facts["width"],) * depths, None if alone else groups)
+
+
+def assemble(
+    left: Left,
+    stack: Stack,
+    measures: tuple[str, ...],
+    origin: Mapping[str, Any],
+    keep_states: bool,
+    seed: int,
+    progress: Progress | None,
+) -> Trace:
+    """Measure what a pass left.
+
+    Args:
+        left: of all processes.
+        stack: the model that was run.
+        measures: names of similarities.
+        origin: "model", "data" and "notes" for the provenance.
+        keep_states: whether the trace is to hold the states.
+        seed: of the resampling behind intervals.
+        progress: called as measures go through the rows.
+    """
+    facts = left.facts
+    states, rows, digests = left.states(stack.depth + 1), left.rows, left.digests
+    if rows is not None and not len(rows):
+        raise LabelError("no position of the data has a label: expected at least one that is not -100")
+    fields: dict[str, Any] = {"similarity": {}, "notes": ()}
+    if states is not None and measures:
+        fields = by_field(similarities(states, measures, progress=progress))
+    parameter = next(stack.model.parameters())
+    provenance = {
+        "model": origin["model"],
+        "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": len(digests)},
+        "samples": len(digests),
+        "positions": len(digests) if states is None else states.count,
+        "answers": 0 if rows is None else len(rows),
+        "tokens": facts["tokens"],
+        "measures": list(measures),
+        "readout": facts["readout"],
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": str(parameter.device.type),
+        "seed": seed,
+        "versions": versions(),
+        "created": now(),
+    }
+    notes = (*origin["notes"], *_notes(facts, type(stack.model).__name__), *_explained(fields.pop("notes"), facts))
+    return Trace(
+        names=tuple(map(str, range(stack.depth + 1))),
+        **fields,
+        notes=notes,
+        rows=rows,
+        ids=left.ids,
+        digests=digests,
+        provenance=provenance,
+        states=states if keep_states else None,
+    )
+
+
+def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
+    """What was chosen by default, and what is missing and why."""
+    if facts["tokens_chosen"]:
+        why = {
+            "first": "it is what the model's readout looks at",
+            "last": "it is what the model's readout looks at",
+            "mean": "the model's readout looks at all positions alike",
+            "each": "the model answers at each position",
+        }[facts["tokens"]]
+        yield f"token policy {facts['tokens']!r}: {why}"
+    if not facts["has_classes"]:
+        yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
+    elif facts["readout"] and not facts["labelled"]:
+        yield "traced without labels: accuracy, cross-entropy and the stays-correct rate are missing"
+    if facts["readout"] == "raw":
+        yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"
+
+
+def _explained(notes: Sequence[str], facts: Mapping[str, Any]) -> Iterator[str]:
+    """Depth 0 under `first` is a class token that no sample has changed yet: expected, and said as such."""
+    for note in notes:
+        if facts["tokens"] == "first" and note.startswith("depth 0 "):
+            note = (
+                "similarity at depth 0 is blank by construction: before the first block, the first position is the "
+                "same vector for every sample"
+            )
+        yield note
