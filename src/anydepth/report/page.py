@@ -120,9 +120,10 @@ def _answer(traces: Sources) -> Section | None:
         if name != "stays_correct"
     ]
     if "agreement" in have:
+        one = unit.removesuffix("s")
         note = (
-            f"A {unit.removesuffix('s')} settles at the first depth from which its top class never changes again. Labels play "
-            "no part: it may settle on a wrong answer."
+            f"A {one} settles at the first depth from which its top class never changes again. Labels play no part: it "
+            "may settle on a wrong answer."
         )
         figures.append(_figure(charts.saturation(traces), note))
     if "stays_correct" in have:
