@@ -190,8 +190,12 @@ def cpu_seconds() -> float:
 
 
 def peak_megabytes() -> float:
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's getrusage would begin with the peak of the process that started this one
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def held_megabytes() -> float:
@@ -217,11 +221,26 @@ def make_states(file: Path, n: int) -> None:
 
 
 def reference(file: Path) -> dict[str, np.ndarray]:
-    """Both estimators in float64, from the whole Gram matrices, a few rows of them at a time."""
+    """Both estimators in float64: from the whole Gram matrices, or from the features where those are too many."""
     rows = np.load(file, mmap_mode="r")
-    n, block = len(rows), 250
+    n = len(rows)
     parts = [rows[:, depth * WIDTH : (depth + 1) * WIDTH].astype(np.float64) for depth in range(DEPTHS)]
     parts = [part - part.mean(0) for part in parts]
+    biased, off, sums = (gram_sums if n <= 10_000 else feature_sums)(parts)
+    total = sums.sum(1)
+    debiased = off + np.outer(total, total) / ((n - 1) * (n - 2)) - 2 / (n - 2) * sums @ sums.T
+    return {
+        name: hsic / np.sqrt(np.outer(hsic.diagonal(), hsic.diagonal()))
+        for name, hsic in (("debiased", debiased), ("biased", biased))
+    }
+
+
+Sums = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def gram_sums(parts: list[np.ndarray], block: int = 250) -> Sums:
+    """Products of the Gram matrices, with their diagonals and without, and the row sums without; a block at a time."""
+    n = len(parts[0])
     biased, off, sums = np.zeros((DEPTHS, DEPTHS)), np.zeros((DEPTHS, DEPTHS)), np.zeros((DEPTHS, n))
     for start in range(0, n, block):
         gram = np.stack([part[start : start + block] @ part.T for part in parts])
@@ -231,12 +250,18 @@ def reference(file: Path) -> dict[str, np.ndarray]:
         gram[:, within, start + within] = 0
         off += flat @ flat.T
         sums[:, start : start + block] = gram.sum(2)
-    total = sums.sum(1)
-    debiased = off + np.outer(total, total) / ((n - 1) * (n - 2)) - 2 / (n - 2) * sums @ sums.T
-    return {
-        name: hsic / np.sqrt(np.outer(hsic.diagonal(), hsic.diagonal()))
-        for name, hsic in (("debiased", debiased), ("biased", biased))
-    }
+    return biased, off, sums
+
+
+def feature_sums(parts: list[np.ndarray]) -> Sums:
+    """The same, from the covariances."""
+    norms = np.stack([(part**2).sum(1) for part in parts])
+    biased = np.zeros((DEPTHS, DEPTHS))
+    for a in range(DEPTHS):
+        for b in range(a, DEPTHS):
+            biased[a, b] = biased[b, a] = ((parts[a].T @ parts[b]) ** 2).sum()
+    sums = np.stack([part @ part.sum(0) for part in parts]) - norms
+    return biased, biased - norms @ norms.T, sums
 
 
 # One after the other ---------------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def _assemble(folder: Path, content: dict[str, Any]) -> Trace:
 def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
     try:
         groups = np.load(folder / "sample.npy", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         raise TraceFileError(f"{folder / 'sample.npy'} is missing or corrupt; trace again with keep_states") from None
     states = StoredStates([folder / "states.npy"], tuple(expected["widths"]), groups)
     if not states.count == len(groups) == expected["rows"]:

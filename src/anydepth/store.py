@@ -61,8 +61,11 @@ class RowFile:
     def close(self) -> None:
         """Commit and let go of the file; closing twice does nothing."""
         if not self._file.closed:
-            self.commit()
-            self._file.close()
+            try:
+                self.commit()
+            finally:
+                with writing(self.path):
+                    self._file.close()
 
 
 class StoredStates:
@@ -95,7 +98,7 @@ class StoredStates:
 def _mapped(path: Path, columns: int) -> NDArray[np.float32]:
     try:
         rows: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, EOFError) as problem:
         raise TraceFileError(f"{path} cannot be read as kept states: {_first_line(problem)}") from None
     if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != columns:
         raise TraceFileError(f"{path} holds {rows.dtype} {rows.shape}, expected float32 rows of {columns}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,7 +75,7 @@ class Workspace:
             return {
                 name: journal[name] for name in ("key", "batches", "samples", "chain", "ids_bytes", "facts", "files")
             }
-        except (TraceFileError, OSError, ValueError, KeyError, TypeError):
+        except (TraceFileError, OSError, EOFError, ValueError, KeyError, TypeError):
             return None
 
     @property
@@ -152,10 +153,11 @@ class Workspace:
         self._committed = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the files."""
-        self._ids.close()
-        for file in self._files.values():
-            file.close()
+        """Let go of the files, all of them even where one cannot be written any more."""
+        with ExitStack() as letting_go:
+            letting_go.callback(self._ids.close)
+            for file in self._files.values():
+                letting_go.callback(file.close)
 
     def read(self, name: str) -> NDArray[Any] | None:
         """The rows of a file, memory-mapped; None if nothing was ever written to it."""

@@ -1,8 +1,8 @@
 """Measures of what lies between depths, on states one already has.
 
-`similarities` runs any of `MEASURES` over all pairs of depths; the functions of `readout` and `intervals` work on the
-short rows a trace keeps. Each file holds one concept: `states`, `moments`, `gram`, `cka`, `cosine`, `readout`,
-`intervals`, `plan`, `similarity`; `metrics` wraps CKA and cosine for torchmetrics.
+`similarities` runs any of `MEASURES` over all pairs of depths; `readout` and `intervals` work on the short rows a trace
+keeps; `metrics` wraps CKA and cosine for torchmetrics. In reading order: `states`, `precision`, `moments`, `cka`,
+`gram`, `plan`, `intervals`, `jackknife`, `cosine`, `similarity`; then `readout` and `metrics`.
 """
 
 from __future__ import annotations

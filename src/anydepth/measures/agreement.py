@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 
+from anydepth.measures.intervals import around
+
 Matrix = Float64[np.ndarray, "k k"]
 
 _LEAST_PAIRS = 4
@@ -66,8 +68,6 @@ def _correlation(x: Float64[np.ndarray, " p"], y: Float64[np.ndarray, " p"]) -> 
 def _with_interval(
     a: Matrix, b: Matrix, coefficient: Callable[..., float], confidence: float
 ) -> tuple[float, float, float]:
-    from scipy.stats import t as student
-
     def over(kept: Int[np.ndarray, " m"]) -> float:
         one, other = a[np.ix_(kept, kept)], b[np.ix_(kept, kept)]
         pairs = _defined(one, other)
@@ -83,6 +83,5 @@ def _with_interval(
     z = np.arctanh(np.clip(without, -1 + 1e-12, 1 - 1e-12))
     count = len(depths)
     error = np.sqrt((count - 1) / count * ((z - z.mean()) ** 2).sum())
-    half = student.ppf((1 + confidence) / 2, count - 1) * error
-    low, high = np.tanh(np.arctanh(value) + np.array([-half, half]))
+    low, high = np.tanh(around(np.array(np.arctanh(value)), np.array(error), count - 1, confidence))
     return value, float(low), float(high)

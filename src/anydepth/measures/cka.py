@@ -107,15 +107,9 @@ def leave_one_out(
         return torch.full_like(shares, torch.nan)
     norms = squared_norms(rows, widths).double()
     own = norms[:, :, None] * norms[:, None, :]
-    by_norm = (
-        torch.stack(  # Σ_j G^k_ij q^l_j, j ≠ i
-            [rows[:, part].double() @ sums.weighted[:, part].T for part in depth_slices(widths)], dim=1
-        )
-        - own
-    )
+    by_norm = [rows[:, part].double() @ sums.weighted[:, part].T for part in depth_slices(widths)]
+    across = torch.stack(by_norm, dim=1) - own  # Σ_{j ≠ i} G^k_ij q^l_j
+    row_sums = sums.diagonal - own + across + across.mT + shares
     trace = sums.trace - 2 * norms
-    row_sums = sums.diagonal - own + by_norm + by_norm.mT + shares
-    without = (
-        sums.cross - 2 * shares + trace[:, :, None] * trace[:, None, :] / ((n - 2) * (n - 3)) - 2 / (n - 3) * row_sums
-    )
-    return normalised(without)
+    traces = trace[:, :, None] * trace[:, None, :]
+    return normalised(sums.cross - 2 * shares + traces / ((n - 2) * (n - 3)) - 2 / (n - 3) * row_sums)

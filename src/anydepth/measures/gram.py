@@ -7,6 +7,7 @@ one tile of rows × rows per depth is in memory at a time; it is multiplied with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -40,26 +41,24 @@ def gram_sums(
         The sums; and for each kept row i, in order, `Σ_{j ≠ i} G^k_ij G^l_ij` (None without `kept`).
     """
 
-    def centred() -> Iterator[Tensor]:
-        for rows in chunks():
+    def centred(skipped: int = 0) -> Iterator[Tensor]:
+        for rows in islice(chunks(), skipped, None):
             y = location.centre(rows)
             yield y.double() if location.count <= FEW else y
 
     diagonal, trace, weighted = _norm_sums(centred(), widths)
     cross, shares, start = torch.zeros_like(diagonal), [], 0
-    for left in centred():
-        here = torch.arange(start, start + len(left))
-        wanted = torch.zeros(len(left), dtype=torch.bool) if kept is None else kept[here]
+    for index, left in enumerate(centred()):
+        wanted = torch.zeros(len(left), dtype=torch.bool) if kept is None else kept[start : start + len(left)]
         share = cross.new_zeros(int(wanted.sum()), *cross.shape)
-        column = 0
-        for right in centred():
-            # The Gram matrix is symmetric: a tile left of the diagonal tells only what single rows share in.
-            mirrored = column < start
-            products = row_products(left[wanted] if mirrored else left, right, widths, same=column == start)
-            if not mirrored:
-                cross += products.sum(0) * (1 if column == start else 2)
-            share += products if mirrored else products[wanted]
-            column += len(right)
+        # The Gram matrix is symmetric: tiles left of the diagonal tell only what single rows share in.
+        first = 0 if len(share) else index
+        for column, right in enumerate(centred(first), start=first):
+            products = row_products(left[wanted] if column < index else left, right, widths, same=column == index)
+            if column >= index:
+                cross += products.sum(0) * (1 if column == index else 2)
+                products = products[wanted]
+            share += products
         shares.append(share)
         start += len(left)
         done(start)
@@ -81,14 +80,13 @@ def row_products(
 
 def _norm_sums(chunks: Iterator[Tensor], widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """`Σ q^k q^l`, `Σ q^k` and `Σ q^k y` over centred rows y with squared norms q."""
-    depths = len(widths)
-    products, trace, weighted = torch.zeros(depths, depths), torch.zeros(depths), torch.zeros(depths, sum(widths))
-    products, trace, weighted = products.double(), trace.double(), weighted.double()
+    shapes = (len(widths), len(widths)), (len(widths),), (len(widths), sum(widths))
+    products, trace, weighted = (torch.zeros(shape, dtype=torch.float64) for shape in shapes)
     for y in chunks:
         norms = squared_norms(y, widths)
         products, trace, weighted = (part.to(y.device) for part in (products, trace, weighted))
         with full_precision(y.device):
             products += norms.double().T @ norms.double()
             weighted += norms.T @ y
-        trace += norms.sum(0, dtype=torch.float64)
+        trace += norms.double().sum(0)
     return products, trace, weighted

@@ -1,7 +1,7 @@
 """Intervals, each by a method that is valid for what it is put on.
 
-Proportions: Wilson. Means of rows: Student's t, or the bootstrap. CKA: the jackknife, in `jackknife`. Rows of one sample
-(the tokens of a text) are not independent: pass `groups`, and whole samples are what counts.
+Proportions: Wilson. Means of rows: Student's t, or the bootstrap. CKA: the jackknife, in `jackknife`. Rows of one
+sample (the tokens of a text) are not independent: pass `groups`, and whole samples are what counts.
 
 An interval is stacked as (2, ...): low, then high.
 """

