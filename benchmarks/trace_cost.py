@@ -1,6 +1,6 @@
 """What a full trace costs beside the bare forward pass: DINOv2-S with a head, on Fashion-MNIST at 98 pixels.
 
-    python benchmarks/trace_cost.py MODEL_FOLDER [--samples 1000] [--repeats 3]
+    python benchmarks/trace_cost.py [MODEL_FOLDER] [--samples 1000] [--repeats 3]
 
 Both are run on the same batches, made once and kept in memory, in turn and in one process each; CPU seconds, medians.
 The trace is what the command line does by default with cosine, debiased CKA and the readout statistics, from the first
@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from assets import AssetError, path
+
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("forward", "trace", "trace without report")
 
@@ -32,7 +34,6 @@ def cpu_seconds() -> float:
 def once(way: str, model: str, samples: int) -> None:
     """One measurement, in this process; prints the CPU seconds and what they were spent on as JSON."""
     import torch
-    from assets import path
 
     import anydepth as ad
     from anydepth import data, models
@@ -68,7 +69,7 @@ def measure(way: str, model: str, samples: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="the folder that examples/train_head.py wrote")
+    parser.add_argument("model", nargs="?", default="runs/dinov2s-fashion", help="what examples/train_head.py wrote")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--once", choices=WAYS, help=argparse.SUPPRESS)
@@ -76,8 +77,14 @@ def main() -> None:
     if chosen.once:
         once(chosen.once, chosen.model, chosen.samples)
         return
+    try:
+        path("fashion-mnist")
+    except AssetError as missing:
+        print(f"skipped: {missing}")
+        return
     if not (Path(chosen.model) / "config.json").exists():
-        sys.exit(f"{chosen.model} is not a model folder; make one: python examples/train_head.py --out {chosen.model}")
+        print(f"skipped: no model in {chosen.model}; python examples/train_head.py --out {chosen.model}")
+        return
     runs: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(chosen.repeats):  # in turn, so that a machine that slows down slows all of them
         for way in WAYS:

@@ -84,6 +84,7 @@ def assemble(
     measures: tuple[str, ...],
     origin: Mapping[str, Any],
     keep_states: bool,
+    sums: bool,
     seed: int,
     progress: Progress | None,
 ) -> Trace:
@@ -95,17 +96,20 @@ def assemble(
         measures: names of similarities.
         origin: "model", "data" and "notes" for the provenance.
         keep_states: whether the trace is to hold the states.
-        seed: of the resampling behind intervals.
+        sums: whether CKA is to leave sums that can be merged.
+        seed: of the dealing of samples into parts, behind intervals.
         progress: called as measures go through the rows.
     """
-    facts = left.facts
+    facts, parameter = left.facts, next(stack.model.parameters())
     states, rows, digests = left.states(stack.depth + 1), left.rows, left.digests
     if rows is not None and not len(rows):
         raise LabelError("no position of the data has a label: expected at least one that is not -100")
     fields: dict[str, Any] = {"similarity": {}, "notes": ()}
     if states is not None and measures:
-        fields = by_field(similarities(states, measures, progress=progress))
-    parameter = next(stack.model.parameters())
+        # a GPU makes the products where the model is; MPS has no float64
+        device = parameter.device if parameter.device.type == "cuda" else "cpu"
+        found = similarities(states, measures, mergeable=sums, seed=seed, device=device, progress=progress)
+        fields = by_field(found)
     provenance = {
         "model": origin["model"],
         "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": len(digests)},
@@ -121,7 +125,11 @@ def assemble(
         "versions": versions(),
         "created": now(),
     }
-    notes = (*origin["notes"], *_notes(facts, type(stack.model).__name__), *_explained(fields.pop("notes"), facts))
+    notes = (
+        *origin["notes"],
+        *_notes(facts, type(stack.model).__name__),
+        *explained(fields.pop("notes"), facts["tokens"]),
+    )
     return Trace(
         names=tuple(map(str, range(stack.depth + 1))),
         **fields,
@@ -149,13 +157,16 @@ def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
     elif facts["readout"] and not facts["labelled"]:
         yield "traced without labels: accuracy, cross-entropy and the stays-correct rate are missing"
     if facts["readout"] == "raw":
-        yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"
+        if facts["final_norm"]:
+            yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"
+        else:
+            yield "readout 'raw' is the same as 'tail' here: no norm reads the last block's output as it is"
 
 
-def _explained(notes: Sequence[str], facts: Mapping[str, Any]) -> Iterator[str]:
+def explained(notes: Sequence[str], tokens: str) -> Iterator[str]:
     """Depth 0 under `first` is a class token that no sample has changed yet: expected, and said as such."""
     for note in notes:
-        if facts["tokens"] == "first" and note.startswith("depth 0 "):
+        if tokens == "first" and note.startswith("depth 0 "):
             note = (
                 "similarity at depth 0 is blank by construction: before the first block, the first position is the "
                 "same vector for every sample"

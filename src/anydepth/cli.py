@@ -110,6 +110,7 @@ def trace(
     id_column: Annotated[str | None, typer.Option(help="Column of sample ids; default the row's number.")] = None,
     blocks: Annotated[str | None, typer.Option(help="Dotted path of the blocks, if there are several lists.")] = None,
     keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep the states, to merge or compare.")] = False,
+    sums: Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")] = True,
     restart: Annotated[bool, typer.Option("--restart", help="Start over what an interrupted trace left.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -154,6 +155,7 @@ def trace(
             blocks=blocks,
             out=folder,
             keep_states=keep_states,
+            sums=sums,
             resume=not restart,
             seed=seed,
             describe={

@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ import safetensors.torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from anydepth.errors import TraceFileError
+from anydepth.errors import MeasureError, TraceFileError
 from anydepth.measures.moments import Moments
 from anydepth.result import Rows, Trace
-from anydepth.store import StoredStates, read_json, require_space, write_json, writing
+from anydepth.store import RowFile, StoredStates, read_json, require_space, write_json, writing
 
 FORMAT = 1
+_STAGED = ".new"
 TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
 _ROWS = ("sample", "position", "label", "prediction", "cross_entropy", "confidence")
 
@@ -50,18 +51,22 @@ def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) 
     Raises:
         TraceFileError: the folder cannot be written, or its disk is full. What was there before is still there.
     """
-    staged = folder / f".new-{os.getpid()}"
-    with writing(folder):
-        staged.mkdir(parents=True, exist_ok=True)
+    staged, existed = folder / _STAGED, folder.exists()
     try:
         with writing(folder):
+            shutil.rmtree(staged, ignore_errors=True)  # what a kill may have left
+            staged.mkdir(parents=True)
             _write(trace, folder, staged, report=report, sums=sums)
-            for part in sorted(staged.iterdir(), key=lambda path: path.name == TRACE):
-                _take_place(part, folder / part.name)
-            if not sums or trace.moments is None:
-                (folder / SUMS).unlink(missing_ok=True)
-    finally:
+            for name in (ARRAYS, SUMS, STATES, REPORT, TRACE):
+                if name != STATES or not _in_place(trace.states, folder / STATES):
+                    _take_place(staged / name, folder / name)
+    except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    shutil.rmtree(staged, ignore_errors=True)
     return folder
 
 
@@ -70,12 +75,14 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     moments = trace.moments.to_tensors() if sums and trace.moments is not None else None
     needed = sum(array.nbytes for array in arrays.values())
     needed += sum(tensor.nbytes for tensor in moments.values()) if moments else 0
+    copied = trace.states is not None and not _in_place(trace.states, folder / STATES)
+    needed += trace.states.bytes if trace.states is not None and copied else 0
     require_space(folder, needed, "the trace")
     (staged / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
     if moments:
         (staged / SUMS).write_bytes(safetensors.torch.save(moments))
-    if trace.states is not None:
-        _write_states(trace.states, staged / STATES, folder / STATES)
+    if trace.states is not None and copied:
+        _write_states(trace.states, staged / STATES)
     if report:
         trace.report(staged / REPORT)
     content = {
@@ -89,27 +96,29 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     write_json(staged / TRACE, content)
 
 
-def _write_states(states: StoredStates, staged: Path, place: Path) -> None:
-    """Kept states are moved, not copied, when they come straight from a pass; those already in place stay."""
-    if [part.parent for part in states.parts] == [place]:
-        return
+def _in_place(states: StoredStates | None, place: Path) -> bool:
+    """Whether these states are those of the very trace that is being written over."""
+    return states is not None and [part.parent.resolve() for part in states.parts] == [place.resolve()]
+
+
+def _write_states(states: StoredStates, staged: Path) -> None:
     staged.mkdir()
-    rows = np.lib.format.open_memmap(
-        staged / "states.npy", mode="w+", dtype=np.float32, shape=(states.count, sum(states.widths))
-    )
-    start = 0
-    for chunk in states.chunks(4096):
-        rows[start : start + len(chunk)] = chunk.numpy()
-        start += len(chunk)
-    rows.flush()
+    # by writes, not through a memory map: where the disk is full, a map ends the process without a word
+    with closing(RowFile(staged / "states.npy", np.float32, sum(states.widths))) as rows:
+        for chunk in states.chunks(4096):
+            rows.append(chunk.numpy())
     groups = np.arange(states.count) if states.groups is None else states.groups
     np.save(staged / "sample.npy", np.asarray(groups, np.int64))
 
 
 def _take_place(part: Path, place: Path) -> None:
+    """Put a new file or folder where an old one may be; what this trace does not have must not stay of another."""
     if place.is_dir():
-        shutil.rmtree(place)
-    part.replace(place)
+        place.replace(part.with_name(f"old-{part.name}"))
+    if part.exists():
+        part.replace(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
@@ -138,10 +147,12 @@ def load(folder: Path) -> Trace:
             f"{folder} is of format {content['format']}, and this anydepth reads up to {FORMAT}: upgrade anydepth"
         )
     try:
-        for name, expected in content["files"].items():
+        for name, expected in {ARRAYS: content["files"][ARRAYS], **content["files"]}.items():
             _require_intact(folder / name, expected)
         return _assemble(folder, content)
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as problem:
+    except OSError as problem:
+        raise TraceFileError(f"{folder} cannot be read: {problem.strerror or problem}; trace again") from None
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, MeasureError) as problem:
         raise TraceFileError(f"{folder / TRACE} is corrupt: {type(problem).__name__} at {problem}") from None
 
 
@@ -177,7 +188,8 @@ def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
         groups = np.load(folder / "sample.npy", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         raise TraceFileError(f"{folder / 'sample.npy'} is missing or corrupt; trace again with keep_states") from None
-    states = StoredStates([folder / "states.npy"], tuple(expected["widths"]), groups)
+    alone = np.array_equal(groups, np.arange(len(groups)))
+    states = StoredStates([folder / "states.npy"], tuple(expected["widths"]), None if alone else groups)
     if not states.count == len(groups) == expected["rows"]:
         raise TraceFileError(f"{folder} is truncated: {states.count} rows, expected {expected['rows']}; trace again")
     return states
@@ -207,7 +219,8 @@ def _require_intact(path: Path, expected: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no tuples."""
+    """JSON has no NaN, no tuples, and no numbers of numpy's."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, dict):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):

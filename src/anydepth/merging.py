@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anydepth.assembly import explained
 from anydepth.errors import IncompatibleTraces
 from anydepth.measures.cka import cka
 from anydepth.measures.moments import merge as merge_moments
@@ -16,6 +17,7 @@ from anydepth.result import Rows, Trace, by_field
 from anydepth.store import StoredStates
 
 _FROM_SUMS = ("cka", "cka_biased")
+_ABOUT_SIMILARITY = ("depth ", "CKA ", "similarity ", "debiased ", "cosine ")
 
 
 def merge(a: Trace, b: Trace) -> Trace:
@@ -35,20 +37,32 @@ def merge(a: Trace, b: Trace) -> Trace:
     _require_alike(a, b)
     states = None
     if a.states is not None and b.states is not None:
+        alone = a.states.groups is None and b.states.groups is None
         groups = np.concatenate([_groups(a.states), _groups(b.states) + len(a.ids)])
-        states = StoredStates([*a.states.parts, *b.states.parts], a.states.widths, groups)
+        states = StoredStates([*a.states.parts, *b.states.parts], a.states.widths, None if alone else groups)
     similarity = _similarity(a, b, states)
+    # what was said of both and not of their similarities, which are measured anew
+    said = [note for note in a.notes if note in b.notes and not note.startswith(_ABOUT_SIMILARITY)]
+    notes = (*said, *explained(similarity.pop("notes", ()), a.provenance.get("tokens", "")))
     digests = np.concatenate([a.digests, b.digests])
-    samples = len(a.ids) + len(b.ids)
+    samples, rows = len(a.ids) + len(b.ids), _rows(a, b)
     data = {**a.provenance["data"], "fingerprint": data_fingerprint(digests), "samples": samples}
     positions = a.provenance["positions"] + b.provenance["positions"]
     return Trace(
         names=a.names,
         **similarity,
-        rows=_rows(a, b),
+        notes=notes,
+        rows=rows,
         ids=a.ids + b.ids,
         digests=digests,
-        provenance={**a.provenance, "data": data, "positions": positions, "samples": samples, "created": now()},
+        provenance={
+            **a.provenance,
+            "data": data,
+            "positions": positions,
+            "samples": samples,
+            "answers": 0 if rows is None else len(rows),
+            "created": now(),
+        },
         states=states,
     )
 
@@ -67,7 +81,8 @@ def _similarity(a: Trace, b: Trace, states: StoredStates | None) -> dict[str, An
         return {"similarity": {}}
     if a.moments is None or b.moments is None:
         raise IncompatibleTraces(
-            "cka cannot be merged: one of the traces has neither its sums nor its states; trace with keep_states=True"
+            "cka cannot be merged: one of the traces has neither its sums nor its states (sums are left out on "
+            "request, or where they did not fit in memory); trace both with keep_states=True (--keep-states)"
         )
     moments = merge_moments(a.moments, b.moments)
     found = {name: cka(moments, debiased=name == "cka").cpu().numpy() for name in names}

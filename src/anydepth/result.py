@@ -186,6 +186,8 @@ class Trace:
         return np.asarray(self.rows.prediction == self.rows.label[:, None])
 
     def _require(self, name: str) -> None:
+        if name not in STATISTICS:
+            raise MeasureError(f"unknown statistic {name!r}, expected one of {', '.join(STATISTICS)}")
         if name not in self.statistics:
             why = "its model has no classifier, or was traced without readouts" if self.rows is None else "no labels"
             there = ", ".join(self.statistics) or "none"
@@ -275,7 +277,9 @@ class Trace:
                     }
                 )
             )
-        return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame()
+        if not frames:
+            return pandas.DataFrame(columns=["depth_a", "depth_b", "measure", "value", "low", "high"])
+        return pandas.concat(frames, ignore_index=True)
 
     def _answers_frame(self, pandas: Any) -> pandas.DataFrame:
         self._require("confidence")

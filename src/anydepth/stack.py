@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from anydepth.blocks import find_blocks
 from anydepth.calling import Batch, answer_of, call_model, call_with, distance, first_samples, hidden_of, state_of
 from anydepth.errors import ReadoutMismatch, UnknownArchitecture
-from anydepth.surgery import evaluating, forward_as, quiet, replaced
+from anydepth.surgery import evaluating, forward_as, quiet, replaced, switches
 
 # The law compares the same operations on the same numbers, so it holds almost to the last bit; these leave room for
 # kernels that round differently from one call to the next. Relative to the largest entry.
@@ -88,10 +88,12 @@ class Stack:
     """
 
     def __init__(self, model: nn.Module, *, blocks: str | None = None) -> None:
-        self.model = model
+        # a compiled wrapper has the blocks of the model it wraps, but would run them without the stubs
+        self.model = model = getattr(model, "_orig_mod", model)
         self.path, self._list = find_blocks(model, blocks)
         self._learnt: _Learnt | None = None
         self._prefix = _Prefix()
+        self._switches = switches(model)
 
     @property
     def depth(self) -> int:
@@ -110,6 +112,11 @@ class Stack:
         if self._learnt.answer:
             return self._learnt.answer in ("logits", "logits_per_image")
         return labelled or bool(getattr(self.model, "num_classes", 0))
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a norm reads the last block's output as it is, so that a readout can leave it out."""
+        return self._learnt is not None and bool(self._learnt.final_norms)
 
     def states(self, batch: Batch) -> list[Tensor]:
         """The states h[0..L] of one forward.
@@ -211,7 +218,7 @@ class Stack:
 
     def _run(self, batch: Batch, calls: list[Any]) -> tuple[str, Tensor]:
         """The model's forward with call l in place of block l; the name and value of its answer."""
-        with quiet(self.model), replaced(self._list, calls):
+        with quiet(self._switches), replaced(self._list, calls):
             return answer_of(call_model(self.model, batch))
 
     def _watch(self, batch: Batch, prefix: _Prefix, *, learn: bool = False) -> _Watched:

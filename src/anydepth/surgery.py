@@ -53,22 +53,27 @@ def forward_as(module: nn.Module, forward: Any) -> Iterator[None]:
             del module.__dict__["forward"]
 
 
+def switches(model: nn.Module) -> list[tuple[Any, str]]:
+    """What `quiet` turns off, as (owner, attribute).
+
+    K/V caches, which replayed blocks would append to twice, and nested tensors, whose shape is not the state's.
+    """
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    found = [(config, "use_cache") for config in configs.values() if hasattr(config, "use_cache")]
+    encoders = (module for module in model.modules() if isinstance(module, nn.TransformerEncoder))
+    return [*found, *((encoder, "use_nested_tensor") for encoder in encoders)]
+
+
 @contextmanager
-def quiet(model: nn.Module) -> Iterator[None]:
-    """No K/V cache (replayed blocks would append to it twice), no nested tensors (whose shape is not the state's)."""
-    changes: list[tuple[Any, str, Any]] = []
-    for module in model.modules():
-        config: Any = getattr(module, "config", None)
-        if getattr(config, "use_cache", False):
-            changes.append((config, "use_cache", config.use_cache))
-            config.use_cache = False
-        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
-            changes.append((module, "use_nested_tensor", True))
-            module.use_nested_tensor = False
+def quiet(switched_off: list[tuple[Any, str]]) -> Iterator[None]:
+    """These attributes are False inside."""
+    before = [(owner, name, getattr(owner, name)) for owner, name in switched_off]
     try:
+        for owner, name in switched_off:
+            setattr(owner, name, False)
         yield
     finally:
-        for owner, name, value in reversed(changes):
+        for owner, name, value in before:
             setattr(owner, name, value)
 
 

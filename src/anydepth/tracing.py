@@ -25,6 +25,7 @@ from anydepth.provenance import describe_model, now, versions
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.result import Trace, by_field
 from anydepth.stack import Stack
+from anydepth.store import in_words
 from anydepth.tokens import check_policy
 from anydepth.workspace import Workspace
 
@@ -43,6 +44,7 @@ def trace(
     blocks: str | None = None,
     out: str | Path | None = None,
     keep_states: bool = False,
+    sums: bool = True,
     resume: bool = True,
     seed: int = 0,
     describe: Mapping[str, Any] | None = None,
@@ -63,8 +65,10 @@ def trace(
         blocks: the dotted name of the list of blocks, for a model that has several.
         out: a folder to save the trace to. With it, an interrupted trace goes on where it stopped.
         keep_states: keep the states in `out`: merging the centred cosine and comparing across models need them.
+        sums: keep the sums that CKA is made of, (K·D)² / 2 numbers, to merge this trace with those of other samples.
+            Without them the cheaper way to CKA is taken.
         resume: False to start over what an interrupted trace left in `out`.
-        seed: of the resampling behind intervals.
+        seed: of the dealing of samples into parts, behind the intervals of CKA.
         describe: what the result should say of its origin, beside what is found out: {"model": name,
             "data": {"name": ..., "split": ...}, "notes": [...]}.
         progress: called with what is done, how much there is, and what it is.
@@ -120,10 +124,12 @@ def trace(
             with ExitStack() as opened:
                 each = (Workspace(folder / f"rank-{index}", key) for index in range(ranks))
                 left = Left([opened.enter_context(closing(workspace)) for workspace in each])
-                found = assemble(left, stack, tuple(measures), origin, keep_states, seed, progress)
+                found = assemble(left, stack, tuple(measures), origin, keep_states, sums, seed, progress)
                 if out is None:
                     return found
-                found.save(out)
+                if progress and found.moments is not None:
+                    progress(0, 1, f"writing, {in_words(found.moments.data.nbytes)} of it to merge with (--no-sums)")
+                found.save(out, sums=sums)
     assert out is not None
     return Trace.load(out)
 

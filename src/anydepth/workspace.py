@@ -154,7 +154,7 @@ class Workspace:
 
     def close(self) -> None:
         """Let go of the files, all of them even where one cannot be written any more."""
-        with ExitStack() as letting_go:
+        with writing(self._ids_path), ExitStack() as letting_go:
             letting_go.callback(self._ids.close)
             for file in self._files.values():
                 letting_go.callback(file.close)

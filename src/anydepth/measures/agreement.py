@@ -30,7 +30,7 @@ class Agreement:
 def agreement(a: Matrix, b: Matrix, confidence: float = 0.95) -> Agreement:
     """Pearson's and Spearman's coefficient between two measures, over pairs of different depths.
 
-    The interval is a jackknife over depths on Fisher's z: a pair shares its depths with 2K - 3 others, so treating
+    The interval is a jackknife over depths on Fisher's z: a pair shares its depths with 2K - 4 others, so treating
     pairs as independent draws would make the interval far too narrow. It answers what another choice of depths would
     have given, not what other samples would.
 

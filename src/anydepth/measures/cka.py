@@ -12,6 +12,10 @@ from anydepth.measures.moments import GramSums, Moments
 from anydepth.measures.precision import full_precision
 from anydepth.measures.states import depth_slices, squared_norms, sum_by_depth
 
+# What debiasing leaves of a depth's HSIC with itself counts as nothing below this share of the biased value: the
+# products are rounded to float32. Rows that are all equally far apart leave nothing.
+NOTHING = 1e-6
+
 
 def hsic(sums: GramSums, *, debiased: bool) -> Float64[Tensor, "k k"]:
     """HSIC of all pairs of depths, up to a factor common to all pairs.
@@ -54,7 +58,10 @@ def cka(sums: Moments | GramSums, *, debiased: bool = True) -> Float64[Tensor, "
         1.0000
     """
     sums = sums.gram_sums() if isinstance(sums, Moments) else sums
-    value = normalised(hsic(sums, debiased=debiased))
+    products = hsic(sums, debiased=debiased)
+    own = products.diagonal()
+    own[own <= NOTHING * (sums.cross + sums.diagonal).diagonal()] = 0
+    value = normalised(products)
     for depth in sums.location.blank:
         value[depth, :] = value[:, depth] = torch.nan
     return value

@@ -74,9 +74,9 @@ class PartSums:
     def error(self, count: int) -> Float64[np.ndarray, "k k"]:
         """Jackknife standard error of the estimate from `count` rows; NaN from fewer than two parts.
 
-        The jackknife's variance is `Σ (J_i - mean J)² / n²` over samples, J the influence (Efron & Stein 1981; valid
-        for U-statistics, as the bootstrap is not). Samples being dealt at random, the squares of the parts' sums have
-        that sum as their mean, but for `(parts - 1) / parts`.
+        The jackknife's variance is `Σ (J_i - mean J)² / n²` over samples, J the influence (Arvesen 1969 for
+        U-statistics, for which the bootstrap is not valid). Samples being dealt at random, the squares of the parts'
+        sums have that sum as their mean, but for `(parts - 1) / parts`.
         """
         parts = len(self.sizes)
         if parts < 2:

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import rank_zero_warn
 
 from anydepth.measures.cka import cka
 from anydepth.measures.cosine import pair_cosines
 from anydepth.measures.moments import Moments, merge
 from anydepth.measures.precision import full_precision
+from anydepth.measures.similarity import blank_notes
 
 
 class CKA(Metric):
@@ -54,8 +56,11 @@ class CKA(Metric):
         self.moments.update(torch.cat([state.detach().float() for state in states], dim=1))
 
     def compute(self) -> Float64[Tensor, "k k"]:
-        """(K, K), NaN where undefined."""
-        return cka(self.moments, debiased=self.debiased)
+        """(K, K); NaN where undefined, with a warning that names the depth."""
+        sums = self.moments.gram_sums()
+        for note in blank_notes(sums.location):
+            rank_zero_warn(note)
+        return cka(sums, debiased=self.debiased)
 
 
 class Cosine(Metric):

@@ -30,13 +30,14 @@ class Plan:
     note: str
 
 
-def plan(count: int, widths: tuple[int, ...], memory: int) -> Plan:
+def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = False) -> Plan:
     """The cheaper of the routes that fit in `memory` bytes; both are exact.
 
     Args:
         count: number of rows n.
         widths: width of each depth.
         memory: bytes that may be used.
+        mergeable: prefer the covariance, whose sums can be merged with those of other rows, where it fits.
 
     Raises:
         MeasureError: neither fits.
@@ -65,10 +66,12 @@ def plan(count: int, widths: tuple[int, ...], memory: int) -> Plan:
             f"CKA of {len(widths)} depths, {total} features in all, needs {_gb(min(needs.values()))}, "
             f"but {_gb(memory)} are allowed: allow more memory or measure fewer depths"
         )
-    chosen = fitting[0]
+    chosen = "covariance" if mergeable and "covariance" in fitting else fitting[0]
     other: Route = "gram" if chosen == "covariance" else "covariance"
     reason = f"cheaper than {_NAMES[other]} for {count} rows of {total} features"
-    if chosen != ranked[0]:
+    if chosen == "covariance" and mergeable:
+        reason = "its sums can be merged with those of other samples"
+    elif chosen != ranked[0]:
         reason = f"{_NAMES[other]} would need {_gb(needs[other])}, {_gb(memory)} are allowed"
     return Plan(chosen, rows[chosen], f"CKA by {_NAMES[chosen]}: {reason}")
 

@@ -74,7 +74,7 @@ def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor
 
 
 def saturation_depth(predictions: Integer[np.ndarray, "n k"]) -> Int64[np.ndarray, " n"]:
-    """The first depth in 1..L from which on the prediction is the final one (PAPER: saturation layer).
+    """The first depth in 1..L from which on the prediction is the final one (the paper's saturation layer).
 
     Labels play no part; L means the answer was not settled before the end.
 

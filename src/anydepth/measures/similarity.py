@@ -54,6 +54,8 @@ def similarities(
     *,
     jackknife_groups: int | None = 100,
     memory: int | None = None,
+    mergeable: bool = False,
+    seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Similarity]:
@@ -66,6 +68,8 @@ def similarities(
         measures: names from `MEASURES`.
         jackknife_groups: parts into which whole samples are dealt for the 95 % intervals; None for no intervals.
         memory: bytes CKA may use; by default half of what is free.
+        mergeable: have CKA leave sums that can be merged, at any cost that fits in memory.
+        seed: of the dealing of samples into parts.
         device: where the products are made.
         progress: called with rows done, rows in all, and what is being done.
 
@@ -88,7 +92,9 @@ def similarities(
     if states.count == 0:
         raise MeasureError("there are no rows to measure: expected at least one sample")
     allowed = available_memory() // 2 if memory is None else memory
-    run = _Run(_Watched(states, torch.device(device), progress), "cka" in measures, jackknife_groups, allowed)
+    run = _Run(
+        _Watched(states, torch.device(device), progress), "cka" in measures, jackknife_groups, allowed, mergeable, seed
+    )
     return {name: MEASURES[name](run) for name in measures}
 
 
@@ -134,6 +140,8 @@ class _Run:
     intervals_of_cka: bool
     jackknife_groups: int | None
     memory: int
+    mergeable: bool
+    seed: int
 
     @cached_property
     def location(self) -> Location:
@@ -144,11 +152,11 @@ class _Run:
         """The samples dealt into parts, of which those that make an interval hold about `rows` rows."""
         if self.jackknife_groups is None:
             return None
-        return Split.of(self.states.count, self.states.groups, self.jackknife_groups, rows=rows)
+        return Split.of(self.states.count, self.states.groups, self.jackknife_groups, rows=rows, seed=self.seed)
 
     @cached_property
     def plan(self) -> Plan:
-        return plan(self.states.count, self.states.widths, self.memory)
+        return plan(self.states.count, self.states.widths, self.memory, mergeable=self.mergeable)
 
     @cached_property
     def moments(self) -> Moments | None:

@@ -41,59 +41,54 @@ class States(Protocol):
         """All rows in order, at most `size` at a time, as float32 (rows, sum of widths)."""
 
 
-@dataclass(frozen=True, init=False)
 class ArrayStates:
     """States one already has, as arrays, tensors or memory maps of shape (n, D), one per depth.
 
     Args:
-        arrays: name of each depth -> its states (n, D), of any real dtype. Nothing is copied: a memory map is
+        arrays: name of each depth -> its states (n, D), real numbers of any dtype. Nothing is copied: a memory map is
             read chunk by chunk.
         groups: the sample each row belongs to, (n,) integers, where several rows share one.
 
     Raises:
-        DataError: no depths, a depth that is not a matrix, or depths with different numbers of rows.
+        DataError: no depths, a depth that is not a matrix of numbers, or depths with different numbers of rows.
 
     Example:
-        >>> states = ArrayStates({"a": np.zeros((5, 2)), "b": np.ones((5, 3))})
+        >>> states = ArrayStates({"a": np.zeros((5, 2)), "b": torch.ones(5, 3)})
         >>> states.count, states.widths
         (5, (2, 3))
         >>> [tuple(chunk.shape) for chunk in states.chunks(4)]
         [(4, 5), (1, 5)]
     """
 
-    names: tuple[str, ...]
-    count: int
-    widths: tuple[int, ...]
-    groups: np.ndarray | None
-    arrays: tuple[np.ndarray | Tensor, ...]
-
     def __init__(self, arrays: Mapping[str, np.ndarray | Tensor], groups: np.ndarray | None = None) -> None:
         if not arrays:
             raise DataError("no states were given: expected at least one array of shape (n, D)")
-        for name, array in arrays.items():
+        self.names = tuple(arrays)
+        self.arrays = [array.detach() if isinstance(array, Tensor) else np.asarray(array) for array in arrays.values()]
+        for name, array in zip(self.names, self.arrays, strict=True):
             if array.ndim != 2:
                 raise DataError(f"states {name!r} have shape {tuple(array.shape)}: expected (n, D), one row a sample")
-        counts = {name: len(array) for name, array in arrays.items()}
+            if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
+                raise DataError(f"states {name!r} are of dtype {array.dtype}: expected real numbers")
+        counts = {name: len(array) for name, array in zip(self.names, self.arrays, strict=True)}
         if len(set(counts.values())) > 1:
             raise DataError(f"every depth needs the same rows, but they number {counts}")
-        count = next(iter(counts.values()))
-        if groups is not None and np.shape(groups) != (count,):
-            raise DataError(f"groups have shape {np.shape(groups)}: expected one for each of the {count} rows")
-        # Frozen: what was measured must not change behind the result's back.
-        for field, value in (
-            ("names", tuple(arrays)),
-            ("count", count),
-            ("widths", tuple(array.shape[1] for array in arrays.values())),
-            ("groups", None if groups is None else np.asarray(groups, dtype=np.int64)),
-            ("arrays", tuple(arrays.values())),
-        ):
-            object.__setattr__(self, field, value)
+        self.count = counts[self.names[0]]
+        self.widths = tuple(array.shape[1] for array in self.arrays)
+        if groups is not None and np.shape(groups) != (self.count,):
+            raise DataError(f"groups have shape {np.shape(groups)}: expected one for each of the {self.count} rows")
+        self.groups = None if groups is None else np.asarray(groups, dtype=np.int64)
 
     def chunks(self, size: int) -> Iterator[Float32[Tensor, "_ w"]]:
         """All rows in order, at most `size` at a time, the depths side by side."""
         for start in range(0, self.count, size):
-            parts = [torch.as_tensor(array[start : start + size]) for array in self.arrays]
-            yield torch.cat([part.detach().to("cpu", torch.float32) for part in parts], dim=1)
+            rows = torch.empty(min(size, self.count - start), sum(self.widths))
+            for part, array in zip(depth_slices(self.widths), self.arrays, strict=True):
+                if isinstance(array, Tensor):
+                    rows[:, part] = array[start : start + size]
+                else:
+                    rows.numpy()[:, part] = array[start : start + size]
+            yield rows
 
 
 def depth_slices(widths: tuple[int, ...]) -> list[slice]:
