@@ -381,6 +381,14 @@ def verdict(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+REMARKS = """\
+`x.T @ x` by torch computes the whole product; `ssyrk` half of it, and so does ours. With intervals, ours computes
+besides what each row (of 10,000 at most) does to the value. The peers' errors are those of float32 sums that are not
+centred (pytorch-cka); of a denominator that is debiased but not the root of it (anatome, debiased); of float32 alone
+(anatome, biased). A mean of estimates from batches is another number than the estimate from all rows, one that
+depends on the batch size: cheaper, and listed for its error."""
+
+
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -402,7 +410,7 @@ def main() -> None:
         return
     results = [one for n in chosen.sizes for one in measure(chosen.ways, n, chosen.repeats, chosen.peers)]
     machine = f"{processor()}, one thread; torch {version('torch')}, scipy {version('scipy')}, numpy {version('numpy')}"
-    page = f"{table(results)}\n\n{verdict(results)}\n\n{machine}.\n"
+    page = f"{table(results)}\n\n{verdict(results)}\n\n{REMARKS}\n\n{machine}.\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "similarity.md").write_text(page)
     record = {"machine": machine, "depths": DEPTHS, "width": WIDTH, "results": [asdict(result) for result in results]}

@@ -13,14 +13,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from anydepth.errors import AnydepthError
+from anydepth.errors import AnydepthError, DataError
 
 if TYPE_CHECKING:
     from anydepth.collect import Progress as Reporter
@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 
 _stderr = Console(stderr=True)
+_INTERRUPTED = 130
+_READOUTS: dict[str, Literal["tail", "raw"] | None] = {"tail": "tail", "raw": "raw", "none": None}
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, or timm:NAME.")]
 Data = Annotated[
@@ -63,28 +65,37 @@ def run(arguments: Sequence[str]) -> int:
         The exit status: 0, 2 for an error of the user's, 130 for an interrupt.
     """
     try:
-        status = app(args=list(arguments), standalone_mode=False)
-        return int(status or 0)
+        status = int(app(args=list(arguments), standalone_mode=False, prog_name="anydepth") or 0)
     except (AnydepthError, typer.TyperException) as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        message = str(error)
-        print(f"anydepth: {' '.join(message.split())}", file=sys.stderr)
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        if message:  # there is none where the help was shown for want of arguments
+            print(f"anydepth: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:  # typer, too, makes this of Ctrl-C
         print("anydepth: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+    return status
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"anydepth {version('anydepth')}")
+        raise typer.Exit
+    return asked
 
 
 @app.callback()
 def _anydepth(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"anydepth {installed('anydepth')}")
-        raise typer.Exit
+    """What stands before the verb."""
 
 
 @app.command()
@@ -131,7 +142,8 @@ def trace(
     device = join() or device
     folder = out or Path("runs") / f"{_slug(model)}-{_slug(data)}"
     names = _measures(measures)
-    mode = None if readout == "none" else readout
+    if readout not in _READOUTS:
+        raise DataError(f"unknown readout {readout!r}, expected one of {', '.join(_READOUTS)}")
     loaded = models.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     samples = datasets.load(
         data,
@@ -150,7 +162,7 @@ def trace(
             batches,
             measures=names,
             tokens=tokens,
-            readout=mode,  # type: ignore[arg-type]  # checked there
+            readout=_READOUTS[readout],
             labels=labels,
             blocks=blocks,
             out=folder,

@@ -51,7 +51,7 @@ def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) 
     Raises:
         TraceFileError: the folder cannot be written, or its disk is full. What was there before is still there.
     """
-    staged, existed = folder / _STAGED, folder.exists()
+    staged, made = folder / _STAGED, [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         with writing(folder):
             shutil.rmtree(staged, ignore_errors=True)  # what a kill may have left
@@ -62,9 +62,9 @@ def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) 
                     _take_place(staged / name, folder / name)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
-        if not existed:
+        for one in made:
             with suppress(OSError):
-                folder.rmdir()
+                one.rmdir()
         raise
     shutil.rmtree(staged, ignore_errors=True)
     return folder

@@ -45,7 +45,7 @@ def merge(a: Trace, b: Trace) -> Trace:
     said = [note for note in a.notes if note in b.notes and not note.startswith(_ABOUT_SIMILARITY)]
     notes = (*said, *explained(similarity.pop("notes", ()), a.provenance.get("tokens", "")))
     digests = np.concatenate([a.digests, b.digests])
-    samples, rows = len(a.ids) + len(b.ids), _rows(a, b)
+    samples, rows = a.provenance["samples"] + b.provenance["samples"], _rows(a, b)
     data = {**a.provenance["data"], "fingerprint": data_fingerprint(digests), "samples": samples}
     positions = a.provenance["positions"] + b.provenance["positions"]
     return Trace(

@@ -1,9 +1,8 @@
 """Which positions of a batch stand for its samples.
 
 A state is (B, T, D); similarity needs rows. The policy says which: `first` (a class token), `last` (the rightmost
-position that is not padding), `each` (every position that is not padding, or, for a causal language model, every one
-that has a next token), `mean` (over all that are not padding). Padding never counts. The default is not read off the
-model's name: it is where the model's own readout looks.
+position that is not padding), `each` (every position that is not padding), `mean` (over all that are not padding).
+The default is not read off the model's name: it is where the model's own readout looks.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ def _folder(out: str | Path | None, *, resume: bool) -> Iterator[Path]:
             yield Path(folder)
         return
     partial, (rank, ranks) = Path(out) / _PARTIAL, rank_and_count()
-    existed = Path(out).exists()
+    made = [one for one in (Path(out), *Path(out).parents) if not one.exists()]
     if not resume and rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
     wait_for_all()
@@ -243,9 +243,9 @@ def _folder(out: str | Path | None, *, resume: bool) -> Iterator[Path]:
     except BaseException:
         if ranks == 1 and not any(partial.glob("*/journal.json")):  # not one batch to go on from
             shutil.rmtree(partial, ignore_errors=True)
-            if not existed:
+            for parent in made:
                 with suppress(OSError):
-                    Path(out).rmdir()
+                    parent.rmdir()
         raise
     if rank == 0:
         shutil.rmtree(partial)

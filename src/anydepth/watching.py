@@ -1,0 +1,168 @@
+"""What one forward shows when every block is watched: the states, and how this model hands them on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anydepth.calling import hidden_of, state_of
+from anydepth.errors import UnknownArchitecture
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a block hands on its state: bare, or first in a tuple beside what `rest` holds."""
+
+    rest: tuple[Any, ...] | None
+
+    @classmethod
+    def of(cls, output: Any) -> Shape:
+        """The shape of what a block answered."""
+        if not isinstance(output, tuple | list):
+            return cls(None)
+        # Tensors beside the state (attention weights) belong to one batch only. Where a later block needs them after
+        # all (T5's position bias), the law breaks, and says so.
+        return cls(tuple(None if isinstance(value, Tensor) else value for value in output[1:]))
+
+    def __call__(self, state: Tensor) -> Any:
+        """A state, handed on as the block would."""
+        return state if self.rest is None else (state, *self.rest)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What the first batch taught about the model."""
+
+    shapes: list[Shape]
+    before: list[nn.Module]
+    """Modules that run once and finish before the first block starts: their answers can be kept for readouts."""
+    final_norms: list[nn.Module]
+    """Norms that the last block's output enters."""
+    in_place: bool
+    """Whether some block overwrites its input, so that states must be copied."""
+    answer: str
+    """The name of the answer in the model's output; empty for a bare tensor."""
+
+
+@dataclass
+class Watched:
+    """The record of a forward in which all blocks ran."""
+
+    model: nn.Module
+    path: str
+    blocks: nn.ModuleList | nn.Sequential
+    states: list[Tensor] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    versions: list[int | None] = field(default_factory=list)
+    outside: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
+    answer: Tensor = field(default_factory=lambda: torch.empty(0))
+    answer_name: str = ""
+
+    def calls(self, *, clone: bool) -> list[Any]:
+        """What to put in place of the blocks: each runs its block and notes the state; `clone` copies it."""
+        return [self._watching(index, block, clone) for index, block in enumerate(self.blocks)]
+
+    def _watching(self, index: int, block: nn.Module, clone: bool) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not self.order:
+                self._keep(hidden_of(args, kwargs), clone)
+            output = block(*args, **kwargs)
+            self.order.append(index + 1)
+            self.outputs.append(output)
+            self._keep(state_of(output), clone)
+            return output
+
+        return call
+
+    def _keep(self, state: Tensor, clone: bool) -> None:
+        self.states.append(state.clone() if clone else state)
+        self.versions.append(None if state.is_inference() else self.states[-1]._version)
+
+    @contextmanager
+    def calls_outside(self) -> Iterator[None]:
+        """Notes when modules outside the blocks start and finish."""
+        within = {id(inner) for block in self.blocks for inner in block.modules()}
+        handles = []
+        for module in self.model.modules():
+            if id(module) in within or module is self.blocks:
+                continue
+            handles += [
+                module.register_forward_pre_hook(self._note_start, with_kwargs=True),
+                module.register_forward_hook(self._note_end),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        self.outside.append((module, "start", (len(self.order), bool(self.states), first)))
+
+    def _note_end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.outside.append((module, "end", (len(self.order), bool(self.states), None)))
+
+    def finish(self, name: str, answer: Tensor) -> Watched:
+        """Add the model's answer, and see that the blocks ran once each, in order, with states of one shape.
+
+        Raises:
+            UnknownArchitecture: they did not.
+        """
+        self.answer_name, self.answer = name, answer
+        depth, model = len(self.blocks), type(self.model).__name__
+        if self.order != list(range(1, depth + 1)):
+            seen = f"{len(self.order)} of {depth} blocks" if len(self.order) < depth else f"the order {self.order}"
+            why = (
+                "a model compiled before it came here may skip them: pass the uncompiled model"
+                if len(self.order) < depth
+                else "blocks that several depths share are not supported"
+            )
+            raise UnknownArchitecture(f"{model}: {seen} of {self.path!r} ran, expected each once in order; {why}")
+        shapes = {tuple(state.shape) for state in self.states}
+        if len(shapes) > 1:
+            raise UnknownArchitecture(
+                f"{model}: states differ in shape between depths ({', '.join(map(str, sorted(shapes)))}); "
+                "models in stages of differing width (as Swin) are not supported"
+            )
+        return self
+
+    def learnt(self) -> Learnt:
+        """What this forward teaches about the model, where `calls_outside` was on."""
+        overwritten = [
+            version is not None and state._version != version
+            for state, version in zip(self.states, self.versions, strict=True)
+        ]
+        return Learnt(
+            shapes=[Shape.of(output) for output in self.outputs],
+            before=self._before(),
+            final_norms=self._final_norms(),
+            in_place=any(overwritten),
+            answer=self.answer_name,
+        )
+
+    def _before(self) -> list[nn.Module]:
+        started = [module for module, event, (_, begun, _) in self.outside if event == "start"]
+        ended = [module for module, event, (_, begun, _) in self.outside if event == "end" and not begun]
+        once = [module for module in ended if started.count(module) == 1]
+        inner = {id(part) for module in once for part in module.modules() if part is not module}
+        return [module for module in once if id(module) not in inner]
+
+    def _final_norms(self) -> list[nn.Module]:
+        last = self.states[-1].untyped_storage().data_ptr()
+        return [
+            module
+            for module, event, (ran, _, given) in self.outside
+            if event == "start"
+            and ran == len(self.blocks)
+            and re.search("norm", type(module).__name__, re.IGNORECASE)
+            and given is not None
+            and given.untyped_storage().data_ptr() == last
+        ]
