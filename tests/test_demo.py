@@ -73,7 +73,7 @@ def test_an_interrupt_leaves_the_model_that_was_there(trained: tuple[Path, Any],
 def test_a_folder_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     told: list[Any] = []
-    with pytest.raises(TraceFileError, match="cannot write .*file/model: Not a directory"):
+    with pytest.raises(TraceFileError, match="cannot write .*file/model: "):
         train_digits(tmp_path / "file" / "model", epochs=1, progress=lambda *said: told.append(said))
     assert told == []
 

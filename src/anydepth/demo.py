@@ -12,7 +12,7 @@ from torch.nn import functional
 from anydepth import data
 from anydepth.models import LoadedModel
 from anydepth.pixels import plain
-from anydepth.store import replacing_folder
+from anydepth.store import replacing_folder, writing
 
 BLOCKS, WIDTH, CLASSES, SIDE = 8, 64, 10, 8
 
@@ -33,11 +33,11 @@ def train_digits(
 
     Raises:
         DataError: scikit-learn, which brings the digits, is not installed.
+        TraceFileError: the folder cannot be written.
     """
     from transformers import ViTConfig, ViTForImageClassification
 
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
     config = ViTConfig(
         image_size=SIDE,
         patch_size=2,
@@ -50,8 +50,12 @@ def train_digits(
         id2label={digit: str(digit) for digit in range(CLASSES)},
         label2id={str(digit): digit for digit in range(CLASSES)},
     )
-    model = ViTForImageClassification(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = ViTForImageClassification(config)
     images, labels = _digits(model)
+    with writing(folder):  # before the work rather than after it
+        folder.parent.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     steps = epochs * -(-len(images) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)

@@ -53,6 +53,15 @@ class Trace:
     """What every depth of a model knows about some data. K = L + 1 depths: 0 is the embedding, L the last block.
 
     Made by `anydepth.trace`, read back by `Trace.load`. All arrays are numpy, float64 unless they count.
+
+    Example:
+        >>> from anydepth import trace_states
+        >>> x = np.random.default_rng(0).normal(size=(50, 8))
+        >>> found = trace_states({"a": x, "b": 3 * x, "c": np.abs(x)})
+        >>> found.names, found.depth, found.statistics
+        (('a', 'b', 'c'), 2, ())
+        >>> found.similarity["cka"][0].round(2).tolist()
+        [1.0, 1.0, 0.01]
     """
 
     names: tuple[str, ...]
