@@ -209,9 +209,12 @@ def _slug(name: str) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Loading bars and advice of the libraries below; errors still come through."""
+    """No loading bars, advice and retries of the libraries below; errors still come through."""
     import datasets
+    import huggingface_hub
     import transformers
+
+    huggingface_hub.utils.logging.set_verbosity_error()
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

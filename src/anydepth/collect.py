@@ -291,7 +291,7 @@ def digest(batch: Batch) -> NDArray[np.uint64]:
     count = sample_count(batch)
     mask = tensors["attention_mask"].cpu() if "attention_mask" in tensors else None
     arrays = {
-        name: value.detach().cpu().contiguous().view(torch.uint8 if value.dtype == torch.bfloat16 else value.dtype)
+        name: value.detach().cpu().contiguous().view(torch.int16 if value.dtype == torch.bfloat16 else value.dtype)
         for name, value in sorted(tensors.items())
         if name != "attention_mask" and value.ndim and value.shape[0] == count
     }
