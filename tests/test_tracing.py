@@ -590,9 +590,6 @@ def test_rows_of_one_sample_widen_the_interval() -> None:
     assert width(together) > 1.8 * width(apart)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="around_correlation: an error of rounding's size is divided by 1 - value², which is too"
-)
 def test_depths_alike_up_to_scale_are_so_beyond_doubt() -> None:
     x = arrays(50)["in"]
     found = trace_states({"a": x, "b": 3 * x}, measures=["cka"])

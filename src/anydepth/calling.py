@@ -99,7 +99,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     """Largest difference relative to b's largest entry (at least 1e-6); NaN in the same places is no difference."""
     if a.shape != b.shape:
         return math.inf
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()  # on the CPU: MPS has no float64
     agree = (a == b) | (a.isnan() & b.isnan())
     if agree.all():
         return 0.0

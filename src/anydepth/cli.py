@@ -214,7 +214,7 @@ def _quiet_libraries() -> None:
     import huggingface_hub
     import transformers
 
-    huggingface_hub.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

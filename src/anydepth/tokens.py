@@ -139,7 +139,7 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
             weights = torch.linspace(1.0, 2.0, answer[0].numel(), dtype=answer.dtype, device=answer.device)
             weights[::2] *= -1
             (moved,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
-    return _what_stands_out(moved.double().norm(dim=-1), valid)
+    return _what_stands_out(moved.float().norm(dim=-1), valid)
 
 
 def _what_stands_out(weight: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Policy:

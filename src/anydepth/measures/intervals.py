@@ -123,7 +123,8 @@ def around_correlation(
     value: Float64[np.ndarray, ...], error: Float64[np.ndarray, ...], freedom: int, confidence: float = 0.95
 ) -> Float64[np.ndarray, "2 ..."]:
     """The same on Fisher's scale, artanh, for values in -1..1: stays inside, and is as skewed as they are near 1."""
-    perfect = np.abs(value) >= 1  # beyond by rounding only; artanh has no value there
+    # nearer to 1 than float32 products can tell, or beyond by rounding: what error there is, is rounding's own
+    perfect = np.abs(value) >= 1 - 1e-7
     safe = np.where(perfect, 0, value)
     bounds = np.tanh(around(np.arctanh(safe), error / (1 - safe**2), freedom, confidence))
     return np.where(perfect, value, bounds)

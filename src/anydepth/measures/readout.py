@@ -11,12 +11,16 @@ from torch import Tensor
 
 from anydepth.errors import LabelError
 
-PIECE = 2**20  # logits taken at a time: vocabularies are large, and what stays in the cache is twice as fast
+# Logits taken at a time: vocabularies are large. On the CPU what stays in the cache is twice as fast; elsewhere every
+# piece is a wait for the device.
+PIECE, PIECE_ELSEWHERE = 2**20, 2**26
 
 
 @dataclass(frozen=True)
 class ReadoutRows:
     """One short row per sample and depth; all that is kept of its logits.
+
+    All on the CPU.
 
     Attributes:
         prediction: the top class; the first of several equal ones, -1 where the logits hold NaN.
@@ -54,7 +58,7 @@ def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | N
             f"expected 0..{classes - 1}"
         )
     pieces = []
-    step = max(1, PIECE // classes)
+    step = max(1, (PIECE if logits.device.type == "cpu" else PIECE_ELSEWHERE) // classes)
     for start in range(0, max(len(logits), 1), step):
         rows = logits[start : start + step].detach()
         pieces.append(_rows(rows, None if labels is None else labels[start : start + step]))
@@ -66,9 +70,10 @@ def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     logits = logits.float() if logits.dtype != torch.float64 else logits
     top, prediction = logits.max(dim=1)
     below = logits - top[:, None]
-    at_label = None if labels is None else below.gather(1, labels.long()[:, None])[:, 0].double()
-    log_sum = below.exp_().sum(dim=1).double().log()  # a blocked sum: its rounding stays near 1e-7
-    prediction = torch.where(log_sum.isnan(), -1, prediction)
+    # What is left is short, and goes on in float64 on the CPU: MPS has none.
+    at_label = None if labels is None else below.gather(1, labels.long()[:, None])[:, 0].cpu().double()
+    log_sum = below.exp_().sum(dim=1).cpu().double().log()  # a blocked sum: its rounding stays near 1e-7
+    prediction = torch.where(log_sum.isnan(), -1, prediction.cpu())
     entropy = log_sum if at_label is None else log_sum - at_label
     return prediction, (-log_sum).exp(), entropy
 
