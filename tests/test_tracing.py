@@ -345,14 +345,26 @@ def test_models_without_a_classifier_are_traced_for_similarity(name: str) -> Non
 def test_without_readout_only_similarity() -> None:
     model, _ = zoo.build("bert")
     batches = naive.padded(TEXTS, LABELS, 7)
-    ran = []
-    handle = model.classifier.register_forward_hook(lambda *_: ran.append(1))
     found = trace(model, batches, readout=None, tokens="first")
-    handle.remove()
     assert (found.statistics, found.rows) == ((), None)
     np.testing.assert_array_equal(found.similarity["cka"], trace(model, batches).similarity["cka"])
-    # the law and the decision read the first batch out; after that, one answer for each batch and no more
-    assert len(ran) - len(batches) == len(ran[len(batches) :])
+
+
+@pytest.mark.parametrize(("readout", "each"), [(None, 1), ("tail", 1 + zoo.BLOCKS + 1)])
+def test_the_head_runs_as_often_as_it_must(readout: Any, each: int) -> None:
+    """Once in the forward that gives the states, and once for each depth that is read out."""
+    model, _ = zoo.build("bert")
+    batches = naive.padded(TEXTS, LABELS, 7)
+
+    def runs(data: list[Any]) -> int:
+        ran: list[int] = []
+        handle = model.classifier.register_forward_hook(lambda *_: ran.append(1))
+        trace(model, data, readout=readout)
+        handle.remove()
+        return len(ran)
+
+    # the law and what is decided by the first batch cost the same in both
+    assert runs(batches) - runs(batches[:1]) == each * (len(batches) - 1)
 
 
 def test_without_measures_only_the_readout() -> None:
@@ -478,6 +490,34 @@ def test_it_runs_in_eval_mode_and_is_repeatable() -> None:
     model.train()
     same(trace(model, batches), expected)
     assert model.training
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "llama classifier", "gpt2", "timm vit"])
+def test_it_runs_under_inference_mode(name: str) -> None:
+    model, _ = zoo.build(name)
+    _, batch = zoo.build(name)
+    labels = torch.tensor([0, 1, 2])
+    batch = (batch, labels) if isinstance(batch, Tensor) else batch if name == "gpt2" else batch | {"labels": labels}
+    expected = trace(model, [batch])
+    with torch.inference_mode():
+        same(trace(model, [batch]), expected)
+        same(trace(model, [_made_inside(batch)]), expected)
+        assert torch.is_inference_mode_enabled()
+
+
+def _made_inside(batch: Any) -> Any:
+    if isinstance(batch, tuple):
+        return tuple(part.clone() for part in batch)
+    return {name: part.clone() for name, part in batch.items()}
+
+
+def test_a_text_of_one_token_has_no_next() -> None:
+    model, _ = zoo.build("gpt2")
+    one = {"input_ids": torch.tensor([[5], [6]])}
+    refused(LabelError, "no position of the data has a label: .*a text of two tokens", model, [one])
+    found = trace(model, [one, {"input_ids": torch.tensor([[5, 7], [6, 8]])}])
+    assert found.provenance["answers"] == 2
+    assert found.ids == (0, 1, 2, 3)
 
 
 def test_a_stack_may_be_given_and_serve_again() -> None:
@@ -647,7 +687,9 @@ def test_settings_that_mean_nothing(settings: Any, error: type[AnydepthError], s
         (table().select([]), "the data set is empty"),
         ([(X[:0], Y[:0])], "a batch holds no sample, expected at least one"),
         (["text"], "a batch is str, expected a dict of tensors, a pair"),
-        ({"x": X}, "a batch is str, expected a dict of tensors, a pair"),
+        ({"x": X, "labels": Y}, r"data is a dict, expected an iterable of batches; of one batch, give \[data\]"),
+        (X, r"data is a Tensor, expected an iterable of batches; of one batch, give \[data\]"),
+        (datasets.DatasetDict({"test": table()}), "data is a DatasetDict, expected an iterable of batches"),
         ([(X, Y, Y)], "a batch is tuple, expected a dict of tensors, a pair"),
         ([{"x": "text"}], r"a batch holds no tensor: \['x'\]"),
         ([{"x": X, "labels": Y, "id": [1, 2]}], "a batch of 22 samples has 2 ids, expected one for each"),

@@ -103,7 +103,7 @@ def assemble(
     facts, parameter = left.facts, next(stack.model.parameters())
     states, rows, digests = left.states(stack.depth + 1), left.rows, left.digests
     if rows is not None and not len(rows):
-        raise LabelError("no position of the data has a label: expected at least one that is not -100")
+        raise LabelError("no position of the data has a label: expected one that is not -100, or a text of two tokens")
     fields: dict[str, Any] = {"similarity": {}, "notes": ()}
     if states is not None and measures:
         # a GPU makes the products where the model is; MPS has no float64

@@ -123,8 +123,9 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
     """
     if labels_each:
         return "each"
-    few = first_samples(batch, 2)
-    with evaluating(stack.model):
+    # its own copy, out of inference mode: what was made in there takes part in no gradient
+    with torch.inference_mode(False), evaluating(stack.model):
+        few = _copied(first_samples(batch, 2))
         with torch.no_grad():
             state = stack.states(few)[-1]
         if state.ndim == 2 or state.shape[1] == 1:
@@ -140,6 +141,12 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
             weights[::2] *= -1
             (moved,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
     return _what_stands_out(moved.float().norm(dim=-1), valid)
+
+
+def _copied(batch: Batch) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch.clone()
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
 def _what_stands_out(weight: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Policy:

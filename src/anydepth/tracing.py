@@ -186,6 +186,8 @@ def as_batches(data: Iterable[Any]) -> Iterable[Any]:
     if hasattr(data, "with_format") and hasattr(data, "iter"):
         found = _DatasetBatches(data)
         return found if hasattr(data, "__len__") else iter(found)
+    if isinstance(data, Tensor | Mapping):
+        raise DataError(f"data is a {type(data).__name__}, expected an iterable of batches; of one batch, give [data]")
     if not isinstance(data, Iterable):
         raise DataError(f"data is {type(data).__name__}, expected an iterable of batches")
     return data
