@@ -127,7 +127,7 @@ def test_ids_become_plain(ids: Any, plain: list[Any]) -> None:
         ),
         ({"x": torch.rand(3, 2), "labels": [None] * 3}, LabelError, r"labels are \[None, None, None\], expected whole"),
         ({}, DataError, r"a batch holds no tensor: \[\]"),
-        ([torch.rand(3, 2)], DataError, "a batch is list, expected a dict of tensors, a pair"),
+        ([torch.rand(3, 2)] * 3, DataError, "a batch is list, expected a dict of tensors, a pair"),
         (None, DataError, "a batch is NoneType"),
         (([1, 2], [1, 2]), DataError, "a batch is tuple"),
     ],
@@ -157,3 +157,12 @@ def test_a_masked_language_model_does_not() -> None:
     config = transformers.BertConfig(**zoo._USUAL, **zoo._SPECIAL)
     assert not predicts_next_token(transformers.BertForMaskedLM(config))
     assert not predicts_next_token(zoo.Nobodys())
+
+
+def test_a_list_of_one_is_that_one() -> None:
+    """As `DataLoader(TensorDataset(x))` gives it."""
+    x = torch.rand(3, 2)
+    batch, labels, ids = as_batch([x], 5)
+    assert batch is x
+    assert labels is None
+    assert ids == [5, 6, 7]

@@ -20,6 +20,7 @@ import zoo
 from naive import same
 from torch import Tensor, nn
 
+import anydepth.workspace
 from anydepth.errors import IncompatibleTraces, LabelError, NonFiniteStates, TraceFileError
 from anydepth.result import Trace
 from anydepth.tracing import trace
@@ -453,6 +454,7 @@ def test_only_what_was_committed_counts(tmp_path: Path) -> None:
         fill(running, 3)
         running.commit()
         fill(running, 2, start=3)
+        assert len(running.ids()) == 5  # asked for, so written
         shutil.copytree(folder, killed)  # what a kill at this moment would leave
     with closing(again(killed, 3)) as second:
         assert (second.batches, second.samples, second.ids()) == (3, 3, ["s0", "s1", "s2"])
@@ -512,6 +514,24 @@ def test_what_is_damaged_is_started_over(damage: str, tmp_path: Path) -> None:
         workspace.commit()
         assert values_in(workspace) == [0, 0, 1, 1]
         assert workspace.ids() == ["s0", "s1"]
+
+
+def test_rows_of_another_key_are_never_counted_by_an_old_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its rows were written and before its journal was."""
+    left_behind(tmp_path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with closing(Workspace(tmp_path, "other")) as other:
+        fill(other, 3)
+        monkeypatch.setattr(anydepth.workspace, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            other.commit()
+    with closing(Workspace(tmp_path, "k")) as mine:
+        assert mine.batches == 0
 
 
 def test_another_key_forgets_at_once(tmp_path: Path) -> None:

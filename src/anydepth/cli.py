@@ -106,7 +106,7 @@ def trace(
     split: Annotated[str | None, typer.Option(help="Which split; default test, else validation.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples, drawn by --seed.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per forward pass; no result depends on it.")] = 32,
-    max_length: Annotated[int | None, typer.Option(min=1, help="Most tokens of a text.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Most tokens of a text.")] = None,
     measures: Annotated[
         str, typer.Option(help="Similarities between depths, separated by commas.")
     ] = "cosine,cosine_raw,cka,cka_biased",
@@ -136,6 +136,8 @@ def trace(
     from anydepth import data as datasets
     from anydepth import models
     from anydepth.ranks import join, leave, rank_and_count
+    from anydepth.tokens import check_policy
+    from anydepth.tracing import check_measures
     from anydepth.tracing import trace as run_trace
 
     _quiet_libraries()
@@ -144,6 +146,9 @@ def trace(
     names = _measures(measures)
     if readout not in _READOUTS:
         raise DataError(f"unknown readout {readout!r}, expected one of {', '.join(_READOUTS)}")
+    check_measures(names)  # now, not after a model was downloaded
+    if tokens is not None:
+        check_policy(tokens)
     loaded = models.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     samples = datasets.load(
         data,

@@ -61,7 +61,7 @@ class Pass:
             ranks: how many processes share the work.
 
         Raises:
-            DataError: there is no batch, or one the model cannot take.
+            DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
             LabelError: labels are missing or not among the model's classes.
             UnsupportedHead: the model's answer is not a choice among classes.
             NonFiniteStates: a state holds NaN or infinity.
@@ -248,6 +248,8 @@ def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:
         label = content.pop("label", None)
         labels, ids = content.pop("labels", label), content.pop("id", None)
         batch = content
+    elif isinstance(item, tuple | list) and len(item) == 1:  # as torch's TensorDataset gives them
+        (batch,) = item
     elif isinstance(item, tuple | list) and len(item) == 2:
         batch, labels = item
         batch = dict(batch) if isinstance(batch, Mapping) else batch

@@ -93,7 +93,7 @@ def trace(
         >>> found.accuracy.shape, found.similarity["cka"].shape, int(found.saturation.sum())
         ((4,), (4, 4), 24)
     """
-    _check_measures(measures)
+    check_measures(measures)
     if keep_states and out is None:
         raise DataError("keep_states needs a folder to keep them in: give out='DIR'")
     if readout not in ("tail", "raw", None):
@@ -157,7 +157,7 @@ def trace_states(
         >>> found.similarity["cka"].round(6).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
     """
-    _check_measures(measures)
+    check_measures(measures)
     arrays = ArrayStates(states, groups=groups)
     return Trace(
         names=arrays.names,
@@ -173,7 +173,17 @@ def trace_states(
     )
 
 
-def _check_measures(measures: Sequence[str]) -> None:
+def check_measures(measures: Sequence[str]) -> None:
+    """See that all measures have known names.
+
+    Raises:
+        MeasureError: one has not.
+
+    Example:
+        >>> check_measures(["cka", "ckaa"])
+        Traceback (most recent call last):
+        anydepth.errors.MeasureError: unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased
+    """
     if isinstance(measures, str):
         raise MeasureError(f"measures is the text {measures!r}, expected a list: measures=[{measures!r}]")
     for name in measures:

@@ -109,7 +109,8 @@ class Workspace:
     def _other_data(self) -> IncompatibleTraces:
         return IncompatibleTraces(
             f"the first {self.batches} batches are not those that the interrupted trace in {self.folder} has seen; "
-            "give the same data in the same order, or start over (resume=False, --restart)"
+            "give the same data in the same order, or start over (resume=False, --restart); batches of another size "
+            "are other batches"
         )
 
     def append(self, name: str, rows: NDArray[Any], dtype: DTypeLike) -> None:
