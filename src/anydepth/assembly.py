@@ -12,12 +12,10 @@ from anydepth.collect import Progress
 from anydepth.errors import IncompatibleTraces, LabelError
 from anydepth.measures.similarity import similarities
 from anydepth.provenance import data_fingerprint, now, versions
-from anydepth.result import Rows, Trace, by_field
+from anydepth.result import ROW_COLUMNS, Rows, Trace, by_field
 from anydepth.stack import Stack
 from anydepth.store import StoredStates
 from anydepth.workspace import Workspace
-
-_ROWS = ("sample", "position", "label", "prediction", "cross_entropy", "confidence")
 
 
 class Left:
@@ -65,7 +63,7 @@ class Left:
         if samples is None:
             return None
         order = np.argsort(samples, kind="stable")
-        columns = {name: self.read(name) for name in _ROWS}
+        columns = {name: self.read(name) for name in ROW_COLUMNS}
         return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
 
     def states(self, depths: int) -> StoredStates | None:

@@ -113,7 +113,8 @@ class Pass:
         model, batch = self.stack.model, to_device(batch, device)
         self.stack.verify(batch)
         few = first_samples(batch, 1)
-        answer = self.stack.readout(self.stack.states(few)[-1], few)
+        state = self.stack.states(few)[-1]
+        answer = self.stack.readout(state, few)
         per_position, next_token = answer.ndim == 3, predicts_next_token(model)
         has_classes = self.stack.answers_with_logits(labelled=labels is not None)
         if has_classes and self.readout:
@@ -133,7 +134,7 @@ class Pass:
             "per_position": per_position,
             "final_norm": self.stack.has_final_norm,
             "classes": answer.shape[-1] if has_classes else None,
-            "width": int(self.stack.states(few)[0].shape[-1]),
+            "width": state.shape[-1],
         }
 
     def _require_classes(self, answer: Tensor, labels: Tensor | None) -> None:

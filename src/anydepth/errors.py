@@ -47,3 +47,21 @@ class IncompatibleTraces(AnydepthError):
 
 class MeasureError(AnydepthError):
     """An unknown measure, or one that is undefined for what it was given."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    r"""First line of an error's message that says something, or the error's name if none does.
+
+    Args:
+        error: any exception.
+        limit: longest line returned, in characters.
+
+    Example:
+        >>> one_line(ValueError("\n  bad header\nsecond line"))
+        'bad header'
+        >>> one_line(KeyError())
+        'KeyError'
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    text = next(filter(None, lines), type(error).__name__)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -27,13 +27,12 @@ from safetensors import SafetensorError
 
 from anydepth.errors import MeasureError, TraceFileError
 from anydepth.measures.moments import Moments
-from anydepth.result import Rows, Trace
+from anydepth.result import ROW_COLUMNS, Rows, Trace
 from anydepth.store import RowFile, StoredStates, read_json, require_space, write_json, writing
 
 FORMAT = 1
 _STAGED = ".new"
 TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
-_ROWS = ("sample", "position", "label", "prediction", "cross_entropy", "confidence")
 
 
 def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) -> Path:
@@ -129,7 +128,7 @@ def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
     for group in ("similarity", "similarity_intervals", "quantiles"):
         arrays |= {f"{group}/{name}": np.ascontiguousarray(values) for name, values in getattr(trace, group).items()}
     if trace.rows is not None:
-        arrays |= {f"rows/{name}": np.ascontiguousarray(getattr(trace.rows, name)) for name in _ROWS}
+        arrays |= {f"rows/{name}": np.ascontiguousarray(getattr(trace.rows, name)) for name in ROW_COLUMNS}
     return arrays
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from anydepth.errors import AnydepthError
+from anydepth.errors import AnydepthError, one_line
 
 # Class names, not classes: the HTTP library under the hub client has changed before, and none is worth importing here.
 _UNREACHABLE = {
@@ -19,24 +19,6 @@ _UNREACHABLE = {
     "gaierror",
 }
 _NOT_FOUND = {"RepositoryNotFoundError", "DatasetNotFoundError", "GatedRepoError"}
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    r"""First line of an error's message that says something, or the error's name if none does.
-
-    Args:
-        error: any exception.
-        limit: longest line returned, in characters.
-
-    Example:
-        >>> one_line(ValueError("\n  bad header\nsecond line"))
-        'bad header'
-        >>> one_line(KeyError())
-        'KeyError'
-    """
-    lines = (line.strip() for line in str(error).splitlines())
-    text = next(filter(None, lines), type(error).__name__)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from anydepth.measures.cka import cka
 from anydepth.measures.moments import merge as merge_moments
 from anydepth.measures.similarity import blank_notes, similarities
 from anydepth.provenance import data_fingerprint, now
-from anydepth.result import Rows, Trace, by_field
+from anydepth.result import ROW_COLUMNS, Rows, Trace, by_field
 from anydepth.store import StoredStates
 
 _FROM_SUMS = ("cka", "cka_biased")
@@ -97,9 +96,7 @@ def _rows(a: Trace, b: Trace) -> Rows | None:
     if a.rows is None or b.rows is None:
         return None
     first, second = a.rows, b.rows
-    joined = {
-        field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)]) for field in fields(Rows)
-    }
+    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ROW_COLUMNS}
     joined["sample"] = np.concatenate([first.sample, second.sample + len(a.ids)])
     return Rows(**joined)
 

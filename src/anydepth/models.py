@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from anydepth import pixels
-from anydepth.errors import ModelError
-from anydepth.hub import one_line, translated
+from anydepth.errors import ModelError, one_line
+from anydepth.hub import translated
 
 Task = Literal["text-classification", "image-classification", "token-classification", "causal-lm", "features"]
 Kind = Literal["text", "image", "tensor"]

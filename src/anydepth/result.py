@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.sample)
+
+
+ROW_COLUMNS = tuple(column.name for column in fields(Rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +157,9 @@ class Trace:
         self._require(name)
         assert self.rows is not None
         values, counted = self._values(name)
-        independent = len(np.unique(self.rows.sample)) == len(self.rows)
-        if independent and name in ("accuracy", "agreement", "stays_correct"):
+        if self._independent and name in ("accuracy", "agreement", "stays_correct"):
             return intervals.wilson((values * counted).sum(0), counted.sum(0), confidence)
-        groups = None if independent else self.rows.sample
+        groups = None if self._independent else self.rows.sample
         if name != "stays_correct":
             return intervals.t_interval(values, groups, confidence)
         # another set of rows counts at each depth
@@ -178,12 +180,17 @@ class Trace:
             case "agreement":
                 return (self.rows.prediction == self.rows.prediction[:, -1:]).astype(float), everywhere
             case "stays_correct":
-                stays = np.logical_and.accumulate(self._correct[:, ::-1], axis=1)[:, ::-1]
-                return stays.astype(float), self._correct.astype(float)
+                return readout.correct_from_here(self._correct).astype(float), self._correct.astype(float)
             case "cross_entropy":
                 return self.rows.cross_entropy.astype(float), everywhere
             case _:
                 return self.rows.confidence.astype(float), everywhere
+
+    @cached_property
+    def _independent(self) -> bool:
+        """Whether every answer is of a sample of its own."""
+        assert self.rows is not None
+        return len(np.unique(self.rows.sample)) == len(self.rows)
 
     def _mean(self, name: str) -> Float64[np.ndarray, " k"]:
         self._require(name)

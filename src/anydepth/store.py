@@ -15,7 +15,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from anydepth.errors import TraceFileError
+from anydepth.errors import TraceFileError, one_line
 
 _HEADER_BYTES = 128
 
@@ -99,7 +99,7 @@ def _mapped(path: Path, columns: int) -> NDArray[np.float32]:
     try:
         rows: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as problem:
-        raise TraceFileError(f"{path} cannot be read as kept states: {_first_line(problem)}") from None
+        raise TraceFileError(f"{path} cannot be read as kept states: {one_line(problem)}") from None
     if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != columns:
         raise TraceFileError(f"{path} holds {rows.dtype} {rows.shape}, expected float32 rows of {columns}")
     return rows
@@ -162,7 +162,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise TraceFileError(f"{path} does not exist: expected a folder written by anydepth") from None
     except (OSError, ValueError) as problem:
-        raise TraceFileError(f"{path} is corrupt or cannot be read: {_first_line(problem)}") from None
+        raise TraceFileError(f"{path} is corrupt or cannot be read: {one_line(problem)}") from None
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
@@ -190,7 +190,3 @@ def in_words(size: int) -> str:
     while size >= 1000 ** (power + 1) and power < 4:
         power += 1
     return f"{size / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0]

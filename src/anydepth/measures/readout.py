@@ -110,6 +110,16 @@ def saturation_histogram(saturation: Int64[np.ndarray, " n"], depth: int) -> Int
     return np.bincount(saturation, minlength=depth + 1).astype(np.int64)
 
 
+def correct_from_here(correct: Bool[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
+    """Whether each row is right at a depth and at every later one.
+
+    Example:
+        >>> correct_from_here(np.array([[True, False, True]]))
+        array([[False, False,  True]])
+    """
+    return np.asarray(np.logical_and.accumulate(correct[:, ::-1], axis=1)[:, ::-1])
+
+
 def stays_correct(correct: Bool[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]:
     """Of the rows right at a depth, the share that is right at every later depth too.
 
@@ -120,7 +130,7 @@ def stays_correct(correct: Bool[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]
         >>> stays_correct(np.array([[True, False, True], [True, True, True]]))
         array([0.5, 1. , 1. ])
     """
-    stays = np.logical_and.accumulate(correct[:, ::-1], axis=1)[:, ::-1].sum(axis=0)
+    stays = correct_from_here(correct).sum(axis=0)
     right = correct.sum(axis=0)
     return np.asarray(np.divide(stays, right, out=np.full(len(right), np.nan), where=right > 0))
 
