@@ -11,7 +11,8 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anydepth.collect import as_batch, digest, predicts_next_token
+from anydepth.collect import as_batch, digest
+from anydepth.questions import predicts_next_token
 from anydepth.errors import DataError, LabelError
 
 TEXTS = naive.sentences(11)

@@ -1,10 +1,13 @@
-"""anydepth shows what every depth of a transformer knows.
+"""anydepth shows what every depth of a transformer knows, and trains one classifier to work at all of them.
 
     import anydepth as ad
 
     found = ad.trace(model, batches)
     found.similarity["cka"], found.accuracy, found.saturation
     found.report("report.html")
+
+    objective = ad.AlignedLoss()
+    objective(ad.Stack(model), batch, step=step).loss.backward()
 
 Names are loaded when first used, so that `import anydepth` costs next to nothing.
 """
@@ -14,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anydepth.errors import AnydepthError
+    from anydepth.objectives import AlignedLoss
     from anydepth.result import Trace
     from anydepth.stack import Stack
     from anydepth.tracing import trace, trace_states
 
-__all__ = ["AnydepthError", "Stack", "Trace", "trace", "trace_states"]
+__all__ = ["AlignedLoss", "AnydepthError", "Stack", "Trace", "trace", "trace_states"]
 
 _HOMES = {
+    "AlignedLoss": "objectives",
     "AnydepthError": "errors",
     "Stack": "stack",
     "Trace": "result",

@@ -11,11 +11,12 @@ import torch
 import xxhash
 from jaxtyping import Bool
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from anydepth.calling import Batch, first_samples, sample_count, samples_of, to_device
-from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
+from anydepth.errors import DataError, LabelError, NonFiniteStates
 from anydepth.measures.readout import readout_rows
+from anydepth.questions import predicts_next_token, require_one_class
 from anydepth.stack import Stack
 from anydepth.store import require_space
 from anydepth.surgery import evaluating
@@ -118,7 +119,7 @@ class Pass:
         per_position, next_token = answer.ndim == 3, predicts_next_token(model)
         has_classes = self.stack.answers_with_logits(labelled=labels is not None)
         if has_classes and self.readout:
-            self._require_classes(answer, labels)
+            require_one_class(model, answer, labels, "trace its similarity alone (readout=None, --readout none)")
         if has_classes and self.readout and self.labels and labels is None and not next_token:
             raise LabelError(
                 "the batches have no 'labels', expected one class per sample; add them, or trace without (labels=False)"
@@ -136,22 +137,6 @@ class Pass:
             "classes": answer.shape[-1] if has_classes else None,
             "width": state.shape[-1],
         }
-
-    def _require_classes(self, answer: Tensor, labels: Tensor | None) -> None:
-        config = getattr(self.stack.model, "config", None)
-        kind = getattr(config, "problem_type", None)
-        if kind == "regression" or answer.shape[-1] == 1:
-            what = "a regression head"
-        elif kind == "multi_label_classification" or (
-            labels is not None and labels.is_floating_point() and labels.shape[1:] == answer.shape[1:]
-        ):
-            what = "a multi-label head"
-        else:
-            return
-        raise UnsupportedHead(
-            f"{type(self.stack.model).__name__} has {what}, and accuracy and saturation need one class per sample; "
-            "trace its similarity alone (readout=None, --readout none)"
-        )
 
     def _collect(
         self, index: int, batch: Batch, labels: Tensor | None, facts: Mapping[str, Any], first: int
@@ -309,13 +294,6 @@ def digest(batch: Batch) -> NDArray[np.uint64]:
             content.update(np.ascontiguousarray(own.numpy()).data)
         found[row] = content.intdigest()
     return found
-
-
-def predicts_next_token(model: nn.Module) -> bool:
-    """Whether this is a causal language model, whose label at each position is the token after it."""
-    can_generate = getattr(model, "can_generate", None)
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return bool(callable(can_generate) and can_generate() and not encoder_decoder)
 
 
 def _pieces(batch: Batch, facts: Mapping[str, Any]) -> Iterator[slice]:

@@ -49,6 +49,18 @@ class MeasureError(AnydepthError):
     """An unknown measure, or one that is undefined for what it was given."""
 
 
+class ObjectiveError(AnydepthError):
+    """An unknown objective, or settings of one that make no sense for this model."""
+
+
+class TrainingError(AnydepthError):
+    """Training cannot start as asked for: settings that exclude each other, no checkpoint to resume from."""
+
+
+class NonFiniteLoss(AnydepthError):
+    """A training loss is NaN or infinite; the message names the depth and the optimizer step."""
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     r"""First line of an error's message that says something, or the error's name if none does.
 

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from anydepth.blocks import find_blocks
 from anydepth.calling import Batch, answer_of, call_model, call_with, distance, first_samples, hidden_of, state_of
-from anydepth.errors import ReadoutMismatch
+from anydepth.errors import ReadoutMismatch, UnsupportedHead
+from anydepth.heads import Heads
 from anydepth.prefix import Prefix
 from anydepth.surgery import evaluating, forward_as, quiet, replaced, switches
 from anydepth.watching import Learnt, Shape, Watched
@@ -65,6 +67,7 @@ class Stack:
     Args:
         model: any transformer: from transformers, timm, PEFT, `nn.TransformerEncoder`, or your own.
         blocks: the dotted name of the list of blocks, for a model that has several.
+        heads: one classifier for each depth below L, for a model that was trained with them.
 
     Raises:
         UnknownArchitecture: no list of blocks is found, several are, or they do not run once each in order.
@@ -87,10 +90,16 @@ class Stack:
         (4, (2, 5, 16), (2, 5))
     """
 
-    def __init__(self, model: nn.Module, *, blocks: str | None = None) -> None:
+    def __init__(self, model: nn.Module, *, blocks: str | None = None, heads: Heads | None = None) -> None:
         # a compiled wrapper has the blocks of the model it wraps, but would run them without the stubs
         self.model = model = getattr(model, "_orig_mod", model)
         self.path, self._list = find_blocks(model, blocks)
+        if heads is not None and len(heads) != len(self._list) - 1:
+            raise UnsupportedHead(
+                f"{len(heads)} heads for {type(model).__name__} of {len(self._list)} blocks, expected "
+                f"{len(self._list) - 1}: one for each depth below the last"
+            )
+        self.heads = heads
         self._learnt: Learnt | None = None
         self._prefix = Prefix()
         self._switches = switches(model)
@@ -118,6 +127,17 @@ class Stack:
         """Whether a norm reads the last block's output as it is, so that a readout can leave it out."""
         return self._learnt is not None and bool(self._learnt.final_norms)
 
+    def classifier(self, batch: Batch) -> nn.Module:
+        """The last module with parameters of its own that runs after the blocks: what turns features into classes.
+
+        Raises:
+            UnsupportedHead: nothing with parameters runs after the blocks.
+        """
+        found = self._ensure_verified(batch).classifier
+        if found is None:
+            raise UnsupportedHead(f"{type(self.model).__name__} has nothing to train after its blocks: no classifier")
+        return found
+
     def states(self, batch: Batch) -> list[Tensor]:
         """The states h[0..L] of one forward.
 
@@ -130,15 +150,25 @@ class Stack:
         Raises:
             UnknownArchitecture: blocks were skipped, repeated or out of order, or widths differ between depths.
         """
-        self._ensure_verified(batch)
-        return self._watch(batch, self._prefix).states
+        return self.forward(batch)[0]
 
-    def readout(self, state: Tensor, batch: Batch, *, final_norm: bool = True) -> Tensor:
+    def forward(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """The states of one forward, and what that forward answered.
+
+        Returns:
+            h[0..L], as `states` gives them, and the model's own answer: to the last bit that of a plain forward.
+        """
+        self._ensure_verified(batch)
+        watched = self._watch(batch, self._prefix)
+        return watched.states, watched.answer
+
+    def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
         """The model's own answer if `state` were the output of its last block.
 
         Args:
             state: any h[l] of this batch, in the shape `states` gives.
             batch: the batch that `state` belongs to; heads look at its mask and token ids.
+            depth: the state's depth, for a model with a head for each: its head takes the place of the classifier.
             final_norm: False skips the final norm. Only to reproduce results of code that forgot it.
 
         Returns:
@@ -150,7 +180,25 @@ class Stack:
             if not final_norm:
                 for norm in learnt.final_norms:
                     undo.enter_context(forward_as(norm, lambda state, *args, **kwargs: state))
+            if self.heads is not None and depth is not None and depth < self.depth:
+                undo.enter_context(forward_as(self.classifier(batch), self.heads[depth]))
             return self._run(batch, [lambda *args, _as=shape, **kwargs: _as(state) for shape in learnt.shapes])[1]
+
+    def features(self, state: Tensor, batch: Batch) -> Tensor | None:
+        """What enters the classifier if `state` were the output of the last block.
+
+        Returns:
+            (B, T, D), such that `linear(features, weight, bias)` of the classifier is the readout: checked with the
+            law. None for a model of which that is not so: its head is no linear map for each position, or more
+            follows it (a soft-cap, a scale).
+        """
+        learnt = self._ensure_verified(batch)
+        return self._features(state, batch, learnt) if learnt.classifier_is_all else None
+
+    def _features(self, state: Tensor, batch: Batch, learnt: Learnt) -> Tensor:
+        assert learnt.classifier is not None
+        with forward_as(learnt.classifier, lambda features: features):
+            return self.readout(state, batch)
 
     def replay(self, batch: Batch) -> Replay:
         """Record the arguments of every block in one forward that runs no block.
@@ -177,7 +225,9 @@ class Stack:
             if learnt.in_place:
                 watched = self._watch(few, Prefix())
             try:
-                return self._check_law(few, watched, learnt)
+                found = self._check_law(few, watched, learnt)
+                self._learnt = replace(learnt, classifier_is_all=self._is_all(few, watched, learnt))
+                return found
             except BaseException:
                 self._learnt = None
                 raise
@@ -215,6 +265,17 @@ class Stack:
                     "or around its blocks that a state does not hold"
                 )
         return found
+
+    def _is_all(self, batch: Batch, watched: Watched, learnt: Learnt) -> bool:
+        linear = learnt.classifier
+        if not isinstance(linear, nn.Linear) or watched.answer.ndim != 3:
+            return False
+        try:
+            features = self._features(watched.states[-1], batch, learnt)
+            error = distance(functional.linear(features, linear.weight, linear.bias), watched.answer)
+        except RuntimeError:  # shapes that do not fit: something beside the classifier takes part in the answer
+            return False
+        return error <= _TOLERANCE.get(watched.answer.dtype, 1e-5)
 
     def _run(self, batch: Batch, calls: list[Any]) -> tuple[str, Tensor]:
         """The model's forward with call l in place of block l; the name and value of its answer."""

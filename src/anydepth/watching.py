@@ -48,6 +48,10 @@ class Learnt:
     """Whether some block overwrites its input, so that states must be copied."""
     answer: str
     """The name of the answer in the model's output; empty for a bare tensor."""
+    classifier: nn.Module | None
+    """The last module with parameters of its own that runs after the blocks; None if there is none."""
+    classifier_is_all: bool = False
+    """Whether it is a linear map for each position, and its output the answer as it is."""
 
 
 @dataclass
@@ -146,6 +150,7 @@ class Watched:
             final_norms=self._final_norms(),
             in_place=any(overwritten),
             answer=self.answer_name,
+            classifier=self._classifier(),
         )
 
     def _before(self) -> list[nn.Module]:
@@ -154,6 +159,14 @@ class Watched:
         once = [module for module in ended if started.count(module) == 1]
         inner = {id(part) for module in once for part in module.modules() if part is not module}
         return [module for module in once if id(module) not in inner]
+
+    def _classifier(self) -> nn.Module | None:
+        own = [
+            module
+            for module, event, (ran, _, _) in self.outside
+            if event == "start" and ran == len(self.blocks) and any(True for _ in module.parameters(recurse=False))
+        ]
+        return own[-1] if own else None
 
     def _final_norms(self) -> list[nn.Module]:
         last = self.states[-1].untyped_storage().data_ptr()
