@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anydepth.collect import as_batch, digest
-from anydepth.questions import predicts_next_token
 from anydepth.errors import DataError, LabelError
+from anydepth.questions import predicts_next_token
 
 TEXTS = naive.sentences(11)
 

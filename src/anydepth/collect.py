@@ -200,7 +200,8 @@ class Pass:
         found = []
         for depth, state in enumerate(states):
             final_norm = facts["readout"] == "tail" or depth == self.stack.depth
-            logits = self.stack.readout(state, batch, final_norm=final_norm)
+            # nothing was trained to read h[0] with: it takes the model's own classifier
+            logits = self.stack.readout(state, batch, depth=depth or None, final_norm=final_norm)
             found.append(readout_rows(logits if position is None else logits[sample, position], labels))
             if found[-1].confidence.isnan().any():
                 raise NonFiniteStates(

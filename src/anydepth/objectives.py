@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from anydepth.calling import Batch
 from anydepth.errors import NonFiniteLoss, ObjectiveError
 from anydepth.measures.readout import readout_rows
-from anydepth.questions import Questions, without_labels
+from anydepth.questions import Questions, predicts_next_token, without_labels
 from anydepth.stack import Stack
 from anydepth.tokens import IGNORED, Policy, default_policy, select, valid_positions
 from anydepth.vocabulary import Target, depth_losses
@@ -332,7 +332,7 @@ def _require_learnable(stack: Stack, batch: Batch, plan: Mapping[int, float]) ->
     classifier = stack.classifier(batch)
     frozen = not any(parameter.requires_grad for parameter in classifier.parameters())
     width = getattr(classifier, "out_features", 0)
-    if frozen and width < _VOCABULARY:
+    if frozen and width < _VOCABULARY and not predicts_next_token(stack.model):
         raise ObjectiveError(
             f"the classifier of {type(stack.model).__name__} is frozen, but is to serve every depth: unfreeze it "
             "(with PEFT: modules_to_save), or train depth L alone with weights='final'"
