@@ -77,6 +77,29 @@ def test_a_model_without_a_classifier() -> None:
         Stack(Bare()).classifier(torch.randn(3, 8))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing:FutureWarning")  # PEFT's own call
+def test_an_adapter_on_the_classifier_is_part_of_it() -> None:
+    import peft
+
+    model, batch = zoo.build("bert")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "classifier"], r=2))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora" in name:
+                parameter.normal_()
+    plain = Stack(adapted)
+    heads = separate_heads(plain.classifier(batch), plain.depth)
+    stack = Stack(adapted, heads=heads)
+    with torch.no_grad():
+        states = stack.states(batch)
+        for depth in range(1, stack.depth):
+            own = stack.readout(states[depth], batch, depth=depth)
+            torch.testing.assert_close(own, plain.readout(states[depth], batch))
+            heads[depth].base_layer.weight.zero_()
+            heads[depth].base_layer.bias.zero_()
+            assert not torch.allclose(stack.readout(states[depth], batch, depth=depth), own)
+
+
 def test_parameter_counts_of_real_shapes() -> None:
     """GPT-2 by its published sizes: 124,439,808 parameters, a tied vocabulary of 50,257 x 768."""
     with torch.device("meta"):

@@ -166,7 +166,13 @@ class Watched:
             for module, event, (ran, _, _) in self.outside
             if event == "start" and ran == len(self.blocks) and any(True for _ in module.parameters(recurse=False))
         ]
-        return own[-1] if own else None
+        if not own:
+            return None
+        # an adapter on the classifier is part of it: PEFT keeps the module it adapts as `base_layer` beside its own
+        around = (
+            module for module in self.model.modules() if isinstance(getattr(module, "base_layer", None), nn.Module)
+        )
+        return next((module for module in around if own[-1] in module.modules()), own[-1])
 
     def _final_norms(self) -> list[nn.Module]:
         last = self.states[-1].untyped_storage().data_ptr()
