@@ -1,18 +1,16 @@
 """What MODEL means: every source, every way it fails."""
 
 import json
-import sys
 from pathlib import Path
 
 import checkpoints
 import pytest
-import timm
 import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from anydepth import models
+from anydepth import models, tasks
 from anydepth.errors import DataError, ModelError
 
 
@@ -150,6 +148,125 @@ def test_max_length_is_what_the_positions_hold(folders, tmp_path):
     loaded.model(input_ids=torch.full((1, 32), 5))
     with pytest.raises((IndexError, RuntimeError)):
         loaded.model(input_ids=torch.full((1, 33), 5))
+
+
+# --- models to be trained -------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_without_a_classifier_is_given_one(folders):
+    torch.manual_seed(0)
+    loaded = models.load(str(folders / "masked"), task="text-classification", classes=["no", "yes"], device="cpu")
+    assert (loaded.task, loaded.classes) == ("text-classification", ("no", "yes"))
+    assert loaded.model.config.label2id == {"no": 0, "yes": 1}
+    new = "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias and 1 more"
+    assert loaded.notes == (f"new, with random weights: {new}",)
+    kept = load_file(folders / "masked" / "model.safetensors")
+    own = loaded.model.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in kept.items() if name in own)
+    torch.manual_seed(0)
+    again = models.load(str(folders / "masked"), task="text-classification", classes=["no", "yes"], device="cpu")
+    assert torch.equal(again.model.classifier.weight, loaded.model.classifier.weight)
+
+
+def test_another_number_of_classes_means_a_new_classifier(folders):
+    loaded = models.load(str(folders / "bert"), task="text-classification", classes=["a", "b", "c", "d"], device="cpu")
+    assert loaded.model.classifier.weight.shape == (4, 16)
+    assert loaded.classes == ("a", "b", "c", "d")
+    assert loaded.notes == ("new, with random weights: classifier.bias, classifier.weight",)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept", "note"),
+    [
+        (("yes", "no", "maybe"), ("no", "maybe", "yes"), None),
+        (("NO", "Yes"), ("no", "maybe", "yes"), None),
+        (("0", "1"), ("no", "maybe", "yes"), None),
+        (("x", "y", "z"), ("x", "y", "z"), "no is now x, maybe is now y, yes is now z"),
+    ],
+)
+def test_a_trained_classifier_is_kept_where_it_fits(folders, classes, kept, note):
+    loaded = models.load(str(folders / "bert"), task="text-classification", classes=classes, device="cpu")
+    assert loaded.classes == kept
+    assert loaded.notes == ((f"the classifier goes on from the checkpoint's: {note}",) if note else ())
+    saved = load_file(folders / "bert" / "model.safetensors")
+    assert torch.equal(loaded.model.classifier.weight, saved["classifier.weight"])
+
+
+def test_incomplete_weights_are_refused_in_training_too(folders, tmp_path):
+    folder = _without(folders / "bert", tmp_path / "m", "layer.1.")
+    with pytest.raises(ModelError, match=r"is incomplete: its weights lack .*layers?.1."):
+        models.load(str(folder), task="text-classification", classes=["a", "b"], device="cpu")
+
+
+def test_a_regression_becomes_a_choice(tmp_path):
+    checkpoints.bert(tmp_path, num_labels=1, problem_type="regression")
+    loaded = models.load(str(tmp_path), task="text-classification", classes=["a", "b"], device="cpu")
+    assert loaded.model.config.problem_type is None
+
+
+def test_random_weights_for_the_classes_of_the_data(folders):
+    loaded = models.load(
+        str(folders / "vit-features"), task="image-classification", classes=["a", "b"], pretrained=False, device="cpu"
+    )
+    assert loaded.classes == ("a", "b")
+    named = models.load(
+        str(folders / "bert"), task="text-classification", classes=["0", "1", "2"], pretrained=False, device="cpu"
+    )
+    assert named.classes == ("no", "maybe", "yes"), "numbers leave the config its names"
+
+
+def test_classes_of_what_has_none(folders):
+    with pytest.raises(ModelError, match="a classifier of 2 classes is no part of causal-lm: name a task that has one"):
+        models.load(str(folders / "gpt2"), classes=["a", "b"], device="cpu")
+    with pytest.raises(ModelError, match="is timm's, which makes classifiers itself"):
+        models.load("timm:vit_tiny_patch16_224", classes=["a", "b"], pretrained=False)
+
+
+CONFIGS = {
+    "a masked language model": (transformers.BertConfig(architectures=["BertForMaskedLM"]), "text-classification"),
+    "a classifier": (transformers.BertConfig(architectures=["BertForTokenClassification"]), "token-classification"),
+    "a language model": (transformers.GPT2Config(architectures=["GPT2LMHeadModel"]), "causal-lm"),
+    "a config of one": (transformers.GPT2Config(), "causal-lm"),
+    "an image model": (transformers.ViTConfig(architectures=["ViTModel"]), "image-classification"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_a_model_can_be_trained_for(kind):
+    config, task = CONFIGS[kind]
+    assert tasks.trainable_task(config, labelled=True, words=False) == task
+
+
+def test_what_the_data_decide():
+    config = transformers.BertConfig()
+    assert tasks.trainable_task(config, labelled=True, words=True) == "token-classification"
+    with pytest.raises(ModelError, match="a bert learns from labels, and none are known in the data: name them with"):
+        tasks.trainable_task(config, labelled=False, words=False)
+
+
+def test_who_sees_what_is_to_be_predicted():
+    assert tasks.fills_masks(transformers.BertConfig())
+    assert not tasks.fills_masks(transformers.BertConfig(is_decoder=True))
+    assert not tasks.fills_masks(transformers.LlamaConfig())
+
+
+def test_heads_that_are_not_the_models(folders, tmp_path):
+    folder = _without(folders / "bert", tmp_path / "m", "nothing")
+    assert models.load(str(folder), device="cpu").heads is None
+    save_file({"1.weight": torch.zeros(2, 2)}, folder / "heads.safetensors")
+    loaded = models.load(str(folder), device="cpu")
+    assert loaded.heads == folder
+    assert models.load(str(folder), task="features", device="cpu").heads is None
+    batches = [{"input_ids": torch.ones(1, 4, dtype=torch.long)}]
+    with pytest.raises(ModelError, match=r"holds no heads for this model of 2 blocks: "):
+        models.stack_of(loaded, batches)
+
+
+def test_heads_alone_are_no_weights(folders, tmp_path):
+    (tmp_path / "config.json").write_bytes((folders / "bert" / "config.json").read_bytes())
+    save_file({"1.weight": torch.zeros(2, 2)}, tmp_path / "heads.safetensors")
+    with pytest.raises(ModelError, match=r"holds no weights \(\*\.safetensors\)"):
+        models.load(str(tmp_path))
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
@@ -304,75 +421,3 @@ def test_hub_out_of_reach():
         r"reached \(HF_HUB_OFFLINE is set\): give a local folder or file, or go online",
     ):
         models.load("google-bert/bert-base-uncased")
-
-
-# --- timm -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("timm")
-    size = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
-    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, **size)
-    timm.models.save_for_hf(model, str(folder), model_args=size, safe_serialization=True)
-    return folder
-
-
-def test_timm_folder(timm_folder):
-    loaded = models.load(f"timm:{timm_folder}", device="cpu")
-    assert (loaded.task, loaded.kind, len(loaded.classes)) == ("image-classification", "image", 5)
-    saved = load_file(timm_folder / "model.safetensors")
-    assert all(torch.equal(loaded.model.state_dict()[name], tensor) for name, tensor in saved.items())
-    assert loaded.processor([Image.new("L", (40, 30))]).shape == (1, 3, 16, 16)
-
-
-def test_timm_features(timm_folder):
-    loaded = models.load(f"timm:{timm_folder}", task="features", device="cpu", dtype="bfloat16")
-    assert (loaded.task, loaded.classes) == ("features", ())
-    assert loaded.model(torch.zeros(1, 3, 16, 16, dtype=torch.bfloat16)).shape == (1, 24)
-
-
-def test_timm_random_weights():
-    loaded = models.load("timm:vit_tiny_patch16_224", pretrained=False, device="cpu")
-    assert (loaded.task, len(loaded.classes)) == ("image-classification", 1000)
-    assert loaded.notes == ("the weights are random, not the checkpoint's",)
-
-
-def test_timm_out_of_reach():
-    with pytest.raises(ModelError, match=r"'timm:vit_tiny_patch16_224' is no local path, .* \(HF_HUB_OFFLINE is set\)"):
-        models.load("timm:vit_tiny_patch16_224")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("vit_tiny_patch16_225", "timm has no model 'vit_tiny_patch16_225': did you mean vit_tiny_patch16_224"),
-        (
-            "vit_tiny_patch16_224.nobody",
-            r"the model 'timm:vit_tiny_patch16_224.nobody' cannot be loaded: Invalid pretrained",
-        ),
-        ("vit_base_patch16_gap_224", "timm has no safetensors weights for .*: take a name with weights on the hub"),
-        ("", "timm has no model ''"),
-    ],
-)
-def test_timm_names(name, message):
-    with pytest.raises(ModelError, match=message):
-        models.load(f"timm:{name}")
-
-
-def test_timm_task():
-    with pytest.raises(ModelError, match="is an image model, and causal-lm is a task of text models"):
-        models.load("timm:vit_tiny_patch16_224", task="causal-lm")
-
-
-def test_timm_is_an_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ModelError, match=r"needs timm and torchvision: pip install 'anydepth\[timm\]'"):
-        models.load("timm:vit_tiny_patch16_224")
-
-
-def test_timm_pickles_are_refused(timm_folder, tmp_path):
-    (tmp_path / "config.json").write_bytes((timm_folder / "config.json").read_bytes())
-    torch.save({}, tmp_path / "model.pth")
-    with pytest.raises(ModelError, match=r"are pickles \(model.pth\)"):
-        models.load(f"timm:{tmp_path}")

@@ -765,7 +765,7 @@ def test_heads_that_choose_no_class(kind: str, says: str, stated: bool) -> None:
     model = transformers.BertForSequenceClassification(config).eval()
     labels = torch.rand(3) if kind == "regression" else torch.ones(3, 5)
     batches = [zoo.text() | {"labels": labels}, zoo.text() | {"labels": labels}]
-    refused(UnsupportedHead, f"{says}, .*one class per sample.*readout=None, --readout none", model, batches)
+    refused(UnsupportedHead, f"{says}, .*one class for each answer.*readout=None, --readout none", model, batches)
     assert np.isfinite(trace(model, batches, readout=None).similarity["cosine"]).all()
 
 

@@ -109,7 +109,8 @@ def test_half_precision_sums_the_gradient_in_float32(dtype: torch.dtype) -> None
     doubles = [one.detach().double() for one in features]
     expected = naive((doubles, exact, None, target, [1 / 12] * 12))
     expected.backward()
-    assert weight.grad is not None and exact.grad is not None
+    assert weight.grad is not None
+    assert exact.grad is not None
     assert weight.grad.dtype == dtype
     relative = (weight.grad.double() - exact.grad).norm() / exact.grad.norm()
     assert relative < 3 * torch.finfo(dtype).eps

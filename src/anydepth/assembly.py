@@ -126,6 +126,7 @@ def assemble(
     notes = (
         *origin["notes"],
         *_notes(facts, type(stack.model).__name__),
+        *(["each depth below the last is read out by a classifier of its own"] if stack.heads is not None else []),
         *explained(fields.pop("notes"), facts["tokens"]),
     )
     return Trace(

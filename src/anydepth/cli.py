@@ -10,47 +10,31 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
+from anydepth import options, terminal
 from anydepth.errors import AnydepthError, DataError
 
 if TYPE_CHECKING:
-    from anydepth.collect import Progress as Reporter
+    from anydepth.aligned import Aligned
 
 app = typer.Typer(
     name="anydepth",
-    help="Show what every depth of a transformer knows.",
+    help="Show what every depth of a transformer knows, and train one classifier to work at all of them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_stderr = Console(stderr=True)
 _INTERRUPTED = 130
 _READOUTS: dict[str, Literal["tail", "raw"] | None] = {"tail": "tail", "raw": "raw", "none": None}
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, or timm:NAME.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="DATA",
-        help="A hub data set id, a csv, jsonl, parquet or text file, an image folder, or 'digits'.",
-    ),
-]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +60,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     if status == _INTERRUPTED:  # typer, too, makes this of Ctrl-C
-        print("anydepth: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        again = "the same command with --resume" if "align" in arguments[:1] else "the same command"
+        print(f"anydepth: interrupted; {again} goes on where this one stopped", file=sys.stderr)
     return status
 
 
@@ -100,13 +85,13 @@ def _anydepth(
 
 @app.command()
 def trace(
-    model: Model,
-    data: Data,
-    out: Out = None,
+    model: options.Model,
+    data: options.Data,
+    out: options.Out = None,
     split: Annotated[str | None, typer.Option(help="Which split; default test, else validation.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples, drawn by --seed.")] = None,
+    limit: options.Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per forward pass; no result depends on it.")] = 32,
-    max_length: Annotated[int | None, typer.Option(min=2, help="Most tokens of a text.")] = None,
+    max_length: options.MaxLength = None,
     measures: Annotated[
         str, typer.Option(help="Similarities between depths, separated by commas.")
     ] = "cosine,cosine_raw,cka,cka_biased",
@@ -115,22 +100,20 @@ def trace(
     ] = None,
     readout: Annotated[str, typer.Option(help="tail, raw (no final norm below the last depth), or none.")] = "tail",
     labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Whether the data have labels.")] = True,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text; guessed if not given.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label; guessed if not given.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the image; guessed if not given.")] = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    image_column: options.ImageColumn = None,
     id_column: Annotated[str | None, typer.Option(help="Column of sample ids; default the row's number.")] = None,
-    blocks: Annotated[str | None, typer.Option(help="Dotted path of the blocks, if there are several lists.")] = None,
+    blocks: options.Blocks = None,
     keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep the states, to merge or compare.")] = False,
     sums: Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")] = True,
     restart: Annotated[bool, typer.Option("--restart", help="Start over what an interrupted trace left.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")
-    ] = False,
-    seed: Seed = 0,
-    as_json: Json = False,
-    debug: Debug = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
     """Trace MODEL on DATA: similarity between depths, and what the model's own readout says at each."""
     from anydepth import data as datasets
@@ -140,7 +123,7 @@ def trace(
     from anydepth.tracing import check_measures
     from anydepth.tracing import trace as run_trace
 
-    _quiet_libraries()
+    terminal.quiet_libraries()
     device = join() or device
     folder = out or Path("runs") / f"{_slug(model)}-{_slug(data)}"
     names = _measures(measures)
@@ -161,15 +144,14 @@ def trace(
         seed=seed,
     )
     batches = datasets.batches(samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels)
-    with _progress(enabled=not as_json) as progress:
+    with terminal.bars(enabled=not as_json) as progress:
         found = run_trace(
-            loaded.model,
+            models.stack_of(loaded, batches, blocks=blocks),
             batches,
             measures=names,
             tokens=tokens,
             readout=_READOUTS[readout],
             labels=labels,
-            blocks=blocks,
             out=folder,
             keep_states=keep_states,
             sums=sums,
@@ -187,22 +169,164 @@ def trace(
     leave()
 
 
+def _list_objectives(asked: bool) -> bool:
+    if asked:
+        from anydepth.objectives import OBJECTIVES
+
+        table = Table("objective", "what it is for", box=None)
+        for objective in OBJECTIVES.values():
+            table.add_row(objective.name, objective.purpose)
+        terminal.output().print(table)
+        raise typer.Exit
+    return asked
+
+
+@app.command()
+def align(
+    model: options.Model,
+    data: options.Data,
+    objective: options.Objective = "aligned",
+    out: options.AlignedOut = None,
+    list_objectives: Annotated[
+        bool,
+        typer.Option(
+            "--list-objectives",
+            help="Show them and exit.",
+            is_eager=True,
+            callback=_list_objectives,
+            show_default=False,
+        ),
+    ] = False,
+    weights: options.Weights = None,
+    exits: options.Exits = None,
+    distillation: options.Distillation = None,
+    task: options.Task = None,
+    from_scratch: options.FromScratch = False,
+    split: options.Split = None,
+    eval_data: options.EvalData = None,
+    eval_split: options.EvalSplit = None,
+    limit: options.TrainLimit = None,
+    max_length: options.BlockLength = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    image_column: options.ImageColumn = None,
+    blocks: options.Blocks = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    num_train_epochs: options.Epochs = 3.0,
+    max_steps: options.MaxSteps = -1,
+    learning_rate: options.LearningRate = 5e-5,
+    lr_scheduler_type: options.Scheduler = "linear",
+    warmup_steps: options.WarmupSteps = 0.0,
+    weight_decay: options.WeightDecay = 0.0,
+    max_grad_norm: options.MaxGradNorm = 1.0,
+    optim: options.Optimizer = "adamw_torch",
+    train_batch_size: options.TrainBatch = 8,
+    eval_batch_size: options.EvalBatch = 8,
+    gradient_accumulation_steps: options.Accumulation = 1,
+    label_smoothing_factor: options.Smoothing = 0.0,
+    bf16: options.Bf16 = False,
+    fp16: options.Fp16 = False,
+    gradient_checkpointing: options.Checkpointing = False,
+    torch_compile: options.Compile = False,
+    use_cpu: options.UseCpu = False,
+    dataloader_num_workers: options.Workers = 0,
+    eval_steps: options.EvalSteps = None,
+    save_steps: options.SaveSteps = 500.0,
+    save_total_limit: options.SaveLimit = 2,
+    logging_steps: options.LoggingSteps = 0.01,
+    report_to: options.ReportTo = "none",
+    resume: options.Resume = False,
+    restart: options.Restart = False,
+    keep_checkpoints: options.KeepCheckpoints = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train MODEL on DATA so that its classifier works at every depth; the result is a plain model."""
+    from anydepth.aligning import align as run_align
+    from anydepth.data.loading import Wanted
+    from anydepth.jobs import Job, check_exits, check_weights
+    from anydepth.ranks import leave, rank_and_count
+
+    terminal.quiet_libraries()
+    job = Job(
+        model,
+        data,
+        objective=objective,
+        weights=None if weights is None else check_weights(weights),
+        exits=None if exits is None else check_exits(exits),
+        distillation=distillation,
+        task=task,
+        from_scratch=from_scratch,
+        split=split,
+        eval_data=eval_data,
+        eval_split=eval_split,
+        wanted=Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
+        max_length=max_length,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+        training={
+            "num_train_epochs": num_train_epochs,
+            "max_steps": max_steps,
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": lr_scheduler_type,
+            "warmup_steps": warmup_steps,
+            "weight_decay": weight_decay,
+            "max_grad_norm": max_grad_norm,
+            "optim": optim,
+            "per_device_train_batch_size": train_batch_size,
+            "per_device_eval_batch_size": eval_batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "label_smoothing_factor": label_smoothing_factor,
+            "bf16": bf16,
+            "fp16": fp16,
+            "gradient_checkpointing": gradient_checkpointing,
+            "torch_compile": torch_compile,
+            "use_cpu": use_cpu,
+            "dataloader_num_workers": dataloader_num_workers,
+            "eval_steps": eval_steps,
+            "save_steps": save_steps,
+            "save_total_limit": save_total_limit,
+            "logging_steps": logging_steps,
+            "report_to": report_to,
+        },
+    )
+    with terminal.bars(enabled=not as_json, lines=True) as progress:
+        found = run_align(
+            job,
+            out or Path("runs") / f"{_slug(model)}-{_slug(data)}-{objective}",
+            resume=resume,
+            restart=restart,
+            keep_checkpoints=keep_checkpoints,
+            progress=progress,
+            say=terminal.say,
+        )
+    if rank_and_count()[0] == 0:
+        _show_aligned(found, as_json=as_json)
+    leave()
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
-    seed: Seed = 0,
-    as_json: Json = False,
-    debug: Debug = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
-    """Train a small vision transformer on real digits, trace it, write the report. Needs no download."""
-    from anydepth.demo import train_digits
+    """Train a small vision transformer on real digits in two ways, and trace both. Needs no download."""
+    from anydepth.demo import show_digits
+    from anydepth.show import as_comparison, as_plain
 
-    _quiet_libraries()
-    folder = out / "model"
-    with _progress(enabled=not as_json) as progress:
-        train_digits(folder, epochs=epochs, seed=seed, progress=progress)
-    trace(model=str(folder), data="digits", out=out, split="test", seed=seed, as_json=as_json, debug=debug)
+    terminal.quiet_libraries()
+    with terminal.bars(enabled=not as_json) as progress:
+        found = show_digits(out, epochs=epochs, seed=seed, progress=progress)
+    if as_json:
+        plain = {name: as_plain(trace, out / name) for name, trace in found.items()}
+        print(json.dumps({"out": str(out), "report": str(out / "report.html"), **plain}, allow_nan=False))
+        return
+    terminal.output().print(as_comparison(found))
+    terminal.output().print(f"Report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _measures(text: str) -> tuple[str, ...]:
@@ -213,50 +337,27 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).exists() else name).strip("-.") or "trace"
 
 
-def _quiet_libraries() -> None:
-    """No loading bars, advice and retries of the libraries below; errors still come through."""
-    import datasets
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
-@contextmanager
-def _progress(*, enabled: bool) -> Iterator[Reporter | None]:
-    """A bar for each kind of work, on standard error, and only where somebody may be looking."""
-    if not enabled or not _stderr.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr) as bars:
-        task: Any = None
-        shown = ""
-
-        def report(done: int, total: int | None, what: str) -> None:
-            nonlocal task, shown
-            kind = what.split(",")[0]
-            if kind != shown:
-                task, shown = bars.add_task(what, total=total), kind
-            bars.update(task, completed=done, total=total, description=what)
-
-        yield report
-
-
 def _show(found: Any, folder: Path, *, as_json: bool) -> None:
     from anydepth.show import as_plain, as_table
 
     if as_json:
         print(json.dumps(as_plain(found, folder), allow_nan=False))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = terminal.output()
     console.print(as_table(found))
     for note in found.notes:
         console.print(Text(note, style="dim"), soft_wrap=True)
     console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _show_aligned(found: Aligned, *, as_json: bool) -> None:
+    from anydepth.show import as_quality
+
+    if as_json:
+        print(json.dumps({"out": str(found.folder), **found.as_plain()}, allow_nan=False))
+        return
+    console = terminal.output()
+    console.print(as_quality(found))
+    for note in found.notes:
+        console.print(Text(note, style="dim"), soft_wrap=True)
+    console.print(f"Model: {found.folder}", highlight=False, soft_wrap=True)

@@ -1,29 +1,78 @@
-"""The demo: a small vision transformer trained on real digits, to have something to trace within a minute."""
+"""The demo: a small vision transformer trained on real digits twice, the usual way and aligned, and both traced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from anydepth import data
-from anydepth.models import LoadedModel
+from anydepth import data, models
+from anydepth.loaded import LoadedModel
+from anydepth.objectives import objective_named
 from anydepth.pixels import plain
+from anydepth.result import Trace
+from anydepth.stack import Stack
 from anydepth.store import replacing_folder, writing
+from anydepth.tracing import trace
 
 BLOCKS, WIDTH, CLASSES, SIDE = 8, 64, 10, 8
+OBJECTIVES = ("standard", "aligned")
+
+Progress = Callable[[int, int | None, str], None]
+
+
+def show_digits(out: Path, *, epochs: int = 20, seed: int = 0, progress: Progress | None = None) -> dict[str, Trace]:
+    """Train both ways, from the same weights with the same batches, and trace both on the test images.
+
+    Args:
+        out: where to: `standard/` and `aligned/`, each a trace with its `model/`, and `report.html` with both.
+        epochs: passes over the training images.
+        seed: of everything random.
+        progress: called with what is done, how much there is, and what it is.
+
+    Returns:
+        The traces by objective.
+
+    Raises:
+        DataError: scikit-learn, which brings the digits, is not installed.
+        TraceFileError: the folder cannot be written.
+    """
+    from anydepth.report.page import write
+
+    found = {}
+    for objective in OBJECTIVES:
+        train_digits(out / objective / "model", objective, epochs=epochs, seed=seed, progress=progress)
+    for objective in OBJECTIVES:
+        loaded = models.load(str(out / objective / "model"))
+        batches = data.batches(data.load("digits", split="test"), loaded, batch_size=32)
+        found[objective] = trace(
+            loaded.model,
+            batches,
+            out=out / objective,
+            resume=False,  # what an earlier demo left is of another model
+            seed=seed,
+            describe={
+                "model": f"{objective} ViT",
+                "data": {"name": "digits", "split": "test"},
+                "notes": [*loaded.notes, *batches.notes],
+            },
+            progress=progress,
+        )
+    write(list(found.values()), out / "report.html", labels=list(found))
+    return found
 
 
 def train_digits(
-    folder: Path, *, epochs: int = 20, seed: int = 0, progress: Callable[[int, int, str], None] | None = None
+    folder: Path, objective: str, *, epochs: int = 20, seed: int = 0, progress: Progress | None = None
 ) -> Path:
     """Train an 8-block ViT on scikit-learn's digits and save it as an ordinary model folder.
 
     Args:
         folder: where; written all or nothing.
+        objective: a name of `anydepth.objectives.OBJECTIVES`, but one without separate heads.
         epochs: passes over the 1,347 training images.
         seed: of weights and order.
         progress: called after each epoch with (done, total, what).
@@ -35,9 +84,32 @@ def train_digits(
         DataError: scikit-learn, which brings the digits, is not installed.
         TraceFileError: the folder cannot be written.
     """
+    loss, model = objective_named(objective).loss, _model(seed)
+    images, labels = _digits(model)
+    with writing(folder):  # before the work rather than after it
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    stack, generator, step = Stack(model), torch.Generator().manual_seed(seed), 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    steps = epochs * -(-len(images) // 64)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
+    for epoch in range(epochs):
+        for chosen in torch.randperm(len(images), generator=generator).split(64):  # type: ignore[no-untyped-call]  # torch
+            found = loss(stack, {"pixel_values": images[chosen], "labels": labels[chosen]}, step=step)
+            optimizer.zero_grad()
+            found.loss.backward()  # type: ignore[no-untyped-call]  # torch
+            optimizer.step()
+            schedule.step()
+            step += 1
+        if progress:
+            progress(epoch + 1, epochs, f"training {objective}, loss at depth {BLOCKS} {found.by_depth[-1].item():.2f}")
+    with replacing_folder(folder) as beside:
+        model.eval().save_pretrained(beside)
+    return folder
+
+
+def _model(seed: int) -> Any:
     from transformers import ViTConfig, ViTForImageClassification
 
-    generator = torch.Generator().manual_seed(seed)
     config = ViTConfig(
         image_size=SIDE,
         patch_size=2,
@@ -52,26 +124,7 @@ def train_digits(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = ViTForImageClassification(config)
-    images, labels = _digits(model)
-    with writing(folder):  # before the work rather than after it
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    steps = epochs * -(-len(images) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
-    for epoch in range(epochs):
-        for chosen in torch.randperm(len(images), generator=generator).split(64):  # type: ignore[no-untyped-call]  # torch
-            logits = model(pixel_values=images[chosen]).logits
-            loss = functional.cross_entropy(logits, labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
-            optimizer.step()
-            schedule.step()
-        if progress:
-            progress(epoch + 1, epochs, f"training, loss {loss.item():.2f}")
-    with replacing_folder(folder) as beside:
-        model.eval().save_pretrained(beside)
-    return folder
+        return ViTForImageClassification(config)
 
 
 def _digits(model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -4,66 +4,39 @@ Weights are safetensors, never pickles; code that comes with a checkpoint runs o
 made up: a checkpoint without a classifier is loaded as features, and says so.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from anydepth import pixels
+from anydepth.calling import first_samples, to_device
+from anydepth.collect import as_batch
 from anydepth.errors import ModelError, one_line
+from anydepth.heads import HEADS_FILE, Heads
 from anydepth.hub import translated
+from anydepth.loaded import Kind, LoadedModel, Task, check_folder
+from anydepth.stack import Stack
+from anydepth.tasks import check_task, loader_of, task_of
+from anydepth.timm_models import PREFIX as TIMM
+from anydepth.timm_models import load_timm
 
-Task = Literal["text-classification", "image-classification", "token-classification", "causal-lm", "features"]
-Kind = Literal["text", "image", "tensor"]
+__all__ = ["LoadedModel", "Task", "check_name", "config_of", "load", "stack_of"]
 
-# The part of a class name that tells the task, and the class that loads it.
-_TASKS: dict[str, tuple[Task, str]] = {
-    "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
-    "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
-    "ForTokenClassification": ("token-classification", "AutoModelForTokenClassification"),
-    "ForCausalLM": ("causal-lm", "AutoModelForCausalLM"),
-    "LMHeadModel": ("causal-lm", "AutoModelForCausalLM"),
-}
-_LOADERS: dict[Task, str] = {**dict(_TASKS.values()), "features": "AutoModel"}
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 # Never read by a forward pass in evaluation mode, and left out of many checkpoints.
 _UNUSED_KEYS = ("mask_token",)
-_TIMM = "timm:"
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to run, and what is needed to feed it.
-
-    Attributes:
-        model: in evaluation mode, on its device.
-        processor: the tokenizer of a text model, or `Pixels` of an image model; None if it takes tensors.
-        kind: what the model takes.
-        task: what it was trained to give.
-        name: as the user gave it.
-        classes: names of the classes in the classifier's order; empty where there is no classifier.
-        max_length: most tokens the model takes; None if nothing says so.
-        notes: what a reader of the results should know, one sentence each.
-    """
-
-    model: nn.Module
-    processor: Any
-    kind: Kind
-    task: Task
-    name: str
-    classes: tuple[str, ...] = ()
-    max_length: int | None = None
-    notes: tuple[str, ...] = ()
 
 
 def load(
     name: str,
     *,
     task: str | None = None,
+    classes: Sequence[str] | None = None,
     device: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -74,10 +47,13 @@ def load(
     Args:
         name: a local folder, a hub id, `timm:NAME`, or `timm:FOLDER` for a checkpoint timm saved.
         task: one of `Task`; read from the checkpoint's `architectures` if None.
+        classes: names of the classes that a classifier is about to be trained for; needs a task. A checkpoint that has
+            no classifier, or one for another number of classes, is given a new one with random weights: seed torch
+            beforehand. None, as for everything but training: no classifier is ever made up.
         device: as torch names it; if None the first there is of CUDA, MPS and the CPU.
         dtype: "float32", "float16", "bfloat16", or "auto" for the checkpoint's own.
         trust_remote_code: run the Python code that comes with the checkpoint.
-        pretrained: False for random weights of the same architecture (a baseline); seed torch beforehand.
+        pretrained: False for random weights of the same architecture; seed torch beforehand.
 
     Returns:
         The model in evaluation mode with its tokenizer or image transform.
@@ -90,58 +66,99 @@ def load(
         Traceback (most recent call last):
         anydepth.errors.ModelError: no folder 'no/such/folder/here', and a hub id has at most one '/'
     """
-    if task is not None and task not in get_args(Task):
-        raise ModelError(f"unknown task '{task}', expected one of {', '.join(get_args(Task))}")
+    wanted = None if task is None else check_task(task)
     if dtype not in _DTYPES:
         raise ModelError(f"unknown dtype '{dtype}', expected one of {', '.join(_DTYPES)}")
     place = _device(device)
-    if name.startswith(_TIMM):
-        loaded = _load_timm(name, cast(Task | None, task), dtype, pretrained)
+    if name.startswith(TIMM):
+        if classes is not None:
+            raise ModelError(
+                f"'{name}' is timm's, which makes classifiers itself: timm.create_model(..., num_classes=C)"
+            )
+        loaded = load_timm(name, wanted, dtype, pretrained)
     else:
-        _check_name(name, pretrained)
+        check_name(name, pretrained=pretrained)
         with translated(ModelError, "model", name), _quiet():
-            loaded = _load_transformers(name, cast(Task | None, task), dtype, trust_remote_code, pretrained)
+            config = config_of(name, trust_remote_code=trust_remote_code)
+            checkpoint = _Checkpoint(str(Path(name).expanduser()), config, dtype, trust_remote_code)
+            loaded = _load_transformers(name, wanted, checkpoint, pretrained, classes)
     loaded.model.to(place).eval()
     return loaded
+
+
+def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
+    """A loaded model as a `Stack`, in which each depth has the classifier that was trained for it, if it has its own.
+
+    Args:
+        loaded: from `load`.
+        batches: what it is to run on; only the first is looked at, and only if there are heads to fit.
+        blocks: the dotted name of the list of blocks, for a model that has several.
+
+    Raises:
+        ModelError: the heads beside the model are not its own.
+    """
+    stack = Stack(loaded.model, blocks=blocks)
+    if loaded.heads is None:
+        return stack
+    batch, _, _ = as_batch(next(iter(batches)), 0)
+    device = next(loaded.model.parameters()).device
+    heads = Heads.load(loaded.heads, stack.classifier(to_device(first_samples(batch, 2), device)), stack.depth)
+    return Stack(loaded.model, blocks=blocks, heads=heads)
 
 
 # --- transformers ---------------------------------------------------------------------------------------------------
 
 
-def _load_transformers(
-    name: str, task: Task | None, dtype: str, trust_remote_code: bool, pretrained: bool
-) -> LoadedModel:
+def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The config of a checkpoint of transformers, without its weights.
+
+    Raises:
+        ModelError: the name leads nowhere, or the config is broken or of an unknown kind.
+    """
     from transformers import AutoConfig
 
-    source = str(Path(name).expanduser())
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"'{name}' brings its own Python code: read it, and if you trust it allow it with --trust-remote-code"
-            ) from error
-        raise
-    found, why = _task(config)
+    with translated(ModelError, "model", name):
+        try:
+            return AutoConfig.from_pretrained(str(Path(name).expanduser()), trust_remote_code=trust_remote_code)
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise ModelError(
+                    f"'{name}' brings its own Python code: read it, and if you trust it allow it with "
+                    "--trust-remote-code"
+                ) from error
+            raise
+
+
+def _load_transformers(
+    name: str, task: Task | None, checkpoint: "_Checkpoint", pretrained: bool, classes: Sequence[str] | None
+) -> LoadedModel:
+    found, why = task_of(checkpoint.config)
     notes = [why] if why and task is None else []
     wanted = found if task is None else task
-    checkpoint = _Checkpoint(source, config, dtype, trust_remote_code)
-    if pretrained:
-        model, wanted = checkpoint.load(wanted, notes, strict=task is not None)
-    else:
+    if classes is not None:
+        if not wanted.endswith("classification"):
+            raise ModelError(f"a classifier of {len(classes)} classes is no part of {wanted}: name a task that has one")
+        checkpoint.choose_among(classes, trained=pretrained and found == wanted, notes=notes)
+    if not pretrained:
         model = checkpoint.random(wanted)
         notes.append("the weights are random, not the checkpoint's")
+    elif classes is not None:
+        model = checkpoint.load_to_train(wanted, notes)
+    else:
+        model, wanted = checkpoint.load(wanted, notes, strict=task is not None)
     kind: Kind = "image" if model.main_input_name == "pixel_values" else "text"
     make = _image_processor if kind == "image" else _tokenizer
-    processor = make(source, model, trust_remote_code, notes)
+    processor = make(checkpoint.name, model, checkpoint.trust_remote_code, notes)
+    folder = Path(checkpoint.name)
     return LoadedModel(
         model=model,
         processor=processor,
         kind=kind,
         task=wanted,
         name=name,
-        classes=_classes(config) if wanted.endswith("classification") else (),
+        classes=_classes(checkpoint.config) if wanted.endswith("classification") else (),
         max_length=_max_length(model, processor) if kind == "text" else None,
+        heads=folder if pretrained and wanted != "features" and (folder / HEADS_FILE).is_file() else None,
         notes=tuple(notes),
     )
 
@@ -157,8 +174,7 @@ class _Checkpoint:
         """The model for `task`, or its features if the checkpoint has no head for it (an error if strict)."""
         model, missing = self._weights(task)
         if task != "features":
-            prefix = model.base_model_prefix + "."
-            if not any(not key.startswith(prefix) or "pooler" in key for key in missing):
+            if not _of_the_head(missing, model):
                 self._refuse(missing)
                 return model, task
             if strict:
@@ -170,28 +186,46 @@ class _Checkpoint:
             notes.append(f"the checkpoint has no pooler: {_names(missing)} are random and mean nothing")
         return model, "features"
 
+    def load_to_train(self, task: Task, notes: list[str]) -> Any:
+        """The model for `task`; what its head lacks, or has in another size, is new."""
+        model, missing = self._weights(task, resize=True)
+        new = _of_the_head(missing, model)
+        self._refuse(missing - new)
+        if new:
+            notes.append(f"new, with random weights: {_names(new)}")
+        return model
+
+    def choose_among(self, classes: Sequence[str], *, trained: bool, notes: list[str]) -> None:
+        """Make these the config's classes, unless those it has will do."""
+        own = _classes(self.config)
+        if _will_do(own, classes, trained):
+            return
+        if trained and len(own) == len(classes):
+            notes.append(f"the classifier goes on from the checkpoint's: {_by_number(own, classes)}")
+        self.config.id2label = dict(enumerate(classes))
+        self.config.label2id = {name: index for index, name in enumerate(classes)}
+        self.config.problem_type = None  # a checkpoint of a regression says so here
+
     def random(self, task: Task) -> Any:
         """The architecture with freshly drawn weights."""
         dtype = "float32" if self.dtype == "auto" else self.dtype
-        return self._loader(task).from_config(
+        return loader_of(task).from_config(
             self.config, dtype=getattr(torch, dtype), trust_remote_code=self.trust_remote_code
         )
 
-    def _weights(self, task: Task) -> tuple[Any, set[str]]:
-        model, info = self._loader(task).from_pretrained(
+    def _weights(self, task: Task, *, resize: bool = False) -> tuple[Any, set[str]]:
+        """The model, and the names of its weights that are not the checkpoint's."""
+        model, info = loader_of(task).from_pretrained(
             self.name,
             config=self.config,
             dtype=self.dtype if self.dtype == "auto" else getattr(torch, self.dtype),
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=resize,
             trust_remote_code=self.trust_remote_code,
         )
-        return model, {key for key in info["missing_keys"] if not key.endswith(_UNUSED_KEYS)}
-
-    def _loader(self, task: Task) -> Any:
-        import transformers
-
-        return getattr(transformers, _LOADERS[task])
+        missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        return model, {key for key in missing if not key.endswith(_UNUSED_KEYS)}
 
     def _refuse(self, missing: Set[str]) -> None:
         if missing:
@@ -200,15 +234,23 @@ class _Checkpoint:
             )
 
 
-def _task(config: Any) -> tuple[Task, str | None]:
-    """The task a checkpoint was saved for, and a note where it is one that is read as features."""
-    architectures = config.architectures or []
-    for architecture in architectures:
-        for part, (task, _) in _TASKS.items():
-            if part in architecture:
-                return task, None
-    head = next((a for a in architectures if "For" in a), None)
-    return "features", head and f"{head} is loaded as features: it has no choice among classes for a sample"
+def _of_the_head(keys: Set[str], model: Any) -> set[str]:
+    """Those of the names that lie outside the base model, or in its pooler."""
+    prefix = model.base_model_prefix + "."
+    return {key for key in keys if not key.startswith(prefix) or "pooler" in key}
+
+
+def _will_do(own: Sequence[str], classes: Sequence[str], trained: bool) -> bool:
+    """Whether a config's classes hold those of the data, by name, or by number where the data have no names."""
+    if all(name.isdecimal() for name in classes):
+        named = not all(name.startswith("LABEL_") for name in own)
+        return len(classes) <= len(own) if trained else named and len(classes) == len(own)
+    return trained and {*map(str.casefold, classes)} <= {*map(str.casefold, own)}
+
+
+def _by_number(own: Sequence[str], classes: Sequence[str]) -> str:
+    pairs = [f"{before} is now {after}" for before, after in zip(own, classes, strict=True)]
+    return ", ".join(pairs[:3]) + (", ..." if len(pairs) > 3 else "")
 
 
 def _tokenizer(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> Any:
@@ -275,94 +317,26 @@ def _reserved_positions(model: nn.Module, positions: int) -> int:
     return 0
 
 
-# --- timm -----------------------------------------------------------------------------------------------------------
-
-
-def _load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> LoadedModel:
-    if task not in (None, "image-classification", "features"):
-        raise ModelError(f"'{name}' is an image model, and {task} is a task of text models")
-    try:
-        import timm
-    except ImportError as error:
-        raise ModelError(f"'{name}' needs timm and torchvision: pip install 'anydepth[timm]'") from error
-    architecture = name.removeprefix(_TIMM)
-    if architecture and Path(architecture).is_dir():
-        _check_folder(Path(architecture), pretrained)
-        architecture, overlay = f"local-dir:{architecture}", None
-    else:
-        _check_timm_name(architecture, pretrained)
-        overlay = {"hf_hub_filename": "model.safetensors"}  # timm would fall back to a pickle otherwise
-    head = {"num_classes": 0} if task == "features" else {}
-    with translated(ModelError, "model", name):
-        model = timm.create_model(
-            architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay if pretrained else None, **head
-        )
-    if dtype != "auto":
-        model.to(getattr(torch, dtype))
-    if task == "image-classification" and not model.num_classes:
-        raise ModelError(f"'{name}' has no classifier: leave the task out to read its features")
-    return LoadedModel(
-        model=model,
-        processor=pixels.from_timm(model),
-        kind="image",
-        task="image-classification" if model.num_classes else "features",
-        name=name,
-        classes=tuple(model.pretrained_cfg.get("label_names") or _generic(model.num_classes)),
-        notes=() if pretrained else ("the weights are random, not the checkpoint's",),
-    )
-
-
-def _generic(count: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{index}" for index in range(count))
-
-
-def _check_timm_name(architecture: str, pretrained: bool) -> None:
-    import difflib
-
-    import timm
-
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise ModelError(f"timm has no model '{architecture}'" + (f": did you mean {', '.join(near)}?" if near else ""))
-    if pretrained:
-        with translated(ModelError, "model", _TIMM + architecture):
-            config = timm.get_pretrained_cfg(architecture)
-        if config is None or not config.hf_hub_id:
-            raise ModelError(
-                f"timm has no safetensors weights for '{architecture}': take a name with weights on the hub"
-            )
-
-
 # --- shared ---------------------------------------------------------------------------------------------------------
 
 
-def _check_name(name: str, pretrained: bool) -> None:
-    """Refuse early what can be seen without loading: a path that leads nowhere, a folder that is no model."""
+def check_name(name: str, *, pretrained: bool = True) -> None:
+    """Refuse early what can be seen without loading: a path that leads nowhere, a folder that is no model.
+
+    Raises:
+        ModelError: the name leads nowhere.
+    """
     path = Path(name).expanduser()
     if not name:
         raise ModelError("no model named: expected a folder, a hub id or timm:NAME")
     if path.is_file():
         raise ModelError(f"'{name}' is a file, expected the folder of a model, a hub id or timm:NAME")
     if path.is_dir():
-        _check_folder(path, pretrained)
+        check_folder(path, pretrained=pretrained)
     elif name.startswith((".", "~", "/")) or "\\" in name:
         raise ModelError(f"no folder '{name}'")
     elif name.count("/") > 1:
         raise ModelError(f"no folder '{name}', and a hub id has at most one '/'")
-
-
-def _check_folder(folder: Path, pretrained: bool) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"'{folder}' is no model: it holds no config.json")
-    if not pretrained or any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"the weights in '{folder}' are pickles ({pickles[0]}), which can run code when loaded: "
-            "save them as safetensors, as save_pretrained does"
-        )
-    raise ModelError(f"'{folder}' holds no weights (*.safetensors)")
 
 
 def _device(name: str | None) -> torch.device:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ class Pixels:
 
     Attributes:
         channels: what the model takes, 1 or 3.
-        transform: images, all in the mode for `channels`, to `(B, channels, H, W)`.
+        transform: images, all in the mode for `channels`, to `(B, channels, H, W)`. No closure: workers that decode
+            in parallel are sent a copy.
+        processor: of transformers, where it is one: to be saved beside the model.
     """
 
     channels: int
     transform: Callable[[list[Image]], Tensor]
+    processor: Any = None
 
     def __post_init__(self) -> None:
         if self.channels not in _MODES:
@@ -68,6 +72,10 @@ def plain(size: tuple[int, int], channels: int) -> Pixels:
         >>> pixels.shape, pixels.unique().tolist()
         (torch.Size([1, 1, 2, 2]), [1.0])
     """
+    return Pixels(channels, partial(_plain, size=size, channels=channels))
+
+
+def _plain(images: list[Image], size: tuple[int, int], channels: int) -> Tensor:
     height, width = size
 
     def array(image: Image) -> Float32[np.ndarray, "channels height width"]:
@@ -75,25 +83,22 @@ def plain(size: tuple[int, int], channels: int) -> Pixels:
             image = image.resize((width, height), Resampling.BILINEAR)
         return np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1)
 
-    def transform(images: list[Image]) -> Tensor:
-        return torch.from_numpy(np.stack([array(image) for image in images]) / 127.5 - 1.0)
-
-    return Pixels(channels, transform)
+    return torch.from_numpy(np.stack([array(image) for image in images]) / 127.5 - 1.0)
 
 
 def from_transformers(processor: Any, channels: int) -> Pixels:
     """The image processor saved beside a transformers model."""
+    return Pixels(channels, partial(_processed, processor=processor, channels=channels), processor)
 
-    def transform(images: list[Image]) -> Tensor:
-        try:
-            pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(
-                f"the model's image processor fails on {len(images)} image(s) of {channels} channel(s): {error}"
-            ) from error
-        return pixels
 
-    return Pixels(channels, transform)
+def _processed(images: list[Image], processor: Any, channels: int) -> Tensor:
+    try:
+        pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"the model's image processor fails on {len(images)} image(s) of {channels} channel(s): {error}"
+        ) from error
+    return pixels
 
 
 def from_timm(model: torch.nn.Module) -> Pixels:
@@ -101,5 +106,9 @@ def from_timm(model: torch.nn.Module) -> Pixels:
     import timm.data
 
     config = timm.data.resolve_model_data_config(model)
-    one = timm.data.create_transform(**config, is_training=False)
-    return Pixels(config["input_size"][0], lambda images: torch.stack([one(image) for image in images]))
+    transform = timm.data.create_transform(**config, is_training=False)
+    return Pixels(config["input_size"][0], partial(_one_by_one, transform=transform))
+
+
+def _one_by_one(images: list[Image], transform: Callable[[Image], Tensor]) -> Tensor:
+    return torch.stack([transform(image) for image in images])

@@ -22,12 +22,13 @@ def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
     """Name, class, size, classes and fingerprint of a model."""
     model = stack.model
     config = getattr(model, "config", None)
+    whole = model if stack.heads is None else nn.ModuleList([model, stack.heads])
     own = name or getattr(config, "_name_or_path", None) or type(model).__name__
     return {
         "name": str(own),
         "class": type(model).__name__,
-        "fingerprint": model_fingerprint(model),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "fingerprint": model_fingerprint(whole),
+        "parameters": sum(parameter.numel() for parameter in whole.parameters()),
         "blocks": stack.path,
         "depth": stack.depth,
         "classes": {str(index): str(label) for index, label in (getattr(config, "id2label", None) or {}).items()},

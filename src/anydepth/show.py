@@ -1,14 +1,18 @@
-"""A trace in the terminal: as a table for people, and as plain values for machines."""
+"""What came out, in the terminal: a trace, and what a training is worth by depth."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from anydepth.aligned import Aligned
 from anydepth.result import Trace
 
 if TYPE_CHECKING:
@@ -41,6 +45,37 @@ def as_table(trace: Trace) -> Table:
         cells += [_number(row[f"{name}_to_last"]) for name in similar]
         table.add_row(*cells)
     return table
+
+
+def as_comparison(traces: Mapping[str, Trace]) -> Table:
+    """One line per depth, traces side by side: accuracy with its interval, saturation, similarity to the last."""
+    first = next(iter(traces.values())).provenance
+    table = Table(title=f"{escape(first['data']['name'])}: {first['samples']:,} samples", title_justify="left")
+    table.add_column("depth", justify="right")
+    frames = {name: trace.to_frame().to_dict("records") for name, trace in traces.items()}
+    for what in ("accuracy", "saturates", "cka to last"):
+        for name in frames:
+            table.add_column(f"{name}:\n{what}", justify="right", no_wrap=True)
+    for rows in zip(*frames.values(), strict=True):
+        accuracies = [_with_interval(row, "accuracy") for row in rows]
+        settled = ["" if str(row["depth"]) == "0" else str(row["saturated"]) for row in rows]
+        table.add_row(str(rows[0]["depth"]), *accuracies, *settled, *(_number(row["cka_to_last"]) for row in rows))
+    return table
+
+
+def as_quality(found: Aligned) -> Group:
+    """One line per depth of a trained model: accuracy with its 95 % interval, or perplexity."""
+    title = f"{found.model} on {found.data}, {found.objective}: {found.steps:,} steps; {found.evaluated}"
+    table = Table()
+    table.add_column("depth", justify="right")
+    table.add_column(found.measure, justify="right", no_wrap=True)
+    for depth in range(1, len(found.values) + 1):
+        interval = ""
+        if found.bounds:
+            low, high = found.bounds[depth - 1]
+            interval = f" [dim]{low:.3f}–{high:.3f}[/dim]"
+        table.add_row(str(depth), found.value(depth) + interval)
+    return Group(Text(title, style="italic"), table)  # as a table's own title it would be as narrow as the table
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:

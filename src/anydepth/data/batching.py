@@ -12,7 +12,7 @@ from anydepth.data.inputs import image_inputs, text_inputs, word_labels
 from anydepth.data.labels import labels_of
 from anydepth.data.loading import LoadedData
 from anydepth.errors import DataError
-from anydepth.models import LoadedModel
+from anydepth.loaded import LoadedModel
 
 # Where texts are cut unless told otherwise: a language model may allow a hundred times as many tokens, and a model
 # without a table of positions any number.
@@ -91,8 +91,9 @@ def batches(
         raise DataError(f"batch size is {batch_size}, expected at least 1")
     notes: list[str] = []
     if model.kind == "text":
-        data = _with_text(data, model, notes)
-        max_length = _max_length(model, max_length, notes)
+        data = with_text(data, model, notes)
+        max_length = text_length(model, max_length)
+        notes.append(f"texts are cut at {max_length:,} tokens")
     elif model.kind == "image":
         data, max_length = _with_images(data, notes), None
     else:
@@ -129,7 +130,17 @@ def _with_images(data: LoadedData, notes: list[str]) -> LoadedData:
     return replace(data, dataset=data.dataset.cast_column(image, datasets.Image(decode=False)))
 
 
-def _with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedData:
+def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedData:
+    """The data with nothing but the columns in use; a language model's without blank texts.
+
+    Args:
+        data: any.
+        model: whose task decides.
+        notes: grows by the columns, and by what was left out.
+
+    Raises:
+        DataError: there is no column of texts, a text is missing, or all are blank.
+    """
     text, pair = _require(data, "text"), data.columns.pair
     notes.append(f"text: column '{text}'" + (f" with '{pair}'" if pair else ""))
     data = _narrow(data, text, pair)
@@ -155,15 +166,16 @@ def _is_blank(value: Any) -> bool:
     return not value or (isinstance(value, str) and value.isspace())
 
 
-def _max_length(model: LoadedModel, asked: int | None, notes: list[str]) -> int:
-    if asked is not None:
-        if asked < 2 or (model.max_length is not None and asked > model.max_length):
-            most = "any number" if model.max_length is None else f"{model.max_length:,}"
-            raise DataError(f"max length is {asked:,} tokens, expected at least 2 and at most {most}")
-        length = asked
-    else:
+def text_length(model: LoadedModel, asked: int | None) -> int:
+    """The most tokens of a text: as asked, else what the model takes, and 1,024 for a language model that takes more.
+
+    Raises:
+        DataError: the model does not take so many, or there are fewer than two.
+    """
+    if asked is None:
         length = model.max_length or _UNKNOWN_LENGTH
-        if model.task == "causal-lm":
-            length = min(length, _LANGUAGE_MODEL_LENGTH)
-    notes.append(f"texts are cut at {length:,} tokens")
-    return length
+        return min(length, _LANGUAGE_MODEL_LENGTH) if model.task == "causal-lm" else length
+    if asked < 2 or (model.max_length is not None and asked > model.max_length):
+        most = "any number" if model.max_length is None else f"{model.max_length:,}"
+        raise DataError(f"max length is {asked:,} tokens, expected at least 2 and at most {most}")
+    return asked

@@ -13,7 +13,7 @@ from torch import Tensor
 from anydepth.data.columns import is_words
 from anydepth.data.loading import LoadedData
 from anydepth.errors import DataError, ModelError
-from anydepth.models import LoadedModel
+from anydepth.loaded import LoadedModel
 from anydepth.tokens import IGNORED
 
 Rows = Mapping[str, Any]
@@ -40,18 +40,29 @@ def text_inputs(rows: Rows, data: LoadedData, model: LoadedModel, max_length: in
         max_length=max_length,
         return_tensors="pt",
     )
-    network: Any = model.model
-    ids, known = tokens["input_ids"], network.get_input_embeddings().num_embeddings
-    if ids.numel() and int(ids.max()) >= known:
-        raise ModelError(
-            f"the tokenizer gives token {int(ids.max())} and the model knows {known}: "
-            f"'{model.name}' has a tokenizer that is not its own"
-        )
+    ids, network = tokens["input_ids"], model.model
+    if ids.numel():
+        check_vocabulary(int(ids.max()), model)
     takes = inspect.signature(network.forward).parameters
     batch = {name: tensor for name, tensor in tokens.items() if name in takes}
     if model.task == "token-classification" and tokens.is_fast:
         batch["words"] = [tokens.word_ids(row) for row in range(len(ids))]
     return batch
+
+
+def check_vocabulary(largest: int, model: LoadedModel) -> None:
+    """See that the model knows the tokens its tokenizer gives.
+
+    Raises:
+        ModelError: the largest of them is none of the model's.
+    """
+    network: Any = model.model
+    known = network.get_input_embeddings().num_embeddings
+    if largest >= known:
+        raise ModelError(
+            f"the tokenizer gives token {largest} and the model knows {known}: "
+            f"'{model.name}' has a tokenizer that is not its own"
+        )
 
 
 def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence[int]]) -> Tensor:
@@ -79,19 +90,37 @@ def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence
     )
 
 
-def image_inputs(rows: Rows, indices: range, data: LoadedData, model: LoadedModel) -> dict[str, Any]:
+def image_inputs(rows: Rows, indices: Sequence[int], data: LoadedData, model: LoadedModel) -> dict[str, Any]:
     """Pixels in the model's dtype, under the name its forward gives them.
+
+    Raises:
+        DataError: an image cannot be read; the message names its file, or its row.
+    """
+    name, dtype = pixel_input(model)
+    return {name: model.processor(images_of(rows, indices, data)).to(dtype)}
+
+
+def pixel_input(model: LoadedModel) -> tuple[str, torch.dtype]:
+    """What a model's forward calls its pixels, and the dtype it takes them in."""
+    parameters = list(inspect.signature(model.model.forward).parameters)
+    name = "pixel_values" if "pixel_values" in parameters else parameters[0]
+    return name, next((p.dtype for p in model.model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def images_of(rows: Rows, indices: Sequence[int], data: LoadedData) -> list[Image.Image]:
+    """The images of some rows.
+
+    Args:
+        rows: read from the data set.
+        indices: which they are, for messages.
+        data: where they come from.
 
     Raises:
         DataError: an image cannot be read; the message names its file, or its row.
     """
     column = data.columns.image
     assert column is not None  # `batches` asks for it
-    images = [_read(value, data, index) for index, value in zip(indices, rows[column], strict=True)]
-    parameters = list(inspect.signature(model.model.forward).parameters)
-    name = "pixel_values" if "pixel_values" in parameters else parameters[0]
-    dtype = next((p.dtype for p in model.model.parameters() if p.is_floating_point()), torch.float32)
-    return {name: model.processor(images).to(dtype)}
+    return [_read(value, data, index) for index, value in zip(indices, rows[column], strict=True)]
 
 
 def _read(value: Any, data: LoadedData, index: int) -> Image.Image:

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from anydepth.data.columns import describe, is_words, type_name
 from anydepth.data.loading import LoadedData
 from anydepth.errors import LabelError
-from anydepth.models import LoadedModel
+from anydepth.loaded import LoadedModel
 from anydepth.tokens import IGNORED
 
 _GENERIC = re.compile(r"(LABEL_)?\d+")

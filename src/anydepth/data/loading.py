@@ -1,6 +1,7 @@
 """One split of a data set, its columns known, cut to a sample if asked."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,30 +77,56 @@ def load(
         >>> digits.split, len(digits), digits.columns.image, digits.columns.label
         ('test', 5, 'image', 'label')
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit is {limit}, expected at least 1")
     parts = splits(source)
     chosen = choose_split(tuple(parts), split, source)
-    dataset = parts[chosen].with_format(None)
-    columns = guess(dataset.features, text=text, label=label, image=image, id=id)
-    _check_types(dataset, columns, given_text=text is not None)
-    rows, notes = _rows(dataset, columns, source)
-    label_names = _label_names(dataset, columns.label)
-    if limit is not None and limit < len(rows):
-        notes.append(f"{limit:,} of {len(rows):,} rows, drawn with seed {seed}")
-        rows = rows[draw(len(rows), limit, seed)]
-    loaded = LoadedData(
-        dataset=dataset.select(rows) if len(rows) < len(dataset) else dataset,
-        columns=columns,
-        name=source,
-        split=chosen,
-        rows=rows,
-        label_names=label_names,
-        other_splits=tuple(name for name in parts if name != chosen),
-        notes=(*_split_note(tuple(parts), chosen, asked=split is not None), *notes),
-    )
-    _check_ids(loaded)
-    return loaded
+    wanted = Wanted(limit=limit, text=text, label=label, image=image, id=id, seed=seed)
+    found = wanted.of(parts, chosen, source)
+    return replace(found, notes=(*_split_note(tuple(parts), chosen, asked=split is not None), *found.notes))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to take of a split: see `load`."""
+
+    limit: int | None = None
+    text: str | None = None
+    label: str | None = None
+    image: str | None = None
+    id: str | None = None
+    seed: int = 0
+
+    def of(self, parts: Mapping[str, Any], split: str, source: str) -> LoadedData:
+        """Take it.
+
+        Args:
+            parts: from `anydepth.data.sources.splits`.
+            split: one of them.
+            source: what the user calls them.
+
+        Raises:
+            DataError: as `load` does.
+        """
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit is {self.limit}, expected at least 1")
+        dataset = parts[split].with_format(None)
+        columns = guess(dataset.features, text=self.text, label=self.label, image=self.image, id=self.id)
+        _check_types(dataset, columns, given_text=self.text is not None)
+        rows, notes = _rows(dataset, columns, source)
+        if self.limit is not None and self.limit < len(rows):
+            notes.append(f"{self.limit:,} of {len(rows):,} rows, drawn with seed {self.seed}")
+            rows = rows[draw(len(rows), self.limit, self.seed)]
+        loaded = LoadedData(
+            dataset=dataset.select(rows) if len(rows) < len(dataset) else dataset,
+            columns=columns,
+            name=source,
+            split=split,
+            rows=rows,
+            label_names=_label_names(dataset, columns.label),
+            other_splits=tuple(name for name in parts if name != split),
+            notes=tuple(notes),
+        )
+        _check_ids(loaded)
+        return loaded
 
 
 def draw(count: int, limit: int, seed: int) -> Int64[np.ndarray, " m"]:

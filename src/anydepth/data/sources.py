@@ -77,6 +77,37 @@ def choose_split(names: tuple[str, ...], wanted: str | None, source: str) -> str
     return names[0]
 
 
+def training_splits(
+    names: tuple[str, ...], wanted: str | None, held_out: str | None, source: str
+) -> tuple[str, str | None]:
+    """The split to train on, and the one to evaluate on.
+
+    Args:
+        names: of all there are.
+        wanted: to train on; by default train, else the only one.
+        held_out: to evaluate on; by default validation, else test.
+        source: what the user calls the data.
+
+    Returns:
+        Two names; the second is None where nothing is kept apart.
+
+    Raises:
+        DataError: a split does not exist, or several could be trained on.
+
+    Example:
+        >>> training_splits(("train", "test"), None, None, "imdb"), training_splits(("file",), None, None, "a.csv")
+        (('train', 'test'), ('file', None))
+    """
+    for flag, given in (("--split", wanted), ("--eval-split", held_out)):
+        if given is not None and given not in names:
+            raise DataError(f"'{source}' has no split '{given}', it has {', '.join(names)}: choose with {flag}")
+    chosen = wanted or ("train" if "train" in names else names[0] if len(names) == 1 else None)
+    if chosen is None:
+        raise DataError(f"'{source}' has no train split but {', '.join(names)}: choose with --split")
+    kept_apart = (name for name in (*_HELD_OUT[1:], _HELD_OUT[0]) if name in names and name != chosen)
+    return chosen, held_out or next(kept_apart, None)
+
+
 def _looks_local(source: str) -> bool:
     named_file = Path(source).suffix in _FILES and ":" not in source
     return source[0] in "./~" or source.count("/") > 1 or "\\" in source or named_file
