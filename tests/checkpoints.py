@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -53,3 +55,18 @@ def vit(folder: Path, head: str = "ForImageClassification", *, channels: int = 1
     config = transformers.ViTConfig(**_SIZE, image_size=8, patch_size=4, num_channels=channels, **settings)
     getattr(transformers, f"ViT{head}")(config).save_pretrained(folder)
     return folder
+
+
+def to_train(root: Path) -> list[str]:
+    """A config of an image model, a BERT without a classifier, a GPT-2, and texts for them; returns the texts."""
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    transformers.ViTConfig(**size, image_size=8, patch_size=4, num_channels=1).save_pretrained(root / "vit")
+    bert(root / "bert", "ForMaskedLM")
+    gpt2(root / "gpt2")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 9))) for _ in range(60)]
+    rows = [f"{text},{('dull', 'great')[index % 2]}" for index, text in enumerate(texts)]
+    (root / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (root / "corpus.txt").write_text("\n".join(texts) + "\n")
+    return texts

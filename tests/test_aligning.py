@@ -42,16 +42,7 @@ TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config of an image model, a BERT without a classifier, a GPT-2, and data for them; read only."""
     root = tmp_path_factory.mktemp("assets")
-    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    transformers.ViTConfig(**size, image_size=8, patch_size=4, num_channels=1).save_pretrained(root / "vit")
-    checkpoints.bert(root / "bert", "ForMaskedLM")
-    checkpoints.gpt2(root / "gpt2")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(checkpoints.WORDS, size=rng.integers(2, 9))) for _ in range(60)]
-    rows = [f"{text},{('dull', 'great')[index % 2]}" for index, text in enumerate(texts)]
-    (root / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (root / "corpus.txt").write_text("\n".join(texts) + "\n")
+    checkpoints.to_train(root)
     few = {split: data.load("digits", split=split, limit=60).dataset for split in ("train", "test")}
     datasets.DatasetDict(few).save_to_disk(root / "digits")
     return root

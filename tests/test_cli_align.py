@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
-import numpy as np
 import pytest
 import torch
-import transformers
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -34,17 +32,8 @@ FEW = ("--max-steps", "4", "--learning-rate", "3e-3", "--use-cpu", "--logging-st
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config of an image model, a BERT without a classifier, a GPT-2, and data for them; read only."""
     root = tmp_path_factory.mktemp("assets")
-    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    transformers.ViTConfig(**size, image_size=8, patch_size=4, num_channels=1).save_pretrained(root / "vit")
-    checkpoints.bert(root / "bert", "ForMaskedLM")
-    checkpoints.gpt2(root / "gpt2")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(checkpoints.WORDS, size=rng.integers(2, 9))) for _ in range(60)]
-    rows = [f"{text},{('dull', 'great')[index % 2]}" for index, text in enumerate(texts)]
-    (root / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    texts = checkpoints.to_train(root)
     (root / "odd.csv").write_text("\n".join(["text,label", *(f"{text},same" for text in texts)]) + "\n")
-    (root / "corpus.txt").write_text("\n".join(texts) + "\n")
     return root
 
 
