@@ -61,6 +61,10 @@ class NonFiniteLoss(AnydepthError):
     """A training loss is NaN or infinite; the message names the depth and the optimizer step."""
 
 
+class CertificateError(AnydepthError):
+    """What was asked to be promised makes no sense, or takes more samples than there are."""
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     r"""First line of an error's message that says something, or the error's name if none does.
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
-from anydepth.errors import MeasureError
+from anydepth.certificates import MinimalDepth, minimal_depth
+from anydepth.errors import CertificateError, MeasureError
 from anydepth.measures import intervals, readout
 from anydepth.measures.agreement import agreement
 from anydepth.measures.moments import Moments
@@ -208,6 +209,32 @@ class Trace:
             why = "its model has no classifier, or was traced without readouts" if self.rows is None else "no labels"
             there = ", ".join(self.statistics) or "none"
             raise MeasureError(f"this trace has no {name!r} ({why}); it has: {there}")
+
+    def minimal_depth(
+        self, tolerance: float = 0.01, confidence: float = 0.95, *, against: str = "model"
+    ) -> MinimalDepth:
+        """The shallowest depth that can take the place of L, by a test on these samples.
+
+        See `anydepth.certificates.minimal_depth`.
+
+        Raises:
+            CertificateError: a level outside (0, 1), too few samples, or answers that are not independent.
+            MeasureError: this trace has no readouts, or no labels to hold them against.
+        """
+        self._require("accuracy" if against == "labels" else "agreement")
+        assert self.rows is not None
+        if not self._independent:
+            raise CertificateError(
+                "answers at positions of one sequence are not independent, as the test takes them to be: it needs a "
+                "model that answers once for each sample"
+            )
+        labels = self.rows.label if "accuracy" in self.statistics else None
+        return minimal_depth(self.rows.prediction, labels, against=against, tolerance=tolerance, confidence=confidence)
+
+    def effective_depth(self, epsilon: float = 0.03) -> int:
+        """The paper's: the smallest depth in 1..L whose accuracy is at least 1 - epsilon, else L. A point estimate."""
+        good = np.flatnonzero(self.accuracy[1:] >= 1 - epsilon)
+        return int(good[0]) + 1 if len(good) else self.depth
 
     def measure_agreement(self, confidence: float = 0.95) -> dict[str, Any]:
         """How well cosine and CKA agree over pairs of different depths; see `anydepth.measures.agreement`.

@@ -1,0 +1,226 @@
+"""What a finite sample can promise of stopping early: exact tests, one after the other along a path stated beforehand.
+
+A loss of 0 or 1 is looked at on n samples, drawn independently from where new inputs will come from. If its
+probability is more than the tolerance, then the chance of seeing as few failures as were seen is at most the binomial
+p-value, exactly. Candidates are tested along a path fixed before the data are looked at, and testing stops at the
+first that fails: so all that pass hold together with the stated confidence, with no price for their number (fixed
+sequence testing; Learn then Test, arXiv:2110.01052).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from anydepth.errors import CertificateError
+
+Against = Literal["model", "labels"]
+"""What an early answer is held against: the full model's answer, or the labels."""
+
+_FAILS = {
+    "model": "its answer differs from the full model's",
+    "labels": "it is wrong where the full model is right",
+}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is promised, of what, and on what grounds.
+
+    Attributes:
+        against: "model" or "labels".
+        tolerance: the probability of a failure that is promised not to be exceeded.
+        confidence: of the promise, over the draw of the samples it was tested on.
+        samples: how many those were.
+        failures: on how many of them it failed.
+        p_value: of the test; at most 1 - confidence.
+    """
+
+    against: str
+    tolerance: float
+    confidence: float
+    samples: int
+    failures: int
+    p_value: float
+
+    def __str__(self) -> str:
+        promise = (
+            f"for at most {100 * self.tolerance:.3g} % of new samples, if drawn like these, {_FAILS[self.against]}"
+        )
+        seen = f"here: {self.failures:,} of {self.samples:,}, p = {self.p_value:.2g}"
+        return f"with {100 * self.confidence:.3g} % confidence, {promise} ({seen})"
+
+
+def p_value(failures: int, samples: int, tolerance: float) -> float:
+    """The chance of at most so many failures if each sample fails with the probability `tolerance`.
+
+    Exact, and right for any larger probability too: a valid p-value of "it fails more often than the tolerance".
+
+    Args:
+        failures: seen, 0..samples.
+        samples: looked at.
+        tolerance: in (0, 1).
+
+    Example:
+        >>> round(p_value(0, 299, 0.01), 4), round(p_value(0, 298, 0.01), 4)
+        (0.0495, 0.05)
+    """
+    from scipy.stats import binom
+
+    return float(binom.cdf(failures, samples, tolerance))
+
+
+def least_samples(tolerance: float, confidence: float) -> int:
+    """How many samples it takes to promise anything at all: with no failure among them.
+
+    Example:
+        >>> least_samples(0.01, 0.95), least_samples(0.05, 0.95)
+        (299, 59)
+    """
+    check_level("tolerance", tolerance)
+    check_level("confidence", confidence)
+    fewest = math.ceil(math.log(1 - confidence) / math.log(1 - tolerance))
+    # rounding may be off by one either way; the test itself decides
+    while p_value(0, fewest, tolerance) > 1 - confidence:
+        fewest += 1
+    while fewest > 1 and p_value(0, fewest - 1, tolerance) <= 1 - confidence:
+        fewest -= 1
+    return fewest
+
+
+def certified(
+    failures: Iterable[int], samples: int, *, against: str, tolerance: float, confidence: float
+) -> list[Certificate]:
+    """Test candidates in order until one fails.
+
+    Args:
+        failures: of each candidate on the same samples, along a path that was fixed before they were looked at, from
+            the safest on.
+        samples: how many those are.
+        against: "model" or "labels".
+        tolerance: the probability of failure that must not be exceeded, in (0, 1).
+        confidence: with which all that pass hold together, in (0, 1).
+
+    Returns:
+        A certificate for each candidate up to the first that could not be certified; none if that is the first.
+
+    Raises:
+        CertificateError: a level outside (0, 1), something unknown to hold answers against, or too few samples.
+
+    Example:
+        >>> found = certified([0, 3, 40, 2], 1000, against="model", tolerance=0.01, confidence=0.95)
+        >>> [one.failures for one in found]
+        [0, 3]
+    """
+    if against not in get_args(Against):
+        raise CertificateError(f"answers are held against {against!r}, expected 'model' or 'labels'")
+    if samples < (needed := least_samples(tolerance, confidence)):
+        raise CertificateError(
+            f"there are {samples:,} samples, and to promise {tolerance:.3g} with {confidence:.3g} confidence takes at "
+            f"least {needed:,}, even without a failure: get {needed - samples:,} more, or raise the tolerance"
+        )
+    found = []
+    for count in failures:
+        p = p_value(count, samples, tolerance)
+        if p > 1 - confidence:
+            break
+        found.append(Certificate(against, tolerance, confidence, samples, count, p))
+    return found
+
+
+def fails(
+    early: Integer[np.ndarray, " n"],
+    final: Integer[np.ndarray, " n"],
+    labels: Integer[np.ndarray, " n"] | None,
+    against: str,
+) -> Bool[np.ndarray, " n"]:
+    """Where an early answer fails.
+
+    Args:
+        early: top classes of the early answers.
+        final: those of the full model.
+        labels: the true classes; needed against labels only.
+        against: "model": the two differ. "labels": the full model is right and the early answer wrong, which bounds
+            how far accuracy can fall.
+
+    Example:
+        >>> early, final, labels = np.array([0, 1, 2]), np.array([0, 2, 1]), np.array([0, 1, 1])
+        >>> fails(early, final, labels, "model").tolist(), fails(early, final, labels, "labels").tolist()
+        ([False, True, True], [False, False, True])
+    """
+    if against == "model":
+        return np.asarray(early != final)
+    if labels is None:
+        raise CertificateError("there are no labels to hold answers against: add them, or take against='model'")
+    return np.asarray((final == labels) & (early != labels))
+
+
+@dataclass(frozen=True)
+class MinimalDepth:
+    """The shallowest depth that was certified to take the place of the last one.
+
+    Attributes:
+        depth: 1..L; L if nothing shallower could be certified.
+        last: L.
+        certificate: what is promised of `depth`; None at L, where there is nothing to promise.
+    """
+
+    depth: int
+    last: int
+    certificate: Certificate | None
+
+    def __str__(self) -> str:
+        if self.certificate is None:
+            return f"depth {self.last}: nothing shallower could be certified"
+        return f"depth {self.depth} of {self.last}: {self.certificate}"
+
+
+def minimal_depth(
+    predictions: Integer[np.ndarray, "n k"],
+    labels: Integer[np.ndarray, " n"] | None,
+    *,
+    against: str,
+    tolerance: float,
+    confidence: float,
+) -> MinimalDepth:
+    """The shallowest depth that can take the place of L: tested downwards from L - 1, up to the first that fails.
+
+    Args:
+        predictions: top class of each sample at the depths 0..L; samples must be independent.
+        labels: the true classes; needed against labels only.
+        against: "model": a failure is an answer that differs from depth L's. "labels": one that is wrong where depth
+            L's is right.
+        tolerance: the probability of a failure that must not be exceeded, in (0, 1).
+        confidence: of that promise over the draw of the samples, in (0, 1).
+
+    Raises:
+        CertificateError: a level outside (0, 1), no labels, or too few samples.
+
+    Example:
+        >>> settled = np.tile([9, 1, 2, 2], (500, 1))
+        >>> found = minimal_depth(settled, None, against="model", tolerance=0.01, confidence=0.95)
+        >>> found.depth, found.certificate.failures
+        (2, 0)
+    """
+    last = predictions.shape[1] - 1
+    counts = (
+        int(fails(predictions[:, depth], predictions[:, last], labels, against).sum())
+        for depth in range(last - 1, 0, -1)
+    )
+    found = certified(counts, len(predictions), against=against, tolerance=tolerance, confidence=confidence)
+    return MinimalDepth(last - len(found), last, found[-1] if found else None)
+
+
+def check_level(name: str, value: float) -> None:
+    """See that a probability lies strictly between 0 and 1.
+
+    Raises:
+        CertificateError: it does not.
+    """
+    if not 0 < value < 1:
+        raise CertificateError(f"{name} is {value}, expected a number between 0 and 1")
