@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from anydepth.result import Trace
     from anydepth.stack import Stack
     from anydepth.tracing import trace, trace_states
+    from anydepth.truncating import truncate
 
-__all__ = ["AlignedLoss", "AnydepthError", "Stack", "Trace", "trace", "trace_states"]
+__all__ = ["AlignedLoss", "AnydepthError", "Stack", "Trace", "trace", "trace_states", "truncate"]
 
 _HOMES = {
     "AlignedLoss": "objectives",
@@ -31,6 +32,7 @@ _HOMES = {
     "Trace": "result",
     "trace": "tracing",
     "trace_states": "tracing",
+    "truncate": "truncating",
 }
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from anydepth.errors import UnknownArchitecture
 
-_DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
+# What configs call their depth.
+DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 _OVERRIDE = "name one with blocks='path.to.blocks'"
 
 
@@ -97,7 +98,7 @@ def _stated_depths(model: nn.Module) -> set[int]:
     if config is None:
         return set()
     configs = [config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))]
-    stated = (getattr(one, name, None) for one in configs for name in _DEPTH_NAMES)
+    stated = (getattr(one, name, None) for one in configs for name in DEPTH_NAMES)
     return {depth for depth in stated if isinstance(depth, int)}
 
 

@@ -61,6 +61,10 @@ class NonFiniteLoss(AnydepthError):
     """A training loss is NaN or infinite; the message names the depth and the optimizer step."""
 
 
+class TruncationError(AnydepthError):
+    """A model cannot be cut there, or does not answer as its readout does once it is."""
+
+
 class CertificateError(AnydepthError):
     """What was asked to be promised makes no sense, or takes more samples than there are."""
 

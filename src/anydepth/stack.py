@@ -33,6 +33,11 @@ from anydepth.watching import Learnt, Shape, Watched
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
+def tolerance_of(values: Tensor) -> float:
+    """How far apart two computations of these values may lie, relative to the largest of them."""
+    return _TOLERANCE.get(values.dtype, 1e-5)
+
+
 @dataclass(frozen=True)
 class Verification:
     """How far the law was from exact on one batch: largest differences, relative to the largest entry."""
@@ -248,7 +253,7 @@ class Stack:
         apart = [distance(replay.state, states[0])]
         for depth in range(1, self.depth + 1):
             apart.append(distance(replay.step(states[depth - 1], depth), states[depth]))
-        tolerance = _TOLERANCE.get(states[0].dtype, 1e-5)
+        tolerance = tolerance_of(states[0])
         found = Verification(
             readout=distance(self.readout(states[-1], batch), answer),
             cut=distance(self.readout(states[k], batch), self._run(batch, cut_calls)[1]),
@@ -275,7 +280,7 @@ class Stack:
             error = distance(functional.linear(features, linear.weight, linear.bias), watched.answer)
         except RuntimeError:  # shapes that do not fit: something beside the classifier takes part in the answer
             return False
-        return error <= _TOLERANCE.get(watched.answer.dtype, 1e-5)
+        return error <= tolerance_of(watched.answer)
 
     def _run(self, batch: Batch, calls: list[Any]) -> tuple[str, Tensor]:
         """The model's forward with call l in place of block l; the name and value of its answer."""
