@@ -33,7 +33,8 @@ def tokenizer(*, encoder: bool = True, pad: bool = True) -> PreTrainedTokenizerF
 
 def bert(folder: Path, head: str = "ForSequenceClassification", **settings: Any) -> Path:
     """A BERT with a head, and its tokenizer."""
-    config = transformers.BertConfig(**_SIZE, vocab_size=len(VOCABULARY), max_position_embeddings=32, **settings)
+    given = _SIZE | {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32} | settings
+    config = transformers.BertConfig(**given)
     getattr(transformers, f"Bert{head}")(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

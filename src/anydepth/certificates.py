@@ -117,8 +117,7 @@ def certified(
         >>> [one.failures for one in found]
         [0, 3]
     """
-    if against not in get_args(Against):
-        raise CertificateError(f"answers are held against {against!r}, expected 'model' or 'labels'")
+    check_against(against)
     if samples < (needed := least_samples(tolerance, confidence)):
         raise CertificateError(
             f"there are {samples:,} samples, and to promise {tolerance:.3g} with {confidence:.3g} confidence takes at "
@@ -214,6 +213,16 @@ def minimal_depth(
     )
     found = certified(counts, len(predictions), against=against, tolerance=tolerance, confidence=confidence)
     return MinimalDepth(last - len(found), last, found[-1] if found else None)
+
+
+def check_against(against: str) -> None:
+    """See that there is such a thing to hold answers against.
+
+    Raises:
+        CertificateError: there is not.
+    """
+    if against not in get_args(Against):
+        raise CertificateError(f"answers are held against {against!r}, expected 'model' or 'labels'")
 
 
 def check_level(name: str, value: float) -> None:

@@ -12,17 +12,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from anydepth import options, terminal
 from anydepth.errors import AnydepthError, DataError
-
-if TYPE_CHECKING:
-    from anydepth.aligned import Aligned
 
 app = typer.Typer(
     name="anydepth",
@@ -119,6 +115,7 @@ def trace(
     from anydepth import data as datasets
     from anydepth import models
     from anydepth.ranks import join, leave, rank_and_count
+    from anydepth.show import show_trace
     from anydepth.tokens import check_policy
     from anydepth.tracing import check_measures
     from anydepth.tracing import trace as run_trace
@@ -165,7 +162,7 @@ def trace(
             progress=progress,
         )
     if rank_and_count()[0] == 0:
-        _show(found, folder, as_json=as_json)
+        show_trace(found, folder, as_json=as_json)
     leave()
 
 
@@ -247,6 +244,7 @@ def align(
     from anydepth.data.loading import Wanted
     from anydepth.jobs import Job, check_exits, check_weights
     from anydepth.ranks import leave, rank_and_count
+    from anydepth.show import show_aligned
 
     terminal.quiet_libraries()
     job = Job(
@@ -302,8 +300,59 @@ def align(
             say=terminal.say,
         )
     if rank_and_count()[0] == 0:
-        _show_aligned(found, as_json=as_json)
+        show_aligned(found, as_json=as_json)
     leave()
+
+
+@app.command()
+def truncate(
+    model: options.Model,
+    depth: Annotated[str, typer.Option(metavar="K|auto", help="How many blocks to keep; auto certifies it by DATA.")],
+    data: options.DataToCheck = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-depth-K.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which split; default test, else validation.")] = None,
+    limit: options.Limit = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per forward pass.")] = 32,
+    tolerance: options.Tolerance = 0.01,
+    confidence: options.Confidence = 0.95,
+    against: options.Against = "model",
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    image_column: options.ImageColumn = None,
+    blocks: options.Blocks = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")] = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Cut MODEL after depth K; the result is a plain model of the same class with fewer blocks."""
+    from anydepth.cutting import Choice, cut
+    from anydepth.data.loading import Wanted
+    from anydepth.errors import TruncationError
+    from anydepth.show import show_cut
+
+    terminal.quiet_libraries()
+    if depth != "auto" and not re.fullmatch(r"-?\d+", depth):
+        raise TruncationError(f"depth is {depth!r}, expected a number of blocks, or auto")
+    wanted = Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed)
+    choice = None
+    if data is not None:
+        choice = Choice(data, split, wanted, batch_size, tolerance, confidence, against)
+    with terminal.bars(enabled=not as_json) as progress:
+        found = cut(
+            model,
+            None if depth == "auto" else int(depth),
+            out or Path("runs") / f"{_slug(model)}-depth-{depth}",
+            choice=choice,
+            blocks=blocks,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+    show_cut(found, as_json=as_json)
 
 
 @app.command()
@@ -335,29 +384,3 @@ def _measures(text: str) -> tuple[str, ...]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).exists() else name).strip("-.") or "trace"
-
-
-def _show(found: Any, folder: Path, *, as_json: bool) -> None:
-    from anydepth.show import as_plain, as_table
-
-    if as_json:
-        print(json.dumps(as_plain(found, folder), allow_nan=False))
-        return
-    console = terminal.output()
-    console.print(as_table(found))
-    for note in found.notes:
-        console.print(Text(note, style="dim"), soft_wrap=True)
-    console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-def _show_aligned(found: Aligned, *, as_json: bool) -> None:
-    from anydepth.show import as_quality
-
-    if as_json:
-        print(json.dumps({"out": str(found.folder), **found.as_plain()}, allow_nan=False))
-        return
-    console = terminal.output()
-    console.print(as_quality(found))
-    for note in found.notes:
-        console.print(Text(note, style="dim"), soft_wrap=True)
-    console.print(f"Model: {found.folder}", highlight=False, soft_wrap=True)

@@ -29,6 +29,18 @@ ImageColumn = Annotated[str | None, typer.Option(help="Column of the image; gues
 Blocks = Annotated[str | None, typer.Option(help="Dotted path of the blocks, if there are several lists.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")]
 
+# --- truncate -------------------------------------------------------------------------------------------------------
+
+DataToCheck = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="To certify the depth by, and to see that the cut is right."),
+]
+Tolerance = Annotated[float, typer.Option(help="Share of answers that may fail.")]
+Confidence = Annotated[float, typer.Option(help="Of that promise, over the draw of the data.")]
+Against = Annotated[
+    str, typer.Option(help="A failure: model, another answer than the full model's; labels, wrong where it is right.")
+]
+
 # --- align ----------------------------------------------------------------------------------------------------------
 
 AlignedOut = Annotated[

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from anydepth.aligned import Aligned
+from anydepth.cutting import Cut
 from anydepth.result import Trace
+from anydepth.terminal import output
 
 if TYPE_CHECKING:
     import pandas
@@ -102,3 +105,34 @@ def _records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
         {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
         for row in frame.to_dict("records")
     ]
+
+
+def show_trace(found: Trace, folder: Path, *, as_json: bool) -> None:
+    """A trace: the table, what to know about it, and where the report is."""
+    _present(as_plain(found, folder), as_table(found), found.notes, f"Report: {folder / 'report.html'}", as_json)
+
+
+def show_aligned(found: Aligned, *, as_json: bool) -> None:
+    """What a training came to, and where the model is."""
+    plain = {"out": str(found.folder), **found.as_plain()}
+    _present(plain, as_quality(found), found.notes, f"Model: {found.folder}", as_json)
+
+
+def show_cut(found: Cut, *, as_json: bool) -> None:
+    """The depth of a cut, what is promised of it, and where the model is."""
+    plain = {"out": str(found.folder) if found.folder else None, **found.as_plain()}
+    what = str(found.minimal) if found.minimal else f"depth {found.depth} of {found.last}"
+    last = f"Model: {found.folder}" if found.folder else "Nothing was written: the model stays as it is."
+    _present(plain, Text(f"{found.model}: {what}"), found.notes, last, as_json)
+
+
+def _present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:
+    """For machines one line of JSON; for people what there is to see, to know about it, and where it is."""
+    if as_json:
+        print(json.dumps(plain, allow_nan=False))
+        return
+    console = output()
+    console.print(shown, soft_wrap=isinstance(shown, Text))
+    for note in notes:
+        console.print(Text(note, style="dim"), soft_wrap=True)
+    console.print(last, highlight=False, soft_wrap=True)
