@@ -22,7 +22,22 @@ from anydepth import errors
 from anydepth.errors import AnydepthError
 
 SOURCE = Path(anydepth.__file__).parent
-NAMES = ["AlignedLoss", "AnydepthError", "Stack", "Trace", "trace", "trace_states", "truncate"]
+NAMES = [
+    "AlignedLoss",
+    "AnydepthError",
+    "AtDepth",
+    "Confidence",
+    "Convergence",
+    "EarlyExit",
+    "Entropy",
+    "Margin",
+    "Patience",
+    "Stack",
+    "Trace",
+    "trace",
+    "trace_states",
+    "truncate",
+]
 MODULES = sorted(found.name for found in pkgutil.walk_packages([str(SOURCE)], "anydepth."))
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, AnydepthError)]
 

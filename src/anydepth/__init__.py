@@ -17,17 +17,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anydepth.errors import AnydepthError
+    from anydepth.exits.engine import EarlyExit
+    from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
     from anydepth.objectives import AlignedLoss
     from anydepth.result import Trace
     from anydepth.stack import Stack
     from anydepth.tracing import trace, trace_states
     from anydepth.truncating import truncate
 
-__all__ = ["AlignedLoss", "AnydepthError", "Stack", "Trace", "trace", "trace_states", "truncate"]
+__all__ = [
+    "AlignedLoss",
+    "AnydepthError",
+    "AtDepth",
+    "Confidence",
+    "Convergence",
+    "EarlyExit",
+    "Entropy",
+    "Margin",
+    "Patience",
+    "Stack",
+    "Trace",
+    "trace",
+    "trace_states",
+    "truncate",
+]
 
 _HOMES = {
     "AlignedLoss": "objectives",
     "AnydepthError": "errors",
+    "AtDepth": "exits.policies",
+    "Confidence": "exits.policies",
+    "Convergence": "exits.policies",
+    "EarlyExit": "exits.engine",
+    "Entropy": "exits.policies",
+    "Margin": "exits.policies",
+    "Patience": "exits.policies",
     "Stack": "stack",
     "Trace": "result",
     "trace": "tracing",

@@ -61,6 +61,10 @@ class NonFiniteLoss(AnydepthError):
     """A training loss is NaN or infinite; the message names the depth and the optimizer step."""
 
 
+class PolicyError(AnydepthError):
+    """An unknown exit policy, or one with settings that make no sense."""
+
+
 class TruncationError(AnydepthError):
     """A model cannot be cut there, or does not answer as its readout does once it is."""
 

@@ -38,13 +38,22 @@ class Prefix:
         self._key, self._kept = _identity(batch), kept
 
     @contextmanager
+    def kept(self, batch: Batch, modules: list[nn.Module]) -> Iterator[None]:
+        """Have the modules answer what they did on this batch, or keep what they answer now."""
+        with self.replayed(batch) if self._has(batch) else self.recorded(batch, modules):
+            yield
+
+    @contextmanager
     def replayed(self, batch: Batch) -> Iterator[None]:
         """Have the modules answer what they did, if this is the batch they did it on, unwritten to since."""
         with ExitStack() as undo:
-            if self._key is not None and _same(self._key, _identity(batch)):
+            if self._has(batch):
                 for module, output in self._kept:
                     undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _output))
             yield
+
+    def _has(self, batch: Batch) -> bool:
+        return self._key is not None and _same(self._key, _identity(batch))
 
 
 def _identity(batch: Batch) -> tuple[Any, ...]:

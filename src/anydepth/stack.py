@@ -53,17 +53,33 @@ class Verification:
     tolerance: float
 
 
+@dataclass(frozen=True)
+class BlockCall:
+    """A block, and what the model's own forward gives it beside the state."""
+
+    block: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    in_place: bool
+    """Whether the block may overwrite the state it is given."""
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """The block's state after the one given."""
+        return state_of(call_with(self.block, state.clone() if self.in_place else state, self.args, self.kwargs))
+
+
 @dataclass
 class Replay:
     """A forward held open before its first block: each block can be run by itself on the model's own arguments."""
 
     state: Tensor
     """h[0]."""
-    _calls: list[Callable[[Tensor], Tensor]]
+    calls: list[BlockCall]
+    """Of the blocks 1..L."""
 
     def step(self, state: Tensor, depth: int) -> Tensor:
         """Run block `depth` (1..L) on h[depth - 1]; returns h[depth]."""
-        return self._calls[depth - 1](state)
+        return self.calls[depth - 1](state)
 
 
 class Stack:
@@ -299,18 +315,17 @@ class Stack:
 
     def _record(self, batch: Batch, learnt: Learnt) -> Replay:
         start: list[Tensor] = []
-        steps: list[Callable[[Tensor], Tensor]] = []
+        calls: list[BlockCall] = []
 
         def recorder(block: nn.Module, shape: Shape) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
                 start.append(hidden_of(args, kwargs))
-                own = Tensor.clone if learnt.in_place else (lambda state: state)
-                steps.append(lambda state: state_of(call_with(block, own(state), args, kwargs)))
+                calls.append(BlockCall(block, args, kwargs, learnt.in_place))
                 return shape(start[-1])
 
             return call
 
         pairs = zip(self._list, learnt.shapes, strict=True)
-        with self._prefix.replayed(batch):
+        with self._prefix.kept(batch, learnt.before):
             self._run(batch, [recorder(block, shape) for block, shape in pairs])
-        return Replay(start[0], steps)
+        return Replay(start[0], calls)

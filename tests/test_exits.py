@@ -1,0 +1,305 @@
+"""Early exit against the plainest way: all depths of the whole batch read out, and the first that satisfies taken."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from torch import Tensor, nn
+
+from anydepth.calling import answer_of, call_model, sample_count
+from anydepth.errors import PolicyError, UnknownArchitecture, UnsupportedHead
+from anydepth.exits.engine import EarlyExit, Exits
+from anydepth.exits.lanes import rows_of
+from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
+from anydepth.heads import separate_heads
+from anydepth.stack import Stack
+
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+
+ANSWERS_EACH = ("bert tagger", "bert without a head", "clip text", "clip vision", *zoo.DECODERS)
+CLASSIFIERS = [name for name in zoo.CASES if name not in ANSWERS_EACH]
+NEVER = Patience(1000)
+
+
+def build(name: str, count: int = 8) -> tuple[nn.Module, Any]:
+    """A model, and a batch of more samples than the zoo's, of differing lengths where it is text."""
+    model, batch = zoo.build(name)
+    draw = torch.Generator().manual_seed(3)
+    if isinstance(batch, dict) and "input_ids" in batch:
+        ids = torch.randint(5, zoo.VOCABULARY, (count, 12), generator=draw)
+        mask = (torch.arange(12) < torch.randint(4, 13, (count, 1), generator=draw)).long()
+        mask[0] = 1
+        return model, {"input_ids": ids * mask, "attention_mask": mask}
+    shape = batch.shape if isinstance(batch, Tensor) else batch["pixel_values"].shape
+    values = torch.randn(count, *shape[1:], generator=draw)
+    return model, values if isinstance(batch, Tensor) else {"pixel_values": values}
+
+
+def readouts(stack: Stack, batch: Any) -> Tensor:
+    """(L, B, C), of the whole batch."""
+    with torch.no_grad():
+        states = stack.states(batch)
+        return torch.stack([stack.readout(states[depth], batch, depth=depth) for depth in range(1, stack.depth + 1)])
+
+
+def naive_scores(policy: Policy, logits: Tensor) -> list[list[float]]:
+    """Of each sample at each depth below L, one at a time, by the definitions."""
+    found = []
+    for sample in range(logits.shape[1]):
+        scores, tops = [], []
+        for depth in range(logits.shape[0] - 1):
+            p = sorted(
+                (torch.exp(logits[depth, sample]) / torch.exp(logits[depth, sample]).sum()).tolist(), reverse=True
+            )
+            tops.append(int(logits[depth, sample].argmax()))
+            match policy:
+                case Confidence():
+                    scores.append(p[0])
+                case Margin():
+                    scores.append(p[0] - p[1])
+                case Entropy():
+                    scores.append(sum(one * math.log(one) for one in p) / math.log(len(p)))
+                case Patience():
+                    run = next((back for back, top in enumerate(tops[::-1]) if top != tops[-1]), len(tops))
+                    scores.append(float(run))
+        found.append(scores)
+    return found
+
+
+def naive(policy: Policy, logits: Tensor) -> tuple[list[int], Tensor]:
+    depths = [
+        next((depth for depth, score in enumerate(scores, 1) if score >= policy.level), logits.shape[0])
+        for scores in naive_scores(policy, logits)
+    ]
+    return depths, torch.stack([logits[depth - 1, sample] for sample, depth in enumerate(depths)])
+
+
+def between(policy: type[Policy], logits: Tensor) -> Policy:
+    """A policy of that kind with a threshold that some samples reach early, far from every score."""
+    if policy is Patience:
+        return Patience(2)
+    scores = sorted({score for one in naive_scores(policy(0.5), logits) for score in one})
+    middle = len(scores) // 2
+    gap = max(range(max(1, middle - 3), min(len(scores), middle + 4)), key=lambda i: scores[i] - scores[i - 1])
+    level = (scores[gap] + scores[gap - 1]) / 2
+    return policy(-level if policy is Entropy else level)
+
+
+def same(out: Exits, depths: list[int], logits: Tensor) -> None:
+    assert out.depth.tolist() == depths
+    torch.testing.assert_close(out.logits, logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_policy_that_never_fires_is_the_plain_model(name: str) -> None:
+    model, batch = build(name)
+    with torch.no_grad():
+        expected = answer_of(call_model(model, batch))[1]
+    out = EarlyExit(model, NEVER)(batch)
+    torch.testing.assert_close(out.logits, expected, rtol=1e-5, atol=1e-5)
+    last = Stack(model).depth
+    assert out.depth.tolist() == [last] * 8
+    assert out.blocks.tolist() == out.readouts.tolist() == [8] * last
+
+
+@pytest.mark.parametrize("kind", [Confidence, Margin, Entropy, Patience])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_each_sample_leaves_where_it_would_by_itself(name: str, kind: type[Policy]) -> None:
+    model, batch = build(name)
+    logits = readouts(Stack(model), batch)
+    policy = between(kind, logits)
+    depths, expected = naive(policy, logits)
+    if kind is not Patience:
+        assert len(set(depths)) > 1, "else nobody leaves before another, and this shows nothing"
+    exits = EarlyExit(model, policy)
+    same(exits(batch), depths, expected)
+    # in another order, and in smaller company
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    same(exits(rows_of(batch, order)), [depths[i] for i in order], expected[order])
+    for rows in (torch.tensor([5]), torch.tensor([2, 7, 0])):
+        same(exits(rows_of(batch, rows)), [depths[i] for i in rows], expected[rows])
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "vit", "timm vit", "nn.TransformerEncoder", "llama classifier"])
+def test_it_really_stops(name: str) -> None:
+    """Blocks are counted by hooks, with the samples they are given."""
+    model, batch = build(name)
+    stack = Stack(model)
+    policy = between(Confidence, readouts(stack, batch))
+    exits = EarlyExit(model, policy)
+    exits(batch)  # what is checked once is checked
+    blocks = list(model.get_submodule(stack.path).children())
+    seen = [0] * len(blocks)
+
+    def count(index: int) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            seen[index] += len(args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+    handles = [block.register_forward_pre_hook(count(i), with_kwargs=True) for i, block in enumerate(blocks)]
+    out = exits(batch)
+    for handle in handles:
+        handle.remove()
+    assert seen == out.blocks.tolist()
+    assert out.blocks.tolist() == [int((out.depth >= depth).sum()) for depth in range(1, len(blocks) + 1)]
+    assert sum(seen) < 8 * len(blocks)
+
+
+def test_blocks_after_the_last_departure_do_not_run() -> None:
+    model, batch = build("bert")
+    out = EarlyExit(model, AtDepth(2))(batch)
+    assert (out.blocks.tolist(), out.readouts.tolist()) == ([8, 8, 0, 0], [0, 8, 0, 0])
+    assert torch.allclose(out.logits, readouts(Stack(model), batch)[1], atol=1e-5)
+    assert EarlyExit(model, AtDepth(4))(batch).depth.tolist() == [4] * 8
+
+
+def test_only_the_depths_that_are_tested() -> None:
+    model, batch = build("vit")
+    logits = readouts(Stack(model), batch)
+    out = EarlyExit(model, Confidence(0.0, depths=(3,)))(batch)
+    same(out, [3] * 8, logits[2])
+    assert out.readouts.tolist() == [0, 0, 8, 0]
+    assert EarlyExit(model, Confidence(0.0, depths=(4,)))(batch).depth.tolist() == [4] * 8
+
+
+@pytest.mark.parametrize(("name", "position"), [("bert", 0), ("gpt2 classifier", -1)])
+def test_states_that_no_longer_turn(name: str, position: int) -> None:
+    model, batch = build(name)
+    stack = Stack(model)
+    with torch.no_grad():
+        states = torch.stack(stack.states(batch)[1:])
+    last = batch["attention_mask"].sum(1) - 1 if position else torch.zeros(8).long()
+    own = states[:, torch.arange(8), last]
+    cosines = nn.functional.cosine_similarity(own[1:-1], own[:-2], dim=2)
+    threshold = float(cosines.flatten().sort().values[len(cosines.flatten()) // 2 :][:2].mean())
+    depths = [next((depth for depth in (2, 3) if cosines[depth - 2, sample] >= threshold), 4) for sample in range(8)]
+    out = EarlyExit(model, Convergence(threshold))(batch)
+    assert out.depth.tolist() == depths
+    assert len(set(depths)) > 1
+    logits = readouts(stack, batch)
+    torch.testing.assert_close(out.logits, torch.stack([logits[d - 1, i] for i, d in enumerate(depths)]))
+    assert int(out.readouts.sum()) == 8, "nobody is read out before they leave"
+    assert int(out.undecided.sum()) == 0
+
+
+def test_each_depth_by_its_own_head() -> None:
+    model, batch = build("bert")
+    plain = Stack(model)
+    heads = separate_heads(plain.classifier(batch), plain.depth)
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.normal_()
+    stack = Stack(model, heads=heads)
+    logits = readouts(stack, batch)
+    policy = between(Confidence, logits)
+    same(EarlyExit(stack, policy)(batch), *naive(policy, logits))
+
+
+def test_temperatures() -> None:
+    model, batch = build("bert")
+    logits = readouts(Stack(model), batch)
+    cooled = logits / torch.tensor([0.5, 2.0, 1.0, 1.0])[:, None, None]
+    policy = between(Confidence, cooled)
+    depths, _ = naive(policy, cooled)
+    out = EarlyExit(model, Confidence(policy.threshold, temperature={1: 0.5, 2: 2.0}))(batch)
+    same(out, depths, torch.stack([logits[depth - 1, i] for i, depth in enumerate(depths)]))
+
+
+def test_nan_never_leaves() -> None:
+    model, batch = build("nobody's")
+    with torch.no_grad():
+        model.last[1].bias.fill_(float("nan"))
+    stack = Stack(model)
+    out = EarlyExit(stack, Confidence(0.0))(batch)
+    assert out.depth.tolist() == [5] * 8
+    assert out.undecided.tolist() == [8, 8, 8, 8, 0]
+
+
+def test_a_training_model_answers_in_eval_mode_and_stays_in_training() -> None:
+    model, batch = build("bert")
+    expected = EarlyExit(model, NEVER)(batch).logits
+    out = EarlyExit(model.train(), NEVER)({**batch, "labels": torch.zeros(8).long()})
+    torch.testing.assert_close(out.logits, expected)
+    assert all(module.training for module in model.modules())
+
+
+def test_masks_that_come_and_go() -> None:
+    """Without padding some models are given no mask: another kind of batch, another look at its axes."""
+    model, batch = build("bert")
+    full = {"input_ids": batch["input_ids"].clamp(min=5), "attention_mask": torch.ones_like(batch["attention_mask"])}
+    exits = EarlyExit(model, between(Confidence, readouts(Stack(model), batch)))
+    for one in (full, batch, full):
+        same(exits(one), *naive(exits.policy, readouts(Stack(model), one)))
+
+
+@pytest.mark.parametrize("name", ["bert tagger", "gpt2"])
+def test_positions_cannot_leave(name: str) -> None:
+    model, batch = zoo.build(name)
+    with pytest.raises(UnsupportedHead, match="expected one answer for each sample: positions of a text cannot leave"):
+        EarlyExit(model, Confidence(0.5))(batch)
+
+
+class Crowded(zoo.Nobodys):
+    """Gives its blocks the number of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.ModuleList(Told(block) for block in self.trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.trunk:
+            x = block(x, len(x))
+        return self.last(x)
+
+
+class Told(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, count: int) -> Tensor:
+        return self.block(x) / count
+
+
+def test_blocks_that_are_told_how_many_there_are() -> None:
+    with pytest.raises(
+        UnknownArchitecture, match=r"Crowded: block 1 is given something .*a number that went from 4 to 8"
+    ):
+        EarlyExit(Crowded().eval(), Confidence(0.5))(torch.randn(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Confidence(1.5), "the threshold of Confidence is 1.5, expected 0..1"),
+        (lambda: Entropy(-0.1), "the threshold of Entropy is -0.1, expected 0..1"),
+        (lambda: Patience(0), "the threshold of Patience is 0, expected 1..inf"),
+        (lambda: Margin(float("nan")), "the threshold of Margin is nan, expected 0..1"),
+        (lambda: Confidence(0.5, temperature=0), "a temperature is 0, expected a number above 0"),
+        (lambda: Confidence(0.5, depths=()), "the tested depths are [], expected some of 1..L"),
+        (lambda: Confidence(0.5, depths=(0, 2)), "the tested depths are [0, 2], expected some of 1..L"),
+        (
+            lambda: EarlyExit(zoo.Nobodys(), Confidence(0.5, depths=(6,))),
+            "the policy tests depth 6, and the model has 5",
+        ),
+        (lambda: EarlyExit(zoo.Nobodys(), AtDepth(6)), "the policy leaves at depth 6, and the model has 5 blocks"),
+        (lambda: AtDepth(0), "the threshold of AtDepth is 0, expected 1..inf"),
+    ],
+)
+def test_what_makes_no_sense(make: Any, message: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+
+
+def test_rows_of_keeps_what_is_not_per_sample() -> None:
+    batch = {"input_ids": torch.arange(12).reshape(3, 4), "scale": torch.tensor(2.0), "name": "x"}
+    found = rows_of(batch, torch.tensor([2, 0]))
+    assert found["input_ids"].tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
+    assert (found["scale"], found["name"], sample_count(found)) == (torch.tensor(2.0), "x", 2)
