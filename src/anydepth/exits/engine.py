@@ -50,7 +50,7 @@ class EarlyExit:
     Args:
         model: a classifier that answers once for each sample, or a `Stack` of one; with heads, each depth is read out
             by its own.
-        policy: when a sample has had enough.
+        policy: when a sample has had enough. `tested` are the depths at which it asks.
         blocks: the dotted name of the list of blocks, for a model that has several.
 
     Raises:
@@ -71,7 +71,7 @@ class EarlyExit:
     def __init__(self, model: nn.Module | Stack, policy: Policy, *, blocks: str | None = None) -> None:
         self.stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
         self.policy = policy
-        self._tested = policy.tested(self.stack.depth)
+        self.tested = policy.tested(self.stack.depth)
         self._lanes = Lanes(self.stack)
         self._tokens: Tokens | None = None
 
@@ -79,10 +79,29 @@ class EarlyExit:
         """Answer a batch; its labels, if it has any, are set aside."""
         inputs, _ = without_labels(batch)
         model = self.stack.model
-        if self.policy.reads == "state" and self._tokens is None:
-            self._tokens = default_policy(self.stack, inputs, labels_each=False)
+        self._find_tokens(inputs)
         with evaluating(model) if model.training else nullcontext(), torch.inference_mode():
             return _Flight(self, inputs).run()
+
+    def seen(self, state: Tensor, batch: Batch, logits: Tensor | None) -> Tensor:
+        """What the policy looks at.
+
+        Args:
+            state: of the samples still there.
+            batch: the same samples.
+            logits: read out from the state; None if nobody has.
+        """
+        if self.policy.reads == "logits" and logits is not None:
+            return logits
+        if self.policy.reads == "nothing":
+            return state.flatten(1)
+        self._find_tokens(batch)
+        assert self._tokens is not None
+        return select(state, valid_positions(batch, state), self._tokens)[0]
+
+    def _find_tokens(self, batch: Batch) -> None:
+        if self.policy.reads == "state" and self._tokens is None:
+            self._tokens = default_policy(self.stack, batch, labels_each=False)
 
 
 class _Flight:
@@ -91,7 +110,7 @@ class _Flight:
     def __init__(self, exits: EarlyExit, batch: Batch) -> None:
         self._exits, self._stack, self._policy, self._batch = exits, exits.stack, exits.policy, batch
         self._replay = exits.stack.replay(batch)
-        self._axes = exits._lanes.axes(self._replay, batch) if exits._tested else []
+        self._axes = exits._lanes.axes(self._replay, batch) if exits.tested else []
         self._state = self._replay.state
         count, last, device = sample_count(batch), self._stack.depth, self._state.device
         self._rows = torch.arange(count, device=device)
@@ -106,7 +125,7 @@ class _Flight:
         for depth in range(1, last + 1):
             self._state = self._lane.step(self._state, depth)
             self._counts[0, depth - 1] = len(self._rows)
-            if depth in self._exits._tested:
+            if depth in self._exits.tested:
                 self._test(depth)
                 if not len(self._rows):
                     break
@@ -117,7 +136,8 @@ class _Flight:
 
     def _test(self, depth: int) -> None:
         logits = self._read(self._state, self._here, depth) if self._policy.reads == "logits" else None
-        score, self._memory = self._policy.scores(depth, self._seen(logits), self._memory)
+        seen = self._exits.seen(self._state, self._here, logits)
+        score, self._memory = self._policy.scores(depth, seen, self._memory)
         self._counts[2, depth - 1] = score.isnan().sum()
         leaving = score >= self._policy.level
         if not leaving.any():
@@ -129,14 +149,6 @@ class _Flight:
             leaving_with = self._read(self._state[going], rows_of(self._here, going), depth)
         self._land(self._rows[going], leaving_with, depth)
         self._stay(staying)
-
-    def _seen(self, logits: Tensor | None) -> Tensor:
-        if logits is not None:
-            return logits
-        if self._policy.reads == "nothing":
-            return self._state.flatten(1)
-        assert self._exits._tokens is not None
-        return select(self._state, valid_positions(self._here, self._state), self._exits._tokens)[0]
 
     def _stay(self, staying: Int64[Tensor, " n"]) -> None:
         self._rows, self._state = self._rows[staying], self._state[staying]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -52,6 +52,10 @@ class Policy:
     def level(self) -> float:
         """The score from which on a sample leaves."""
         return float(self.threshold)
+
+    def at_level(self, level: float) -> Policy:
+        """The same policy with the threshold that has this level."""
+        return replace(self, threshold=level)
 
     def tested(self, last: int) -> tuple[int, ...]:
         """The depths below L at which samples may leave, ascending.
@@ -136,6 +140,10 @@ class Entropy(Policy):
     def level(self) -> float:
         """The score from which on a sample leaves: less entropy is a higher score."""
         return -float(self.threshold)
+
+    def at_level(self, level: float) -> Policy:
+        """The same policy with the threshold that has this level."""
+        return replace(self, threshold=-level)
 
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """Minus the entropy over ln C, -1..0."""
