@@ -237,6 +237,41 @@ def test_masks_that_come_and_go() -> None:
         same(exits(one), *naive(exits.policy, readouts(Stack(model), one)))
 
 
+class Masked(zoo.Nobodys):
+    """Gives its blocks one mask for all where all are alike, else one for each sample: of the same number of axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.ModuleList(Scaled(block) for block in self.trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        large = x.abs().amax(1, keepdim=True) > 2
+        mask = large.float() if large.any() else torch.zeros(1, 1)
+        x = self.first(x)
+        for block in self.trunk:
+            x = block(x, mask)
+        return self.last(x)
+
+
+class Scaled(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.block(x) * (1 - 0.5 * mask)
+
+
+def test_one_mask_for_all_and_then_one_for_each() -> None:
+    torch.manual_seed(0)
+    model, x = Masked().eval(), torch.randn(8, 8).clamp(-1.9, 1.9)
+    each = x.clone()
+    each[::2, 0] = 3.0
+    exits = EarlyExit(model, between(Confidence, readouts(Stack(model), x)))
+    for one in (x, each, x):
+        same(exits(one), *naive(exits.policy, readouts(Stack(model), one)))
+
+
 @pytest.mark.parametrize("name", ["bert tagger", "gpt2"])
 def test_positions_cannot_leave(name: str) -> None:
     model, batch = zoo.build(name)

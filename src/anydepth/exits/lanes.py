@@ -47,7 +47,8 @@ class Lanes:
             UnknownArchitecture: an argument depends on the batch in another way than by one axis.
         """
         leaves = [_leaves(call) for call in replay.calls]
-        kind = tuple(tuple(map(_kind, own)) for own in leaves)
+        count = sample_count(batch)
+        kind = tuple(tuple(_kind(leaf, count) for leaf in own) for own in leaves)
         if kind not in self._known:
             twice = [_leaves(call) for call in self._stack.replay(_twice(batch)).calls]
             self._known[kind] = [
@@ -123,8 +124,9 @@ def _leaves(call: BlockCall) -> list[Any]:
     return pytree.tree_flatten((call.args, call.kwargs))[0]
 
 
-def _kind(leaf: Any) -> Any:
-    return leaf.ndim if isinstance(leaf, Tensor) else type(leaf)
+def _kind(leaf: Any, count: int) -> Any:
+    """What must be alike for the axes to be: a mask may be one for all in one batch, one for each in the next."""
+    return tuple(size == count for size in leaf.shape) if isinstance(leaf, Tensor) else type(leaf)
 
 
 def _batch_axis(once: Any, twice: Any) -> int | None:
