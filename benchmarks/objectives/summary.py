@@ -66,7 +66,8 @@ def _quality_row(one: Finished, reference: Finished | None) -> str:
     if not np.isnan(low[-1]):
         cells[-1] += f" ({_number(low[-1], one.score)}–{_number(high[-1], one.score)})"
     time = "" if reference is None else f"{one.step() / reference.step():.2f} ×"
-    seeds = "" if reference is None or len(one.results) == len(reference.results) else f" ({len(one.results)} seeds)"
+    count = len(one.results)
+    seeds = "" if reference is None or count == len(reference.results) else f" ({count} seed{'s' * (count > 1)})"
     return f"| `{one.objective}`{seeds} | {' | '.join(cells)} | {time} |"
 
 
