@@ -258,7 +258,7 @@ def test_help_where_nothing_is_asked(command: Callable[..., Done]) -> None:
 BAD: dict[str, tuple[list[str], str]] = {
     "no model": (["trace"], r"Missing argument 'MODEL'"),
     "no data": (["trace", "~bert"], r"Missing option '--data'"),
-    "no such command": (["trase"], r"No such command 'trase'. Did you mean 'trace'\?"),
+    "no such command": (["trase"], r"No such command 'trase'. Did you mean 'trace'"),
     "no such option": (
         ["trace", "~bert", "--data", "~reviews.csv", "--limt", "3"],
         r"No such option: --limt .*--limit",
@@ -437,7 +437,7 @@ def in_a_process(*arguments: str, cwd: Path, **settings: Any) -> subprocess.Pope
 def test_ctrl_c_in_a_real_process(
     assets: Path, tmp_path: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [("a good film " * 3, "great"), ("a dull plot", "dull")] * 100
+    rows = [("a good film " * 3, "great"), ("a dull plot", "dull")] * 300  # long enough for a busy machine to catch it
     write_csv(tmp_path / "long.csv", rows)
     arguments = ("trace", str(assets / "bert"), "--data", str(tmp_path / "long.csv"), "--batch-size", "1")
     process = in_a_process(*arguments, "--out", "out", cwd=tmp_path)
