@@ -14,11 +14,12 @@ import zoo
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth import objectives
+from anydepth import tally
 from anydepth.errors import LabelError, NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.heads import separate_heads
-from anydepth.objectives import DEFAULT, OBJECTIVES, AlignedLoss, by_sample, objective_named
+from anydepth.objectives import DEFAULT, OBJECTIVES, AlignedLoss, objective_named
 from anydepth.stack import Stack
+from anydepth.tally import by_sample
 from anydepth.weights import sampling, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -106,7 +107,7 @@ def same_gradients(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("vocabulary", [1, 10**9], ids=["large", "small"])
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_the_aligned_loss_is_a_loop_over_readouts(name: str, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "_VOCABULARY", vocabulary)
+    monkeypatch.setattr(tally, "_VOCABULARY", vocabulary)
     stack, batch = exact(name)
     found = AlignedLoss()(stack, batch)
     depth = stack.depth
@@ -136,7 +137,7 @@ SETTINGS = {
 @pytest.mark.parametrize("vocabulary", [1, 10**9], ids=["large", "small"])
 @pytest.mark.parametrize("name", FEW)
 def test_every_setting(name: str, vocabulary: int, settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "_VOCABULARY", vocabulary)
+    monkeypatch.setattr(tally, "_VOCABULARY", vocabulary)
     stack, batch = exact(name)
     loss = AlignedLoss(**SETTINGS[settings])
     for step, items in ((0, None), (1, 37)):
@@ -156,7 +157,7 @@ def test_every_setting(name: str, vocabulary: int, settings: str, monkeypatch: p
 @pytest.mark.parametrize("vocabulary", [1, 10**9], ids=["large", "small"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "gemma2", "vit"])
 def test_heads_have_their_own_gradients(name: str, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "_VOCABULARY", vocabulary)
+    monkeypatch.setattr(tally, "_VOCABULARY", vocabulary)
     stack, batch = exact(name)
     heads = separate_heads(stack.classifier(taken(stack, batch)[0]), stack.depth)
     with torch.no_grad():
@@ -395,7 +396,7 @@ def test_a_readout_without_gradient() -> None:
 @pytest.mark.parametrize("vocabulary", [1, 10**9], ids=["large", "small"])
 @pytest.mark.parametrize("depth", [2, 4])
 def test_a_loss_that_is_nan_names_depth_and_step(depth: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "_VOCABULARY", vocabulary)
+    monkeypatch.setattr(tally, "_VOCABULARY", vocabulary)
     stack, batch = exact("gpt2")
     stack.verify({name: batch[name] for name in ("input_ids", "attention_mask")})
     with torch.no_grad():

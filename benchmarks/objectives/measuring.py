@@ -20,9 +20,10 @@ from training import CLIP, Training
 import anydepth as ad
 from anydepth import Stack
 from anydepth.measures.readout import saturation_depth, saturation_histogram
-from anydepth.objectives import OBJECTIVES, by_sample
+from anydepth.objectives import OBJECTIVES
 from anydepth.provenance import versions
 from anydepth.store import replacing
+from anydepth.tally import by_sample
 
 BATCH = 64
 MEASURES = ("cosine", "cka")

@@ -31,11 +31,12 @@ from anydepth.checkpoints import (
 )
 from anydepth.errors import TrainingError
 from anydepth.heads import HEADS_FILE, Heads, separate_heads
-from anydepth.objectives import DEFAULT, AlignedLoss, Objective, by_sample, objective_named
+from anydepth.objectives import DEFAULT, AlignedLoss, Objective, objective_named
 from anydepth.questions import predicts_next_token
 from anydepth.ranks import wait_for_all
 from anydepth.stack import Stack
 from anydepth.surgery import forward_as
+from anydepth.tally import by_sample
 from anydepth.trace_callback import TraceCallback
 
 __all__ = ["AlignedTrainer", "TraceCallback", "last_checkpoint", "within_forward"]

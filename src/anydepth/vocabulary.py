@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,7 +51,7 @@ class DepthLosses:
     """
 
     total: Float[Tensor, ""]
-    nats: Float64[Tensor, " k"]
+    nats: Float[Tensor, " k"]
     right: Int64[Tensor, " k"]
 
 
@@ -173,7 +173,7 @@ def _one_depth(
         if of_bias is not None:
             of_bias += gradient.sum(0, dtype=of_bias.dtype)
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    return (coefficient * loss).to(dtype), nats.double(), right
+    return (coefficient * loss).to(dtype), nats, right
 
 
 def _add_product(into: Tensor, gradient: Tensor, rows: Tensor) -> None:
