@@ -10,10 +10,9 @@ import torch
 import zoo
 from torch import Tensor, nn
 
-from anydepth.calling import answer_of, call_model, sample_count
+from anydepth.calling import answer_of, call_model, sample_count, samples_of
 from anydepth.errors import PolicyError, UnknownArchitecture, UnsupportedHead
 from anydepth.exits.engine import EarlyExit, Exits
-from anydepth.exits.lanes import rows_of
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 from anydepth.heads import separate_heads
 from anydepth.stack import Stack
@@ -119,9 +118,9 @@ def test_each_sample_leaves_where_it_would_by_itself(name: str, kind: type[Polic
     same(exits(batch), depths, expected)
     # in another order, and in smaller company
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
-    same(exits(rows_of(batch, order)), [depths[i] for i in order], expected[order])
+    same(exits(samples_of(batch, order)), [depths[i] for i in order], expected[order])
     for rows in (torch.tensor([5]), torch.tensor([2, 7, 0])):
-        same(exits(rows_of(batch, rows)), [depths[i] for i in rows], expected[rows])
+        same(exits(samples_of(batch, rows)), [depths[i] for i in rows], expected[rows])
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert", "vit", "timm vit", "nn.TransformerEncoder", "llama classifier"])
@@ -333,8 +332,8 @@ def test_what_makes_no_sense(make: Any, message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-def test_rows_of_keeps_what_is_not_per_sample() -> None:
+def test_samples_of_keeps_what_is_not_per_sample() -> None:
     batch = {"input_ids": torch.arange(12).reshape(3, 4), "scale": torch.tensor(2.0), "name": "x"}
-    found = rows_of(batch, torch.tensor([2, 0]))
+    found = samples_of(batch, torch.tensor([2, 0]))
     assert found["input_ids"].tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
     assert (found["scale"], found["name"], sample_count(found)) == (torch.tensor(2.0), "x", 2)

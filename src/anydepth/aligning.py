@@ -16,6 +16,7 @@ from anydepth import models
 from anydepth.aligned import Aligned
 from anydepth.card import card, short_name
 from anydepth.checkpoints import last_checkpoint
+from anydepth.collect import Progress
 from anydepth.data.columns import is_words
 from anydepth.data.loading import LoadedData
 from anydepth.data.training import Examples, class_names, examples, load_to_train
@@ -30,7 +31,7 @@ from anydepth.runfolder import RunFolder
 from anydepth.stack import Stack
 from anydepth.store import writing
 from anydepth.tasks import check_task, fills_masks, trainable_task
-from anydepth.telling import Interrupt, Progress, Teller
+from anydepth.telling import Interrupt, Teller
 from anydepth.training import AlignedTrainer
 
 

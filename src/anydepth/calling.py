@@ -69,15 +69,24 @@ def first_samples(batch: Batch, count: int) -> Batch:
     return samples_of(batch, slice(count))
 
 
-def samples_of(batch: Batch, which: slice) -> Batch:
-    """Some samples of a batch: every tensor whose first axis is as long as the first tensor's is cut."""
+def samples_of(batch: Batch, which: slice | Tensor) -> Batch:
+    """Some samples of a batch: every tensor whose first axis is as long as the first tensor's is cut.
+
+    Args:
+        batch: any.
+        which: a slice, or the indices of the samples, in any order and as often as wanted.
+    """
     if isinstance(batch, Tensor):
-        return batch[which]
+        return _rows(batch, which)
     size = sample_count(batch)
     return {
-        name: value[which] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
+        name: _rows(value, which) if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
         for name, value in batch.items()
     }
+
+
+def _rows(values: Tensor, which: slice | Tensor) -> Tensor:
+    return values[which.to(values.device) if isinstance(which, Tensor) else which]
 
 
 def sample_count(batch: Batch) -> int:
@@ -86,6 +95,11 @@ def sample_count(batch: Batch) -> int:
     if not tensors:
         raise DataError(f"a batch holds no tensor: {sorted(batch)}; expected what the model's forward takes")
     return tensors[0].shape[0]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU for one without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anydepth.calling import Batch, first_samples, sample_count, samples_of, to_device
+from anydepth.calling import Batch, device_of, first_samples, sample_count, samples_of, to_device
 from anydepth.errors import DataError, LabelError, NonFiniteStates
 from anydepth.measures.readout import readout_rows
 from anydepth.questions import predicts_next_token, require_one_class
@@ -98,7 +98,7 @@ class Pass:
         digests = digest(batch)
         if workspace.already_has(ids if labels is None or not self.labels else [*ids, labels.tolist()], digests):
             return
-        device = next((parameter.device for parameter in self.stack.model.parameters()), torch.device("cpu"))
+        device = device_of(self.stack.model)
         if not workspace.facts:
             workspace.facts = self._decide(batch, labels, device)
         found = self._collect(index, to_device(batch, device), labels, workspace.facts, first)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anydepth import models
 from anydepth.certificates import MinimalDepth, check_against, least_samples
-from anydepth.collect import as_batch
+from anydepth.collect import Progress, as_batch
 from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import Wanted
 from anydepth.data.sources import choose_split, splits
@@ -22,7 +21,6 @@ from anydepth.tracing import trace
 from anydepth.truncating import truncate
 
 FILE = "truncate.json"
-Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)

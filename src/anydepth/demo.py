@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anydepth import data, models
+from anydepth.collect import Progress
 from anydepth.loaded import LoadedModel
 from anydepth.objectives import objective_named
 from anydepth.pixels import plain
@@ -20,8 +20,6 @@ from anydepth.tracing import trace
 
 BLOCKS, WIDTH, CLASSES, SIDE = 8, 64, 10, 8
 OBJECTIVES = ("standard", "aligned")
-
-Progress = Callable[[int, int | None, str], None]
 
 
 def show_digits(out: Path, *, epochs: int = 20, seed: int = 0, progress: Progress | None = None) -> dict[str, Trace]:

@@ -13,6 +13,8 @@ from anydepth.errors import ModelError, ObjectiveError
 from anydepth.store import writing
 
 HEADS_FILE = "heads.safetensors"
+ATTACHED = "depth_heads"
+"""The name of the heads in a model, while both are trained."""
 
 
 class Heads(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from anydepth import pixels
-from anydepth.calling import first_samples, to_device
+from anydepth.calling import device_of, first_samples, to_device
 from anydepth.collect import as_batch
 from anydepth.errors import ModelError, one_line
 from anydepth.heads import HEADS_FILE, Heads
@@ -101,8 +101,8 @@ def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None 
     if loaded.heads is None:
         return stack
     batch, _, _ = as_batch(next(iter(batches)), 0)
-    device = next(loaded.model.parameters()).device
-    heads = Heads.load(loaded.heads, stack.classifier(to_device(first_samples(batch, 2), device)), stack.depth)
+    few = to_device(first_samples(batch, 2), device_of(loaded.model))
+    heads = Heads.load(loaded.heads, stack.classifier(few), stack.depth)
     return Stack(loaded.model, blocks=blocks, heads=heads)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-Progress = Callable[[int, int | None, str], None]
+from anydepth.collect import Progress
 
 
 def three_depths(depth: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from anydepth.checkpoints import randomness_kept
 from anydepth.errors import TrainingError
+from anydepth.heads import ATTACHED
 from anydepth.ranks import rank_and_count
 from anydepth.result import Trace
 from anydepth.stack import Stack
@@ -87,7 +88,7 @@ class TraceCallback(TrainerCallback):  # type: ignore[misc]
 
     def _trace(self, args: Any, step: int, model: nn.Module) -> None:
         self._traced = step
-        stack = Stack(model, blocks=self.blocks, heads=getattr(model, "depth_heads", None))
+        stack = Stack(model, blocks=self.blocks, heads=getattr(model, ATTACHED, None))
         name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         dtype = torch.bfloat16 if args.bf16 else torch.float16
         # accelerate casts only what the model's own forward calls; blocks are also called one by one

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import SaveStrategy
 
-from anydepth.calling import to_device
+from anydepth.calling import device_of, to_device
 from anydepth.checkpoints import (
     STATE_FILE,
     is_whole,
@@ -30,7 +30,7 @@ from anydepth.checkpoints import (
     without,
 )
 from anydepth.errors import TrainingError
-from anydepth.heads import HEADS_FILE, Heads, separate_heads
+from anydepth.heads import ATTACHED, HEADS_FILE, Heads, separate_heads
 from anydepth.objectives import DEFAULT, AlignedLoss, Objective, objective_named
 from anydepth.questions import predicts_next_token
 from anydepth.ranks import wait_for_all
@@ -40,8 +40,6 @@ from anydepth.tally import by_sample
 from anydepth.trace_callback import TraceCallback
 
 __all__ = ["AlignedTrainer", "TraceCallback", "last_checkpoint", "within_forward"]
-
-_HEADS = "depth_heads"
 
 
 def within_forward(outer: nn.Module, inner: nn.Module, work: Callable[[dict[str, Any]], Any], inputs: Any) -> Any:
@@ -137,7 +135,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         if self.args.label_smoothing_factor:
             loss = dataclasses.replace(loss, label_smoothing=self.args.label_smoothing_factor)
         self.objective, self.label_smoother = loss, None
-        self.heads = None if heads is None else heads.to(next(self.model.parameters()).device)
+        self.heads = None if heads is None else heads.to(device_of(self.model))
         self._makes_heads = isinstance(chosen, Objective) and chosen.separate_heads and heads is None
         self._blocks = blocks
         self._stack: Stack | None = None
@@ -302,11 +300,10 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             with randomness_kept():
                 batch = next(iter(self.get_train_dataloader()))
             stack = Stack(inner, blocks=self._blocks)
-            device = next(inner.parameters()).device
-            self.heads = separate_heads(stack.classifier(to_device(batch, device)), stack.depth)
+            self.heads = separate_heads(stack.classifier(to_device(batch, device_of(inner))), stack.depth)
             self._stack = None
         if self.heads is not None:
-            inner.add_module(_HEADS, self.heads)
+            inner.add_module(ATTACHED, self.heads)
 
     def _shards(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
@@ -332,7 +329,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             if not self._shards():  # the model is plain again; the trainer keeps the heads
-                self._inner(self.model)._modules.pop(_HEADS, None)
+                self._inner(self.model)._modules.pop(ATTACHED, None)
 
     def _checkpoint(self, wanted: str | Path | bool | None) -> str | None:
         if not wanted:
@@ -365,11 +362,11 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         if self.heads is None:
             super()._save(output_dir, state_dict)
             return
-        prefix = f"{_HEADS}."
+        prefix = f"{ATTACHED}."
         if state_dict is not None:  # a sharded model's, put together
             heads = {name: state_dict[name] for name in state_dict if name.startswith(prefix)}
             state_dict = {name: state_dict[name] for name in state_dict if name not in heads}
-        with without(self._inner(self.model), _HEADS):
+        with without(self._inner(self.model), ATTACHED):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -391,7 +388,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             load()
             return
         inner = self._inner(self.model)
-        with without(inner, _HEADS):
+        with without(inner, ATTACHED):
             if isinstance(inner, PreTrainedModel) and not inner._hf_peft_config_loaded:
                 read_weights(inner, folder)
             else:

@@ -7,7 +7,7 @@ taken. A third part shows what it does, with no say in the choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from anydepth.calling import to_device
+from anydepth.calling import device_of, to_device
 from anydepth.certificates import Certificate, certified, check_against, fails, least_samples
-from anydepth.collect import as_batch
+from anydepth.collect import Progress, as_batch
 from anydepth.errors import CertificateError, DataError
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.policies import AtDepth
@@ -102,7 +102,7 @@ def calibrate(
     confidence: float = 0.95,
     against: str = "model",
     seed: int = 0,
-    progress: Callable[[int, int | None, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[EarlyExit, Calibration]:
     """Find how loose a policy may be with a guarantee.
 
@@ -171,7 +171,7 @@ def look(
     data: Iterable[Any],
     *,
     labels: bool,
-    progress: Callable[[int, int | None, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Shown:
     """Score every sample at every tested depth, in one pass that lets nobody go.
 
@@ -179,7 +179,7 @@ def look(
         DataError: there is no batch.
     """
     stack, scores, predictions, truths = exits.stack, [], [], []
-    device = next((parameter.device for parameter in stack.model.parameters()), torch.device("cpu"))
+    device = device_of(stack.model)
     total = len(data) if isinstance(data, Sized) else None
     with evaluating(stack.model), torch.no_grad():
         for index, item in enumerate(data):

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from anydepth.calling import Batch, sample_count
+from anydepth.calling import Batch, sample_count, samples_of
 from anydepth.errors import UnsupportedHead
-from anydepth.exits.lanes import Lanes, Selected, rows_of
+from anydepth.exits.lanes import Lanes, Selected
 from anydepth.exits.policies import Policy
 from anydepth.questions import require_one_class, without_labels
 from anydepth.stack import Stack
@@ -146,14 +146,14 @@ class _Flight:
         if logits is not None:
             leaving_with = logits[going]
         else:  # nobody else needs to be read out
-            leaving_with = self._read(self._state[going], rows_of(self._here, going), depth)
+            leaving_with = self._read(self._state[going], samples_of(self._here, going), depth)
         self._land(self._rows[going], leaving_with, depth)
         self._stay(staying)
 
     def _stay(self, staying: Int64[Tensor, " n"]) -> None:
         self._rows, self._state = self._rows[staying], self._state[staying]
         self._memory = None if self._memory is None else self._memory[staying]
-        self._here = rows_of(self._batch, self._rows)
+        self._here = samples_of(self._batch, self._rows)
         self._lane = Selected(self._replay, self._axes, self._rows)
 
     def _read(self, state: Tensor, batch: Batch, depth: int) -> Tensor:

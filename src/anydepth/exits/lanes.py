@@ -7,7 +7,6 @@ the batch's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from anydepth.calling import Batch, sample_count
+from anydepth.calling import Batch, sample_count, samples_of
 from anydepth.errors import UnknownArchitecture
 from anydepth.stack import BlockCall, Replay, Stack
 
@@ -50,7 +49,8 @@ class Lanes:
         count = sample_count(batch)
         kind = tuple(tuple(_kind(leaf, count) for leaf in own) for own in leaves)
         if kind not in self._known:
-            twice = [_leaves(call) for call in self._stack.replay(_twice(batch)).calls]
+            each_twice = samples_of(batch, torch.arange(count).repeat(2))
+            twice = [_leaves(call) for call in self._stack.replay(each_twice).calls]
             self._known[kind] = [
                 self._compared(depth, own, other)
                 for depth, (own, other) in enumerate(zip(leaves, twice, strict=True), 1)
@@ -94,30 +94,6 @@ class Selected:
             assert self._rows is not None
             self._cut[id(leaf)] = leaf.index_select(axis, self._rows)
         return self._cut[id(leaf)]
-
-
-def rows_of(batch: Batch, rows: Int64[Tensor, " n"]) -> Batch:
-    """Some samples of a batch, by index."""
-    if isinstance(batch, Tensor):
-        return batch.index_select(0, rows)
-    size = sample_count(batch)
-    return {
-        name: value.index_select(0, rows.to(value.device)) if _is_per_sample(value, size) else value
-        for name, value in batch.items()
-    }
-
-
-def _twice(batch: Batch) -> Batch:
-    if isinstance(batch, Mapping):
-        size = sample_count(batch)
-        return {
-            name: torch.cat([value, value]) if _is_per_sample(value, size) else value for name, value in batch.items()
-        }
-    return torch.cat([batch, batch])
-
-
-def _is_per_sample(value: Any, size: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size
 
 
 def _leaves(call: BlockCall) -> list[Any]:

@@ -7,6 +7,7 @@ score, the surer; NaN never leaves.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from anydepth.errors import PolicyError
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(ABC):
     """What all policies have in common. Use one of its kinds.
 
     Args:
@@ -72,6 +73,7 @@ class Policy:
             raise PolicyError(f"the policy tests depth {max(self.depths)}, and the model has {last} blocks")
         return tuple(sorted(depth for depth in set(self.depths) if depth < last))
 
+    @abstractmethod
     def scores(
         self, depth: int, seen: Float[Tensor, "n d"], memory: Float[Tensor, "n m"] | None
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
@@ -85,20 +87,26 @@ class Policy:
         Returns:
             A score for each sample, and what to remember of it.
         """
-        return self.of_logits(self._cooled(depth, seen)), None
-
-    def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        """The score of each row of logits."""
-        raise NotImplementedError
-
-    def _cooled(self, depth: int, logits: Tensor) -> Tensor:
-        known = self.temperature
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return logits / (known.get(depth, 1.0) if isinstance(known, Mapping) else known)
 
 
 @dataclass(frozen=True)
-class Confidence(Policy):
+class _OfLogits(Policy):
+    """Scores the logits of each depth by themselves, divided by the temperature."""
+
+    def scores(
+        self, depth: int, seen: Float[Tensor, "n c"], memory: Float[Tensor, "n m"] | None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
+        known = self.temperature
+        logits = seen if seen.dtype == torch.float64 else seen.float()
+        return self.of_logits(logits / (known.get(depth, 1.0) if isinstance(known, Mapping) else known)), None
+
+    @abstractmethod
+    def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """The score of each row of logits."""
+
+
+@dataclass(frozen=True)
+class Confidence(_OfLogits):
     """Leaves where the top class has at least this probability.
 
     Example:
@@ -112,7 +120,7 @@ class Confidence(Policy):
 
 
 @dataclass(frozen=True)
-class Margin(Policy):
+class Margin(_OfLogits):
     """Leaves where the top class is ahead of the next by at least this much probability.
 
     Example:
@@ -128,7 +136,7 @@ class Margin(Policy):
 
 
 @dataclass(frozen=True)
-class Entropy(Policy):
+class Entropy(_OfLogits):
     """Leaves where the entropy is at most this share of the largest there is, ln C.
 
     Example:
