@@ -2,14 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from commanding import Command, in_a_process, in_folder
 from naive import same
 from PIL import Image
 
 import anydepth.collect
-from anydepth.cli import run
 from anydepth.result import Trace
 
 ROWS = 24
@@ -65,25 +61,10 @@ def write_csv(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] =
         csv.writer(file).writerows([header, *rows])
 
 
-@dataclass
-class Done:
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., Done]:
+def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Command:
     """The command line in this process, in an empty folder; `~name` stands for an asset."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-    def call(*arguments: str) -> Done:
-        status = run([re.sub("^~", f"{assets}/", argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Done(status, captured.out, captured.err)
-
-    return call
+    return in_folder(assets, tmp_path / "here", monkeypatch, capsys)
 
 
 def names_in(folder: Path | str) -> set[str]:
@@ -96,7 +77,7 @@ WRITTEN = {"trace.json", "arrays.safetensors", "sums.safetensors", "report.html"
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-def test_a_text_classifier_on_a_table(command: Callable[..., Done], assets: Path) -> None:
+def test_a_text_classifier_on_a_table(command: Command, assets: Path) -> None:
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "5")
     assert (done.status, done.err) == (0, "")
     assert names_in("out") == WRITTEN
@@ -133,7 +114,7 @@ def by_hand(assets: Path) -> dict[str, float]:
     return {"accuracy": float((logits.argmax(1) == labels).double().mean()), "cross_entropy": float(entropy)}
 
 
-def test_json_is_for_machines(command: Callable[..., Done]) -> None:
+def test_json_is_for_machines(command: Command) -> None:
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--json")
     assert (done.status, done.err) == (0, "")
     found = json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -150,7 +131,7 @@ def test_json_is_for_machines(command: Callable[..., Done]) -> None:
     assert found["notes"] == list(trace.notes)
 
 
-def test_an_image_classifier_on_digits(command: Callable[..., Done]) -> None:
+def test_an_image_classifier_on_digits(command: Command) -> None:
     done = command("trace", "~vit", "--data", "digits", "--limit", "30", "--seed", "3", "--out", "out")
     assert (done.status, done.err) == (0, "")
     found = Trace.load("out")
@@ -164,7 +145,7 @@ def test_an_image_classifier_on_digits(command: Callable[..., Done]) -> None:
     assert Trace.load("train").ids != found.ids
 
 
-def test_a_folder_of_images(command: Callable[..., Done]) -> None:
+def test_a_folder_of_images(command: Command) -> None:
     done = command("trace", "~colours", "--data", "~pictures", "--out", "out")
     assert (done.status, done.err) == (0, "")
     found = Trace.load("out")
@@ -172,7 +153,7 @@ def test_a_folder_of_images(command: Callable[..., Done]) -> None:
     assert found.by_class().groupby("class")["count"].first().to_dict() == {"blue": 4, "red": 4}
 
 
-def test_a_language_model_on_a_text_file(command: Callable[..., Done]) -> None:
+def test_a_language_model_on_a_text_file(command: Command) -> None:
     done = command("trace", "~gpt2", "--data", "~corpus.txt", "--out", "out")
     assert (done.status, done.err) == (0, "")
     found = Trace.load("out")
@@ -181,7 +162,7 @@ def test_a_language_model_on_a_text_file(command: Callable[..., Done]) -> None:
     assert "accuracy" in found.statistics
 
 
-def test_a_model_without_a_classifier_says_what_is_missing(command: Callable[..., Done]) -> None:
+def test_a_model_without_a_classifier_says_what_is_missing(command: Command) -> None:
     done = command("trace", "~features", "--data", "~reviews.csv", "--out", "out")
     assert (done.status, done.err) == (0, "")
     assert "has no classifier: accuracy, confidence and saturation are missing" in done.out
@@ -194,7 +175,7 @@ def test_a_model_without_a_classifier_says_what_is_missing(command: Callable[...
     }
 
 
-def test_where_it_goes_if_nobody_says(command: Callable[..., Done], assets: Path) -> None:
+def test_where_it_goes_if_nobody_says(command: Command, assets: Path) -> None:
     assert command("trace", "~bert", "--data", "~reviews.csv").status == 0
     assert names_in("runs") == {"bert-reviews.csv"}
     assert command("trace", "~vit", "--data", "digits", "--limit", "9").status == 0
@@ -222,7 +203,7 @@ OPTIONS: dict[str, tuple[list[str], Callable[[Trace], bool]]] = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_do_what_they_say(option: str, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_do_what_they_say(option: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     arguments, holds = OPTIONS[option]
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", *arguments)
@@ -231,7 +212,7 @@ def test_options_do_what_they_say(option: str, command: Callable[..., Done], mon
     assert ("states" in names_in("out")) == (option == "states")
 
 
-def test_no_result_depends_on_the_batch_size(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_result_depends_on_the_batch_size(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     for size in ("1", "7", "100"):
         assert command("trace", "~bert", "--data", "~reviews.csv", "--out", size, "--batch-size", size).status == 0
@@ -240,13 +221,13 @@ def test_no_result_depends_on_the_batch_size(command: Callable[..., Done], monke
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["trace", "--help"], ["demo", "-h"], ["--version"]])
-def test_help_and_version(arguments: list[str], command: Callable[..., Done]) -> None:
+def test_help_and_version(arguments: list[str], command: Command) -> None:
     done = command(*arguments)
     assert (done.status, done.err) == (0, "")
     assert re.search(r"Usage: anydepth|anydepth \d+\.\d+", done.out)
 
 
-def test_help_where_nothing_is_asked(command: Callable[..., Done]) -> None:
+def test_help_where_nothing_is_asked(command: Command) -> None:
     done = command()
     assert (done.status, done.err) == (2, "")
     assert "trace" in done.out
@@ -335,7 +316,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_users_error_is_one_line_and_status_2(kind: str, command: Callable[..., Done]) -> None:
+def test_a_users_error_is_one_line_and_status_2(kind: str, command: Command) -> None:
     arguments, says = BAD[kind]
     done = command(*arguments)
     assert (done.status, done.out) == (2, "")
@@ -346,7 +327,7 @@ def test_a_users_error_is_one_line_and_status_2(kind: str, command: Callable[...
     assert names_in(".") == set(), "nothing half-written"
 
 
-def test_debug_shows_where_an_error_comes_from(command: Callable[..., Done]) -> None:
+def test_debug_shows_where_an_error_comes_from(command: Command) -> None:
     done = command("trace", "~bert", "--data", "nowhere.csv", "--debug")
     assert done.status == 2
     assert done.err.startswith("Traceback (most recent call last)")
@@ -354,7 +335,7 @@ def test_debug_shows_where_an_error_comes_from(command: Callable[..., Done]) -> 
     assert done.err.splitlines()[-1] == "anydepth: no file or folder 'nowhere.csv'"
 
 
-def test_a_bug_of_ours_is_not_hidden(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_is_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
@@ -363,7 +344,7 @@ def test_a_bug_of_ours_is_not_hidden(command: Callable[..., Done], monkeypatch: 
         command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
 
 
-def test_an_error_leaves_the_trace_that_was_there(command: Callable[..., Done]) -> None:
+def test_an_error_leaves_the_trace_that_was_there(command: Command) -> None:
     assert command("trace", "~bert", "--data", "~reviews.csv", "--out", "out").status == 0
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     for arguments in (["--tokens", "cls"], ["--blocks", "x"], ["--text-column", "body"]):
@@ -375,7 +356,7 @@ def test_an_error_leaves_the_trace_that_was_there(command: Callable[..., Done]) 
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_is_status_130(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
     collect = anydepth.collect.Pass._collect
 
@@ -399,7 +380,7 @@ def test_an_interrupt_is_status_130(command: Callable[..., Done], monkeypatch: p
     same(Trace.load("out"), Trace.load("whole"))
 
 
-def test_restart_forgets_what_an_interrupt_left(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
     collect = anydepth.collect.Pass._collect
 
@@ -420,24 +401,10 @@ def test_restart_forgets_what_an_interrupt_left(command: Callable[..., Done], mo
     assert len(counted) == 4 + ROWS // 4
 
 
-def in_a_process(*arguments: str, cwd: Path, **settings: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    environment.pop("PYTEST_CURRENT_TEST", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "anydepth", *arguments],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **settings,
-    )
-
-
 def test_ctrl_c_in_a_real_process(
-    assets: Path, tmp_path: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    assets: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [("a good film " * 3, "great"), ("a dull plot", "dull")] * 300  # long enough for a busy machine to catch it
+    rows = [("a good film " * 3, "great"), ("a dull plot", "dull")] * 100
     write_csv(tmp_path / "long.csv", rows)
     arguments = ("trace", str(assets / "bert"), "--data", str(tmp_path / "long.csv"), "--batch-size", "1")
     process = in_a_process(*arguments, "--out", "out", cwd=tmp_path)

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import pytest
 import torch
+from commanding import Command, in_a_process, in_folder
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -37,28 +37,11 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@dataclass
-class Done:
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., Done]:
+def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Command:
     """The command line in this process, in an empty folder; `~name` stands for an asset."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("accelerate.utils.memory.gc.collect", lambda: 0)  # half a second for each training
-
-    def call(*arguments: str) -> Done:
-        # rich keeps the standard error it was made with
-        monkeypatch.setattr(terminal, "stderr", Console(stderr=True, width=120))
-        status = run([re.sub("^~", f"{assets}/", argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return Done(status, captured.out, captured.err)
-
-    return call
+    return in_folder(assets, tmp_path / "here", monkeypatch, capfd)
 
 
 def names_in(folder: Path | str) -> set[str]:
@@ -71,7 +54,7 @@ MODEL = {"README.md", "align.json", "config.json", "model.safetensors"}
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
-def test_images_from_a_config(command: Callable[..., Done]) -> None:
+def test_images_from_a_config(command: Command) -> None:
     done = command("align", "~vit", "--data", "digits", "--limit", "40", *FEW)
     assert done.status == 0
     folder = Path("runs/vit-digits-aligned")
@@ -87,7 +70,7 @@ def test_images_from_a_config(command: Callable[..., Done]) -> None:
     assert re.fullmatch(r"5/5 evaluating, accuracy at depth 1: [\d.]+, 2: [\d.]+, 3: [\d.]+", lines[-1])
 
 
-def test_the_result_is_traced_as_it_is(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_is_traced_as_it_is(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     text = ("--data", "~reviews.csv")
     assert command("align", "~bert", *text, *FEW, "--objective", "heads", "--out", "out").status == 0
@@ -102,7 +85,7 @@ def test_the_result_is_traced_as_it_is(command: Callable[..., Done], monkeypatch
     assert {name.split(".")[0] for name in weights} == {"1"}
 
 
-def test_a_language_model_for_machines(command: Callable[..., Done]) -> None:
+def test_a_language_model_for_machines(command: Command) -> None:
     arguments = ("--data", "~corpus.txt", "--max-length", "16", "--objective", "sampled", "--out", "out", "--json")
     done = command("align", "~gpt2", *arguments, *FEW)
     assert (done.status, done.err) == (0, "")
@@ -141,14 +124,14 @@ OPTIONS: dict[str, tuple[list[str], Callable[[dict[str, Any]], bool]]] = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_do_what_they_say(option: str, command: Callable[..., Done]) -> None:
+def test_options_do_what_they_say(option: str, command: Command) -> None:
     arguments, holds = OPTIONS[option]
     done = command("align", "~bert", "--data", "~reviews.csv", "--out", "out", *FEW, *arguments)
     assert done.status == 0, done.err
     assert holds(json.loads(Path("out/align.json").read_text())["settings"])
 
 
-def test_objectives_are_listed(command: Callable[..., Done]) -> None:
+def test_objectives_are_listed(command: Command) -> None:
     assert options.OBJECTIVES.split(", ") == list(OBJECTIVES), "the help names them without importing them"
     done = command("align", "--list-objectives")
     assert (done.status, done.err) == (0, "")
@@ -156,7 +139,7 @@ def test_objectives_are_listed(command: Callable[..., Done]) -> None:
         assert re.search(rf"^ *{objective.name} +{re.escape(objective.purpose[:60])}", done.out, re.MULTILINE)
 
 
-def test_help_names_the_objectives_and_the_default_is_the_librarys(command: Callable[..., Done]) -> None:
+def test_help_names_the_objectives_and_the_default_is_the_librarys(command: Command) -> None:
     done = command("align", "--help")
     assert done.status == 0
     assert set(OBJECTIVES) <= set(re.findall(r"\w+", done.out))
@@ -206,7 +189,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_users_error_is_one_line_and_status_2(kind: str, command: Callable[..., Done]) -> None:
+def test_a_users_error_is_one_line_and_status_2(kind: str, command: Command) -> None:
     arguments, says = BAD[kind]
     done = command(*arguments)
     assert (done.status, done.out) == (2, "")
@@ -216,7 +199,7 @@ def test_a_users_error_is_one_line_and_status_2(kind: str, command: Callable[...
     assert names_in(".") == set(), "nothing half-written"
 
 
-def test_a_finished_model_is_not_overwritten(command: Callable[..., Done]) -> None:
+def test_a_finished_model_is_not_overwritten(command: Command) -> None:
     arguments = ("align", "~bert", "--data", "~reviews.csv", "--out", "out", *FEW)
     first = command(*arguments)
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
@@ -233,15 +216,7 @@ def test_a_finished_model_is_not_overwritten(command: Callable[..., Done]) -> No
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 
-def in_a_process(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "PYTHONUNBUFFERED": "1"}
-    environment.pop("PYTEST_CURRENT_TEST", None)
-    command = [sys.executable, "-m", "anydepth", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
-
-
-def test_ctrl_c_in_a_real_process(assets: Path, tmp_path: Path, command: Callable[..., Done]) -> None:
+def test_ctrl_c_in_a_real_process(assets: Path, tmp_path: Path, command: Command) -> None:
     """Status 130, a checkpoint, and with --resume the very weights of a training that was left alone."""
     arguments = (
         "align",

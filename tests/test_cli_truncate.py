@@ -1,28 +1,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import checkpoints
 import numpy as np
 import pytest
 import torch
 import transformers
+from commanding import Command, in_folder
 
 import anydepth as ad
 from anydepth import data, models
-from anydepth.cli import run
 from anydepth.heads import separate_heads
 from anydepth.stack import Stack
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +39,9 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., Done]:
+def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Command:
     """The command line in this process, in an empty folder; `~name` stands for an asset."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Done:
-        status = run([re.sub("^~", f"{assets}/", argument) for argument in arguments])
-        return Done(status, *capsys.readouterr())
-
-    return call
+    return in_folder(assets, tmp_path / "here", monkeypatch, capsys)
 
 
 def answers(folder: str, assets: Path) -> torch.Tensor:
@@ -78,7 +64,7 @@ def readout(folder: str, depth: int, assets: Path, *, heads: bool = False) -> to
         return stack.readout(stack.states(batch)[depth], batch, depth=depth)
 
 
-def test_to_a_depth(command: Callable[..., Done], assets: Path) -> None:
+def test_to_a_depth(command: Command, assets: Path) -> None:
     done = command("truncate", "~bert", "--depth", "2")
     assert done.status == 0
     assert "depth 2 of 3" in done.out
@@ -87,7 +73,7 @@ def test_to_a_depth(command: Callable[..., Done], assets: Path) -> None:
     assert json.loads(Path("runs/bert-depth-2/truncate.json").read_text())["certificate"] is None
 
 
-def test_to_what_can_be_certified(command: Callable[..., Done], assets: Path) -> None:
+def test_to_what_can_be_certified(command: Command, assets: Path) -> None:
     """With random weights answers rarely change; the trace says independently how often."""
     arguments = ("--data", "~reviews.csv", "--tolerance", "0.5", "--confidence", "0.9", "--out", "small", "--json")
     done = command("truncate", "~bert", "--depth", "auto", *arguments)
@@ -102,7 +88,7 @@ def test_to_what_can_be_certified(command: Callable[..., Done], assets: Path) ->
     torch.testing.assert_close(answers("small", assets), readout(str(assets / "bert"), expected.depth, assets))
 
 
-def test_a_head_goes_with_its_depth(command: Callable[..., Done], assets: Path) -> None:
+def test_a_head_goes_with_its_depth(command: Command, assets: Path) -> None:
     assert command("truncate", "~heads", "--depth", "1", "--data", "~reviews.csv", "--out", "small").status == 0
     own = readout(str(assets / "heads"), 1, assets, heads=True)
     torch.testing.assert_close(answers("small", assets), own)
@@ -112,7 +98,7 @@ def test_a_head_goes_with_its_depth(command: Callable[..., Done], assets: Path) 
     assert "the model has a head for each depth, and data show where it goes: give them with --data" in done.err
 
 
-def test_nothing_to_certify(command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anydepth.certificates.fails", lambda early, *rest: np.ones(len(early), dtype=bool))
     done = command("truncate", "~bert", "--depth", "auto", "--data", "~reviews.csv", "--out", "small")
     assert done.status == 0
@@ -142,7 +128,7 @@ def test_nothing_to_certify(command: Callable[..., Done], monkeypatch: pytest.Mo
         (("nowhere/at/all", "--depth", "2"), "no folder 'nowhere/at/all'"),
     ],
 )
-def test_bad_input(command: Callable[..., Done], arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input(command: Command, arguments: tuple[str, ...], message: str) -> None:
     done = command("truncate", *arguments, "--out", "small")
     assert (done.status, done.out) == (2, "")
     assert done.err.startswith(f"anydepth: {message}")
@@ -150,7 +136,7 @@ def test_bad_input(command: Callable[..., Done], arguments: tuple[str, ...], mes
     assert not Path("small").exists()
 
 
-def test_what_is_there_is_not_overwritten(command: Callable[..., Done]) -> None:
+def test_what_is_there_is_not_overwritten(command: Command) -> None:
     Path("small").mkdir()
     Path("small/diary.txt").write_text("dear")
     done = command("truncate", "~bert", "--depth", "2", "--out", "small")

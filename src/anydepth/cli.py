@@ -84,9 +84,9 @@ def trace(
     model: options.Model,
     data: options.Data,
     out: options.Out = None,
-    split: Annotated[str | None, typer.Option(help="Which split; default test, else validation.")] = None,
+    split: options.ReadSplit = None,
     limit: options.Limit = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per forward pass; no result depends on it.")] = 32,
+    batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
     measures: Annotated[
         str, typer.Option(help="Similarities between depths, separated by commas.")
@@ -104,7 +104,7 @@ def trace(
     keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep the states, to merge or compare.")] = False,
     sums: Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")] = True,
     restart: Annotated[bool, typer.Option("--restart", help="Start over what an interrupted trace left.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")] = None,
+    device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
@@ -312,9 +312,9 @@ def truncate(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-depth-K.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Which split; default test, else validation.")] = None,
+    split: options.ReadSplit = None,
     limit: options.Limit = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per forward pass.")] = 32,
+    batch_size: options.BatchSize = 32,
     tolerance: options.Tolerance = 0.01,
     confidence: options.Confidence = 0.95,
     against: options.Against = "model",
@@ -322,7 +322,7 @@ def truncate(
     label_column: options.LabelColumn = None,
     image_column: options.ImageColumn = None,
     blocks: options.Blocks = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")] = None,
+    device: options.Device = None,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
     as_json: options.Json = False,
