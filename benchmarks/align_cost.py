@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {
@@ -291,14 +292,6 @@ def vocabulary_table(found: dict[str, list[dict[str, float]]]) -> tuple[list[str
 
 def yes(holds: bool) -> str:
     return "yes" if holds else "NO"
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 DEPTHS, WIDTH = 12, 384
@@ -387,14 +387,6 @@ besides what each row (of 10,000 at most) does to the value. The peers' errors a
 centred (pytorch-cka); of a denominator that is debiased but not the root of it (anatome, debiased); of float32 alone
 (anatome, biased). A mean of estimates from batches is another number than the estimate from all rows, one that
 depends on the batch size: cheaper, and listed for its error."""
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

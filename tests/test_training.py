@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from train_worker import (
     BLOCKS,
     CLASSES,
+    KINDS,
+    OF_PEFT,
+    SGD,
     arguments,
     data,
     furthest,
@@ -39,11 +42,6 @@ from anydepth.heads import Heads
 from anydepth.objectives import OBJECTIVES
 from anydepth.stack import Stack
 from anydepth.training import AlignedTrainer, within_forward
-
-KINDS = ("vit", "bert", "gpt2")
-OF_PEFT = "ignore:`is_gradient_checkpointing:FutureWarning"  # its own call
-DEPTHS = range(1, BLOCKS + 1)
-SGD = {"optim": "sgd", "learning_rate": 0.1}
 
 
 @pytest.fixture(autouse=True, scope="module")

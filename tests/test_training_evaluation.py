@@ -14,6 +14,8 @@ from torch import nn
 from train_worker import (
     BLOCKS,
     CLASSES,
+    DEPTHS,
+    KINDS,
     data,
     logged,
     model,
@@ -25,11 +27,6 @@ from transformers import TrainerCallback
 
 from anydepth.objectives import AlignedLoss
 from anydepth.stack import Stack
-
-KINDS = ("vit", "bert", "gpt2")
-OF_PEFT = "ignore:`is_gradient_checkpointing:FutureWarning"  # its own call
-DEPTHS = range(1, BLOCKS + 1)
-SGD = {"optim": "sgd", "learning_rate": 0.1}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,6 +22,9 @@ import transformers
 from torch import nn
 
 VOCABULARY, CLASSES, BLOCKS = 60, 4, 4
+KINDS, DEPTHS = ("vit", "bert", "gpt2"), range(1, BLOCKS + 1)
+SGD = {"optim": "sgd", "learning_rate": 0.1}
+OF_PEFT = "ignore:`is_gradient_checkpointing:FutureWarning"  # its own call
 _SIZES = {"hidden_size": 16, "num_hidden_layers": BLOCKS, "num_attention_heads": 2, "intermediate_size": 32}
 _USUAL = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "learning_rate": 5e-3, "logging_steps": 1}
 _USUAL |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "max_steps": 4, "save_strategy": "no"}
