@@ -12,9 +12,11 @@ from torch import nn
 
 from anydepth import certificates
 from anydepth.errors import CertificateError, DataError
-from anydepth.exits.calibration import Calibration, Shown, calibrate, levels, look, settle
+from anydepth.exits.calibration import Calibration, settle
 from anydepth.exits.engine import EarlyExit
+from anydepth.exits.looking import Shown
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
+from anydepth.exits.tuning import levels
 
 
 def population(count: int, *, seed: int = 0) -> Shown:
@@ -123,12 +125,14 @@ def batches(name: str, count: int = 40) -> tuple[nn.Module, list[dict[str, Any]]
 )
 def test_what_was_looked_at_is_what_the_engine_does(policy: Policy) -> None:
     model, parts = batches("bert")
-    exits, found = calibrate(EarlyExit(model, policy), parts, tolerance=0.4, confidence=0.6, against="labels")
+    exits = EarlyExit(model, policy).calibrate(parts, tolerance=0.4, confidence=0.6, against="labels", tune=False)
+    found = exits.calibration
+    assert found is not None
     assert found.level is not None
     assert type(exits.policy) is type(policy)
     assert exits.policy.level == pytest.approx(found.level)
     assert exits.policy.depths == policy.depths
-    shown = look(exits, parts, labels=True)
+    shown = exits.look(parts, labels=True).under(exits.policy)
     near = 0.0 if isinstance(policy, Patience) else 1e-4  # counts are exact
     close = (np.abs(shown.scores - found.level) < near).any(axis=1)
     assert close.mean() < 0.2
@@ -143,7 +147,9 @@ def test_the_parts_do_not_overlap_and_the_split_follows_the_seed() -> None:
     model, parts = batches("bert", count=80)
     exits = EarlyExit(model, Confidence(0.5))
     settings = {"tolerance": 0.3, "confidence": 0.8}
-    one, same, other = (calibrate(exits, parts, **settings, seed=seed)[1] for seed in (0, 0, 1))
+    one, same, other = (exits.calibrate(parts, **settings, seed=seed).calibration for seed in (0, 0, 1))
+    assert one is not None
+    assert other is not None
     assert one == same
     assert one.samples == other.samples == (20, 40, 20)
     assert one.level != other.level
@@ -158,7 +164,7 @@ def test_bad_input() -> None:
 
     def message(given: EarlyExit = exits, data: Any = parts, **settings: Any) -> str:
         with pytest.raises((CertificateError, DataError)) as caught:
-            calibrate(given, data, **settings)
+            given.calibrate(data, **settings)
         return str(caught.value)
 
     assert message() == (

@@ -11,7 +11,7 @@ import zoo
 from torch import Tensor, nn
 
 from anydepth.calling import answer_of, call_model, sample_count, samples_of
-from anydepth.errors import PolicyError, UnknownArchitecture, UnsupportedHead
+from anydepth.errors import PolicyError, UnsupportedHead
 from anydepth.exits.engine import EarlyExit, Exits
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 from anydepth.heads import separate_heads
@@ -149,6 +149,109 @@ def test_it_really_stops(name: str) -> None:
     assert sum(seen) < 8 * len(blocks)
 
 
+@pytest.mark.parametrize("kind", [Confidence, Convergence])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "vit", "timm vit", "gpt2 classifier"])
+def test_what_is_read_out_and_what_runs_once(name: str, kind: type[Policy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classifier is given as many samples as are reported; what comes before the blocks runs once for all."""
+    model, batch = build(name)
+    stack = Stack(model)
+    policy = between(Confidence, readouts(stack, batch)) if kind is Confidence else Convergence(-1.0, depths=(1, 3))
+    exits = EarlyExit(stack, policy)
+    exits(batch)  # what is checked once is checked
+    read, embedded = [], []
+    stack.classifier(batch).register_forward_hook(lambda module, args, output: read.append(len(output)))
+    embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding | nn.Conv2d))
+    forward = embedding.forward
+    # not a hook: that fires also where the module's answer is kept
+    monkeypatch.setattr(embedding, "forward", lambda x: embedded.append(len(x)) or forward(x))
+    out = exits(samples_of(batch, torch.arange(8)))  # tensors not seen before
+    assert read == [count for count in out.readouts.tolist() if count]
+    assert embedded == [8]
+
+
+def test_one_sample_that_leaves_at_a_depth_costs_one_forward() -> None:
+    model, batch = build("vit")
+    exits = EarlyExit(model, AtDepth(2))
+    exits(batch)
+    ran = []
+    model.register_forward_hook(lambda *_: ran.append(1))
+    out = exits(samples_of(batch, slice(1)))
+    assert (len(ran), out.depth.tolist(), out.blocks.tolist()) == (1, [2], [1, 1, 0, 0])
+
+
+class InPlace(zoo.Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.add_(torch.tanh(self.mix(x)))
+
+
+def test_blocks_that_overwrite_their_input() -> None:
+    torch.manual_seed(0)
+    model, x = zoo.Nobodys(), torch.randn(8, 8)
+    model.trunk = nn.ModuleList(InPlace(16) for _ in range(4))
+    logits = readouts(Stack(model.eval()), x)
+    policy = between(Confidence, logits)
+    exits = EarlyExit(model, policy)  # which is to find that out for itself, and in inference mode
+    for _ in range(2):
+        same(exits(x), *naive(policy, logits))
+
+
+class Looking(zoo.Nobodys):
+    """Gives each block the state the first was given; `first` also answers with what cannot be cut down."""
+
+    def __init__(self, extra: Any) -> None:
+        super().__init__()
+        self.first = Telling(self.first, extra)
+        self.trunk = nn.ModuleList(Recalling(block) for block in self.trunk)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = start = self.first(x)[0]
+        for block in self.trunk:
+            x = block(x, start)
+        return self.last(x)
+
+
+class Telling(nn.Module):
+    def __init__(self, inner: nn.Module, extra: Any) -> None:
+        super().__init__()
+        self.inner, self.extra, self.ran = inner, extra, 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        self.ran += 1
+        return self.inner(x), self.extra(x)
+
+
+class Recalling(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor, start: Tensor) -> Tensor:
+        return self.block(x) + 0.1 * start
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_kept"),
+    [
+        (lambda x: None, True),
+        (lambda x: x[:1].sum() * 0, True),
+        (len, False),  # a number for the batch
+        (lambda x: torch.zeros(len(x) + 1), False),  # an axis that grows with the batch, and is not its own
+        (lambda x: torch.zeros(len(x), len(x)), False),  # nor are two of them
+        (lambda x: object(), False),  # nobody knows what is in there
+    ],
+)
+def test_what_cannot_be_cut_down_runs_again(extra: Any, is_kept: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Looking(extra).eval(), torch.randn(8, 8)
+    logits = readouts(Stack(model), x)
+    exits = EarlyExit(model, between(Confidence, logits))
+    depths, expected = naive(exits.policy, logits)
+    exits(x)
+    model.first.ran = 0
+    same(exits(x.clone()), depths, expected)
+    assert (model.first.ran == 1) is is_kept
+
+
 def test_blocks_after_the_last_departure_do_not_run() -> None:
     model, batch = build("bert")
     out = EarlyExit(model, AtDepth(2))(batch)
@@ -182,7 +285,8 @@ def test_states_that_no_longer_turn(name: str, position: int) -> None:
     assert len(set(depths)) > 1
     logits = readouts(stack, batch)
     torch.testing.assert_close(out.logits, torch.stack([logits[d - 1, i] for i, d in enumerate(depths)]))
-    assert int(out.readouts.sum()) == 8, "nobody is read out before they leave"
+    left = torch.stack([out.blocks[depth - 1] * (out.depth == depth).any() for depth in range(1, 5)])
+    assert out.readouts.tolist() == left.tolist(), "nobody is read out where nobody leaves"
     assert int(out.undecided.sum()) == 0
 
 
@@ -279,16 +383,17 @@ def test_positions_cannot_leave(name: str) -> None:
 
 
 class Crowded(zoo.Nobodys):
-    """Gives its blocks the number of samples."""
+    """Tells its blocks the number of samples, as those do that go by sizes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.ModuleList(Told(block) for block in self.trunk)
 
     def forward(self, x: Tensor) -> Tensor:
+        count = len(x)
         x = self.first(x)
         for block in self.trunk:
-            x = block(x, len(x))
+            x = block(x, count)
         return self.last(x)
 
 
@@ -298,14 +403,15 @@ class Told(nn.Module):
         self.block = block
 
     def forward(self, x: Tensor, count: int) -> Tensor:
-        return self.block(x) / count
+        return self.block(x.view(count, 16))
 
 
 def test_blocks_that_are_told_how_many_there_are() -> None:
-    with pytest.raises(
-        UnknownArchitecture, match=r"Crowded: block 1 is given something .*a number that went from 4 to 8"
-    ):
-        EarlyExit(Crowded().eval(), Confidence(0.5))(torch.randn(4, 8))
+    torch.manual_seed(0)
+    model, x = Crowded().eval(), torch.randn(8, 8)
+    logits = readouts(Stack(model), x)
+    policy = between(Confidence, logits)
+    same(EarlyExit(model, policy)(x), *naive(policy, logits))
 
 
 @pytest.mark.parametrize(

@@ -94,13 +94,15 @@ class Training:
     Args:
         run: what to train.
         work: the folder of checkpoints.
+        model: to start from, in the place of the task's own.
+        name: of its checkpoint.
     """
 
-    def __init__(self, run: Run, work: Path) -> None:
-        self.run, self.file = run, work / f"{run.name}.safetensors"
+    def __init__(self, run: Run, work: Path, model: nn.Module | None = None, name: str | None = None) -> None:
+        self.run, self.file = run, work / f"{name or run.name}.safetensors"
         self._samples = data_of(run.task, run.stage).train
         self._groups = groups_of(run.task, run.stage, run.seed)
-        model = model_of(run.task, run.seed)
+        model = model_of(run.task, run.seed) if model is None else model
         if run.base is not None:
             _copy(work / f"{run.base.name}.safetensors", dict(_named(model, None)))
         self.stack = _stack(model, self._samples.batch(self._groups[0]), heads=OBJECTIVES[run.objective].separate_heads)

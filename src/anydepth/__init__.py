@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anydepth.errors import AnydepthError
+    from anydepth.exits.curve import ExitCurve, exit_curve
     from anydepth.exits.engine import EarlyExit
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
     from anydepth.objectives import AlignedLoss
@@ -33,10 +34,12 @@ __all__ = [
     "Convergence",
     "EarlyExit",
     "Entropy",
+    "ExitCurve",
     "Margin",
     "Patience",
     "Stack",
     "Trace",
+    "exit_curve",
     "trace",
     "trace_states",
     "truncate",
@@ -50,10 +53,12 @@ _HOMES = {
     "Convergence": "exits.policies",
     "EarlyExit": "exits.engine",
     "Entropy": "exits.policies",
+    "ExitCurve": "exits.curve",
     "Margin": "exits.policies",
     "Patience": "exits.policies",
     "Stack": "stack",
     "Trace": "result",
+    "exit_curve": "exits.curve",
     "trace": "tracing",
     "trace_states": "tracing",
     "truncate": "truncating",

@@ -305,6 +305,135 @@ def align(
 
 
 @app.command()
+def compare(
+    traces: options.Traces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/compare"),
+    measures: Annotated[
+        str | None,
+        typer.Option(help="Similarities across models; default cka, and cosine where widths agree; none for none."),
+    ] = None,
+    despite: options.Despite = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare traces of the same data: what differs by depth, and which depths of two models are alike."""
+    from anydepth.matching import compare_folders
+    from anydepth.show import show_compared
+
+    terminal.quiet_libraries()
+    wanted = None if measures is None else () if measures == "none" else _measures(measures)
+    with terminal.bars(enabled=not as_json) as progress:
+        found = compare_folders(
+            traces,
+            out,
+            measures=wanted,
+            despite=() if despite is None else _measures(despite),
+            seed=seed,
+            progress=progress,
+        )
+    show_compared(found, out, as_json=as_json)
+
+
+@app.command("exit")
+def exit_early(
+    model: options.Model,
+    data: options.Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA-exit.")
+    ] = None,
+    policy: options.ExitPolicy = "confidence",
+    depths: options.TestedDepths = None,
+    tolerance: options.Tolerance = 0.01,
+    confidence: options.Confidence = 0.95,
+    against: options.Against = "model",
+    tune: options.Tune = True,
+    split: options.ReadSplit = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    max_length: options.MaxLength = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    image_column: options.ImageColumn = None,
+    blocks: options.Blocks = None,
+    device: options.Device = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Calibrate MODEL on DATA to stop early with a guarantee; DIR then holds the model, its policy and a report."""
+    from anydepth.data.loading import Wanted
+    from anydepth.exiting import Job, calibrate_named
+    from anydepth.show import show_exited
+
+    terminal.quiet_libraries()
+    job = Job(
+        model,
+        data,
+        split=split,
+        wanted=Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
+        batch_size=batch_size,
+        max_length=max_length,
+        policy=policy,
+        depths=None if depths is None else _depths(depths),
+        tolerance=tolerance,
+        confidence=confidence,
+        against=against,
+        tune=tune,
+        blocks=blocks,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    with terminal.bars(enabled=not as_json) as progress:
+        found = calibrate_named(job, out or Path("runs") / f"{_slug(model)}-{_slug(data)}-exit", progress=progress)
+    show_exited(found, as_json=as_json)
+
+
+@app.command()
+def predict(
+    model: options.Calibrated,
+    data: options.Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/DIR-DATA-predictions.")
+    ] = None,
+    split: options.ReadSplit = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    max_length: options.MaxLength = None,
+    text_column: options.TextColumn = None,
+    image_column: options.ImageColumn = None,
+    device: options.Device = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Answer DATA by the calibrated model in DIR; predictions.csv tells the depth of each answer."""
+    from anydepth.data.loading import Wanted
+    from anydepth.predicting import Request
+    from anydepth.predicting import predict as run_predict
+    from anydepth.show import show_predicted
+
+    terminal.quiet_libraries()
+    request = Request(
+        model,
+        data,
+        split=split,
+        wanted=Wanted(limit=limit, text=text_column, image=image_column, seed=seed),
+        batch_size=batch_size,
+        max_length=max_length,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    with terminal.bars(enabled=not as_json) as progress:
+        found = run_predict(
+            request, out or Path("runs") / f"{_slug(model)}-{_slug(data)}-predictions", progress=progress
+        )
+    show_predicted(found, as_json=as_json)
+
+
+@app.command()
 def truncate(
     model: options.Model,
     depth: Annotated[str, typer.Option(metavar="K|auto", help="How many blocks to keep; auto certifies it by DATA.")],
@@ -356,6 +485,40 @@ def truncate(
 
 
 @app.command()
+def export(
+    model: options.Model,
+    exits: options.ExportExits = None,
+    depth: options.ExportDepth = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-onnx.")
+    ] = None,
+    policy: options.ExportPolicy = None,
+    threshold: options.ExportThreshold = None,
+    blocks: options.Blocks = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write MODEL as ONNX graphs between which samples may leave; anydepth.exits.router runs them without torch."""
+    from anydepth.shipping import Wish, ship
+    from anydepth.show import show_exported
+
+    terminal.quiet_libraries()
+    wish = Wish(
+        model,
+        exits=None if exits is None else _depths(exits),
+        depth=depth,
+        policy=policy,
+        threshold=threshold,
+        blocks=blocks,
+        trust_remote_code=trust_remote_code,
+    )
+    with terminal.bars(enabled=not as_json) as progress:
+        found = ship(wish, out or Path("runs") / f"{_slug(model)}-onnx", progress=progress)
+    show_exported(found, as_json=as_json)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
@@ -376,6 +539,15 @@ def demo(
         return
     terminal.output().print(as_comparison(found))
     terminal.output().print(f"Report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _depths(text: str) -> tuple[int, ...]:
+    from anydepth.errors import PolicyError
+
+    try:
+        return tuple(int(one) for one in text.split(","))
+    except ValueError:
+        raise PolicyError(f"the tested depths are {text!r}, expected whole numbers with commas: 2,4,6") from None
 
 
 def _measures(text: str) -> tuple[str, ...]:

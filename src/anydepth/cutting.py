@@ -128,9 +128,8 @@ def cut(
     small = truncate(stack, chosen, batch=batch)
     with replacing_folder(Path(out)) as beside:
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
-        processor = loaded.processor.processor if loaded.kind == "image" else loaded.processor
-        if processor is not None:
-            processor.save_pretrained(beside)
+        if loaded.to_save is not None:
+            loaded.to_save.save_pretrained(beside)
         write_json(beside / FILE, result.as_plain())
     return result
 

@@ -69,6 +69,10 @@ class TruncationError(AnydepthError):
     """A model cannot be cut there, or does not answer as its readout does once it is."""
 
 
+class ExportError(AnydepthError):
+    """A model cannot be exported, or answers differently once it is."""
+
+
 class CertificateError(AnydepthError):
     """What was asked to be promised makes no sense, or takes more samples than there are."""
 

@@ -39,6 +39,11 @@ class LoadedModel:
     heads: Path | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def to_save(self) -> Any:
+        """What belongs beside the model in a folder: a tokenizer or image processor; None if it has none."""
+        return getattr(self.processor, "processor", self.processor) if self.kind == "image" else self.processor
+
 
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds weights as safetensors.

@@ -44,6 +44,24 @@ Against = Annotated[
     str, typer.Option(help="A failure: model, another answer than the full model's; labels, wrong where it is right.")
 ]
 
+# --- exit -----------------------------------------------------------------------------------------------------------
+
+# Names only: a test holds them against `anydepth.exits.policies.POLICIES`, which would bring torch with it.
+POLICIES = "confidence, margin, entropy, patience, convergence"
+
+ExitPolicy = Annotated[str, typer.Option("--policy", metavar="NAME", help=f"One of {POLICIES}.")]
+TestedDepths = Annotated[
+    str | None,
+    typer.Option("--depths", metavar="2,4,...", help="Where to test; default where it pays, as measured here."),
+]
+Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Choose temperatures, and where to test.")]
+Calibrated = Annotated[str, typer.Argument(metavar="DIR", help="A folder that `anydepth exit` wrote.")]
+
+# --- compare --------------------------------------------------------------------------------------------------------
+
+Traces = Annotated[list[Path], typer.Argument(metavar="A B ...", help="Folders that `anydepth trace` wrote.")]
+Despite = Annotated[str | None, typer.Option(metavar="data,tokens", help="In what the traces may differ all the same.")]
+
 # --- align ----------------------------------------------------------------------------------------------------------
 
 AlignedOut = Annotated[
@@ -137,4 +155,18 @@ LoggingSteps = Annotated[
 ]
 ReportTo = Annotated[
     str, typer.Option(metavar="NAME", help="tensorboard, wandb, ...: where logs go besides.", rich_help_panel=_TRAINING)
+]
+
+# --- export ---------------------------------------------------------------------------------------------------------
+
+ExportExits = Annotated[
+    str | None,
+    typer.Option("--exits", metavar="3,6,9", help="Where samples may leave; default those of a calibrated model."),
+]
+ExportDepth = Annotated[int | None, typer.Option("--depth", metavar="K", help="One graph, all leave at depth K.")]
+ExportPolicy = Annotated[
+    str | None, typer.Option("--policy", metavar="NAME", help=f"Of a plain model: {POLICIES}; default confidence.")
+]
+ExportThreshold = Annotated[
+    float | None, typer.Option("--threshold", metavar="X", help="Of that policy; default a confidence of 0.9.")
 ]

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from anydepth.calling import Batch
 from anydepth.surgery import forward_as
+
+Answers: TypeAlias = list[tuple[nn.Module, Any]]
+"""What some modules answered."""
+
+
+@contextmanager
+def answering(answers: Answers) -> Iterator[Answers]:
+    """Have the modules answer this, whatever they are asked."""
+    with ExitStack() as undo:
+        for module, output in answers:
+            undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _output))
+        yield answers
 
 
 class Prefix:
@@ -18,38 +30,35 @@ class Prefix:
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
-        self._kept: list[tuple[nn.Module, Any]] = []
+        self._kept: Answers = []
 
     @contextmanager
-    def recorded(self, batch: Batch, modules: list[nn.Module]) -> Iterator[None]:
+    def recorded(self, batch: Batch, modules: list[nn.Module]) -> Iterator[Answers]:
         """Keep what these modules answer inside, in a forward on this batch."""
         self._key, self._kept = None, []
-        kept: list[tuple[nn.Module, Any]] = []
+        kept: Answers = []
 
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             kept.append((module, _detached(output)))
 
         handles = [module.register_forward_hook(keep) for module in modules]
         try:
-            yield
+            yield kept
         finally:
             for handle in handles:
                 handle.remove()
         self._key, self._kept = _identity(batch), kept
 
     @contextmanager
-    def kept(self, batch: Batch, modules: list[nn.Module]) -> Iterator[None]:
+    def kept(self, batch: Batch, modules: list[nn.Module]) -> Iterator[Answers]:
         """Have the modules answer what they did on this batch, or keep what they answer now."""
-        with self.replayed(batch) if self._has(batch) else self.recorded(batch, modules):
-            yield
+        with answering(self._kept) if self._has(batch) else self.recorded(batch, modules) as answers:
+            yield answers
 
     @contextmanager
     def replayed(self, batch: Batch) -> Iterator[None]:
         """Have the modules answer what they did, if this is the batch they did it on, unwritten to since."""
-        with ExitStack() as undo:
-            if self._has(batch):
-                for module, output in self._kept:
-                    undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _output))
+        with answering(self._kept) if self._has(batch) else nullcontext():
             yield
 
     def _has(self, batch: Batch) -> bool:

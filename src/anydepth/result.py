@@ -170,6 +170,15 @@ class Trace:
         ]
         return np.stack(bounds, axis=1)
 
+    def per_answer(self, name: str) -> Float64[np.ndarray, "n k"]:
+        """A statistic of each answer at each depth; `accuracy` and `agreement` are 0 or 1.
+
+        Raises:
+            MeasureError: this trace has no such statistic.
+        """
+        self._require(name)
+        return self._values(name)[0]
+
     def _values(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A statistic's value in each row at each depth, and whether the row counts there."""
         assert self.rows is not None

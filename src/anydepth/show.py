@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from anydepth.aligned import Aligned
+from anydepth.comparing import Comparison
 from anydepth.cutting import Cut
+from anydepth.exited import Exited
+from anydepth.exporting import Exported
+from anydepth.predicting import Predicted
 from anydepth.result import Trace
+from anydepth.store import in_words
 from anydepth.terminal import output
 
 if TYPE_CHECKING:
@@ -124,6 +129,101 @@ def show_cut(found: Cut, *, as_json: bool) -> None:
     what = str(found.minimal) if found.minimal else f"depth {found.depth} of {found.last}"
     last = f"Model: {found.folder}" if found.folder else "Nothing was written: the model stays as it is."
     _present(plain, Text(f"{found.model}: {what}"), found.notes, last, as_json)
+
+
+def show_exited(found: Exited, *, as_json: bool) -> None:
+    """What was certified, what it saves, and where the calibrated model is."""
+    plain = {"out": str(found.folder), "report": str(found.folder / "report.html"), **found.as_plain()}
+    promise = Text(str(found.calibration)[:1].upper() + str(found.calibration)[1:])
+    shown = Group(as_exits(found), promise) if found.calibration.certificate else promise
+    last = f"Calibrated model: {found.folder}; report: {found.folder / 'report.html'}"
+    _present(plain, shown, found.notes, last, as_json)
+
+
+def as_exits(found: Exited) -> Table:
+    """What the certified policy does on the samples that had no say in it, beside the full model."""
+    table = Table(title=escape(f"{found.model} on {found.data}"), title_justify="left")
+    for name in ("", "mean depth", "accuracy", "agrees", "speed-up", "predicted", "blocks counted"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    full = "" if found.full_accuracy is None else f"{found.full_accuracy:.3f}"
+    right = ""
+    if found.accuracy is not None:
+        low, high = found.interval(found.accuracy)
+        right = f"{found.accuracy:.3f} [dim]{low:.3f}–{high:.3f}[/dim]"
+    times = (f"{one:.2f} ×" for one in (1 / found.measured, 1 / found.predicted, found.last / found.depth))
+    table.add_row("full model", str(found.last), full, "1.000", "1.00 ×", "1.00 ×", "1.00 ×")
+    table.add_row("early exit", f"{found.depth:.2f}", right, f"{found.agreement:.3f}", *times)
+    return table
+
+
+def show_predicted(found: Predicted, *, as_json: bool) -> None:
+    """How many were answered at what depth, and where the answers are."""
+    total = sum(found.leaving)
+    table = Table("depth", "samples", "share")
+    for depth, count in enumerate(found.leaving, 1):
+        table.add_row(str(depth), f"{count:,}", f"{count / total:.3f}")
+    full = total * len(found.leaving)
+    said = f"{total:,} samples, mean depth {found.depth:.2f}: {found.blocks:,} blocks run of {full:,}"
+    said_of_it = [] if found.promise is None else [found.promise]
+    if found.undecided:
+        said_of_it.append(f"scores that are NaN: {found.undecided:,}; those samples went on to the next tested depth")
+    plain = {"out": str(found.folder), **found.as_plain()}
+    last = f"Predictions: {found.folder / 'predictions.csv'}"
+    _present(plain, Group(table, Text(said)), (*said_of_it, *found.notes), last, as_json)
+
+
+def show_exported(found: Exported, *, as_json: bool) -> None:
+    """What graphs there are, that they answer as torch does, and what runs them."""
+    table = Table("blocks", "graph", Column("size", justify="right"))
+    for start, stop, file, size in zip((0, *found.exits), found.exits, found.files, found.bytes, strict=False):
+        table.add_row(f"{start + 1}–{stop}", file, in_words(size))
+    same = f"onnxruntime answers as torch does, to {found.apart:.1e}, on inputs of {_listed(found.batches)}"
+    title = Text(f"{found.model}: {found.policy}", style="italic")
+    plain = {"out": str(found.folder), **found.as_plain()}
+    last = f'Exported: {found.folder}; in Python: anydepth.exits.router.Router("{found.folder}")'
+    _present(plain, Group(title, table, Text(same)), found.notes, last, as_json)
+
+
+def _listed(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
+
+
+def show_compared(found: Sequence[Comparison], folder: Path, *, as_json: bool) -> None:
+    """What differs between each model and the first, depth by depth, and where the report is."""
+    plain = {
+        "out": str(folder),
+        "report": str(folder / "report.html"),
+        "comparisons": [one.as_plain() for one in found],
+    }
+    notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
+    tables = Group(*(as_differences(one) for one in found))
+    _present(plain, tables, notes, f"Report: {folder / 'report.html'}", as_json)
+
+
+def as_differences(found: Comparison) -> Table:
+    """One line per pair of depths: difference in accuracy (or agreement), its joint band, and which depth is alike."""
+    a, b = found.names
+    table = Table(title=escape(f"{b} against {a}: {found.samples:,} samples"), title_justify="left")
+    name = next((one for one in ("accuracy", "agreement") if one in found.differences), None)
+    table.add_column("depths", justify="right")
+    for column in (f"{name}, first", "second", "difference (for all depths together)", "so it is") if name else ():
+        table.add_column(column, justify="right")
+    measure = next(iter(found.similarity), None)
+    matches = found.matches(measure) if measure else ()
+    if measure:
+        table.add_column(f"most alike by {measure}", justify="right")
+    for place, (one, other) in enumerate(found.depths):
+        cells = [str(one) if one == other else f"{one} and {other}"]
+        if name:
+            means, shown = found.values[name][:, place], found.differences[name]
+            band = f"{shown.low_all[place]:+.3f} to {shown.high_all[place]:+.3f}"
+            cells += [_number(means[0]), _number(means[1])]
+            cells += [f"{shown.value[place]:+.3f} [dim]{band}[/dim]", shown.verdicts[place]]
+        if measure:
+            match = matches[one]
+            cells.append("" if match is None else f"{match.depth} ({match.value:.3f})")
+        table.add_row(*cells)
+    return table
 
 
 def _present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:

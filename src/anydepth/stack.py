@@ -11,8 +11,8 @@ Words: the state `h[0]` is what enters the first block, `h[l]` the raw output of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ from anydepth.blocks import find_blocks
 from anydepth.calling import Batch, answer_of, call_model, call_with, distance, first_samples, hidden_of, state_of
 from anydepth.errors import ReadoutMismatch, UnsupportedHead
 from anydepth.heads import Heads
-from anydepth.prefix import Prefix
+from anydepth.legs import Legs
+from anydepth.prefix import Answers, Prefix
 from anydepth.surgery import evaluating, forward_as, quiet, replaced, switches
 from anydepth.watching import Learnt, Shape, Watched
 
@@ -159,6 +160,12 @@ class Stack:
             raise UnsupportedHead(f"{type(self.model).__name__} has nothing to train after its blocks: no classifier")
         return found
 
+    @property
+    def classifier_path(self) -> str | None:
+        """The dotted name of the classifier; None before the first batch, and where there is none."""
+        found = self._learnt.classifier if self._learnt else None
+        return next((name for name, module in self.model.named_modules() if module is found), None)
+
     def states(self, batch: Batch) -> list[Tensor]:
         """The states h[0..L] of one forward.
 
@@ -230,6 +237,35 @@ class Stack:
         learnt = self._ensure_verified(batch)
         return self._record(batch, learnt)
 
+    def keeping(self, batch: Batch) -> AbstractContextManager[Answers]:
+        """Inside, what the modules answer that run before the first block is kept, if the forward is on this batch."""
+        return self._prefix.kept(batch, self._ensure_verified(batch).before)
+
+    @contextmanager
+    def in_legs(self, batch: Batch) -> Iterator[Legs]:
+        """Inside, the forward can be run in legs.
+
+        Stubs stay in the places of the blocks for as long: putting them there anew would be a good part of what the
+        readout of a single sample costs.
+        """
+        learnt = self._ensure_verified(batch)
+        legs = Legs(learnt.shapes, lambda batch: answer_of(call_model(self.model, batch))[1])
+        with ExitStack() as undo:
+            undo.enter_context(quiet(self._switches))
+            undo.enter_context(replaced(self._list, legs.stubs(self._list)))
+            if self.heads is not None:
+                undo.enter_context(self._headed(self.heads, self.classifier(batch), legs))
+            yield legs
+
+    def _headed(self, heads: Heads, classifier: nn.Module, legs: Legs) -> AbstractContextManager[None]:
+        """Inside, each leg is answered by the head of the depth where it ends."""
+        own = classifier.forward
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            return (heads[legs.depth] if legs.depth < self.depth else own)(*args, **kwargs)
+
+        return forward_as(classifier, answer)
+
     def verify(self, batch: Batch) -> Verification:
         """Check the law on a few samples of `batch`, in eval mode and without gradients.
 
@@ -240,7 +276,8 @@ class Stack:
             ReadoutMismatch: with the size of the error.
         """
         few = first_samples(batch, 2)
-        with evaluating(self.model), torch.no_grad():
+        # tensors of inference mode do not tell whether they were written to
+        with evaluating(self.model), torch.inference_mode(False), torch.no_grad():
             watched = self._watch(few, Prefix(), learn=True)
             self._learnt = learnt = watched.learnt()
             if learnt.in_place:

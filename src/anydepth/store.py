@@ -89,6 +89,16 @@ class StoredStates:
                 # a copy: the map is read-only, and torch wants to own what it may write to
                 yield torch.from_numpy(np.array(rows[start : start + size]))
 
+    def rows(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some of the rows, (m, K·D), in any order."""
+        starts = np.cumsum([0, *(len(rows) for rows in self._rows)])
+        part = np.searchsorted(starts, which, side="right") - 1
+        found = np.empty((len(which), sum(self.widths)), np.float32)
+        for index, rows in enumerate(self._rows):
+            here = part == index
+            found[here] = rows[which[here] - starts[index]]
+        return found
+
     @property
     def bytes(self) -> int:
         """What the states take on disk."""

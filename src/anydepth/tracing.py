@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +25,9 @@ from anydepth.result import Trace, by_field
 from anydepth.stack import Stack
 from anydepth.store import in_words
 from anydepth.tokens import check_policy
-from anydepth.workspace import Workspace
+from anydepth.workspace import Workspace, working_folder
 
 DEFAULT_MEASURES = ("cosine", "cosine_raw", "cka", "cka_biased")
-_PARTIAL = ".partial"
 
 
 def trace(
@@ -116,7 +113,7 @@ def trace(
     if ranks > 1 and out is None:
         raise DataError(f"{ranks} processes need a folder they share: give out='DIR'")
     key = _key(origin["model"]["fingerprint"], what, keep_states, ranks)
-    with _folder(out, resume=resume) as folder:
+    with working_folder(out, resume=resume) as folder:
         with closing(Workspace(folder / f"rank-{rank}", key)) as workspace:
             what.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
         wait_for_all()
@@ -182,7 +179,7 @@ def check_measures(measures: Sequence[str]) -> None:
     Example:
         >>> check_measures(["cka", "ckaa"])
         Traceback (most recent call last):
-        anydepth.errors.MeasureError: unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased
+        anydepth.errors.MeasureError: unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased, ...
     """
     if isinstance(measures, str):
         raise MeasureError(f"measures is the text {measures!r}, expected a list: measures=[{measures!r}]")
@@ -236,32 +233,6 @@ def _stacked(column: Any) -> Any:
         return torch.stack(column) if isinstance(column[0], Tensor) else torch.as_tensor(column)
     except (TypeError, ValueError, RuntimeError):
         return column
-
-
-@contextmanager
-def _folder(out: str | Path | None, *, resume: bool) -> Iterator[Path]:
-    """A folder for the pass: of its own and for this call only, or in `out` until the trace there is complete."""
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="anydepth-") as folder:
-            yield Path(folder)
-        return
-    partial, (rank, ranks) = Path(out) / _PARTIAL, rank_and_count()
-    made = [one for one in (Path(out), *Path(out).parents) if not one.exists()]
-    if not resume and rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    wait_for_all()
-    try:
-        yield partial
-    except BaseException:
-        if ranks == 1 and not any(partial.glob("*/journal.json")):  # not one batch to go on from
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()
-        raise
-    if rank == 0:
-        shutil.rmtree(partial)
-    wait_for_all()
 
 
 def _key(fingerprint: str, what: Pass, keep_states: bool, ranks: int) -> str:

@@ -66,7 +66,8 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     if batch is not None:
         inputs = first_samples(without_labels(batch)[0], 2)
         if stack.heads is not None and depth < stack.depth:
-            _exchange(cut, stack.model, stack.classifier(inputs), stack.heads[depth])
+            stack.classifier(inputs)  # refuses a model without one, and finds where it is
+            cut.set_submodule(str(stack.classifier_path), copy.deepcopy(stack.heads[depth]))
         _require_same(stack, cut, depth, inputs)
     return cut
 
@@ -109,12 +110,6 @@ def _trim(config: Any, before: int, now: int) -> None:
     stages = getattr(config, "stage_names", None)
     if stages and len(stages) == before + 1:  # a backbone's: one for each state, and which of them it gives
         vars(config).update(stage_names=stages[: now + 1], _out_features=[stages[now]], _out_indices=[now])
-
-
-def _exchange(cut: nn.Module, model: nn.Module, classifier: nn.Module, head: nn.Module) -> None:
-    """Put a head in the place that the classifier has in the model."""
-    path = next(name for name, module in model.named_modules() if module is classifier)
-    cut.set_submodule(path, copy.deepcopy(head))
 
 
 def _require_same(stack: Stack, cut: nn.Module, depth: int, batch: Batch) -> None:

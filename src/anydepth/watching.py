@@ -140,15 +140,15 @@ class Watched:
 
     def learnt(self) -> Learnt:
         """What this forward teaches about the model, where `calls_outside` was on."""
-        overwritten = [
+        in_place = any(
             version is not None and state._version != version
             for state, version in zip(self.states, self.versions, strict=True)
-        ]
+        )
         return Learnt(
             shapes=[Shape.of(output) for output in self.outputs],
-            before=self._before(),
+            before=[] if in_place else self._before(),  # what enters the first block would not stay as it is
             final_norms=self._final_norms(),
-            in_place=any(overwritten),
+            in_place=in_place,
             answer=self.answer_name,
             classifier=self._classifier(),
         )

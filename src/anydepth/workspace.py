@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,8 +16,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from anydepth.errors import IncompatibleTraces, TraceFileError
+from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.store import RowFile, read_json, write_json, writing
 
+PARTIAL = ".partial"
+"""Where in a folder a pass that is under way lies."""
 _JOURNAL = "journal.json"
 _SECONDS_BETWEEN_COMMITS = 2.0
 
@@ -175,6 +181,32 @@ class Workspace:
         """The ids of all samples, in order."""
         self._ids.flush()
         return [json.loads(line) for line in self._ids_path.read_bytes().splitlines()]
+
+
+@contextmanager
+def working_folder(out: str | Path | None, *, resume: bool) -> Iterator[Path]:
+    """A folder for a pass: of its own and for this call only, or in `out` until what is made there is complete."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="anydepth-") as folder:
+            yield Path(folder)
+        return
+    partial, (rank, ranks) = Path(out) / PARTIAL, rank_and_count()
+    made = [one for one in (Path(out), *Path(out).parents) if not one.exists()]
+    if not resume and rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    wait_for_all()
+    try:
+        yield partial
+    except BaseException:
+        if ranks == 1 and not any(partial.glob("*/journal.json")):  # not one batch to go on from
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
+        raise
+    if rank == 0:
+        shutil.rmtree(partial)
+    wait_for_all()
 
 
 def _chained(chain: str, ids: list[Any], digests: NDArray[np.uint64]) -> str:

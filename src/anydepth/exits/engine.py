@@ -1,43 +1,28 @@
-"""A forward that lets samples go: blocks run one by one, and who has had enough leaves the batch, mask and all."""
+"""A model that stops computing, for each sample by itself, as soon as a policy is satisfied."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import nn
 
-from anydepth.calling import Batch, sample_count, samples_of
-from anydepth.errors import UnsupportedHead
-from anydepth.exits.lanes import Lanes, Selected
+from anydepth.collect import Progress
+from anydepth.exits.calibration import Calibration, calibrate, check_request
+from anydepth.exits.costs import Costs
+from anydepth.exits.flight import Exits, Flight
+from anydepth.exits.lanes import Lanes
+from anydepth.exits.looking import Looked, look
 from anydepth.exits.policies import Policy
-from anydepth.questions import require_one_class, without_labels
+from anydepth.exits.reading import Reader
+from anydepth.exits.saving import Saved, save_exits
+from anydepth.questions import without_labels
 from anydepth.stack import Stack
+from anydepth.store import replacing_folder
 from anydepth.surgery import evaluating
-from anydepth.tokens import Policy as Tokens
-from anydepth.tokens import default_policy, select, valid_positions
-
-
-@dataclass(frozen=True)
-class Exits:
-    """What came out, sample by sample, in the order they went in.
-
-    Attributes:
-        logits: of each sample, at the depth where it left.
-        depth: that depth, 1..L.
-        blocks: how many samples each block was really run on; 0 where all had left before.
-        readouts: how many samples were really read out at each depth.
-        undecided: at each depth, how many samples had a score that is NaN; they stayed.
-    """
-
-    logits: Float[Tensor, "b c"]
-    depth: Int64[Tensor, " b"]
-    blocks: Int64[Tensor, " l"]
-    readouts: Int64[Tensor, " l"]
-    undecided: Int64[Tensor, " l"]
 
 
 class EarlyExit:
@@ -52,6 +37,7 @@ class EarlyExit:
             by its own.
         policy: when a sample has had enough. `tested` are the depths at which it asks.
         blocks: the dotted name of the list of blocks, for a model that has several.
+        calibration: what is known of the policy; see `calibrate`.
 
     Raises:
         PolicyError: the policy tests a depth beyond L.
@@ -68,106 +54,132 @@ class EarlyExit:
         ((3, 5), [2, 2, 2], [3, 3, 0, 0])
     """
 
-    def __init__(self, model: nn.Module | Stack, policy: Policy, *, blocks: str | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module | Stack,
+        policy: Policy,
+        *,
+        blocks: str | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
-        self.policy = policy
-        self.tested = policy.tested(self.stack.depth)
+        self.policy, self.calibration = policy, calibration
+        self._reader = Reader(self.stack, policy)
         self._lanes = Lanes(self.stack)
-        self._tokens: Tokens | None = None
+
+    @property
+    def tested(self) -> tuple[int, ...]:
+        """The depths below L at which samples may leave, ascending."""
+        return self._reader.tested
 
     def __call__(self, batch: Any) -> Exits:
         """Answer a batch; its labels, if it has any, are set aside."""
         inputs, _ = without_labels(batch)
         model = self.stack.model
-        self._find_tokens(inputs)
+        self._reader.prepare(inputs)
         with evaluating(model) if model.training else nullcontext(), torch.inference_mode():
-            return _Flight(self, inputs).run()
+            return Flight(self._reader, self._lanes, inputs).run()
 
-    def seen(self, state: Tensor, batch: Batch, logits: Tensor | None) -> Tensor:
-        """What the policy looks at.
+    def look(
+        self,
+        data: Iterable[Any],
+        *,
+        labels: bool = False,
+        out: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Looked:
+        """See what every tested depth shows of every sample, in one pass that lets nobody go.
 
         Args:
-            state: of the samples still there.
-            batch: the same samples.
-            logits: read out from the state; None if nobody has.
+            data: batches as `anydepth.trace` takes them.
+            labels: whether they must carry labels.
+            out: a folder in which an interrupted pass leaves what it has, for the next one to go on from.
+            progress: called with what is done, how much there is, and what it is.
         """
-        if self.policy.reads == "logits" and logits is not None:
-            return logits
-        if self.policy.reads == "nothing":
-            return state.flatten(1)
-        self._find_tokens(batch)
-        assert self._tokens is not None
-        return select(state, valid_positions(batch, state), self._tokens)[0]
+        return look(self._reader, data, labels=labels, out=out, progress=progress)
 
-    def _find_tokens(self, batch: Batch) -> None:
-        if self.policy.reads == "state" and self._tokens is None:
-            self._tokens = default_policy(self.stack, batch, labels_each=False)
+    def calibrate(
+        self,
+        data: Iterable[Any] | Looked,
+        *,
+        tolerance: float = 0.01,
+        confidence: float = 0.95,
+        against: str = "model",
+        costs: Costs | None = None,
+        tune: bool = True,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> EarlyExit:
+        """Find how loose the policy may be with a guarantee.
 
+        Args:
+            data: batches as `anydepth.trace` takes them, or what `look` saw of them; independent samples that were not
+                trained on, drawn like those to come.
+            tolerance: the probability of a failure that must not be exceeded, in (0, 1).
+            confidence: of that promise over the draw of the data, in (0, 1).
+            against: "model": a failure is another answer than the full model's. "labels": one that is wrong where the
+                full model is right.
+            costs: from `measure_costs`, to leave out depths whose test costs more than it saves.
+            tune: whether to choose temperatures, and with costs the tested depths, where the policy names none.
+            seed: of the split into samples that tune, certify and prove.
+            progress: called with what is done, how much there is, and what it is.
 
-class _Flight:
-    """One batch on its way."""
+        Returns:
+            The same model with the loosest policy that could be certified, or with `AtDepth(L)` if none could; what
+            was found is its `calibration`.
 
-    def __init__(self, exits: EarlyExit, batch: Batch) -> None:
-        self._exits, self._stack, self._policy, self._batch = exits, exits.stack, exits.policy, batch
-        self._replay = exits.stack.replay(batch)
-        self._axes = exits._lanes.axes(self._replay, batch) if exits.tested else []
-        self._state = self._replay.state
-        count, last, device = sample_count(batch), self._stack.depth, self._state.device
-        self._rows = torch.arange(count, device=device)
-        self._here, self._lane = batch, Selected(self._replay, self._axes, None)
-        self._memory: Tensor | None = None
-        self._logits: Tensor | None = None
-        self._depth = torch.full((count,), last, device=device)
-        self._counts = torch.zeros(3, last, dtype=torch.int64)
+        Raises:
+            CertificateError: a level outside (0, 1), too few samples, no labels, or nothing to calibrate (`AtDepth`).
+        """
+        check_request(self.policy, tolerance=tolerance, confidence=confidence, against=against)
+        seen = data if isinstance(data, Looked) else self.look(data, labels=against == "labels", progress=progress)
+        policy, found = calibrate(
+            self.policy,
+            seen,
+            tolerance=tolerance,
+            confidence=confidence,
+            against=against,
+            costs=costs,
+            tune=tune,
+            seed=seed,
+        )
+        return EarlyExit(self.stack, policy, calibration=found)
 
-    def run(self) -> Exits:
-        last = self._stack.depth
-        for depth in range(1, last + 1):
-            self._state = self._lane.step(self._state, depth)
-            self._counts[0, depth - 1] = len(self._rows)
-            if depth in self._exits.tested:
-                self._test(depth)
-                if not len(self._rows):
-                    break
-        if len(self._rows):
-            self._land(self._rows, self._read(self._state, self._here, last), last)
-        assert self._logits is not None
-        return Exits(self._logits, self._depth, *self._counts)
+    def save(self, folder: Path | str, *, processor: Any = None, about: dict[str, Any] | None = None) -> Path:
+        """Write the model and `exit.json`, which holds the policy and what is promised of it.
 
-    def _test(self, depth: int) -> None:
-        logits = self._read(self._state, self._here, depth) if self._policy.reads == "logits" else None
-        seen = self._exits.seen(self._state, self._here, logits)
-        score, self._memory = self._policy.scores(depth, seen, self._memory)
-        self._counts[2, depth - 1] = score.isnan().sum()
-        leaving = score >= self._policy.level
-        if not leaving.any():
-            return
-        going, staying = leaving.nonzero()[:, 0], (~leaving).nonzero()[:, 0]
-        if logits is not None:
-            leaving_with = logits[going]
-        else:  # nobody else needs to be read out
-            leaving_with = self._read(self._state[going], samples_of(self._here, going), depth)
-        self._land(self._rows[going], leaving_with, depth)
-        self._stay(staying)
+        Args:
+            folder: taken the place of, if it exists.
+            processor: the tokenizer or image processor to put beside the model.
+            about: what else to write down, as values that JSON holds.
 
-    def _stay(self, staying: Int64[Tensor, " n"]) -> None:
-        self._rows, self._state = self._rows[staying], self._state[staying]
-        self._memory = None if self._memory is None else self._memory[staying]
-        self._here = samples_of(self._batch, self._rows)
-        self._lane = Selected(self._replay, self._axes, self._rows)
+        Returns:
+            The folder. A model of transformers is saved as by `save_pretrained`, any other as its state dict.
 
-    def _read(self, state: Tensor, batch: Batch, depth: int) -> Tensor:
-        logits = self._stack.readout(state, batch, depth=depth)
-        self._counts[1, depth - 1] += len(state)
-        if logits.ndim != 2:
-            raise UnsupportedHead(
-                f"{type(self._stack.model).__name__} answers with {tuple(logits.shape)}, expected one answer for each "
-                "sample: positions of a text cannot leave one by one"
-            )
-        require_one_class(self._stack.model, logits, None, "early exit is for classifiers")
-        return logits
+        Raises:
+            PolicyError: the policy is of a kind of your own.
+            TraceFileError: it cannot be written.
+        """
+        with replacing_folder(Path(folder)) as beside:
+            save_exits(self.stack, self.policy, self.calibration, beside, processor=processor, about=about)
+        return Path(folder)
 
-    def _land(self, rows: Int64[Tensor, " n"], logits: Tensor, depth: int) -> None:
-        if self._logits is None:
-            self._logits = logits.new_empty(len(self._depth), logits.shape[1])
-        self._logits[rows], self._depth[rows] = logits, depth
+    @classmethod
+    def load(cls, folder: Path | str, *, model: nn.Module | Stack | None = None) -> EarlyExit:
+        """Read what `save` wrote.
+
+        Args:
+            folder: with `exit.json`, and with the model unless that is given.
+            model: the one the policy was calibrated for, with its heads if it has them; needed for one that is not of
+                transformers. None to read it from the folder, on the CPU.
+
+        Raises:
+            TraceFileError: `exit.json` is missing, of another format, or was changed.
+            PolicyError: the model is another than the one the policy was calibrated for.
+            ModelError: the folder holds no model that can be read.
+        """
+        saved = Saved.read(Path(folder))
+        stack = saved.stack(Path(folder)) if model is None else model
+        exits = cls(stack, saved.policy, blocks=saved.model["blocks"], calibration=saved.calibration)
+        saved.require_same(exits.stack)
+        return exits

@@ -10,6 +10,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,8 +37,11 @@ class Policy(ABC):
     depths: Sequence[int] | None = None
     temperature: int | float | Mapping[int, float] = 1.0
 
-    reads = "logits"
-    _range = (0.0, 1.0)
+    reads: ClassVar[str] = "logits"
+    """What is looked at: "logits", "state" (no readout is needed to decide), or "nothing"."""
+    has_temperature: ClassVar[bool] = False
+    """Whether the temperature matters."""
+    _range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         low, high = self._range
@@ -92,6 +97,8 @@ class Policy(ABC):
 @dataclass(frozen=True)
 class _OfLogits(Policy):
     """Scores the logits of each depth by themselves, divided by the temperature."""
+
+    has_temperature = True
 
     def scores(
         self, depth: int, seen: Float[Tensor, "n c"], memory: Float[Tensor, "n m"] | None
@@ -237,3 +244,74 @@ class AtDepth(Policy):
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
         """Nothing is looked at: 0 for all."""
         return torch.zeros(len(seen), device=seen.device), None
+
+
+# --- By name ---------------------------------------------------------------------------------------------------------
+
+POLICIES: dict[str, type[Policy]] = {
+    "confidence": Confidence,
+    "margin": Margin,
+    "entropy": Entropy,
+    "patience": Patience,
+    "convergence": Convergence,
+    "depth": AtDepth,
+}
+_START = {"patience": 2, "depth": 1}
+
+
+def policy_named(name: str, *, depths: Sequence[int] | None = None) -> Policy:
+    """A policy of a kind, with a threshold that says nothing yet: what calibration starts from.
+
+    Args:
+        name: a key of `POLICIES`.
+        depths: those to test; None for all below L.
+
+    Raises:
+        PolicyError: there is no such kind.
+
+    Example:
+        >>> policy_named("margin", depths=(2, 4))
+        Margin(threshold=0.5, depths=(2, 4), temperature=1.0)
+    """
+    if name not in POLICIES:
+        near = get_close_matches(name, POLICIES, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise PolicyError(f"unknown policy {name!r}, expected one of {', '.join(POLICIES)}{hint}")
+    return POLICIES[name](_START.get(name, 0.5), depths)
+
+
+def as_plain(policy: Policy) -> dict[str, Any]:
+    """A policy as values that JSON holds.
+
+    Raises:
+        PolicyError: it is of a kind that `POLICIES` does not list.
+    """
+    name = next((name for name, kind in POLICIES.items() if type(policy) is kind), None)
+    if name is None:
+        raise PolicyError(f"{type(policy).__name__} is no policy of anydepth's, and cannot be saved: make it anew")
+    shared = policy.temperature
+    temperature = {str(depth): one for depth, one in shared.items()} if isinstance(shared, Mapping) else shared
+    depths = None if policy.depths is None else list(policy.depths)
+    return {"kind": name, "threshold": policy.threshold, "depths": depths, "temperature": temperature}
+
+
+def from_plain(plain: Mapping[str, Any]) -> Policy:
+    """A policy from what `as_plain` gave.
+
+    Raises:
+        PolicyError: it is none, or one out of range.
+
+    Example:
+        >>> from_plain(as_plain(Confidence(0.9, depths=(3,), temperature={3: 1.5})))
+        Confidence(threshold=0.9, depths=(3,), temperature={3: 1.5})
+    """
+    policy = policy_named(str(plain.get("kind")))
+    temperature, depths = plain["temperature"], plain["depths"]
+    if isinstance(temperature, Mapping):
+        temperature = {int(depth): one for depth, one in temperature.items()}
+    return replace(
+        policy,
+        threshold=plain["threshold"],
+        depths=None if depths is None else tuple(depths),
+        temperature=temperature,
+    )

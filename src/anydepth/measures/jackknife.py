@@ -71,6 +71,18 @@ class PartSums:
         np.add.at(self.sums, parts, influence)
         np.add.at(self.sizes, parts, 1)
 
+    def add_pair(
+        self, pair: tuple[int, int], parts: Int64[np.ndarray, " b"], influence: Float64[np.ndarray, " b"]
+    ) -> None:
+        """Add the influence of rows on one pair of depths; the rows are counted by `count_rows`."""
+        sums = np.bincount(parts, weights=influence, minlength=self.split.used)
+        for k, other in {pair, pair[::-1]}:
+            self.sums[:, k, other] += sums
+
+    def count_rows(self, parts: Int64[np.ndarray, " b"]) -> None:
+        """Count rows whose influence is added pair by pair."""
+        self.sizes += np.bincount(parts, minlength=self.split.used)
+
     def error(self, count: int) -> Float64[np.ndarray, "k k"]:
         """Jackknife standard error of the estimate from `count` rows; NaN from fewer than two parts.
 

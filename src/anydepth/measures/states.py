@@ -91,6 +91,49 @@ class ArrayStates:
             yield rows
 
 
+class JoinedStates:
+    """The states of two models for the same rows, side by side: the depths of the first, then those of the second.
+
+    Args:
+        first: states of n rows.
+        second: states of the same n rows in the same order; nothing here can tell whether they are.
+
+    Raises:
+        DataError: the numbers of rows differ, or the samples they belong to.
+
+    Example:
+        >>> joined = JoinedStates(ArrayStates({"a": np.zeros((5, 2))}), ArrayStates({"b": np.ones((5, 3))}))
+        >>> joined.widths, [tuple(rows.shape) for rows in joined.chunks(4)]
+        ((2, 3), [(4, 5), (1, 5)])
+    """
+
+    def __init__(self, first: States, second: States) -> None:
+        if first.count != second.count:
+            raise DataError(f"{first.count} rows and {second.count}: states of two models need the same rows")
+        if not _same_samples(first.groups, second.groups):
+            raise DataError("the rows of the two models belong to different samples: expected the same, in one order")
+        self.first, self.second = first, second
+        self.count, self.groups = first.count, first.groups
+        self.widths = (*first.widths, *second.widths)
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """All rows in order, at most `size` at a time; in shorter pieces where the two are cut differently."""
+        others = self.second.chunks(size)
+        right = torch.empty(0, sum(self.second.widths))
+        for left in self.first.chunks(size):
+            while len(left):
+                right = right if len(right) else next(others)
+                common = min(len(left), len(right))
+                yield torch.cat([left[:common], right[:common].to(left.device)], dim=1)
+                left, right = left[common:], right[common:]
+
+
+def _same_samples(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
+
+
 def depth_slices(widths: tuple[int, ...]) -> list[slice]:
     """Where each depth lies in a row.
 

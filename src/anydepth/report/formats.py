@@ -4,14 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-Unit = Callable[[float], str]
+from anydepth.measures.similarity import MEASURES
 
-_MEASURES = {
-    "cosine": "cosine",
-    "cosine_raw": "cosine, not centred",
-    "cka": "CKA, debiased",
-    "cka_biased": "CKA, biased",
-}
+Unit = Callable[[float], str]
 
 
 def percent(value: float) -> str:
@@ -67,9 +62,9 @@ def measure_title(name: str) -> str:
 
     Example:
         >>> measure_title("cka"), measure_title("svcca")
-        ('CKA, debiased', 'svcca')
+        ('CKA, debiased', 'SVCCA')
     """
-    return _MEASURES.get(name, name)
+    return MEASURES[name].title if name in MEASURES else name
 
 
 def plain_name(statistic: str) -> str:

@@ -1,20 +1,19 @@
 """The report: one HTML file with everything a trace shows, readable offline, in light and dark, on paper and phone."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from anydepth.errors import MeasureError
 from anydepth.report import charts, html, rows, theme, words
 from anydepth.report.charts import MAIN
-from anydepth.report.encodings import Chart
+from anydepth.report.sections import Figure, Section, figure, flat
 from anydepth.report.source import Source, Sources, named
-from anydepth.report.tables import Table, matrix, numbers
+from anydepth.report.tables import matrix, numbers
 from anydepth.store import replacing
 
+_WORDS = "Depth 0 is the embedding, depth l the raw output of block l."
 _READ = {
     "accuracy": "Share of {unit} that are right when {reader} the state at that depth.",
     "confidence": "Mean probability of the top class. Where it is above the accuracy, the readout is surer than it "
@@ -31,30 +30,16 @@ _ABOUT = {
     "scale.",
     "cosine_raw": "The cosine without centring: what all samples share counts as well, and mostly raises it.",
     "cka_biased": "The usual estimate of linear CKA. With few samples and wide states it is too high.",
+    "cca": "Mean canonical correlation: how well the best linear map predicts one depth from the other. Any invertible "
+    "map counts as none.",
+    "svcca": "The same over the leading directions of each depth, those that hold 99 % of its variance.",
+    "pwcca": "Canonical correlations weighted by how much of the row's depth they stand for; not symmetric.",
+    "procrustes": "How far two depths coincide after the best rotation and scaling.",
+    "rsa": "Rank correlation of all cosine distances between samples: whether two depths find the same pairs alike.",
+    "knn": "Share of a sample's ten nearest neighbours that are its neighbours at the other depth, too.",
+    "cka_rbf": "CKA with a Gaussian kernel as wide as the median distance: near neighbours count more.",
+    "cknna": "CKA over pairs that are near neighbours at both depths.",
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart on the page."""
-
-    title: str
-    note: str  # how to read it
-    spec: dict[str, Any]
-    shape: str = "curve"  # or "map", square, or "wide", over the whole width
-    height: int | None = None
-    table: Table | None = None
-
-
-@dataclass(frozen=True)
-class Section:
-    """Figures under one heading."""
-
-    title: str
-    figures: tuple[Figure, ...]
-    maps: tuple[Figure, ...] = ()  # come first, and then how well they agree
-    agreements: Mapping[str, words.Agreement] = field(default_factory=dict)
-    more: tuple[Figure, ...] = ()  # behind a disclosure
 
 
 def write(traces: Sequence[Source], path: str | Path, labels: Sequence[str] | None = None) -> Path:
@@ -97,12 +82,14 @@ def render(traces: Sources) -> str:
     return html.render(
         "page.html.j2",
         title=" and ".join(traces),
-        of_models=all("model" in trace.provenance for trace in traces.values()),
+        eyebrow="Traced by depth",
+        fine=_WORDS if all("model" in trace.provenance for trace in traces.values()) else "",
         shown={name: (words.what(trace), words.findings(trace)) for name, trace in traces.items()},
         sections=[section for section in (_answer(traces), _likeness(traces)) if section is not None],
-        numbers={name: numbers(trace) for name, trace in traces.items()},
+        numbers={f"Every depth of {name}": numbers(trace) for name, trace in traces.items()},
+        notes_title="What is blank, and what was chosen",
         notes={name: trace.notes for name, trace in traces.items() if trace.notes},
-        provenance={name: dict(_flat(trace.provenance)) for name, trace in traces.items()},
+        provenance={name: dict(flat(trace.provenance)) for name, trace in traces.items()},
         themes={"light": theme.config(), "dark": theme.config(dark=True)},
     )
 
@@ -115,7 +102,7 @@ def _answer(traces: Sources) -> Section | None:
     first = next(iter(traces.values()))
     unit = words.unit_of(first)
     figures = [
-        _figure(charts.curve(traces, name), _READ[name].format(unit=unit, reader=words.reader(first)))
+        figure(charts.curve(traces, name), _READ[name].format(unit=unit, reader=words.reader(first)))
         for name in have
         if name != "stays_correct"
     ]
@@ -125,9 +112,9 @@ def _answer(traces: Sources) -> Section | None:
             f"A {one} settles at the first depth from which its top class never changes again. Labels play no part: it "
             "may settle on a wrong answer."
         )
-        figures.append(_figure(charts.saturation(traces), note))
+        figures.append(figure(charts.saturation(traces), note))
     if "stays_correct" in have:
-        figures.append(_figure(charts.curve(traces, "stays_correct"), _READ["stays_correct"].format(unit=unit)))
+        figures.append(figure(charts.curve(traces, "stays_correct"), _READ["stays_correct"].format(unit=unit)))
     if "accuracy" in have:
         figures += _by_class({name: trace for name, trace in traces.items() if "accuracy" in trace.statistics})
     return Section("Where the answer forms", tuple(figures))
@@ -149,7 +136,7 @@ def _by_class(traces: Sources) -> Iterator[Figure]:
         if total > len(shown):
             note += f" Of {total} classes, the {len(shown)} most frequent are shown."
         tag = f", {name}" if len(traces) > 1 else ""
-        yield _figure(charts.by_class(trace, order), note, tag, shape="wide", height=24 * len(shown) + 100)
+        yield figure(charts.by_class(trace, order), note, tag, shape="wide", height=24 * len(shown) + 100)
 
 
 def _likeness(traces: Sources) -> Section | None:
@@ -160,12 +147,12 @@ def _likeness(traces: Sources) -> Section | None:
     main = tuple(name for name in MAIN if name in measures) or measures[:1]
     note = "The last row of the maps as curves" + (", with 95% intervals." if _any_interval(traces, main) else ".")
     if len(traces) == 1:
-        figures = [_figure(charts.to_last(traces, main), note, shape="wide")]
+        figures = [figure(charts.to_last(traces, main), note, shape="wide")]
     else:
-        figures = [_figure(charts.to_last(traces, (name,)), note) for name in main]
+        figures = [figure(charts.to_last(traces, (name,)), note) for name in main]
     if any("cosine" in trace.quantiles for trace in traces.values()):
         note = "Line in the box: median over samples. Box: the middle half. Whiskers: 5th to 95th percentile."
-        figures += [_figure(charts.spread(traces, "cosine", side), note) for side in ("last", "next")]
+        figures += [figure(charts.spread(traces, "cosine", side), note) for side in ("last", "next")]
     found = {name: words.agreement(trace) for name, trace in traces.items()}
     more = tuple(_maps(traces, tuple(name for name in measures if name not in main)))
     agreements = {name: value for name, value in found.items() if value is not None}
@@ -179,46 +166,9 @@ def _maps(traces: Sources, measures: tuple[str, ...]) -> Iterator[Figure]:
         for measure in (m for m in measures if m in trace.similarity):
             chart = charts.similarity_map(trace, measure, domain)
             tag = f", {name}" if len(traces) > 1 else ""
-            yield _figure(chart, _ABOUT.get(measure, ""), tag, shape="map", table=matrix(trace, measure))
+            yield figure(chart, _ABOUT.get(measure, ""), tag, shape="map", table=matrix(trace, measure))
 
 
 def _any_interval(traces: Sources, measures: tuple[str, ...]) -> bool:
     found = (trace.similarity_intervals.get(name) for trace in traces.values() for name in measures)
     return any(interval is not None and bool(np.isfinite(interval).any()) for interval in found)
-
-
-def _figure(
-    chart: Chart,
-    note: str,
-    tag: str = "",
-    *,
-    shape: str = "curve",
-    height: int | None = None,
-    table: Table | None = None,
-) -> Figure:
-    """A chart for the page: as large as its place, its heading in HTML, its colours from the page's theme."""
-    spec = chart.properties(width="container", height="container").to_dict()
-    title = spec.pop("title")["text"] + tag
-    spec.pop("config", None)
-    spec["autosize"] = {"type": "fit", "contains": "padding"}
-    return Figure(title, note, spec, shape, height, table)
-
-
-def _flat(entry: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Nested provenance as "model name" → "bert", in its order."""
-    for key, value in entry.items():
-        name = f"{above} {key}".strip()
-        if key == "classes" and isinstance(value, Mapping):
-            yield name, _few([str(one) for one in value.values()])
-        elif isinstance(value, Mapping):
-            yield from _flat(value, name)
-        elif isinstance(value, (list, tuple)):
-            yield name, _few([str(one) for one in value])
-        elif value is not None:
-            counts = isinstance(value, int) and not isinstance(value, bool) and key != "seed"
-            yield name, f"{value:,}" if counts else str(value)
-
-
-def _few(values: list[str], most: int = 8) -> str:
-    """The first of many values, and how many there are."""
-    return ", ".join(values) if len(values) <= most else f"{', '.join(values[:most])}, ... ({len(values):,})"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anydepth.measures.similarity import MEASURES
 from anydepth.report.charts import MAIN, STATISTICS
 from anydepth.report.formats import Unit, interval, measure_title, percent, plain, plain_name, sentence
 from anydepth.report.rows import unit_of
@@ -51,14 +52,16 @@ def numbers(trace: Source) -> Table:
 
 
 def matrix(trace: Source, measure: str) -> Table:
-    """A similarity as numbers, below and on the diagonal; above it would only be repeated."""
+    """A similarity as numbers; of a symmetric one below and on the diagonal, above it would only be repeated."""
     value = trace.similarity[measure]
     depths = range(trace.depth + 1)
-    body = tuple(
-        (Cell(trace.names[a], float(a)), *(_cell(value[a, b], plain, reason(trace, a, b)) for b in range(a + 1)))
-        for a in depths
-    )
-    return Table(("Depth", *trace.names), body)
+    whole = measure in MEASURES and not MEASURES[measure].symmetric
+    body = []
+    for a in depths:
+        others = depths if whole else range(a + 1)
+        cells = (_cell(value[a, b], plain, reason(trace, a, b)) for b in others)
+        body.append((Cell(trace.names[a], float(a)), *cells))
+    return Table(("Depth", *trace.names), tuple(body))
 
 
 def _saturation(trace: Source) -> dict[str, list[Cell]]:

@@ -1,0 +1,291 @@
+"""Two traces of the same samples: what differs between their models, depth by depth, and which depths are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from anydepth.errors import IncompatibleTraces
+from anydepth.joining import Joined, common_states, join, require_alike
+from anydepth.measures.differences import Differences, paired
+from anydepth.measures.similarity import Progress, similarities
+from anydepth.measures.states import States, depth_slices, locate, rows_per_chunk
+from anydepth.result import Trace
+from anydepth.tracing import check_measures
+
+if TYPE_CHECKING:
+    import pandas
+
+STATISTICS = ("accuracy", "confidence", "cross_entropy", "agreement", "settled", "cosine_to_last")
+"""What has a difference at every depth. `settled`: the share whose answer is final from there on."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The depth of the second model that is most like a depth of the first.
+
+    Attributes:
+        depth: of the second model.
+        value: how alike they are.
+        others: further depths whose interval reaches the best one's: they may be as much alike. Empty where the
+            measure has no interval.
+    """
+
+    depth: int
+    value: float
+    others: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What differs between two models on the same samples.
+
+    Attributes:
+        names: what the two are called.
+        samples: how many were in both traces.
+        depths: the depths that are compared with each other, as (of the first, of the second); by their number where
+            the models are equally deep, else by their share of L.
+        differences: by statistic, the second less the first, at each of `depths`.
+        values: by statistic, (2, P) the means themselves.
+        similarity: by measure, (K_a, K_b), where states were kept.
+        similarity_intervals: by measure, (2, K_a, K_b), of those that have them.
+        notes: what was left out and why.
+    """
+
+    names: tuple[str, str]
+    samples: int
+    depths: tuple[tuple[int, int], ...]
+    differences: Mapping[str, Differences]
+    values: Mapping[str, Float64[np.ndarray, "2 p"]]
+    similarity: Mapping[str, Float64[np.ndarray, "a b"]]
+    similarity_intervals: Mapping[str, Float64[np.ndarray, "2 a b"]]
+    notes: tuple[str, ...]
+
+    def matches(self, measure: str = "cka") -> tuple[Match | None, ...]:
+        """For each depth of the first model the one of the second that is most alike; None where nothing is defined."""
+        if measure not in self.similarity:
+            have = ", ".join(self.similarity) or "none: the traces kept no states"
+            raise IncompatibleTraces(f"there is no {measure!r} between the two; there is {have}")
+        value, ends = self.similarity[measure], self.similarity_intervals.get(measure)
+        return tuple(_match(row, None if ends is None else ends[:, depth]) for depth, row in enumerate(value))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each statistic and compared depth."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {
+                    "statistic": name,
+                    "depth_a": one,
+                    "depth_b": other,
+                    "a": self.values[name][0, place],
+                    "b": self.values[name][1, place],
+                    "difference": found.value[place],
+                    "low": found.low[place],
+                    "high": found.high[place],
+                    "low_all": found.low_all[place],
+                    "high_all": found.high_all[place],
+                    "verdict": found.verdicts[place],
+                }
+                for name, found in self.differences.items()
+                for place, (one, other) in enumerate(self.depths)
+            ]
+        )
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything as values that JSON holds."""
+        return {
+            "names": self.names,
+            "samples": self.samples,
+            "depths": self.depths,
+            "differences": [
+                {key: _number(value) for key, value in row.items()} for row in self.to_frame().to_dict("records")
+            ],
+            "similarity": {name: _plain(matrix) for name, matrix in self.similarity.items()},
+            "similarity_intervals": {name: _plain(ends) for name, ends in self.similarity_intervals.items()},
+            "notes": self.notes,
+        }
+
+
+def compare(
+    a: Trace,
+    b: Trace,
+    *,
+    measures: Sequence[str] | None = None,
+    despite: Sequence[str] = (),
+    names: tuple[str, str] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two models by their traces of the same samples, joined by the samples' ids.
+
+    Args:
+        a: a trace.
+        b: another, of another model or of the same one trained further.
+        measures: similarities between their depths; None for CKA, and the cosine where widths agree, if both traces
+            kept their states; () for none.
+        despite: in what they may differ: "data", "tokens"; see `anydepth.joining.CHECKS`.
+        names: what to call the two; by default as their models are called.
+        confidence: of the intervals.
+        seed: of the draws behind the joint bands.
+        progress: called with rows done, rows in all, and what is being done.
+
+    Raises:
+        IncompatibleTraces: other data, positions, labels or no sample in common, or similarity without states.
+        MeasureError: an unknown measure, or one that does not fit in memory.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from anydepth import trace
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> data = [{"pixel_values": torch.rand(20, 1, 8, 8), "labels": torch.arange(20) % 5}]
+        >>> a, b = (trace(ViTForImageClassification(config), data, measures=["cka"]) for _ in range(2))
+        >>> found = compare(a, b)
+        >>> found.samples, found.depths, len(found.differences["accuracy"].verdicts)
+        (20, ((0, 0), (1, 1), (2, 2), (3, 3)), 4)
+    """
+    require_alike(a, b, despite)
+    if measures:
+        check_measures(measures)
+    joined = join(a, b)
+    depths = _matched(a.depth, b.depth)
+    differences, values = _differences(a, b, joined, depths, confidence, seed)
+    notes = list(joined.notes)
+    if a.depth != b.depth:
+        notes.append(f"of {a.depth} and {b.depth} blocks: depths are compared by their share of L")
+    kept = a.states is not None and b.states is not None
+    if measures is None and not kept:
+        notes.append("similarity between the two needs their states: trace with keep_states=True (--keep-states)")
+    similarity: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    if measures or (measures is None and kept):
+        first, second = common_states(a, b)
+        equal = len(set(first.widths) | set(second.widths)) == 1
+        wanted = measures or (("cka", "cosine") if equal else ("cka",))
+        found = similarities(first, wanted, other=second, seed=seed, progress=progress)
+        similarity = {name: one.value for name, one in found.items()}
+        intervals = {
+            name: np.stack([one.low, one.high])
+            for name, one in found.items()
+            if one.low is not None and one.high is not None
+        }
+        notes += [note for one in found.values() for note in one.notes]
+        close = _closeness(first, second, depths, confidence, seed)
+        values["cosine_to_last"], differences["cosine_to_last"] = close
+    if not differences:
+        notes.append("the traces have no readout in common: nothing but similarity is compared")
+    return Comparison(
+        names=names or (_name(a), _name(b)),
+        samples=joined.samples,
+        depths=depths,
+        differences=differences,
+        values=values,
+        similarity=similarity,
+        similarity_intervals=intervals,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _matched(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
+    """Depths that stand at the same share of L; each of the deeper model's goes with the nearest of the other's."""
+    if last_a >= last_b:
+        return tuple((depth, round(depth * last_b / last_a) if last_a else 0) for depth in range(last_a + 1))
+    return tuple((round(depth * last_a / last_b), depth) for depth in range(last_b + 1))
+
+
+def _differences(
+    a: Trace, b: Trace, joined: Joined, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
+) -> tuple[dict[str, Differences], dict[str, Float64[np.ndarray, "2 p"]]]:
+    """The statistics of the readout that both traces have."""
+    differences: dict[str, Differences] = {}
+    values: dict[str, Float64[np.ndarray, "2 p"]] = {}
+    if a.rows is None or b.rows is None or not len(joined.first):
+        return differences, values
+    places_a, places_b = (np.array(one) for one in zip(*depths, strict=True))
+    groups = None if len(np.unique(joined.sample)) == len(joined.sample) else joined.sample
+    for name in STATISTICS[:-1]:
+        if not (_has(a, name) and _has(b, name)):
+            continue
+        one = _rows(a, name)[joined.first][:, places_a]
+        other = _rows(b, name)[joined.second][:, places_b]
+        differences[name] = paired(other - one, groups, confidence, seed=seed)
+        values[name] = np.stack([one.mean(0), other.mean(0)])
+    return differences, values
+
+
+def _has(trace: Trace, name: str) -> bool:
+    return ("agreement" if name == "settled" else name) in trace.statistics
+
+
+def _rows(trace: Trace, name: str) -> Float64[np.ndarray, "n k"]:
+    """The statistic of each answer at each depth."""
+    if name == "settled":
+        return np.asarray(trace.saturation_depth[:, None] <= np.arange(trace.depth + 1)[None], dtype=float)
+    return trace.per_answer(name)
+
+
+def _closeness(
+    first: States, second: States, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
+) -> tuple[Float64[np.ndarray, "2 p"], Differences]:
+    """How alike each depth is to its own model's last: the centred cosine of each row, paired over the two models."""
+    places_a, places_b = (np.array(one) for one in zip(*depths, strict=True))
+    one, other = _to_last(first)[:, places_a], _to_last(second)[:, places_b]
+    # a depth that is constant has no cosine in any row; elsewhere a row that is the mean itself has none
+    defined = ~(np.isnan(one).all(0) | np.isnan(other).all(0))
+    known = np.isfinite(one[:, defined]).all(1) & np.isfinite(other[:, defined]).all(1)
+    one, other = one[known], other[known]
+    groups = None if first.groups is None else first.groups[known]
+    found = paired(np.where(defined, other - one, 0.0), groups, confidence, seed=seed)
+    blank = {name: np.where(defined, getattr(found, name), np.nan) for name in found.__dataclass_fields__}
+    return np.stack([one.mean(0), other.mean(0)]), Differences(**blank)
+
+
+def _to_last(states: States) -> Float64[np.ndarray, "n k"]:
+    """The cosine of each row's state with its last one, each depth centred on its mean; NaN at a blank depth."""
+    size = rows_per_chunk(states.widths, megabytes=8)
+    location, slices = locate(states.chunks(size), states.widths), depth_slices(states.widths)
+    found = []
+    for rows in states.chunks(size):
+        centred = rows.double() - location.mean
+        last = centred[:, slices[-1]]
+        columns = [
+            (centred[:, own] * last).sum(1) / (centred[:, own].norm(dim=1) * last.norm(dim=1))
+            if centred[:, own].shape == last.shape
+            else last.new_full((len(last),), np.nan)
+            for own in slices
+        ]
+        found.append(np.stack([column.numpy() for column in columns], 1))
+    cosines = np.concatenate(found)
+    cosines[:, list(location.blank)] = np.nan
+    return cosines
+
+
+def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | None) -> Match | None:
+    if not np.isfinite(value).any():
+        return None
+    best = int(np.nanargmax(value))
+    if ends is None:
+        return Match(best, float(value[best]), ())
+    near = np.flatnonzero(ends[1] >= ends[0, best])
+    return Match(best, float(value[best]), tuple(int(one) for one in near if one != best))
+
+
+def _name(trace: Trace) -> str:
+    return str(trace.provenance.get("model", {}).get("name", "states"))
+
+
+def _number(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _plain(values: np.ndarray) -> Any:
+    return [_plain(one) for one in values] if values.ndim > 1 else [_number(one) for one in values]

@@ -1,0 +1,205 @@
+"""One calibration, from names to a finished folder: what `anydepth exit` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anydepth import models
+from anydepth.collect import Progress
+from anydepth.data.batching import batches
+from anydepth.data.loading import Wanted
+from anydepth.data.sources import choose_split, splits
+from anydepth.errors import CertificateError
+from anydepth.exited import Exited
+from anydepth.exits.calibration import check_request, parts
+from anydepth.exits.costs import Costs, measure_costs
+from anydepth.exits.curve import curve_of, relative_time, require_threshold
+from anydepth.exits.engine import EarlyExit
+from anydepth.exits.looking import Shown
+from anydepth.exits.policies import policy_named
+from anydepth.exits.saving import FILE, save_exits
+from anydepth.loaded import LoadedModel
+from anydepth.store import replacing_folder, write_json
+from anydepth.workspace import PARTIAL
+
+CURVE = "curve.json"
+REPORT = "report.html"
+_TIMED = 6
+"""Batches that the clock is on, evenly spread over the data."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be calibrated, on what, and how.
+
+    Attributes:
+        model: see `anydepth.models.load`.
+        data: see `anydepth.data.sources.splits`.
+        split: which; by default test, else validation, else the only one.
+        wanted: columns, a limit, and the seed of what is drawn and how it is split.
+        batch_size: samples of a forward; the costs are those of such batches.
+        max_length: tokens at which texts are cut.
+        policy: a key of `anydepth.exits.policies.POLICIES`.
+        depths: those to test; None to choose them by what testing costs.
+        tolerance: the probability of a failure that must not be exceeded.
+        confidence: of that promise.
+        against: "model" or "labels"; see `anydepth.certificates.fails`.
+        tune: whether to choose temperatures and tested depths.
+        blocks: the dotted name of the list of blocks, for a model that has several.
+        device: as torch names it; if None the first there is.
+        trust_remote_code: run the Python code that comes with the checkpoint.
+    """
+
+    model: str
+    data: str
+    split: str | None = None
+    wanted: Wanted = field(default_factory=Wanted)
+    batch_size: int = 32
+    max_length: int | None = None
+    policy: str = "confidence"
+    depths: tuple[int, ...] | None = None
+    tolerance: float = 0.01
+    confidence: float = 0.95
+    against: str = "model"
+    tune: bool = True
+    blocks: str | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+
+
+def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = None) -> Exited:
+    """Calibrate a model by name, and save it with `exit.json`, its curve and a report.
+
+    Args:
+        job: what, on what, and how.
+        out: the folder. An interrupted calibration there goes on; a finished one is replaced.
+        progress: called with what is done, how much there is, and what it is.
+
+    Raises:
+        CertificateError: a level outside (0, 1), too few samples, no labels, or a folder that holds something else.
+        PolicyError: an unknown policy, or depths that the model lacks.
+    """
+    folder = Path(out)
+    policy = policy_named(job.policy, depths=job.depths)
+    check_request(policy, tolerance=job.tolerance, confidence=job.confidence, against=job.against)
+    _require_ours(folder)
+    loaded = models.load(job.model, device=job.device, trust_remote_code=job.trust_remote_code)
+    sources = splits(job.data)
+    rows = job.wanted.of(sources, choose_split(tuple(sources), job.split, job.data), job.data)
+    found = batches(rows, loaded, batch_size=job.batch_size, max_length=job.max_length)
+    exits = EarlyExit(models.stack_of(loaded, found, blocks=job.blocks), policy)
+    require_threshold(exits)
+    passing = _Passing(found)
+    looked = exits.look(passing, labels=found.labels is not None, out=folder, progress=progress)
+    costs = measure_costs(exits.stack, passing.kept[0])
+    calibrated = exits.calibrate(
+        looked,
+        tolerance=job.tolerance,
+        confidence=job.confidence,
+        against=job.against,
+        costs=costs if job.tune else None,
+        tune=job.tune,
+        seed=job.wanted.seed,
+    )
+    assert calibrated.calibration is not None
+    # where nothing could be certified, the curve is of the policy as it came
+    drawn = exits if calibrated.calibration.level is None else calibrated
+    shown = looked.rows(parts(len(looked), job.wanted.seed)[2]).under(drawn.policy)
+    proof = _Proof(shown, np.inf if calibrated.calibration.level is None else calibrated.calibration.level)
+    predicted = costs.share(proof.depth, calibrated.tested, reads=drawn.policy.reads)
+    chosen = job.tune and job.depths is None
+    result = Exited(
+        folder,
+        job.model,
+        f"{job.data} ({rows.split})",
+        calibrated.policy,
+        calibrated.calibration,
+        curve_of(drawn, shown, passing.kept, costs=costs, progress=progress),
+        tuple(np.bincount(proof.depth, minlength=exits.stack.depth + 1)[1:].tolist()),
+        proof.agreement,
+        proof.accuracy(proof.answers),
+        proof.accuracy(shown.predictions[:, -1]),
+        predicted,
+        relative_time(calibrated, passing.kept),
+        costs.readout_in_blocks,
+        (
+            *loaded.notes,
+            *rows.notes,
+            *found.notes,
+            *_on_costs(costs, predicted, calibrated.tested if chosen else ()),
+        ),
+    )
+    _write(result, calibrated, loaded)
+    return result
+
+
+class _Proof:
+    """What a level does on the samples that had no say in it."""
+
+    def __init__(self, shown: Shown, level: float) -> None:
+        self._shown = shown
+        self.depth, self.answers = shown.depth_of(level), shown.answers(level)
+        self.agreement = float((self.answers == shown.predictions[:, -1]).mean())
+
+    def accuracy(self, answers: np.ndarray) -> float | None:
+        return None if self._shown.labels is None else float((answers == self._shown.labels).mean())
+
+
+class _Passing:
+    """Batches on their way; a few, evenly spread, are kept."""
+
+    def __init__(self, batches: Sized) -> None:
+        self._batches = batches
+        self._wanted = set(np.linspace(0, len(batches) - 1, _TIMED).round().astype(int).tolist())
+        self.kept: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        assert isinstance(self._batches, Iterable)
+        self.kept = []
+        for index, batch in enumerate(self._batches):
+            if index in self._wanted:
+                self.kept.append(batch)
+            yield batch
+
+
+def _require_ours(folder: Path) -> None:
+    left = {path.name for path in folder.iterdir()} - {PARTIAL} if folder.is_dir() else set()
+    if folder.is_file() or (left and FILE not in left):
+        raise CertificateError(f"'{folder}' holds something else already: give another folder with --out")
+
+
+def _on_costs(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iterator[str]:
+    """What the measured costs say of testing."""
+    yield f"one readout costs {costs.readout_in_blocks:.2f} blocks here, in batches of {costs.batch}"
+    if chosen:
+        yield f"tested depths, chosen by what testing costs here: {', '.join(map(str, chosen))}"
+    if predicted > 1:
+        yield (
+            f"leaving early does not pay here: in batches of {costs.batch} it is predicted to take "
+            f"{predicted:.2f} times as long as the plain model; test fewer depths, or truncate"
+        )
+
+
+def _write(result: Exited, calibrated: EarlyExit, loaded: LoadedModel) -> None:
+    from anydepth.report.exits import write
+
+    with replacing_folder(result.folder) as beside:
+        save_exits(
+            calibrated.stack,
+            calibrated.policy,
+            calibrated.calibration,
+            beside,
+            name=loaded.name,
+            processor=loaded.to_save,
+            about=result.as_plain(),
+        )
+        write_json(beside / CURVE, result.curve.as_plain())
+        write({result.model: result}, beside / REPORT)

@@ -1,0 +1,206 @@
+"""What a forward costs here, block by block and readout by readout, and what an exit policy would therefore save.
+
+Each kind of step is timed at two batch sizes, which gives a cost per call and one per sample: a batch that has
+shrunk to a few samples does not cost a few samples' share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from anydepth.calling import Batch, call_model, device_of, sample_count, samples_of, to_device
+from anydepth.errors import DataError
+from anydepth.questions import without_labels
+from anydepth.stack import Stack
+from anydepth.surgery import evaluating
+
+_ROUNDS = 7
+"""Times each step is timed; the median counts."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs: each call, and each sample in it."""
+
+    call: float
+    sample: float
+
+    def of(self, samples: int | float, calls: int | float = 1) -> float:
+        """What some calls cost with so many samples in all."""
+        return calls * self.call + samples * self.sample
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a forward costs, in seconds on this machine (`measure_costs`) or in floating-point operations.
+
+    Attributes:
+        batch: samples of the batch it was found on.
+        whole: the plain model.
+        start: what runs before the first block, and finding out what the blocks are given.
+        blocks: of each block, 1..L.
+        readout: of one readout.
+    """
+
+    batch: int
+    whole: Cost
+    start: Cost
+    blocks: tuple[Cost, ...]
+    readout: Cost
+
+    @property
+    def readout_in_blocks(self) -> float:
+        """How many blocks one readout of the whole batch costs."""
+        return self.readout.of(self.batch) / float(np.mean([block.of(self.batch) for block in self.blocks]))
+
+    def total(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: str = "logits") -> float:
+        """What a batch costs if its samples leave like these.
+
+        Args:
+            depth: where each sample leaves, 1..L.
+            tested: the depths below L that are tested.
+            reads: what the policy looks at; if it is not logits, only who leaves is read out.
+        """
+        last, size = len(self.blocks), self.batch
+        there = np.array([(depth >= block).mean() for block in range(1, last + 1)])
+        leaving = np.array([(depth == block).mean() for block in range(1, last + 1)])
+        total = self.start.of(size)
+        for block, cost in enumerate(self.blocks, 1):
+            total += cost.of(size * there[block - 1], _any(there[block - 1], size))
+            if block in tested or block == last:
+                read = there if reads == "logits" and block < last else leaving
+                total += self.readout.of(size * read[block - 1], _any(read[block - 1], size))
+        return float(total)
+
+    def share(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: str = "logits") -> float:
+        """What a batch costs if its samples leave like these, over what the plain model costs."""
+        return self.total(depth, tested, reads=reads) / self.whole.of(self.batch)
+
+
+def _any(share: int | float, size: int) -> float:
+    """The probability that of so many samples at least one is there."""
+    return float(1 - (1 - share) ** size)
+
+
+def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
+    """Time the steps of a forward on a batch, and on a quarter of it.
+
+    Args:
+        stack: the model, on the device it is to run on.
+        batch: like those to come: what is measured holds for its size, and for texts of its length.
+        rounds: times each step is timed; the median counts.
+
+    Raises:
+        DataError: the batch holds no sample.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> stack = Stack(ViTForImageClassification(config).eval())
+        >>> costs = measure_costs(stack, {"pixel_values": torch.rand(8, 1, 8, 8)}, rounds=2)
+        >>> len(costs.blocks), costs.whole.of(8) > 0
+        (3, True)
+    """
+    inputs = to_device(without_labels(batch)[0], device_of(stack.model))
+    size = sample_count(inputs)
+    if not size:
+        raise DataError("a batch holds no sample, expected at least one")
+    few = max(1, size // 4)
+    stack.verify(inputs)  # now, not while the clock runs
+    with evaluating(stack.model), torch.inference_mode():
+        large = _timed(stack, inputs, rounds)
+        small = _timed(stack, samples_of(inputs, slice(few)), rounds) if few < size else large
+    costs = [_line(few, one, size, other) for one, other in zip(small, large, strict=True)]
+    return Costs(size, costs[0], costs[1], tuple(costs[2:-1]), costs[-1])
+
+
+def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]:
+    """Medians of: the plain model, the start, each block, a readout. A round before them warms up."""
+    found = []
+    for _ in range(rounds + 1):
+        clock = _Clock()
+        _steps(stack, samples_of(batch, slice(None)), clock)  # tensors not seen before: nothing is kept of them
+        found.append(clock.seconds)
+    return np.asarray(np.median(np.array(found[1:]), axis=0))
+
+
+def count_flops(stack: Stack, batch: Any) -> Costs:
+    """Count the floating-point operations of a forward's steps: products of matrices and convolutions, as torch does.
+
+    Args:
+        stack: the model.
+        batch: like those to come.
+    """
+    inputs = to_device(without_labels(batch)[0], device_of(stack.model))
+    stack.verify(inputs)
+    counter = _Counter()
+    # fused attention has no formula on every device; taken apart it is products of matrices
+    with evaluating(stack.model), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+        _steps(stack, samples_of(inputs, slice(None)), counter)
+    size = sample_count(inputs)
+    costs = [Cost(0.0, flops / size) for flops in counter.flops]
+    return Costs(size, costs[0], costs[1], tuple(costs[2:-1]), costs[-1])
+
+
+def _steps(stack: Stack, batch: Batch, clock: Callable[..., Any]) -> None:
+    """The plain model, the start, each block, and a readout, each called by `clock`."""
+    clock(call_model, stack.model, batch)
+    replay = clock(stack.replay, batch)
+    state, middle = replay.state, max(1, stack.depth // 2)
+    seen = state
+    for depth in range(1, stack.depth + 1):
+        state = clock(replay.step, state, depth)
+        seen = state if depth == middle else seen
+    clock(partial(stack.readout, depth=middle), seen, batch)
+
+
+class _Clock:
+    """Calls what it is given, and keeps how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
+        _wait()
+        start = time.perf_counter()
+        result = step(*args)
+        _wait()
+        self.seconds.append(time.perf_counter() - start)
+        return result
+
+
+class _Counter:
+    """Calls what it is given, and keeps how many operations each took."""
+
+    def __init__(self) -> None:
+        self.flops: list[int] = []
+
+    def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
+        with FlopCounterMode(display=False) as counted:
+            result = step(*args)
+        self.flops.append(counted.get_total_flops())
+        return result
+
+
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def _line(few: int, seconds_few: float, many: int, seconds_many: float) -> Cost:
+    """The cost of a call and of a sample that two sizes show; neither is negative, however the clock shook."""
+    if few == many:
+        return Cost(0.0, float(seconds_many) / many)
+    sample = min(max(0.0, float(seconds_many - seconds_few) / (many - few)), float(seconds_many) / many)
+    return Cost(max(0.0, float(seconds_many) - many * sample), sample)

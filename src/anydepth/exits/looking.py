@@ -1,0 +1,201 @@
+"""What every depth that may be tested shows of every sample, in one pass that lets nobody go.
+
+From that, what any threshold would do follows without the model: calibration, tuning and curves look at it only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from anydepth.calling import Batch, device_of, to_device
+from anydepth.certificates import fails
+from anydepth.collect import Progress, as_batch, digest
+from anydepth.errors import DataError
+from anydepth.exits.policies import Policy
+from anydepth.exits.reading import Reader
+from anydepth.measures.plan import available_memory
+from anydepth.provenance import model_fingerprint
+from anydepth.questions import Questions
+from anydepth.store import in_words
+from anydepth.surgery import evaluating
+from anydepth.tracing import as_batches
+from anydepth.workspace import Workspace, working_folder
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The scores and answers of a policy, whatever its threshold: enough to tell what any level would do.
+
+    Attributes:
+        depths: those tested, ascending, and L.
+        scores: (N, tested).
+        predictions: (N, tested + 1) top class at each of `depths`.
+        labels: the true classes; None if there are none.
+    """
+
+    depths: tuple[int, ...]
+    scores: Float64[np.ndarray, "n t"]
+    predictions: Int64[np.ndarray, "n s"]
+    labels: Int64[np.ndarray, " n"] | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def rows(self, which: Int64[np.ndarray, " m"]) -> Shown:
+        """Some of the samples."""
+        labels = None if self.labels is None else self.labels[which]
+        return Shown(self.depths, self.scores[which], self.predictions[which], labels)
+
+    def leaving(self, level: float) -> Int64[np.ndarray, " n"]:
+        """Where each sample leaves at a level, as an index of `depths`."""
+        reached = np.hstack([self.scores >= level, np.ones((len(self), 1), dtype=bool)])
+        return np.asarray(reached.argmax(axis=1))
+
+    def depth_of(self, level: float) -> Int64[np.ndarray, " n"]:
+        """The depth at which each sample leaves at a level."""
+        return np.asarray(np.array(self.depths, dtype=np.int64)[self.leaving(level)])
+
+    def answers(self, level: float) -> Int64[np.ndarray, " n"]:
+        """What each sample is answered at a level."""
+        return np.asarray(self.predictions[np.arange(len(self)), self.leaving(level)])
+
+    def failures(self, level: float, against: str) -> int:
+        """How many samples fail at a level; see `anydepth.certificates.fails`."""
+        return int(fails(self.answers(level), self.predictions[:, -1], self.labels, against).sum())
+
+    def mean_depth(self, level: float) -> float:
+        """Blocks that a sample goes through at a level, on the mean."""
+        return float(self.depth_of(level).mean())
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of every sample at the depths that may be tested.
+
+    Attributes:
+        depths: those, ascending, and L.
+        seen: (N, tested, M) what the policy looks at: logits, states, or nothing (M = 0).
+        predictions: (N, tested + 1) top class at each of `depths`.
+        labels: the true classes; None if there are none.
+    """
+
+    depths: tuple[int, ...]
+    seen: Float32[np.ndarray, "n t m"]
+    predictions: Int64[np.ndarray, "n s"]
+    labels: Int64[np.ndarray, " n"] | None
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def rows(self, which: Int64[np.ndarray, " m"]) -> Looked:
+        """Some of the samples."""
+        labels = None if self.labels is None else self.labels[which]
+        return replace(self, seen=self.seen[which], predictions=self.predictions[which], labels=labels)
+
+    def under(self, policy: Policy) -> Shown:
+        """The scores of a policy that looks at the same, at the depths it tests: all that were looked at, or some."""
+        tested = policy.tested(self.depths[-1])
+        places = [self.depths.index(depth) for depth in tested]
+        scores, memory = np.empty((len(self), len(tested))), None
+        for column, (depth, place) in enumerate(zip(tested, places, strict=True)):
+            score, memory = policy.scores(depth, torch.from_numpy(self.seen[:, place]), memory)
+            scores[:, column] = score.double().numpy()
+        return Shown((*tested, self.depths[-1]), scores, self.predictions[:, [*places, -1]], self.labels)
+
+
+def look(
+    reader: Reader,
+    data: Iterable[Any],
+    *,
+    labels: bool,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Looked:
+    """Keep what a policy would look at of every sample at every tested depth.
+
+    Args:
+        reader: of the model, for the policy.
+        data: batches as `anydepth.trace` takes them.
+        labels: whether they must carry labels; without, labels are left alone.
+        out: a folder in which an interrupted pass leaves what it has, for the next one to go on from.
+        progress: called with what is done, how much there is, and what it is.
+
+    Raises:
+        DataError: there is no batch, or what is to be kept does not fit in memory.
+        LabelError: labels are missing or not among the classes.
+        IncompatibleTraces: an interrupted pass in `out` has seen other data.
+    """
+    key = f"look {model_fingerprint(reader.stack.model)} {reader.policy.reads} {reader.tested} {labels}"
+    with working_folder(out, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
+        _pass(reader, data, labels, workspace, progress)
+        seen, predictions, known = (workspace.read(name) for name in ("seen", "prediction", "label"))
+        assert predictions is not None
+        count, tested = len(predictions), len(reader.tested)
+        return Looked(
+            (*reader.tested, reader.stack.depth),
+            np.zeros((count, tested, 0), np.float32) if seen is None else np.array(seen).reshape(count, tested, -1),
+            np.array(predictions),
+            None if known is None else np.array(known),
+        )
+
+
+def _pass(reader: Reader, data: Iterable[Any], labels: bool, workspace: Workspace, progress: Progress | None) -> None:
+    data = as_batches(data)
+    stack, total = reader.stack, len(data) if isinstance(data, Sized) else None
+    device, first, index = device_of(stack.model), 0, -1
+    with evaluating(stack.model):
+        try:
+            for index, item in enumerate(data):
+                batch, truth, ids = as_batch(item, first)
+                digests = digest(batch)
+                if not workspace.already_has(ids if truth is None else [*ids, truth.tolist()], digests):
+                    rows = _rows(reader, to_device(batch, device), truth if labels else None, labels)
+                    if not index and total and "seen" in rows:
+                        _require_memory(total * rows["seen"].nbytes, total)
+                    for name, values in rows.items():
+                        workspace.append(name, values, values.dtype)
+                    workspace.finish_batch(ids, digests, first)
+                first += len(ids)
+                if progress:
+                    progress(index + 1, total, "batches")
+        finally:
+            workspace.commit()
+    if index < 0:
+        raise DataError("the data set is empty: expected at least one batch")
+    workspace.require_all_seen()
+
+
+def _rows(reader: Reader, batch: Batch, truth: Tensor | None, labels: bool) -> dict[str, np.ndarray]:
+    """What the policy looks at, and the top class, at each tested depth; one row for each sample."""
+    reader.prepare(batch)
+    seen, tops = [], []
+    with torch.no_grad():
+        states, answer = reader.stack.forward(batch)
+        for depth in reader.tested:
+            logits = reader.logits(states[depth], batch, depth)
+            seen.append(reader.seen(states[depth], batch, logits).float().cpu())
+            tops.append(logits.argmax(1).cpu())
+    found = {"prediction": torch.stack([*tops, answer.argmax(1).cpu()], 1).numpy()}
+    if seen and seen[0].numel():
+        found["seen"] = torch.cat(seen, 1).numpy()
+    if labels:
+        found["label"] = Questions.of(reader.stack, batch, truth, answer).labels.cpu().numpy()
+    return found
+
+
+def _require_memory(needed: int, batches: int) -> None:
+    # twice: the whole, and the parts it is split into
+    if 2 * needed > (free := available_memory()):
+        raise DataError(
+            f"what {batches:,} batches show at the tested depths takes {in_words(2 * needed)}, and {in_words(free)} of "
+            "memory are free: test fewer depths (depths=), or give fewer samples"
+        )

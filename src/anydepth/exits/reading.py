@@ -1,0 +1,75 @@
+"""What a policy looks at of a model: the logits read out at a depth, or the states that stand for the samples."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from anydepth.calling import Batch
+from anydepth.errors import UnsupportedHead
+from anydepth.exits.policies import Policy
+from anydepth.questions import require_one_class
+from anydepth.stack import Stack
+from anydepth.tokens import Policy as Tokens
+from anydepth.tokens import default_policy, select, valid_positions
+
+
+class Reader:
+    """Reads a model's states for a policy.
+
+    Args:
+        stack: the model.
+        policy: which depths it tests, and what it looks at there.
+
+    Raises:
+        PolicyError: the policy tests a depth beyond L.
+    """
+
+    def __init__(self, stack: Stack, policy: Policy) -> None:
+        self.stack, self.policy = stack, policy
+        self.tested = policy.tested(stack.depth)
+        self._tokens: Tokens | None = None
+
+    def prepare(self, batch: Batch) -> None:
+        """Find the positions that stand for the samples, if the policy looks at states; needs gradients allowed."""
+        if self.policy.reads == "state" and self._tokens is None:
+            self._tokens = default_policy(self.stack, batch, labels_each=False)
+
+    def logits(self, state: Tensor, batch: Batch, depth: int) -> Float[Tensor, "n c"]:
+        """What these samples would be answered at this depth.
+
+        Raises:
+            UnsupportedHead: the model answers for every position, or chooses no class.
+        """
+        return self.checked(self.stack.readout(state, batch, depth=depth))
+
+    def checked(self, logits: Tensor) -> Float[Tensor, "n c"]:
+        """What a readout gave, if it is one class for each sample.
+
+        Raises:
+            UnsupportedHead: the model answers for every position, or chooses no class.
+        """
+        model = self.stack.model
+        if logits.ndim != 2:
+            raise UnsupportedHead(
+                f"{type(model).__name__} answers with {tuple(logits.shape)}, expected one answer for each sample: "
+                "positions of a text cannot leave one by one"
+            )
+        require_one_class(model, logits, None, "early exit is for classifiers")
+        return logits
+
+    def seen(self, state: Tensor, batch: Batch, logits: Tensor | None) -> Float[Tensor, "n m"]:
+        """What the policy looks at.
+
+        Args:
+            state: of some samples.
+            batch: the same samples.
+            logits: read out from the state; None if nobody has, as where the policy does not look at them.
+        """
+        if self.policy.reads == "logits":
+            assert logits is not None
+            return logits
+        if self.policy.reads == "nothing":
+            return state.flatten(1)[:, :0]
+        assert self._tokens is not None
+        return select(state, valid_positions(batch, state), self._tokens)[0]

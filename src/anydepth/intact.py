@@ -1,0 +1,86 @@
+"""Files whose size and checksum somebody wrote down, so that a damaged one is told from a good one. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anydepth.errors import TraceFileError, one_line
+
+
+def stated(path: Path) -> dict[str, Any]:
+    """What a manifest states of a file: its size in bytes and its checksum."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, _blake2b).hexdigest()}
+
+
+def require_intact(path: Path, expected: Mapping[str, Any], *, again: str) -> None:
+    """See that a file is what a manifest states.
+
+    Args:
+        path: the file.
+        expected: from `stated`, read back.
+        again: what to do if it is not, for the message.
+
+    Raises:
+        TraceFileError: it is missing, truncated, or was changed.
+    """
+    if not path.is_file():
+        raise TraceFileError(f"{path} is missing: {again}")
+    if path.stat().st_size != expected["bytes"]:
+        raise TraceFileError(
+            f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is truncated; {again}"
+        )
+    if stated(path) != expected:
+        raise TraceFileError(f"{path} was changed after it was written: its checksum is another; {again}")
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """A checksum of what JSON holds. It shows what was changed by accident or by hand; it is no signature.
+
+    Example:
+        >>> seal({"a": 1, "b": 2}) == seal({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with its own seal, for `read_sealed` to check."""
+    return {**content, "checksum": seal(content)}
+
+
+def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
+    """A JSON object that states its format and carries its own seal as "checksum".
+
+    Args:
+        path: the file.
+        known: the format that can be read.
+        again: what to do if it cannot, for the message.
+
+    Returns:
+        The object, without the seal.
+
+    Raises:
+        TraceFileError: it is missing, no such object, of another format, or was changed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TraceFileError(f"{path} does not exist: {again}") from None
+    except (OSError, ValueError) as problem:
+        raise TraceFileError(f"{path} is corrupt or cannot be read ({one_line(problem)}): {again}") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != known:
+        raise TraceFileError(f"{path} has format {found}, expected {known}: {again} with this version of anydepth")
+    if content.pop("checksum", None) != seal(content):
+        raise TraceFileError(f"{path} was changed after it was written: {again}")
+    return dict(content)
+
+
+def _blake2b() -> Any:
+    return hashlib.blake2b(digest_size=16)

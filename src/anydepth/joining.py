@@ -1,0 +1,186 @@
+"""The same samples in two traces: joined by their ids, whatever the order they were traced in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from anydepth.errors import IncompatibleTraces
+from anydepth.result import Trace
+from anydepth.store import StoredStates
+
+CHECKS = {
+    "data": "the traces are of different data",
+    "tokens": "different positions stand for a sample",
+}
+"""What two traces must share, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Which rows of two traces belong together.
+
+    Attributes:
+        samples: how many samples both have.
+        first: rows of the first trace's answers, (n,).
+        second: those of the second's that go with them.
+        sample: (n,) the sample of each pair of answers.
+        notes: what was left out, one sentence each.
+    """
+
+    samples: int
+    first: Int64[np.ndarray, " n"]
+    second: Int64[np.ndarray, " n"]
+    sample: Int64[np.ndarray, " n"]
+    notes: tuple[str, ...]
+
+
+def require_alike(a: Trace, b: Trace, despite: Sequence[str] = ()) -> None:
+    """See that two traces may be compared.
+
+    Args:
+        a: a trace.
+        b: another.
+        despite: keys of `CHECKS` in which they may differ.
+
+    Raises:
+        IncompatibleTraces: they differ in something else, or `despite` names no check.
+    """
+    for name in despite:
+        if name not in CHECKS:
+            raise IncompatibleTraces(f"traces can be compared despite {', '.join(CHECKS)}, not despite {name!r}")
+    seen = {
+        "data": tuple(_of(trace, "data", "name") + _of(trace, "data", "split") for trace in (a, b)),
+        "tokens": tuple(_of(trace, "tokens") for trace in (a, b)),
+    }
+    for name, (one, other) in seen.items():
+        if one != other and name not in despite:
+            raise IncompatibleTraces(
+                f"{CHECKS[name]}: {' '.join(one)} and {' '.join(other)}; trace both alike, or compare them all the "
+                f"same (despite=['{name}'], --despite {name})"
+            )
+
+
+def _of(trace: Trace, *keys: str) -> tuple[str, ...]:
+    value: Any = trace.provenance
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return (str(value),) if value is not None else ()
+
+
+def join(a: Trace, b: Trace) -> Joined:
+    """Match the answers of two traces by sample id, and by position where there are several to a sample.
+
+    Raises:
+        IncompatibleTraces: no sample is in both, one has another label, or answers of a sample are at other positions.
+    """
+    places = {one: index for index, one in enumerate(b.ids)}
+    common = [(index, places[one]) for index, one in enumerate(a.ids) if one in places]
+    if not common:
+        raise IncompatibleTraces(
+            f"no sample is in both traces: the first has {_few(a.ids)}, the second {_few(b.ids)}; trace the same data, "
+            "or name the column of ids (--id-column)"
+        )
+    notes = []
+    if len(common) < max(len(a.ids), len(b.ids)):
+        left = f"{len(a.ids):,} of the first trace and {len(b.ids):,} of the second"
+        notes.append(f"{len(common):,} samples are in both traces, of {left}: only these are compared")
+    first, second, sample = _answers(a, b, np.array(common, dtype=np.int64))
+    return Joined(len(common), first, second, sample, tuple(notes))
+
+
+def _answers(
+    a: Trace, b: Trace, common: Int64[np.ndarray, "m 2"]
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    if a.rows is None or b.rows is None:
+        none = np.empty(0, np.int64)
+        return none, none, none
+    of_a, of_b = _rows_of(a.rows.sample, len(a.ids)), _rows_of(b.rows.sample, len(b.ids))
+    pairs = []
+    for index, (one, other) in enumerate(common):
+        rows_a, rows_b = of_a[one], of_b[other]
+        where = a.rows.position[rows_a], b.rows.position[rows_b]
+        if not np.array_equal(*where):
+            raise IncompatibleTraces(
+                f"sample {a.ids[one]!r} is answered at {len(rows_a)} positions in the first trace and {len(rows_b)} in "
+                "the second: answers can be paired only where texts are cut into the same tokens"
+            )
+        if not np.array_equal(a.rows.label[rows_a], b.rows.label[rows_b]):
+            raise IncompatibleTraces(
+                f"sample {a.ids[one]!r} has label {a.rows.label[rows_a][0]} in the first trace and "
+                f"{b.rows.label[rows_b][0]} in the second: ids or classes do not mean the same"
+            )
+        pairs.append(np.stack([rows_a, rows_b, np.full_like(rows_a, index)]))
+    first, second, sample = np.concatenate(pairs, axis=1) if pairs else np.empty((3, 0), np.int64)
+    return first, second, sample
+
+
+def _rows_of(sample: Int64[np.ndarray, " n"], count: int) -> list[Int64[np.ndarray, " m"]]:
+    """For each sample the rows that are its own, in order."""
+    order = np.argsort(sample, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(sample, minlength=count))[:-1])
+
+
+def _few(ids: Sequence[Any]) -> str:
+    return ", ".join(repr(one) for one in ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+class SomeStates:
+    """Rows of kept states in an order of their own: what measures read (see `anydepth.measures.states.States`)."""
+
+    def __init__(
+        self, states: StoredStates, rows: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"] | None
+    ) -> None:
+        self._states, self._rows = states, rows
+        self.count, self.widths, self.groups = len(rows), states.widths, groups
+
+    def chunks(self, size: int) -> Iterator[Tensor]:
+        """The rows in their order, (<= size, K·D) float32 at a time."""
+        for start in range(0, self.count, size):
+            yield torch.from_numpy(self._states.rows(self._rows[start : start + size]))
+
+
+def common_states(a: Trace, b: Trace) -> tuple[SomeStates, SomeStates]:
+    """The kept states of the samples that both traces have, row by row the same.
+
+    Raises:
+        IncompatibleTraces: a trace kept no states, or a sample has other numbers of rows in the two.
+    """
+    for trace, which in ((a, "first"), (b, "second")):
+        if trace.states is None:
+            raise IncompatibleTraces(
+                f"the {which} trace kept no states, which similarity across models needs: trace it again with "
+                "keep_states=True (--keep-states)"
+            )
+    assert a.states is not None
+    assert b.states is not None
+    places = {one: index for index, one in enumerate(b.ids)}
+    of_a, of_b = (_rows_of(_samples(states), len(trace.ids)) for states, trace in ((a.states, a), (b.states, b)))
+    first, second = [], []
+    for index, one in enumerate(a.ids):
+        if one not in places:
+            continue
+        rows_a, rows_b = of_a[index], of_b[places[one]]
+        if len(rows_a) != len(rows_b):
+            raise IncompatibleTraces(
+                f"sample {one!r} has {len(rows_a)} rows of states in the first trace and {len(rows_b)} in the second: "
+                "trace both with one row for a sample (--tokens mean, first or last)"
+            )
+        first.append(rows_a)
+        second.append(rows_b)
+    sizes = [len(rows) for rows in first]
+    groups = None if set(sizes) <= {1} else np.repeat(np.arange(len(sizes)), sizes)
+    return (
+        SomeStates(a.states, np.concatenate(first), groups),
+        SomeStates(b.states, np.concatenate(second), groups),
+    )
+
+
+def _samples(states: StoredStates) -> Int64[np.ndarray, " n"]:
+    return np.arange(states.count) if states.groups is None else states.groups

@@ -1,0 +1,119 @@
+"""Canonical correlations between depths: their mean, over leading directions, and weighted by what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from anydepth.measures.covariance import Axes, whitened
+from anydepth.measures.measure import Similarity
+
+if TYPE_CHECKING:
+    from anydepth.measures.run import Run
+
+KEPT_VARIANCE = 0.99  # of SVCCA
+
+Cut = Callable[[Axes], Axes]
+
+
+def correlations(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Float64[Tensor, " c"]:
+    """The canonical correlations of two depths, the largest first: cosines of the angles between their row spaces.
+
+    Args:
+        cross: `Σ_i y_i z_iᵀ` over their centred rows.
+        first: principal axes of one, of rank r.
+        second: of the other, of rank s.
+
+    Returns:
+        min(r, s) values in 0..1.
+    """
+    values: Tensor = torch.linalg.svdvals(whitened(cross, first, second))
+    return values.clamp_(max=1)
+
+
+def cca(run: Run) -> Similarity:
+    """Mean CCA: `(1/c) Σ_i ρ_i` over the canonical correlations ρ of two depths, c the smaller of their ranks.
+
+    With orthonormal columns Z_k that span the centred rows' features of depth k (as many as its rank), ρ are the
+    singular values of `Z_kᵀ Z_l`. In 0..1; a similarity. It is not changed by any invertible linear map or shift of
+    either depth. It has no interval: sample correlations are too high, and no interval shows bias.
+
+    Undefined for a depth whose rank is n - 1, as it always is for n <= D: its features span every arrangement of n
+    rows, so every correlation is 1 whatever the other depth holds. Hotelling 1936; as a measure of networks, the
+    mean of Raghu et al. 2017.
+    """
+    return _over_pairs(run, lambda axes: axes, "CCA", mean_correlation)
+
+
+def svcca(run: Run) -> Similarity:
+    """SVCCA: mean CCA of the fewest leading principal axes that hold 99 % of each depth's variance.
+
+    In 0..1; a similarity. Not changed by an orthogonal map, a factor, or a shift of either depth; changed by other
+    linear maps, which move variance. Undefined where the axes kept are n - 1 or more. Raghu et al. 2017, with the
+    share taken of the variance, the squares of the singular values, as the paper says; some code sums the singular
+    values themselves, and keeps many more.
+    """
+    return _over_pairs(run, lambda axes: axes.keeping(KEPT_VARIANCE), "SVCCA", mean_correlation)
+
+
+def pwcca(run: Run) -> Similarity:
+    """Projection-weighted CCA: `Σ_i α_i ρ_i / Σ_i α_i`, in which value (k, l) takes the weights from depth k, the row.
+
+    `α_i = Σ_j |⟨h_i, y_j⟩|`, h_i the i-th canonical variate on the side of depth k (unit length over the rows) and y_j
+    the j-th centred feature of depth k: how much of depth k the direction stands for. In 0..1; a similarity, which is
+    not symmetric: (l, k) takes its weights from depth l. Since the weights are a sum over features, a rotation of
+    depth k changes it; not changed by a factor, a shift or another order of the features of either, nor by any
+    invertible linear map of depth l. Undefined as mean CCA is. Morcos, Raghu, Bengio 2018, eq. 1 to 3.
+    """
+    return _over_pairs(run, lambda axes: axes, "PWCCA", projection_weighted)
+
+
+def projection_weighted(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> tuple[float, float]:
+    """Both PWCCA of two depths: by the features of the first, and by those of the second."""
+    left, values, right = torch.linalg.svd(whitened(cross, first, second), full_matrices=False)
+    values.clamp_(max=1)
+    found = []
+    for directions, axes in ((left.T, first), (right, second)):
+        weights = (directions * axes.scale @ axes.axes.T).abs().sum(1)
+        found.append(float(weights @ values / weights.sum()))
+    return found[0], found[1]
+
+
+def mean_correlation(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> tuple[float, float]:
+    """Mean CCA of two depths, the same seen from either."""
+    value = float(correlations(cross, first, second).mean())
+    return value, value
+
+
+def _over_pairs(run: Run, cut: Cut, title: str, of: Callable[..., tuple[float, float]]) -> Similarity:
+    """A measure (k, l), (l, k) of every pair of depths whose axes, cut, leave the correlations something to say."""
+    most, ranks, values = run.states.count - 1, dict[int, int](), dict[tuple[int, int], float]()
+    for found in run.covariances:
+        axes = {depth: cut(one) for depth, one in found.axes.items()}
+        ranks |= {depth: one.rank for depth, one in axes.items()}
+        for (k, other), cross in found.products.items():
+            if max(ranks[k], ranks[other]) < most:
+                values[k, other], values[other, k] = of(cross, axes[k], axes[other])
+    matrix = run.filled(values, {depth for depth, rank in ranks.items() if rank < most})
+    return Similarity(run.block(matrix), notes=(*run.blank_notes, *_notes(run, ranks, title)))
+
+
+def _notes(run: Run, ranks: dict[int, int], title: str) -> Iterator[str]:
+    """Where a value is undefined, and where some of the correlations are 1 whatever the states hold."""
+    most = run.states.count - 1
+    for depth, rank in sorted(ranks.items()):
+        if rank >= most:
+            yield (
+                f"similarity by {title} is undefined at {run.named(depth)}, which has as many directions as "
+                f"{run.states.count} rows can have: every correlation is 1"
+            )
+    forced = [(k, other) for k, other in run.pairs if max(ranks[k], ranks[other]) < most < ranks[k] + ranks[other]]
+    if forced:
+        yield (
+            f"similarity by {title}: in {len(forced)} pairs of depths some correlations are 1 whatever the states "
+            f"hold, since the ranks add up to more than {most}: take more rows"
+        )

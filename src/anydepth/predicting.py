@@ -1,0 +1,175 @@
+"""Predictions of a calibrated model, with the depth of each: what `anydepth predict` does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sized
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anydepth import models
+from anydepth.calling import device_of, to_device
+from anydepth.collect import Progress, as_batch, digest
+from anydepth.data.batching import batches
+from anydepth.data.loading import Wanted
+from anydepth.data.sources import choose_split, splits
+from anydepth.errors import DataError
+from anydepth.exits.engine import EarlyExit
+from anydepth.exits.saving import Saved
+from anydepth.store import replacing, write_json
+from anydepth.workspace import Workspace, working_folder
+
+PREDICTIONS = "predictions.csv"
+SUMMARY = "predict.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be predicted, by which calibrated model.
+
+    Attributes:
+        model: a folder that `anydepth exit` wrote.
+        data: see `anydepth.data.sources.splits`.
+        split: which; by default test, else validation, else the only one.
+        wanted: columns, a limit, and the seed of what is drawn.
+        batch_size: samples of a forward.
+        max_length: tokens at which texts are cut.
+        device: as torch names it; if None the first there is.
+        trust_remote_code: run the Python code that comes with the checkpoint.
+    """
+
+    model: str
+    data: str
+    split: str | None = None
+    wanted: Wanted = field(default_factory=Wanted)
+    batch_size: int = 32
+    max_length: int | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was predicted.
+
+    Attributes:
+        folder: with `predictions.csv`: id, prediction, probability and depth of each sample.
+        model: by what.
+        data: of what, with the split.
+        policy: when samples left.
+        promise: what is promised of it; None if it was never calibrated.
+        leaving: (L,) how many left at each depth, from 1 on.
+        blocks: how many blocks were run, of one sample each.
+        readouts: how many readouts.
+        undecided: how many samples had a score that is NaN at some depth, and so went on.
+        notes: what a reader of the result should know, one sentence each.
+    """
+
+    folder: Path
+    model: str
+    data: str
+    policy: str
+    promise: str | None
+    leaving: tuple[int, ...]
+    blocks: int
+    readouts: int
+    undecided: int
+    notes: tuple[str, ...]
+
+    @property
+    def depth(self) -> float:
+        """Mean depth at which samples left."""
+        return float(np.average(np.arange(1, len(self.leaving) + 1), weights=self.leaving))
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything but the folder, which may move, as values that JSON holds."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"} | {"depth": self.depth}
+
+
+def predict(request: Request, out: str | Path, *, progress: Progress | None = None) -> Predicted:
+    """Answer data by a calibrated model.
+
+    Args:
+        request: what, and by which model.
+        out: the folder; an interrupted prediction there goes on, a finished one is replaced.
+        progress: called with what is done, how much there is, and what it is.
+
+    Raises:
+        TraceFileError: `exit.json` is missing, of another format, or was changed.
+        PolicyError: the model is another than the one the policy was calibrated for.
+        DataError: the data cannot be read, or do not fit the model.
+    """
+    folder = Path(out)
+    saved = Saved.read(Path(request.model))
+    loaded = models.load(
+        saved.source(Path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
+    )
+    sources = splits(request.data)
+    rows = request.wanted.of(sources, choose_split(tuple(sources), request.split, request.data), request.data)
+    found = batches(rows, loaded, batch_size=request.batch_size, max_length=request.max_length, labels=False)
+    stack = models.stack_of(loaded, found, blocks=saved.model["blocks"])
+    saved.require_same(stack)
+    exits = EarlyExit(stack, saved.policy, calibration=saved.calibration)
+    with (
+        working_folder(folder, resume=True) as partial,
+        closing(Workspace(partial / "predict", f"{saved.model['fingerprint']} {saved.policy}")) as workspace,
+    ):
+        _answer(exits, found, workspace, progress)
+        ids = workspace.ids()
+        answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts")}
+        kept = {name: np.array(values) for name, values in answers.items() if values is not None}
+    names = loaded.classes or tuple(str(one) for one in range(int(kept["prediction"].max()) + 1))
+    _write(folder / PREDICTIONS, ids, [names[one] for one in kept["prediction"]], kept)
+    run, read, undecided = (int(one) for one in kept["counts"].sum(0))
+    result = Predicted(
+        folder,
+        request.model,
+        f"{request.data} ({rows.split})",
+        repr(saved.policy),
+        None if saved.calibration is None else str(saved.calibration),
+        tuple(np.bincount(kept["depth"], minlength=stack.depth + 1)[1:].tolist()),
+        run,
+        read,
+        undecided,
+        (*loaded.notes, *rows.notes, *found.notes),
+    )
+    write_json(folder / SUMMARY, result.as_plain())
+    return result
+
+
+def _answer(exits: EarlyExit, data: Iterable[Any], workspace: Workspace, progress: Progress | None) -> None:
+    total, first = len(data) if isinstance(data, Sized) else None, 0
+    device = device_of(exits.stack.model)
+    try:
+        for index, item in enumerate(data):
+            batch, _, ids = as_batch(item, first)
+            digests = digest(batch)
+            if not workspace.already_has(ids, digests):
+                out = exits(to_device(batch, device))
+                top = out.logits.float().softmax(1).max(1)
+                workspace.append("prediction", top.indices.cpu().numpy(), np.int64)
+                workspace.append("probability", top.values.cpu().numpy(), np.float32)
+                workspace.append("depth", out.depth.cpu().numpy(), np.int64)
+                counts = [int(one.sum()) for one in (out.blocks, out.readouts, out.undecided)]
+                workspace.append("counts", np.array([counts]), np.int64)
+                workspace.finish_batch(ids, digests, first)
+            first += len(ids)
+            if progress:
+                progress(index + 1, total, "batches")
+    finally:
+        workspace.commit()
+    if not first:
+        raise DataError("the data set is empty: expected at least one row")
+    workspace.require_all_seen()
+
+
+def _write(path: Path, ids: list[Any], names: list[str], kept: dict[str, np.ndarray]) -> None:
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "prediction", "probability", "depth"])
+        for row in zip(ids, names, kept["probability"], kept["depth"], strict=True):
+            writer.writerow([row[0], row[1], f"{row[2]:.6g}", row[3]])
