@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anydepth.comparing import Comparison, compare
     from anydepth.errors import AnydepthError
     from anydepth.exits.curve import ExitCurve, exit_curve
     from anydepth.exits.engine import EarlyExit
@@ -30,6 +31,7 @@ __all__ = [
     "AlignedLoss",
     "AnydepthError",
     "AtDepth",
+    "Comparison",
     "Confidence",
     "Convergence",
     "EarlyExit",
@@ -39,6 +41,7 @@ __all__ = [
     "Patience",
     "Stack",
     "Trace",
+    "compare",
     "exit_curve",
     "trace",
     "trace_states",
@@ -49,6 +52,7 @@ _HOMES = {
     "AlignedLoss": "objectives",
     "AnydepthError": "errors",
     "AtDepth": "exits.policies",
+    "Comparison": "comparing",
     "Confidence": "exits.policies",
     "Convergence": "exits.policies",
     "EarlyExit": "exits.engine",
@@ -58,6 +62,7 @@ _HOMES = {
     "Patience": "exits.policies",
     "Stack": "stack",
     "Trace": "result",
+    "compare": "comparing",
     "exit_curve": "exits.curve",
     "trace": "tracing",
     "trace_states": "tracing",

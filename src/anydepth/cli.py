@@ -103,6 +103,9 @@ def trace(
     blocks: options.Blocks = None,
     keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep the states, to merge or compare.")] = False,
     sums: Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")] = True,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Test the paper's theory, beside random walks and random weights.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start over what an interrupted trace left.")] = False,
     device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -126,6 +129,8 @@ def trace(
     names = _measures(measures)
     if readout not in _READOUTS:
         raise DataError(f"unknown readout {readout!r}, expected one of {', '.join(_READOUTS)}")
+    if theory and rank_and_count()[1] > 1:
+        raise DataError(f"--theory is for one process, and there are {rank_and_count()[1]}: run it without torchrun")
     check_measures(names)  # now, not after a model was downloaded
     if tokens is not None:
         check_policy(tokens)
@@ -142,8 +147,9 @@ def trace(
     )
     batches = datasets.batches(samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels)
     with terminal.bars(enabled=not as_json) as progress:
+        stack = models.stack_of(loaded, batches, blocks=blocks)
         found = run_trace(
-            models.stack_of(loaded, batches, blocks=blocks),
+            stack,
             batches,
             measures=names,
             tokens=tokens,
@@ -161,8 +167,24 @@ def trace(
             },
             progress=progress,
         )
+        tested = None
+        if theory:
+            from anydepth.theory.beside import add_theory
+
+            tested = add_theory(
+                found,
+                folder,
+                loaded,
+                stack,
+                batches,
+                labels=labels,
+                blocks=blocks,
+                trust_remote_code=trust_remote_code,
+                seed=seed,
+                progress=progress,
+            )
     if rank_and_count()[0] == 0:
-        show_trace(found, folder, as_json=as_json)
+        show_trace(found, folder, theory=tested, as_json=as_json)
     leave()
 
 

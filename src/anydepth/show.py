@@ -22,6 +22,7 @@ from anydepth.predicting import Predicted
 from anydepth.result import Trace
 from anydepth.store import in_words
 from anydepth.terminal import output
+from anydepth.theory.findings import FILE, Theory
 
 if TYPE_CHECKING:
     import pandas
@@ -112,9 +113,17 @@ def _records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def show_trace(found: Trace, folder: Path, *, as_json: bool) -> None:
-    """A trace: the table, what to know about it, and where the report is."""
-    _present(as_plain(found, folder), as_table(found), found.notes, f"Report: {folder / 'report.html'}", as_json)
+def show_trace(found: Trace, folder: Path, *, theory: Theory | None = None, as_json: bool) -> None:
+    """A trace: the table, what the theory says of it if it was asked, what to know, and where the report is."""
+    last = f"Report: {folder / 'report.html'}"
+    if theory is None:
+        _present(as_plain(found, folder), as_table(found), found.notes, last, as_json)
+        return
+    from anydepth.report.theory_words import sentences
+
+    plain = as_plain(found, folder) | {"theory": str(folder / FILE)}
+    said = [Text(f"• {sentence}") for sentence in sentences(theory)]
+    _present(plain, Group(as_table(found), *said), (*found.notes, *theory.notes), last, as_json)
 
 
 def show_aligned(found: Aligned, *, as_json: bool) -> None:

@@ -1,17 +1,18 @@
 """The report: one HTML file with everything a trace shows, readable offline, in light and dark, on paper and phone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from anydepth.errors import MeasureError
-from anydepth.report import charts, html, rows, theme, words
+from anydepth.report import charts, html, rows, theme, theory, words
 from anydepth.report.charts import MAIN
 from anydepth.report.sections import Figure, Section, figure, flat
 from anydepth.report.source import Source, Sources, named
 from anydepth.report.tables import matrix, numbers
 from anydepth.store import replacing
+from anydepth.theory.findings import Theory
 
 _WORDS = "Depth 0 is the embedding, depth l the raw output of block l."
 _READ = {
@@ -42,13 +43,19 @@ _ABOUT = {
 }
 
 
-def write(traces: Sequence[Source], path: str | Path, labels: Sequence[str] | None = None) -> Path:
+def write(
+    traces: Sequence[Source],
+    path: str | Path,
+    labels: Sequence[str] | None = None,
+    theories: Sequence[Theory] = (),
+) -> Path:
     """Write the report of one trace, or of several side by side.
 
     Args:
         traces: what to show; the curves of several share their charts.
         path: where to, its folder made if missing; an existing file is replaced at once or not at all.
         labels: how to call the traces; by default as their models are called.
+        theories: of the traces, one each, for a section on them.
 
     Returns:
         The path.
@@ -57,7 +64,8 @@ def write(traces: Sequence[Source], path: str | Path, labels: Sequence[str] | No
         MeasureError: there is no trace, or not one label for each.
         TraceFileError: the file cannot be written; nothing is left behind.
     """
-    content = render(label(traces, labels))
+    shown = label(traces, labels)
+    content = render(shown, dict(zip(shown, theories, strict=True)) if theories else {})
     with replacing(Path(path)) as beside:
         beside.write_text(content, encoding="utf-8")
     return Path(path)
@@ -77,21 +85,32 @@ def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict
     return unique
 
 
-def render(traces: Sources) -> str:
+def render(traces: Sources, theories: Mapping[str, Theory] | None = None) -> str:
     """The page as text."""
+    theories = theories or {}
+    tested = [theory.section(one, traces[name].names, _tag(traces, name)) for name, one in theories.items()]
+    tables = {f"Theory of {name}, by depth": theory.table(one, traces[name].names) for name, one in theories.items()}
     return html.render(
         "page.html.j2",
         title=" and ".join(traces),
         eyebrow="Traced by depth",
         fine=_WORDS if all("model" in trace.provenance for trace in traces.values()) else "",
         shown={name: (words.what(trace), words.findings(trace)) for name, trace in traces.items()},
-        sections=[section for section in (_answer(traces), _likeness(traces)) if section is not None],
-        numbers={f"Every depth of {name}": numbers(trace) for name, trace in traces.items()},
+        sections=[section for section in (_answer(traces), _likeness(traces), *tested) if section is not None],
+        numbers={f"Every depth of {name}": numbers(trace) for name, trace in traces.items()} | tables,
         notes_title="What is blank, and what was chosen",
-        notes={name: trace.notes for name, trace in traces.items() if trace.notes},
+        notes={name: notes for name, trace in traces.items() if (notes := _notes(trace, theories.get(name)))},
         provenance={name: dict(flat(trace.provenance)) for name, trace in traces.items()},
         themes={"light": theme.config(), "dark": theme.config(dark=True)},
     )
+
+
+def _tag(traces: Sources, name: str) -> str:
+    return f", {name}" if len(traces) > 1 else ""
+
+
+def _notes(trace: Source, tested: Theory | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*trace.notes, *(tested.notes if tested else ()))))
 
 
 def _answer(traces: Sources) -> Section | None:

@@ -1,0 +1,98 @@
+"""`anydepth compare` end to end, and its page in a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Browser
+from commanding import Command, in_folder
+from test_comparing import COUNT, traced
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three traces of the same images, the last of a deeper model; read only."""
+    root = tmp_path_factory.mktemp("traces")
+    order = list(range(COUNT))
+    traced(root / "one", 0, order)
+    traced(root / "two", 1, order)
+    traced(root / "deep", 2, order, blocks=5)
+    return root
+
+
+@pytest.fixture
+def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Command:
+    """The command line in this process, in an empty folder; `~name` stands for an asset."""
+    return in_folder(assets, tmp_path / "here", monkeypatch, capsys)
+
+
+def test_what_people_see(command: Command) -> None:
+    done = command("compare", "~one", "~two", "--out", "both")
+    assert done.status == 0, done.err
+    assert "two against one: 60 samples" in done.out
+    assert "no difference shown" in done.out
+    assert "most alike by cka" in done.out
+    assert "Report: both/report.html" in done.out
+    assert {path.name for path in Path("both").iterdir()} == {"compare.json", "report.html"}
+    assert command("compare", "~one", "~two", "--out", "both").status == 0, "once more"
+
+
+def test_for_machines(command: Command) -> None:
+    done = command("compare", "~one", "~two", "~deep", "--measures", "knn,cka", "--out", "three", "--json")
+    assert (done.status, done.err) == (0, "")
+    found = json.loads(done.out)["comparisons"]
+    assert [one["names"] for one in found] == [["one", "two"], ["one", "deep"]]
+    assert list(found[0]["similarity"]) == ["knn", "cka"]
+    assert len(found[1]["similarity"]["cka"]) == 4
+    assert len(found[1]["similarity"]["cka"][0]) == 6
+    assert {row["statistic"] for row in found[0]["differences"]} >= {"accuracy", "settled", "cosine_to_last"}
+    assert json.loads(Path("three/compare.json").read_text())["comparisons"] == found
+    bare = json.loads(command("compare", "~one", "~two", "--measures", "none", "--json").out)["comparisons"][0]
+    assert bare["similarity"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("~one",), "1 trace came, expected two or more: anydepth compare A B"),
+        (("~one", "nowhere"), "nowhere/trace.json does not exist"),
+        (("~one", "~two", "--despite", "luck"), "traces can be compared despite data, tokens, not despite 'luck'"),
+        (("~one", "~two", "--measures", "likeness"), "unknown measure 'likeness', expected some of cosine"),
+    ],
+)
+def test_bad_input(command: Command, arguments: tuple[str, ...], message: str) -> None:
+    done = command("compare", *arguments, "--out", "both")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"anydepth: {message}")
+    assert done.err.count("\n") == 1
+    assert not Path("both").exists()
+
+
+def test_what_is_there_is_not_overwritten(command: Command) -> None:
+    Path("both").mkdir()
+    Path("both/diary.txt").write_text("dear")
+    done = command("compare", "~one", "~two", "--out", "both")
+    assert done.err == "anydepth: 'both' holds something else already: give another folder with --out\n"
+    assert Path("both/diary.txt").read_text() == "dear"
+
+
+def test_the_page_in_a_browser(command: Command, chromium: str) -> None:
+    assert command("compare", "~one", "~two", "~deep", "--out", "three").status == 0
+    page = Path("three/report.html").resolve()
+    with Browser(chromium) as browser:
+        browser.open(page)
+        # six differences, two maps for the first pair and two for the second, and the trend
+        assert browser.evaluate("document.querySelectorAll('svg.marks').length") == 6 + 4 + 1
+        marks = "[...document.querySelectorAll('svg.marks')].filter(s => !s.querySelector('[class*=mark-] path[d]'))"
+        assert browser.evaluate(f"{marks}.length") == 0
+        cells = "document.querySelectorAll('.map')[%d].querySelectorAll('.mark-rect.role-mark path').length"
+        assert browser.evaluate(cells % 0) == 4 * 4
+        assert browser.evaluate(cells % 2) == 4 * 6
+        assert "Accuracy" in browser.evaluate("document.querySelector('.findings').innerText")
+        assert browser.complaints() == []
+        assert browser.requests() == [page.as_uri()]
+        browser.open(page, width=390, height=844)
+        assert browser.evaluate("document.documentElement.scrollWidth") == 390

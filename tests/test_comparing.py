@@ -1,0 +1,219 @@
+"""Comparing two traces, against the plainest way: samples matched by hand, means and differences by numpy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+import anydepth as ad
+from anydepth.comparing import compare
+from anydepth.errors import IncompatibleTraces, MeasureError
+from anydepth.measures.differences import paired
+from anydepth.measures.similarity import similarities
+from anydepth.measures.states import ArrayStates
+
+CLASSES, COUNT = 3, 60
+
+
+def model(seed: int, blocks: int = 3, width: int = 16) -> ViTForImageClassification:
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=width,
+        num_hidden_layers=blocks,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=CLASSES,
+    )
+    return ViTForImageClassification(config).eval()
+
+
+def batches(order: list[int], size: int = 16) -> list[dict[str, Any]]:
+    draw = torch.Generator().manual_seed(5)
+    images, labels = torch.rand(COUNT, 1, 8, 8, generator=draw), torch.randint(CLASSES, (COUNT,), generator=draw)
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    return [
+        {"pixel_values": images[part], "labels": labels[part], "id": [f"image {one}" for one in part]} for part in parts
+    ]
+
+
+def traced(out: Path, seed: int, order: list[int], **settings: Any) -> ad.Trace:
+    return ad.trace(
+        model(seed, **settings), batches(order), measures=["cka"], out=out, keep_states=True, describe=NAMED
+    )
+
+
+NAMED = {"data": {"name": "images", "split": "test"}}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.Trace, ad.Trace]:
+    """Two models, the second traced in another order and on fewer images."""
+    root = tmp_path_factory.mktemp("traces")
+    shuffled = np.random.default_rng(0).permutation(COUNT)[:50].tolist()
+    return traced(root / "a", 0, list(range(COUNT))), traced(root / "b", 1, shuffled)
+
+
+def by_hand(trace: ad.Trace) -> dict[Any, int]:
+    assert trace.rows is not None
+    return {trace.ids[sample]: row for row, sample in enumerate(trace.rows.sample)}
+
+
+def test_differences_are_of_the_same_samples(pair: tuple[ad.Trace, ad.Trace]) -> None:
+    a, b = pair
+    found = compare(a, b)
+    rows_a, rows_b = by_hand(a), by_hand(b)
+    common = [one for one in a.ids if one in rows_b]
+    assert found.samples == len(common) == 50
+    assert "50 samples are in both traces, of 60 of the first trace and 50 of the second" in found.notes[0]
+    assert a.rows is not None
+    assert b.rows is not None
+    for name, column in (("confidence", "confidence"), ("cross_entropy", "cross_entropy")):
+        one = np.array([getattr(a.rows, column)[rows_a[sample]] for sample in common], dtype=float)
+        other = np.array([getattr(b.rows, column)[rows_b[sample]] for sample in common], dtype=float)
+        np.testing.assert_allclose(found.differences[name].value, (other - one).mean(0), atol=1e-12)
+        np.testing.assert_allclose(found.values[name], [one.mean(0), other.mean(0)], atol=1e-12)
+    right = [
+        np.array([trace.rows.prediction[rows[one]] == trace.rows.label[rows[one]] for one in common])
+        for trace, rows in ((a, rows_a), (b, rows_b))
+        if trace.rows is not None
+    ]
+    np.testing.assert_allclose(found.differences["accuracy"].value, right[1].mean(0) - right[0].mean(0), atol=1e-12)
+    settled = [
+        np.array([trace.saturation_depth[rows[one]] for one in common])[:, None] <= np.arange(4)
+        for trace, rows in ((a, rows_a), (b, rows_b))
+    ]
+    np.testing.assert_allclose(found.differences["settled"].value, settled[1].mean(0) - settled[0].mean(0), atol=1e-12)
+
+
+def states_by_hand(trace: ad.Trace, common: list[Any]) -> np.ndarray:
+    assert trace.states is not None
+    rows = np.concatenate([np.asarray(chunk) for chunk in trace.states.chunks(7)])
+    places = {one: index for index, one in enumerate(trace.ids)}
+    return rows[[places[one] for one in common]]
+
+
+def test_similarity_is_of_the_same_samples(pair: tuple[ad.Trace, ad.Trace]) -> None:
+    a, b = pair
+    found = compare(a, b, measures=["cka", "cosine", "procrustes"])
+    common = [one for one in a.ids if one in set(b.ids)]
+    one, other = (
+        ArrayStates({str(k): rows[:, 16 * k : 16 * (k + 1)] for k in range(4)})
+        for rows in (states_by_hand(a, common), states_by_hand(b, common))
+    )
+    expected = similarities(one, ["cka", "cosine", "procrustes"], other=other)
+    for name, measured in expected.items():
+        np.testing.assert_allclose(found.similarity[name], measured.value, atol=1e-6)
+    assert np.isnan(found.similarity["cka"][0]).all(), "depth 0 of a ViT is the same vector for every image"
+    matches = found.matches("cka")
+    assert matches[0] is None
+    for depth in (1, 2, 3):
+        match = matches[depth]
+        assert match is not None
+        row = expected["cka"].value[depth]
+        assert match.depth == int(np.nanargmax(row))
+        assert match.value == pytest.approx(row[match.depth], abs=1e-6)
+
+
+def test_cosine_to_the_last_depth_is_paired(pair: tuple[ad.Trace, ad.Trace]) -> None:
+    a, b = pair
+    found = compare(a, b).differences["cosine_to_last"]
+    common = [one for one in a.ids if one in set(b.ids)]
+    cosines = []
+    for trace in (a, b):
+        rows = states_by_hand(trace, common).astype(np.float64)
+        depths = [rows[:, 16 * k : 16 * (k + 1)] - rows[:, 16 * k : 16 * (k + 1)].mean(0) for k in range(1, 4)]
+        last = depths[-1] / np.linalg.norm(depths[-1], axis=1, keepdims=True)
+        cosines.append(np.stack([(one / np.linalg.norm(one, axis=1, keepdims=True) * last).sum(1) for one in depths]))
+    np.testing.assert_allclose(found.value[1:], (cosines[1] - cosines[0]).mean(1), atol=1e-5)
+    assert np.isnan(found.value[0])
+    assert found.verdicts[3] == "no difference shown", "it is 1 in both"
+
+
+def test_a_model_does_not_differ_from_itself(pair: tuple[ad.Trace, ad.Trace]) -> None:
+    a, _ = pair
+    found = compare(a, a)
+    for name, difference in found.differences.items():
+        known = np.isfinite(difference.value)
+        assert (difference.value[known] == 0).all(), name
+        assert set(difference.verdicts) == {"no difference shown"}
+    diagonal = found.similarity["cka"].diagonal()[1:]
+    np.testing.assert_allclose(diagonal, 1, atol=1e-6)
+    assert [None if one is None else one.depth for one in found.matches("cka")] == [None, 1, 2, 3]
+
+
+def test_models_of_other_depth_and_width(pair: tuple[ad.Trace, ad.Trace], tmp_path: Path) -> None:
+    a, _ = pair
+    deeper = traced(tmp_path / "deep", 2, list(range(COUNT)), blocks=6, width=8)
+    found = compare(a, deeper)
+    assert found.depths == ((0, 0), (0, 1), (1, 2), (2, 3), (2, 4), (2, 5), (3, 6))
+    assert found.similarity["cka"].shape == (4, 7)
+    assert "cosine" not in found.similarity, "widths differ"
+    assert any("depths are compared by their share of L" in note for note in found.notes)
+    assert compare(deeper, a).depths == tuple((other, one) for one, other in found.depths)
+    np.testing.assert_allclose(
+        compare(deeper, a).differences["accuracy"].value, -found.differences["accuracy"].value, atol=1e-12
+    )
+
+
+def test_what_does_not_compare(pair: tuple[ad.Trace, ad.Trace], tmp_path: Path) -> None:
+    a, b = pair
+
+    def message(first: ad.Trace, second: ad.Trace, **settings: Any) -> str:
+        with pytest.raises((IncompatibleTraces, MeasureError)) as caught:
+            compare(first, second, **settings)
+        return str(caught.value)
+
+    other = replace(b, provenance={**b.provenance, "data": {"name": "others", "split": "test"}})
+    assert message(a, other).startswith("the traces are of different data: images test and others test; trace both al")
+    assert compare(a, other, despite=["data"]).samples == 50
+    tokens = replace(b, provenance={**b.provenance, "tokens": "mean"})
+    assert message(a, tokens).startswith("different positions stand for a sample: first and mean; trace both alike, or")
+    assert message(a, b, despite=["luck"]) == "traces can be compared despite data, tokens, not despite 'luck'"
+    strangers = replace(b, ids=tuple(f"picture {index}" for index in range(len(b.ids))))
+    assert message(a, strangers).startswith(
+        "no sample is in both traces: the first has 'image 0', 'image 1', 'image 2'"
+    )
+    assert b.rows is not None
+    wrong = b.rows.label.copy()
+    place = int(np.flatnonzero(b.rows.sample == b.ids.index("image 7"))[0]) if "image 7" in b.ids else 0
+    wrong[place] = (wrong[place] + 1) % CLASSES
+    named = b.ids[b.rows.sample[place]]
+    relabelled = replace(b, rows=replace(b.rows, label=wrong))
+    assert message(a, relabelled).startswith(f"sample {named!r} has label ")
+    bare = replace(b, states=None)
+    assert message(a, bare, measures=["cka"]).startswith("the second trace kept no states, which similarity across")
+    assert "similarity between the two needs their states" in " ".join(compare(a, bare).notes)
+    assert message(a, b, measures=["likeness"]).startswith("unknown measure 'likeness'")
+    with pytest.raises(IncompatibleTraces, match="there is no 'rsa' between the two; there is cka, cosine"):
+        compare(a, b).matches("rsa")
+
+
+def test_bands_hold_for_all_depths_together() -> None:
+    """Of differences that are all zero, the joint bands leave out zero in about 5 % of the draws, single ones oftener."""
+    rng = np.random.default_rng(0)
+    joint = single = 0
+    draws = 400
+    for seed in range(draws):
+        shared = rng.normal(size=(120, 1))
+        found = paired(0.6 * shared + rng.normal(size=(120, 8)), seed=seed)
+        joint += any(verdict != "no difference shown" for verdict in found.verdicts)
+        single += bool(((found.low > 0) | (found.high < 0)).any())
+    assert 0.02 <= joint / draws <= 0.085
+    assert single / draws > 0.15
+
+
+def test_rows_of_one_sample_count_as_one() -> None:
+    rng = np.random.default_rng(1)
+    own = rng.normal(size=(50, 2))
+    alone, fivefold = paired(own), paired(np.repeat(own, 5, axis=0), np.repeat(np.arange(50), 5))
+    np.testing.assert_allclose(fivefold.low, alone.low, atol=1e-9)
+    np.testing.assert_allclose(fivefold.high_all, alone.high_all, atol=1e-9)
