@@ -198,7 +198,7 @@ def test_what_does_not_compare(pair: tuple[ad.Trace, ad.Trace], tmp_path: Path) 
 
 
 def test_bands_hold_for_all_depths_together() -> None:
-    """Of differences that are all zero, the joint bands leave out zero in about 5 % of the draws, single ones oftener."""
+    """Of differences that are all zero the joint bands leave out zero in about 5 % of draws, single ones oftener."""
     rng = np.random.default_rng(0)
     joint = single = 0
     draws = 400

@@ -27,7 +27,10 @@ def test_a_total_is_the_sum_over_blocks_and_readouts() -> None:
     blocks = depth.sum()
     expected = blocks + 0.25 * (1 + 2 + 4 + 4)  # those who went on were tested three times, and read out at the last
     assert costs.total(depth, (1, 2, 3)) == pytest.approx(expected)
-    assert costs.total(depth, (1, 2, 3), reads="state") == pytest.approx(blocks + 0.25 * 4)
+    # by states, those still there are read out where somebody leaves: at 3 nobody does
+    likely = 1 - 0.75**4, 1 - 0.75**4, 0, 1 - 0.5**4
+    read = sum(p * there for p, there in zip(likely, (4, 3, 2, 2), strict=True))
+    assert costs.total(depth, (1, 2, 3), reads="state") == pytest.approx(blocks + 0.25 * read)
     assert costs.total(np.full(4, LAST), ()) == pytest.approx(costs.whole.of(4))
     assert costs.share(np.full(4, LAST), ()) == pytest.approx(1.0)
 
@@ -79,7 +82,7 @@ def test_measured_costs_are_of_the_model() -> None:
     assert len(costs.blocks) == model.config.num_hidden_layers
     assert all(cost.call >= 0 and cost.sample >= 0 for cost in (costs.whole, costs.start, *costs.blocks, costs.readout))
     assert costs.batch == len(batch["input_ids"])
-    assert costs.readout_in_blocks > 0
+    assert costs.readout_in_blocks >= 0
 
 
 def test_an_empty_batch() -> None:

@@ -22,6 +22,7 @@ from naive import same
 import anydepth.files
 from anydepth.errors import TraceFileError
 from anydepth.files import FORMAT
+from anydepth.intact import stated
 from anydepth.measures.moments import Moments
 from anydepth.result import Rows, Trace
 from anydepth.tracing import trace, trace_states
@@ -302,17 +303,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: cut(f / "arrays.safetensors"),
         r"arrays.safetensors has \d+ bytes, expected \d+: .*trunc",
     ),
-    "arrays flipped": (lambda f: flip(f / "arrays.safetensors"), "arrays.safetensors is corrupt: its checksum is not"),
+    "arrays flipped": (
+        lambda f: flip(f / "arrays.safetensors"),
+        "arrays.safetensors was changed after it was written: its checksum is another",
+    ),
     "no arrays": (
         lambda f: (f / "arrays.safetensors").unlink(),
-        "arrays.safetensors is missing: the trace is incomplete",
+        "arrays.safetensors is missing: trace again",
     ),
     "a folder of arrays": (
         lambda f: ((f / "arrays.safetensors").unlink(), (f / "arrays.safetensors").mkdir()),
         "arrays.safetensors is missing",
     ),
     "sums cut short": (lambda f: cut(f / "sums.safetensors"), r"sums.safetensors has \d+ bytes, expected \d+"),
-    "sums flipped": (lambda f: flip(f / "sums.safetensors"), "sums.safetensors is corrupt: its checksum is not"),
+    "sums flipped": (
+        lambda f: flip(f / "sums.safetensors"),
+        "sums.safetensors was changed after it was written: its checksum is another",
+    ),
     "no sums": (lambda f: (f / "sums.safetensors").unlink(), "sums.safetensors is missing"),
     "states cut short": (lambda f: cut(f / "states" / "states.npy"), r"states.npy cannot be read as kept states"),
     "no states": (lambda f: (f / "states" / "states.npy").unlink(), r"states.npy cannot be read as kept states"),
@@ -352,7 +359,7 @@ def test_sums_of_something_else_are_refused(sound: Path, tmp_path: Path) -> None
     shutil.copytree(sound, folder)
     safetensors.torch.save_file({"widths": torch.tensor([1]), "sums": torch.zeros(3)}, folder / "sums.safetensors")
     content = json.loads((folder / "trace.json").read_text())
-    content["files"]["sums.safetensors"] = anydepth.files._checksum(folder / "sums.safetensors")
+    content["files"]["sums.safetensors"] = stated(folder / "sums.safetensors")
     (folder / "trace.json").write_text(json.dumps(content))
     with pytest.raises(TraceFileError, match="corrupt: .*sums of CKA") as caught:
         Trace.load(folder)

@@ -343,9 +343,9 @@ def test_a_trace_with_another_measure_alone_is_drawn_with_it():
     for name in ("cosine", "cosine_raw", "cka_biased"):
         del trace.similarity[name]
     trace.quantiles.clear()
-    assert '"svcca"' in charts.plot(trace, "similarity").to_json()
+    assert '"SVCCA"' in charts.plot(trace, "similarity").to_json()
     assert "svcca with the last depth" in charts.plot(trace, "overview").to_json().lower()
-    assert "svcca" in page.render({"a": trace})
+    assert "SVCCA" in page.render({"a": trace})
 
 
 # --- Files --------------------------------------------------------------------------------------------------

@@ -120,8 +120,7 @@ def test_the_page_says_what_was_found(browser: Any, written: Any) -> None:
     assert "With 95 % confidence, for at most 1 % of new samples" in text
     assert "87.0% are right, against 88.0% of the full model" in text
     read = browser.evaluate(
-        "[...document.querySelectorAll('table.numbers tbody tr')].map(r => "
-        "Number(r.querySelector('td').dataset.value))"
+        "[...document.querySelectorAll('table.numbers tbody tr')].map(r => Number(r.querySelector('td').dataset.value))"
     )
     assert read == list(curve().quality)
     browser.open(written["nothing certified"])

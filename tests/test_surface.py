@@ -75,7 +75,7 @@ def test_the_names_for_type_checkers_are_the_same() -> None:
     assert imported == anydepth._HOMES
 
 
-@pytest.mark.parametrize("name", ["compare", "tracing_", "__wrapped__"])
+@pytest.mark.parametrize("name", ["contrast", "tracing_", "__wrapped__"])
 def test_what_is_not_there_names_what_is(name: str) -> None:
     says = f"module 'anydepth' has no attribute '{name}'; it has {', '.join(NAMES)}"
     with pytest.raises(AttributeError, match=says):

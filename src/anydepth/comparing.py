@@ -54,6 +54,13 @@ class Comparison:
         similarity: by measure, (K_a, K_b), where states were kept.
         similarity_intervals: by measure, (2, K_a, K_b), of those that have them.
         notes: what was left out and why.
+
+    Example:
+        >>> from anydepth import Trace, trace_states
+        >>> a, b = (trace_states({"h0": np.eye(4), "h1": np.eye(4) * scale}) for scale in (1, 2))
+        >>> a, b = (Trace(**{**vars(one), "ids": (0, 1, 2, 3)}) for one in (a, b))
+        >>> compare(a, b).notes[-1]
+        'the traces have no readout in common: nothing but similarity is compared'
     """
 
     names: tuple[str, str]

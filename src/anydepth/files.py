@@ -11,7 +11,6 @@ New files are written beside the old ones and take their places together, `trace
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from anydepth.errors import MeasureError, TraceFileError
+from anydepth.intact import require_intact, stated
 from anydepth.measures.moments import Moments
 from anydepth.result import ROW_COLUMNS, Rows, Trace
 from anydepth.store import RowFile, StoredStates, read_json, require_space, write_json, writing
@@ -90,7 +90,7 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
         "provenance": _plain(dict(trace.provenance)),
         "notes": list(trace.notes),
         "states": None if trace.states is None else {"widths": list(trace.states.widths), "rows": trace.states.count},
-        "files": {name: _checksum(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
+        "files": {name: stated(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
     }
     write_json(staged / TRACE, content)
 
@@ -147,7 +147,7 @@ def load(folder: Path) -> Trace:
         )
     try:
         for name, expected in {ARRAYS: content["files"][ARRAYS], **content["files"]}.items():
-            _require_intact(folder / name, expected)
+            require_intact(folder / name, expected, again="trace again")
         return _assemble(folder, content)
     except OSError as problem:
         raise TraceFileError(f"{folder} cannot be read: {problem.strerror or problem}; trace again") from None
@@ -197,24 +197,6 @@ def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
 def _ordered(found: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
     """In the order the measures were asked for; safetensors sorts by name."""
     return {name: found[name] for name in names or found if name in found}
-
-
-def _checksum(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, _blake2b).hexdigest()}
-
-
-def _blake2b() -> Any:
-    return hashlib.blake2b(digest_size=16)
-
-
-def _require_intact(path: Path, expected: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise TraceFileError(f"{path} is missing: the trace is incomplete; trace again")
-    if path.stat().st_size != expected["bytes"]:
-        raise TraceFileError(f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is truncated")
-    if _checksum(path) != expected:
-        raise TraceFileError(f"{path} is corrupt: its checksum is not the one in {TRACE}; trace again")
 
 
 def _plain(value: Any) -> Any:

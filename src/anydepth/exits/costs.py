@@ -20,6 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anydepth.calling import Batch, call_model, device_of, sample_count, samples_of, to_device
 from anydepth.errors import DataError
+from anydepth.exits.flight import Flight
+from anydepth.exits.lanes import Lanes
+from anydepth.exits.policies import AtDepth, Patience
+from anydepth.exits.reading import Reader
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
 from anydepth.surgery import evaluating
@@ -47,9 +51,9 @@ class Costs:
     Attributes:
         batch: samples of the batch it was found on.
         whole: the plain model.
-        start: what runs before the first block, and finding out what the blocks are given.
+        start: what runs before the first block, and around the whole.
         blocks: of each block, 1..L.
-        readout: of one readout.
+        readout: of one readout, with the test of it.
     """
 
     batch: int
@@ -69,7 +73,7 @@ class Costs:
         Args:
             depth: where each sample leaves, 1..L.
             tested: the depths below L that are tested.
-            reads: what the policy looks at; if it is not logits, only who leaves is read out.
+            reads: what the policy looks at; if it is not logits, nobody is read out where nobody leaves.
         """
         last, size = len(self.blocks), self.batch
         there = np.array([(depth >= block).mean() for block in range(1, last + 1)])
@@ -78,8 +82,9 @@ class Costs:
         for block, cost in enumerate(self.blocks, 1):
             total += cost.of(size * there[block - 1], _any(there[block - 1], size))
             if block in tested or block == last:
-                read = there if reads == "logits" and block < last else leaving
-                total += self.readout.of(size * read[block - 1], _any(read[block - 1], size))
+                read = there if reads == "logits" else leaving
+                likely = _any(read[block - 1], size)
+                total += self.readout.of(size * there[block - 1] * (1 if reads == "logits" else likely), likely)
         return float(total)
 
     def share(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: str = "logits") -> float:
@@ -126,13 +131,29 @@ def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
 
 
 def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]:
-    """Medians of: the plain model, the start, each block, a readout. A round before them warms up."""
+    """Medians of: the plain model, the start, each block, a readout. A round before them warms up.
+
+    Start and readout are what the engine makes of them: a flight that tests nowhere less its blocks, and what testing
+    everywhere adds to it, a test.
+    """
+    last, lanes = stack.depth, Lanes(stack)
+    nowhere, everywhere = Reader(stack, AtDepth(last)), Reader(stack, Patience(last + 1))
     found = []
     for _ in range(rounds + 1):
         clock = _Clock()
-        _steps(stack, samples_of(batch, slice(None)), clock)  # tensors not seen before: nothing is kept of them
+        # tensors not seen before: nothing is kept of them
+        fresh = [samples_of(batch, slice(None)) for _ in range(4)]
+        clock(call_model, stack.model, fresh[0])
+        clock(Flight(nowhere, lanes, fresh[1]).run)
+        clock(Flight(everywhere, lanes, fresh[2]).run)
+        replay = stack.replay(fresh[3])
+        state = replay.state
+        for depth in range(1, last + 1):
+            state = clock(replay.step, state, depth)
         found.append(clock.seconds)
-    return np.asarray(np.median(np.array(found[1:]), axis=0))
+    whole, untested, tested, *blocks = np.median(np.array(found[1:]), axis=0)
+    readout = max(0.0, tested - untested) / max(1, last - 1)
+    return np.array([whole, max(0.0, untested - sum(blocks) - readout), *blocks, readout])
 
 
 def count_flops(stack: Stack, batch: Any) -> Costs:

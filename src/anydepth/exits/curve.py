@@ -48,6 +48,12 @@ class ExitCurve:
         predicted: (P,) time as a share of the plain model's, as the measured costs of its steps predict it.
         measured: (P,) the same, by the clock; NaN where it was not measured.
         batch: samples of the batches the last two are for.
+
+    Example:
+        >>> none = np.full(2, np.nan)
+        >>> curve = ExitCurve(4, (2,), 100, none, np.array([4.0, 2.0]), np.array([1.0, 0.9]), None, none, none, none, 8)
+        >>> curve.paper_speedup.tolist(), round(curve.area, 3)
+        ([1.0, 2.0], 0.933)
     """
 
     last: int

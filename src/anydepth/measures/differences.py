@@ -61,7 +61,7 @@ def paired(
         seed: of the draws.
 
     Example:
-        >>> rng = np.random.default_rng(0)
+        >>> rng = np.random.default_rng(1)
         >>> found = paired(rng.normal(size=(500, 3)) + np.array([0.0, 0.0, 1.0]))
         >>> found.verdicts
         ('no difference shown', 'no difference shown', 'higher')

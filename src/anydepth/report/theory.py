@@ -66,7 +66,7 @@ def _nearer(theory: Theory, names: Names) -> Chart:
     found = theory.closeness["final"]
     shares = {"where the state comes closer": found.closer, "where it moves away": found.farther}
     title = "The final class becomes more probable"
-    return curves(shares, names, title, unit=percent, start=1, axis=enc.share_axis(), domain=(0, 1))
+    return curves(shares, names, title, unit=percent, start=1, axis=enc.share_axis(), domain=(0.0, 1.0))
 
 
 def _of_collapse(theory: Theory, names: Names, tag: str) -> Iterator[Figure]:

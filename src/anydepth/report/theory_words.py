@@ -128,6 +128,10 @@ def spread(theory: Theory) -> str:
 def simplex(theory: Theory) -> str:
     """NC2 and NC3 at the last depth."""
     found = theory.collapse[MEASURED]
+    weights = f"the classifier's weights are {plain(float(found.nc3[-1]))} from them, of 4 at most"
+    if found.classes == 2:
+        two = "Two class means are a simplex wherever they lie, so NC2 is 0"
+        return f"{two}; at the last depth {weights} (NC3)." if np.isfinite(found.nc3[-1]) else f"{two}."
     text = (
         f"At the last depth the class means differ in length by {percent(float(found.nc2_norm[-1]))} (standard "
         f"deviation over mean), and their cosines are {plain(float(found.nc2_angle[-1]))} from a simplex's"
@@ -135,7 +139,7 @@ def simplex(theory: Theory) -> str:
         else "At the last depth the class means have no angles"
     )
     if np.isfinite(found.nc3[-1]):
-        text += f"; the classifier's weights are {plain(float(found.nc3[-1]))} from them, of 4 at most"
+        text += f"; {weights}"
     return f"{text}. All of these are 0 in full collapse."
 
 
@@ -146,6 +150,12 @@ def written(theory: Theory) -> str:
     own, others, outside = (_mean(one.value) for one in (found.own, found.others, found.outside))
     if not np.isfinite(own):
         return "Nothing is written: what enters the classifier is the same at every depth."
+    if found.rank == 1:
+        return (
+            f"On average over the blocks, {percent(own)} of an update's squared length lies along the difference of the "
+            f"two classes' weights, and {percent(outside)} past it, where it changes no probability; an update without "
+            f"aim would have {percent(1 / found.width)} along it. With two classes there are no others to go along."
+        )
     return (
         f"On average over the blocks, {percent(own)} of an update's squared length lies along the weight of the {name} "
         f"class, {percent(others)} along those of others, and {percent(outside)} where no weight reaches; an update "
