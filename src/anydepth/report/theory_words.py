@@ -11,6 +11,7 @@ from anydepth.theory.geometry import Geometry
 from anydepth.theory.means import Estimate
 
 WALK = "random walk"
+_OFF = 0.05  # a cosine further than this from a line's is not on it, whatever is further still
 
 
 def line(theory: Theory) -> str:
@@ -21,7 +22,7 @@ def line(theory: Theory) -> str:
     verdict = _verdict(
         measured,
         walk,
-        "so these states keep closer to a line than chance does",
+        "so these states come closer to a line than chance does" + (", and lie on none" if measured.low > _OFF else ""),
         "so these states are further from a line than chance is",
     )
     return (
@@ -105,9 +106,9 @@ def nearer(theory: Theory) -> str:
 
 def _told_apart(found: Closeness) -> str:
     if found.all_closer.low > found.all_farther.high:
-        return "coming closer goes with rising probability"
+        return "it rises more often where the state comes closer"
     if found.all_closer.high < found.all_farther.low:
-        return "coming closer goes with falling probability, against the theorem"
+        return "it rises less often where the state comes closer, against the theorem"
     return "these samples do not tell the two apart"
 
 
@@ -152,9 +153,9 @@ def written(theory: Theory) -> str:
         return "Nothing is written: what enters the classifier is the same at every depth."
     if found.rank == 1:
         return (
-            f"On average over the blocks, {percent(own)} of an update's squared length lies along the difference of the "
-            f"two classes' weights, and {percent(outside)} past it, where it changes no probability; an update without "
-            f"aim would have {percent(1 / found.width)} along it. With two classes there are no others to go along."
+            f"On average over the blocks, {percent(own)} of an update's squared length lies along the difference of "
+            f"the two classes' weights, and {percent(outside)} past it, where it changes no probability; an update "
+            f"without aim would have {percent(1 / found.width)} along it. With two classes there are no others."
         )
     return (
         f"On average over the blocks, {percent(own)} of an update's squared length lies along the weight of the {name} "

@@ -1,0 +1,143 @@
+"""What a theory came to on a model and data, as one value that saves and loads: `theory.json`, beside a trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from anydepth.errors import TraceFileError
+from anydepth.store import read_json, write_json, writing
+from anydepth.theory.closeness import Closeness
+from anydepth.theory.collapse import Collapse
+from anydepth.theory.geometry import Geometry
+from anydepth.theory.means import Estimate
+from anydepth.theory.updates import Updates
+
+FORMAT = 1
+FILE = "theory.json"
+MEASURED, UNCENTRED, RANDOM_WEIGHTS, SHUFFLED_LABELS = "measured", "not centred", "random weights", "shuffled labels"
+_Part = TypeVar("_Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theory:
+    """The paper's theory on a model and data, each number beside what chance gives. L + 1 = K depths.
+
+    What could not be had is absent, and `notes` says why.
+
+    Attributes:
+        geometry: of the paths: "measured" (seen from the mean of each depth), "not centred", the nulls "random walk"
+            and "shuffled", and "random weights" if a model with such was given.
+        closeness: Theorem 2.2 for the "final" and the "true" class.
+        collapse: "measured", with "shuffled labels", and with "random weights".
+        updates: what blocks write, for the "final" and the "true" class.
+        notes: what is absent or undefined, and why.
+        provenance: of which model and data this is.
+    """
+
+    geometry: Mapping[str, Geometry]
+    closeness: Mapping[str, Closeness]
+    collapse: Mapping[str, Collapse]
+    updates: Mapping[str, Updates]
+    notes: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.geometry[MEASURED].norm.value) - 1
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `theory.json` to a folder, all or nothing.
+
+        Raises:
+            TraceFileError: it cannot be written.
+        """
+        path = Path(folder) / FILE
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"format": FORMAT, **_plain(self)})
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Theory:
+        """Read it back.
+
+        Raises:
+            TraceFileError: nothing is there, it is corrupt or of a newer format, or the trace beside it is of another
+                model or other data.
+        """
+        path = Path(folder) / FILE
+        content = read_json(path)
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise TraceFileError(f"{path} is no theory: it states no format")
+        if content["format"] > FORMAT:
+            raise TraceFileError(
+                f"{path} is of format {content['format']}, and this anydepth reads up to {FORMAT}: upgrade anydepth"
+            )
+        try:
+            found = cls(
+                geometry={name: _read(Geometry, part) for name, part in content["geometry"].items()},
+                closeness={name: _read(Closeness, part) for name, part in content["closeness"].items()},
+                collapse={name: _read(Collapse, part) for name, part in content["collapse"].items()},
+                updates={name: _read(Updates, part) for name, part in content["updates"].items()},
+                notes=tuple(content["notes"]),
+                provenance=content["provenance"],
+            )
+            found.depth  # noqa: B018  # there is at least what was measured
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise TraceFileError(f"{path} is corrupt: {type(problem).__name__} at {problem}") from None
+        _require_same(found.provenance, Path(folder))
+        return found
+
+
+def _require_same(provenance: Mapping[str, Any], folder: Path) -> None:
+    """That a trace in the same folder is of the same model and data: another may have been written there since."""
+    beside = folder / "trace.json"
+    if not beside.is_file():
+        return
+    other = read_json(beside).get("provenance", {})
+    for what in ("model", "data"):
+        if other.get(what, {}).get("fingerprint") != provenance[what]["fingerprint"]:
+            raise TraceFileError(
+                f"{folder / FILE} and the trace beside it are of different {what}: trace with --theory"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, arrays as lists; JSON has no NaN."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
+
+
+def _read(kind: type[_Part], content: dict[str, Any]) -> _Part:
+    """A part from its dict: estimates, arrays, numbers and notes, by what they look like."""
+    return kind(**{field.name: _value(content[field.name]) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def _value(content: Any) -> Any:
+    if isinstance(content, dict):
+        return Estimate(**{name: _array(one) for name, one in content.items()})
+    if isinstance(content, list):
+        return tuple(content) if all(isinstance(one, str) for one in content) else _array(content)
+    return content
+
+
+def _array(content: Any) -> np.ndarray:
+    found = np.array(content, dtype=object)
+    whole = found.size and all(isinstance(one, int) for one in found.ravel())
+    return found.astype(np.int64 if whole else np.float64)

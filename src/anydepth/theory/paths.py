@@ -1,0 +1,99 @@
+"""The way of each row from h[0] to h[L], and the paths that know nothing of the data to hold it against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from anydepth.errors import MeasureError
+from anydepth.measures.states import Location, States, locate, rows_per_chunk
+
+Null = Callable[[Float64[Tensor, "b k d"], np.random.Generator], Float64[Tensor, "b k d"]]
+"""Makes of rows of paths other paths. Its draws go row by row, so that no result depends on how rows are cut."""
+
+
+def random_walk(h: Float64[Tensor, "b k d"], rng: np.random.Generator) -> Float64[Tensor, "b k d"]:
+    """From the same h[0] steps of the same lengths, each in a direction of its own, uniform on the sphere.
+
+    Example:
+        >>> h = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]], dtype=torch.float64)
+        >>> walk = random_walk(h, np.random.default_rng(0))
+        >>> torch.linalg.vector_norm(walk.diff(dim=1), dim=2)
+        tensor([[5., 1.]], dtype=torch.float64)
+    """
+    updates = h.diff(dim=1)
+    ways = torch.from_numpy(rng.standard_normal(updates.shape))
+    ways /= torch.linalg.vector_norm(ways, dim=2, keepdim=True)
+    return _from(h, ways * torch.linalg.vector_norm(updates, dim=2, keepdim=True))
+
+
+def shuffled(h: Float64[Tensor, "b k d"], rng: np.random.Generator) -> Float64[Tensor, "b k d"]:
+    """The same updates in another order, each row in one of its own: the same ends, and the same length.
+
+    Example:
+        >>> h = torch.tensor([[[0.0], [1.0], [3.0], [7.0]]], dtype=torch.float64)
+        >>> shuffled(h, np.random.default_rng(0)).flatten().tolist()
+        [0.0, 4.0, 6.0, 7.0]
+    """
+    updates = h.diff(dim=1)
+    order = torch.from_numpy(rng.random(updates.shape[:2]).argsort(axis=1))
+    return _from(h, updates.gather(1, order[:, :, None].expand_as(updates)))
+
+
+def _from(h: Float64[Tensor, "b k d"], updates: Float64[Tensor, "b l d"]) -> Float64[Tensor, "b k d"]:
+    start = h[:, :1]
+    return torch.cat([start, start + updates.cumsum(1)], dim=1)
+
+
+NULLS: dict[str, Null] = {"random walk": random_walk, "shuffled": shuffled}
+
+
+class Paths:
+    """Rows of states as paths (rows, K, D) in float64, seen from each depth's mean or from the origin.
+
+    Args:
+        states: of depths of one width.
+        centred: take each depth's mean off, as the cosine of the paper does. A depth that is the same for every row is
+            exactly 0 then.
+        null: what to make of each path; None to leave it.
+        seed: of what the null draws.
+
+    Raises:
+        MeasureError: fewer than two depths, no rows, or depths of different widths: between these there is no way.
+    """
+
+    def __init__(self, states: States, *, centred: bool = True, null: Null | None = None, seed: int = 0) -> None:
+        widths = set(states.widths)
+        if len(states.widths) < 2 or len(widths) > 1:
+            raise MeasureError(
+                f"depths of the widths {states.widths} came: a path needs at least two depths, all of one width"
+            )
+        if not states.count:
+            raise MeasureError("states without rows came: expected at least one")
+        self.states, self.null, self.seed = states, null, seed
+        self._rows = rows_at_once(states)
+        self.location: Location | None = locate(states.chunks(self._rows), states.widths) if centred else None
+
+    def __iter__(self) -> Iterator[tuple[Int64[np.ndarray, " b"], Float64[Tensor, "b k d"]]]:
+        """Numbers of rows, and their paths."""
+        rng, start = np.random.default_rng(self.seed), 0
+        for rows in self.states.chunks(self._rows):
+            h = by_depth(rows if self.location is None else self.location.centre(rows), len(self.states.widths))
+            if self.location is not None:
+                h[:, list(self.location.blank)] = 0
+            yield np.arange(start, start + len(rows)), h if self.null is None else self.null(h, rng)
+            start += len(rows)
+
+
+def rows_at_once(states: States) -> int:
+    """How many rows to take at a time, for arithmetic in float64 on (rows, K, D) and (rows, K, K)."""
+    return rows_per_chunk((max(sum(states.widths), len(states.widths) ** 2),), megabytes=8)
+
+
+def by_depth(rows: Tensor, depths: int) -> Float64[Tensor, "b k d"]:
+    """Rows with their depths side by side, as (rows, K, D) in float64."""
+    return rows.double().reshape(len(rows), depths, -1)
