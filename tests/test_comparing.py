@@ -217,3 +217,14 @@ def test_rows_of_one_sample_count_as_one() -> None:
     alone, fivefold = paired(own), paired(np.repeat(own, 5, axis=0), np.repeat(np.arange(50), 5))
     np.testing.assert_allclose(fivefold.low, alone.low, atol=1e-9)
     np.testing.assert_allclose(fivefold.high_all, alone.high_all, atol=1e-9)
+
+
+def test_a_depth_at_which_hardly_anything_differs_does_not_blow_up_the_bands() -> None:
+    rng = np.random.default_rng(2)
+    rows = np.stack([np.zeros(1000), np.zeros(1000), rng.normal(size=1000) + 0.5], 1)
+    rows[[3, 700], 0] = -1.0
+    found = paired(rows)
+    assert found.verdicts == ("no difference shown", "no difference shown", "higher")
+    assert found.low_all[0] > -0.02
+    assert (found.low_all[1], found.high_all[1]) == (0.0, 0.0), "nothing differs at all"
+    assert found.low_all[2] > 0.5 - 5 / np.sqrt(1000)

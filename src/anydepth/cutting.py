@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ from anydepth import models
 from anydepth.certificates import MinimalDepth, check_against, least_samples
 from anydepth.collect import Progress, as_batch
 from anydepth.data.batching import Batches, batches
-from anydepth.data.loading import Wanted
-from anydepth.data.sources import choose_split, splits
+from anydepth.data.loading import Wanted, take
 from anydepth.errors import TruncationError
 from anydepth.loaded import LoadedModel
 from anydepth.stack import Stack
@@ -135,9 +134,9 @@ def cut(
 
 
 def _batches(loaded: LoadedModel, choice: Choice) -> Batches:
-    parts = splits(choice.data)
-    rows = choice.wanted.of(parts, choose_split(tuple(parts), choice.split, choice.data), choice.data)
-    return batches(rows, loaded, batch_size=choice.batch_size, labels=choice.against == "labels")
+    rows = take(choice.data, choice.split, choice.wanted)
+    found = batches(rows, loaded, batch_size=choice.batch_size, labels=choice.against == "labels")
+    return replace(found, notes=(*rows.notes, *found.notes))
 
 
 def _minimal(stack: Stack, found: Batches | None, choice: Choice | None, progress: Progress | None) -> MinimalDepth:

@@ -12,8 +12,7 @@ import numpy as np
 from anydepth import models
 from anydepth.collect import Progress
 from anydepth.data.batching import batches
-from anydepth.data.loading import Wanted
-from anydepth.data.sources import choose_split, splits
+from anydepth.data.loading import Wanted, take
 from anydepth.errors import CertificateError
 from anydepth.exited import Exited
 from anydepth.exits.calibration import check_request, parts
@@ -89,8 +88,7 @@ def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = No
     check_request(policy, tolerance=job.tolerance, confidence=job.confidence, against=job.against)
     _require_ours(folder)
     loaded = models.load(job.model, device=job.device, trust_remote_code=job.trust_remote_code)
-    sources = splits(job.data)
-    rows = job.wanted.of(sources, choose_split(tuple(sources), job.split, job.data), job.data)
+    rows = take(job.data, job.split, job.wanted)
     found = batches(rows, loaded, batch_size=job.batch_size, max_length=job.max_length)
     exits = EarlyExit(models.stack_of(loaded, found, blocks=job.blocks), policy)
     require_threshold(exits)

@@ -15,8 +15,7 @@ from anydepth import models
 from anydepth.calling import device_of, to_device
 from anydepth.collect import Progress, as_batch, digest
 from anydepth.data.batching import batches
-from anydepth.data.loading import Wanted
-from anydepth.data.sources import choose_split, splits
+from anydepth.data.loading import Wanted, take
 from anydepth.errors import DataError
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.saving import Saved
@@ -108,8 +107,7 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
     loaded = models.load(
         saved.source(Path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
     )
-    sources = splits(request.data)
-    rows = request.wanted.of(sources, choose_split(tuple(sources), request.split, request.data), request.data)
+    rows = take(request.data, request.split, request.wanted)
     found = batches(rows, loaded, batch_size=request.batch_size, max_length=request.max_length, labels=False)
     stack = models.stack_of(loaded, found, blocks=saved.model["blocks"])
     saved.require_same(stack)

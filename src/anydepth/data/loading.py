@@ -1,5 +1,7 @@
 """One split of a data set, its columns known, cut to a sample if asked."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,9 +79,22 @@ def load(
         >>> digits.split, len(digits), digits.columns.image, digits.columns.label
         ('test', 5, 'image', 'label')
     """
+    return take(source, split, Wanted(limit=limit, text=text, label=label, image=image, id=id, seed=seed))
+
+
+def take(source: str, split: str | None, wanted: Wanted) -> LoadedData:
+    """Load what is wanted of a split.
+
+    Args:
+        source: see `anydepth.data.sources.splits`.
+        split: which one; by default test, else validation, else the only one.
+        wanted: what of it.
+
+    Raises:
+        DataError: as `load` does.
+    """
     parts = splits(source)
     chosen = choose_split(tuple(parts), split, source)
-    wanted = Wanted(limit=limit, text=text, label=label, image=image, id=id, seed=seed)
     found = wanted.of(parts, chosen, source)
     return replace(found, notes=(*_split_note(tuple(parts), chosen, asked=split is not None), *found.notes))
 

@@ -1,8 +1,10 @@
 """Whether paired means differ: one interval for each, and one that holds for all of them together.
 
 Rows are paired differences, one a sample; whole samples are drawn again (bootstrap), all columns together. The largest
-studentised deviation over the columns gives bands that hold at every column at once (Romano & Wolf 2005; the "max-t"
-bootstrap): with thirteen depths to look at, one of thirteen ordinary intervals would leave out zero by chance often.
+deviation over the columns, each in units of its own standard error, gives bands that hold at every column at once
+(Romano & Wolf 2005; the "max-t" bootstrap): with thirteen depths to look at, one of thirteen ordinary intervals would
+leave out zero by chance often. The unit is the error of the samples themselves, not of each draw: where hardly any two
+answers differ, a draw may have none of them, and no error of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from jaxtyping import Float64, Int64
 from anydepth.measures.intervals import t_interval
 
 _RESAMPLES = 2000
-_CELLS = 2**24  # of the weights of one piece of the draws
+_CELLS = 2**24  # most weights of draws at a time
 
 
 @dataclass(frozen=True)
@@ -77,26 +79,19 @@ def paired(
     known = spread > 0
     margin = np.zeros_like(value)
     if known.any():
-        margin[known] = error[known] * _quantile(sums[:, known], sizes, confidence, seed)
+        margin[known] = error[known] * _quantile(sums[:, known] / error[known], sizes, confidence, seed)
     return Differences(value, low, high, value - margin, value + margin)
 
 
 def _quantile(
     sums: Float64[np.ndarray, "s p"], sizes: Float64[np.ndarray, " s"], confidence: float, seed: int
 ) -> float:
-    """Of the largest studentised deviation over the columns, over draws of whole samples."""
+    """Of the largest deviation of a mean over the columns, over draws of whole samples."""
     rng, count = np.random.default_rng(seed), len(sums)
     most, piece = [], max(1, _CELLS // count)
-    squares = sums**2
     for start in range(0, _RESAMPLES, piece):
         times = rng.multinomial(count, np.full(count, 1 / count), size=min(piece, _RESAMPLES - start)).astype(float)
-        total, size = times @ sums, times @ sizes
-        mean = total / size[:, None]
-        # of the drawn samples' sums about the drawn mean: what `error` is of the sample's own
-        about = times @ squares - 2 * mean * (times @ (sums * sizes[:, None])) + mean**2 * (times @ sizes**2)[:, None]
-        error = np.sqrt(about.clip(min=0) * count / (count - 1)) / size[:, None]
-        t = np.divide(np.abs(mean), error, out=np.zeros_like(mean), where=error > 0)
-        most.append(t.max(1))
+        most.append(np.abs(times @ sums / (times @ sizes)[:, None]).max(1))
     return float(np.quantile(np.concatenate(most), confidence))
 
 
