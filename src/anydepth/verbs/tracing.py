@@ -1,0 +1,152 @@
+"""`anydepth trace`, and `anydepth compare` of what it left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from anydepth import options, terminal
+from anydepth.errors import DataError
+from anydepth.verbs.words import names_of, slug
+
+_READOUTS: dict[str, Literal["tail", "raw"] | None] = {"tail": "tail", "raw": "raw", "none": None}
+
+
+def trace(
+    model: options.Model,
+    data: options.Data,
+    out: options.Out = None,
+    split: options.ReadSplit = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 32,
+    max_length: options.MaxLength = None,
+    measures: Annotated[
+        str, typer.Option(help="Similarities between depths, separated by commas.")
+    ] = "cosine,cosine_raw,cka,cka_biased",
+    tokens: Annotated[
+        str | None, typer.Option(help="Positions that stand for a sample: first, last, each, mean.")
+    ] = None,
+    readout: Annotated[str, typer.Option(help="tail, raw (no final norm below the last depth), or none.")] = "tail",
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Whether the data have labels.")] = True,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    image_column: options.ImageColumn = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of sample ids; default the row's number.")] = None,
+    blocks: options.Blocks = None,
+    keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep the states, to merge or compare.")] = False,
+    sums: Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")] = True,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Test the paper's theory, beside random walks and random weights.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over what an interrupted trace left.")] = False,
+    device: options.Device = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Trace MODEL on DATA: similarity between depths, and what the model's own readout says at each."""
+    from anydepth import data as datasets
+    from anydepth import models
+    from anydepth.ranks import join, leave, rank_and_count
+    from anydepth.show import show_trace
+    from anydepth.tokens import check_policy
+    from anydepth.tracing import check_measures
+    from anydepth.tracing import trace as run_trace
+
+    terminal.quiet_libraries()
+    device = join() or device
+    folder = out or Path("runs") / f"{slug(model)}-{slug(data)}"
+    names = names_of(measures)
+    if readout not in _READOUTS:
+        raise DataError(f"unknown readout {readout!r}, expected one of {', '.join(_READOUTS)}")
+    if theory and rank_and_count()[1] > 1:
+        raise DataError(f"--theory is for one process, and there are {rank_and_count()[1]}: run it without torchrun")
+    check_measures(names)  # now, not after a model was downloaded
+    if tokens is not None:
+        check_policy(tokens)
+    loaded = models.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    samples = datasets.load(
+        data,
+        split=split,
+        limit=limit,
+        text=text_column,
+        label=label_column,
+        image=image_column,
+        id=id_column,
+        seed=seed,
+    )
+    batches = datasets.batches(samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels)
+    with terminal.bars(enabled=not as_json) as progress:
+        stack = models.stack_of(loaded, batches, blocks=blocks)
+        found = run_trace(
+            stack,
+            batches,
+            measures=names,
+            tokens=tokens,
+            readout=_READOUTS[readout],
+            labels=labels,
+            out=folder,
+            keep_states=keep_states,
+            sums=sums,
+            resume=not restart,
+            seed=seed,
+            describe={
+                "model": loaded.name,
+                "data": {"name": data, "split": samples.split},
+                "notes": [*loaded.notes, *samples.notes, *batches.notes],
+            },
+            progress=progress,
+        )
+        tested = None
+        if theory:
+            from anydepth.theory.beside import add_theory
+
+            tested = add_theory(
+                found,
+                folder,
+                loaded,
+                stack,
+                batches,
+                labels=labels,
+                blocks=blocks,
+                trust_remote_code=trust_remote_code,
+                seed=seed,
+                progress=progress,
+            )
+    if rank_and_count()[0] == 0:
+        show_trace(found, folder, theory=tested, as_json=as_json)
+    leave()
+
+
+def compare(
+    traces: options.Traces,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/compare"),
+    measures: Annotated[
+        str | None,
+        typer.Option(help="Similarities across models; default cka, and cosine where widths agree; none for none."),
+    ] = None,
+    despite: options.Despite = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare traces of the same data: what differs by depth, and which depths of two models are alike."""
+    from anydepth.matching import compare_folders
+    from anydepth.show import show_compared
+
+    terminal.quiet_libraries()
+    wanted = None if measures is None else () if measures == "none" else names_of(measures)
+    with terminal.bars(enabled=not as_json) as progress:
+        found = compare_folders(
+            traces,
+            out,
+            measures=wanted,
+            despite=() if despite is None else names_of(despite),
+            seed=seed,
+            progress=progress,
+        )
+    show_compared(found, out, as_json=as_json)
