@@ -253,7 +253,9 @@ print(peak(300_000), peak(900_000))
 def test_memory_does_not_grow_with_the_rows() -> None:
     output = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout
     few, many = map(int, output.split())
-    assert many - few < 70  # MB, of which 14 are pages of the file of cosines; the further rows alone are 300
+    # MB. The further rows alone are 300; what freed memory leaves in pieces differs by up to 90 from run to run, and
+    # three times as many rows add nothing to that.
+    assert many - few < 150
 
 
 # What is public ----------------------------------------------------------------------------------------------------
