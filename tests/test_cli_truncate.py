@@ -21,6 +21,7 @@ from anydepth.stack import Stack
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT classifier, the same with heads, a ViT, texts; read only."""
     root = tmp_path_factory.mktemp("assets")
+    torch.manual_seed(0)  # else the weights, and what can be certified, depend on the tests before
     checkpoints.bert(root / "bert", num_hidden_layers=3)
     checkpoints.bert(root / "heads", num_hidden_layers=3)
     rng = np.random.default_rng(0)

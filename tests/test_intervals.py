@@ -155,6 +155,35 @@ def mixed(rng: np.random.Generator, n: int, width: int, noise: float) -> list[np
     return [shared @ mixing + noise * rng.normal(size=(n, width)) for mixing in maps]
 
 
+def covers(
+    measure: str,
+    values: Callable[[list[np.ndarray]], np.ndarray],
+    n: int,
+    width: int,
+    noise: float,
+    runs: int,
+    draws: int,
+) -> float:
+    """Share of a measure's intervals that hold its value on many rows.
+
+    Args:
+        measure: its name.
+        values: the measure without intervals.
+        n: rows that an interval is made of.
+        width: of both depths.
+        noise: beside what they share.
+        runs: intervals.
+        draws: sets of 1,000 rows that the value is the mean of.
+    """
+
+    def interval(rng: np.random.Generator) -> np.ndarray:
+        found = similarities(Ragged(mixed(rng, n, width, noise)), [measure])[measure]
+        return np.array([found.low[0, 1], found.high[0, 1]])
+
+    many = [mixed(np.random.default_rng(10_000 + draw), 1000, width, noise) for draw in range(draws)]
+    return coverage(interval, float(np.mean([values(one)[0, 1] for one in many])), runs=runs)
+
+
 def true_cka(width: int, noise: float) -> float:
     a, b = np.random.default_rng(7).normal(size=(2, 3, width))
     within = [((m.T @ m + noise**2 * np.eye(width)) ** 2).sum() for m in (a, b)]

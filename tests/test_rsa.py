@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_measures import Ragged, correlated
 from scipy import stats
-from test_intervals import coverage, mixed
+from test_intervals import covers, mixed
 
 from anydepth.errors import MeasureError
 from anydepth.measures import similarities
@@ -124,23 +124,15 @@ def test_the_influence_of_some_rows_is_nearly_theirs_among_all() -> None:
     np.testing.assert_allclose(found - found.mean(), whole - whole.mean(), atol=0.05 * np.abs(whole).max())
 
 
-def covers(n: int, width: int, noise: float, runs: int, draws: int) -> float:
-    def interval(rng: np.random.Generator) -> np.ndarray:
-        found = similarities(Ragged(mixed(rng, n, width, noise)), ["rsa"])["rsa"]
-        return np.array([found.low[0, 1], found.high[0, 1]])
-
-    many = [mixed(np.random.default_rng(10_000 + draw), 1000, width, noise) for draw in range(draws)]
-    return coverage(interval, float(np.mean([values(one)[0, 1] for one in many])), runs=runs)
-
-
 def test_the_interval_covers() -> None:
-    assert 0.88 <= covers(100, 8, 1.0, runs=120, draws=10) < 1
+    assert 0.88 <= covers("rsa", values, 100, 8, 1.0, runs=120, draws=10) < 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "width", "noise"), [(200, 8, 1.0), (200, 8, 0.2), (200, 100, 3.0), (1000, 8, 1.0)])
 def test_the_interval_covers_95_percent(n: int, width: int, noise: float) -> None:
-    assert 0.92 <= covers(n, width, noise, runs=500, draws=200) <= 0.98  # 95 ± 2 %, and 1 % is the error of 500 runs
+    found = covers("rsa", values, n, width, noise, runs=500, draws=200)
+    assert 0.92 <= found <= 0.98  # 95 ± 2 %, and 1 % is the error of 500 runs
 
 
 def test_tokens_of_one_text_are_left_out_together() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -67,47 +68,25 @@ class Pass:
             UnsupportedHead: the model's answer is not a choice among classes.
             NonFiniteStates: a state holds NaN or infinity.
         """
-        total = len(data) if isinstance(data, Sized) else None
-        index, first = -1, 0
         with evaluating(self.stack.model), torch.no_grad():
-            try:
-                for index, item in enumerate(data):
-                    batch, labels, ids = as_batch(item, first)
-                    if index % ranks == rank:
-                        self._take(index, batch, labels, ids, first, workspace, total and -(-total // ranks))
-                    first += len(ids)
-                    if progress:
-                        progress(index + 1, total, "batches")
-            finally:
-                workspace.commit()
-        if index < 0:
-            raise DataError("the data set is empty: expected at least one batch")
-        workspace.require_all_seen()
+            go_through(
+                data,
+                workspace,
+                partial(self._rows, workspace),
+                labels=self.labels,
+                progress=progress,
+                rank=rank,
+                ranks=ranks,
+            )
 
-    def _take(
-        self,
-        index: int,
-        batch: Batch,
-        labels: Tensor | None,
-        ids: list[Any],
-        first: int,
-        workspace: Workspace,
-        total: int | None,
-    ) -> None:
-        """One batch, unless an interrupted pass has had it."""
-        digests = digest(batch)
-        if workspace.already_has(ids if labels is None or not self.labels else [*ids, labels.tolist()], digests):
-            return
+    def _rows(
+        self, workspace: Workspace, index: int, batch: Batch, labels: Tensor | None, first: int
+    ) -> list[tuple[str, NDArray[Any], Any]]:
+        """What a batch shows; the first one settles how it is looked at."""
         device = device_of(self.stack.model)
         if not workspace.facts:
             workspace.facts = self._decide(batch, labels, device)
-        found = self._collect(index, to_device(batch, device), labels, workspace.facts, first)
-        if not workspace.batches and total:
-            needed = total * sum(rows.nbytes for _, rows, _ in found)
-            require_space(workspace.folder, needed, f"keeping what {total} batches show")
-        for name, rows, dtype in found:
-            workspace.append(name, rows, dtype)
-        workspace.finish_batch(ids, digests, first)
+        return self._collect(index, to_device(batch, device), labels, workspace.facts, first)
 
     def _decide(self, batch: Batch, labels: Tensor | None, device: torch.device) -> dict[str, Any]:
         """What kind of answer the model gives, and which positions stand for a sample: settled by the first batch."""
@@ -218,6 +197,58 @@ class Pass:
             "cross_entropy": torch.stack(entropies, 1).float().numpy(),
             "confidence": torch.stack([one.confidence for one in found], 1).cpu().float().numpy(),
         }
+
+
+def go_through(
+    data: Iterable[Any],
+    workspace: Workspace,
+    rows_of: Callable[[int, Batch, Tensor | None, int], Iterable[tuple[str, NDArray[Any], Any]]],
+    *,
+    labels: bool,
+    progress: Progress | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """Keep rows of all batches; those that `workspace` has of an interrupted pass are not computed again.
+
+    Args:
+        data: batches; every rank is given all of them and takes each `ranks`-th.
+        workspace: this rank's own.
+        rows_of: from a batch's index, the batch, its labels, and the number of its first sample, to the rows to keep:
+            the name of their file, the rows, and the type they are kept in.
+        labels: whether the same samples with other labels are other data.
+        progress: called with the batches done.
+        rank: of this process.
+        ranks: how many processes share the work.
+
+    Raises:
+        DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
+        IncompatibleTraces: the interrupted pass has seen other data.
+    """
+    total = len(data) if isinstance(data, Sized) else None
+    own = total and -(-total // ranks)
+    index, first = -1, 0
+    try:
+        for index, item in enumerate(data):
+            batch, truth, ids = as_batch(item, first)
+            if index % ranks == rank:
+                digests = digest(batch)
+                if not workspace.already_has([*ids, truth.tolist()] if labels and truth is not None else ids, digests):
+                    found = list(rows_of(index, batch, truth, first))
+                    if not workspace.batches and own:
+                        needed = own * sum(rows.nbytes for _, rows, _ in found)
+                        require_space(workspace.folder, needed, f"keeping what {own} batches show")
+                    for name, rows, dtype in found:
+                        workspace.append(name, rows, dtype)
+                    workspace.finish_batch(ids, digests, first)
+            first += len(ids)
+            if progress:
+                progress(index + 1, total, "batches")
+    finally:
+        workspace.commit()
+    if index < 0:
+        raise DataError("the data set is empty: expected at least one batch")
+    workspace.require_all_seen()
 
 
 def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:

@@ -15,6 +15,7 @@ from anydepth.measures.differences import Differences, paired
 from anydepth.measures.similarity import Progress, similarities
 from anydepth.measures.states import States, depth_slices, locate, rows_per_chunk
 from anydepth.result import Trace
+from anydepth.store import plain
 from anydepth.tracing import check_measures
 
 if TYPE_CHECKING:
@@ -110,11 +111,9 @@ class Comparison:
             "names": self.names,
             "samples": self.samples,
             "depths": self.depths,
-            "differences": [
-                {key: _number(value) for key, value in row.items()} for row in self.to_frame().to_dict("records")
-            ],
-            "similarity": {name: _plain(matrix) for name, matrix in self.similarity.items()},
-            "similarity_intervals": {name: _plain(ends) for name, ends in self.similarity_intervals.items()},
+            "differences": plain(self.to_frame().to_dict("records")),
+            "similarity": plain(self.similarity),
+            "similarity_intervals": plain(self.similarity_intervals),
             "notes": self.notes,
         }
 
@@ -287,12 +286,3 @@ def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | 
 
 def _name(trace: Trace) -> str:
     return str(trace.provenance.get("model", {}).get("name", "states"))
-
-
-def _number(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _plain(values: np.ndarray) -> Any:
-    return [_plain(one) for one in values] if values.ndim > 1 else [_number(one) for one in values]

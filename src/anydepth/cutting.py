@@ -14,7 +14,7 @@ from anydepth.data.loading import Wanted, take
 from anydepth.errors import TruncationError
 from anydepth.loaded import LoadedModel
 from anydepth.stack import Stack
-from anydepth.store import replacing_folder, write_json
+from anydepth.store import holds_other, replacing_folder, write_json
 from anydepth.timm_models import PREFIX as TIMM
 from anydepth.tracing import trace
 from anydepth.truncating import truncate
@@ -104,7 +104,7 @@ def cut(
     """
     if name.startswith(TIMM):
         raise TruncationError(f"'{name}' has no folder that timm reads k blocks from: use anydepth.truncate in Python")
-    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+    if holds_other(Path(out)):
         raise TruncationError(f"'{out}' holds something already: give another folder with --out")
     if depth is None:
         if choice is None:

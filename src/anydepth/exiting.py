@@ -23,7 +23,7 @@ from anydepth.exits.looking import Shown
 from anydepth.exits.policies import policy_named
 from anydepth.exits.saving import FILE, save_exits
 from anydepth.loaded import LoadedModel
-from anydepth.store import replacing_folder, write_json
+from anydepth.store import holds_other, replacing_folder, write_json
 from anydepth.workspace import PARTIAL
 
 CURVE = "curve.json"
@@ -86,7 +86,8 @@ def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = No
     folder = Path(out)
     policy = policy_named(job.policy, depths=job.depths)
     check_request(policy, tolerance=job.tolerance, confidence=job.confidence, against=job.against)
-    _require_ours(folder)
+    if holds_other(folder, mark=FILE, ignoring=PARTIAL):
+        raise CertificateError(f"'{folder}' holds something else already: give another folder with --out")
     loaded = models.load(job.model, device=job.device, trust_remote_code=job.trust_remote_code)
     rows = take(job.data, job.split, job.wanted)
     found = batches(rows, loaded, batch_size=job.batch_size, max_length=job.max_length)
@@ -166,12 +167,6 @@ class _Passing:
             if index in self._wanted:
                 self.kept.append(batch)
             yield batch
-
-
-def _require_ours(folder: Path) -> None:
-    left = {path.name for path in folder.iterdir()} - {PARTIAL} if folder.is_dir() else set()
-    if folder.is_file() or (left and FILE not in left):
-        raise CertificateError(f"'{folder}' holds something else already: give another folder with --out")
 
 
 def _on_costs(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iterator[str]:

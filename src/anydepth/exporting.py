@@ -32,7 +32,7 @@ from anydepth.intact import sealed, stated
 from anydepth.provenance import describe_model, now, versions
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
-from anydepth.store import replacing_folder, write_json
+from anydepth.store import holds_other, replacing_folder, write_json
 from anydepth.surgery import evaluating
 
 TOLERANCE = 1e-4
@@ -157,7 +157,7 @@ def require_new(out: Path) -> None:
     Raises:
         ExportError: something is.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if holds_other(out):
         raise ExportError(f"'{out}' holds something already: give another folder with --out")
 
 

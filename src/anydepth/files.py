@@ -12,7 +12,6 @@ New files are written beside the old ones and take their places together, `trace
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from contextlib import closing, suppress
 from pathlib import Path
@@ -28,7 +27,7 @@ from anydepth.errors import MeasureError, TraceFileError
 from anydepth.intact import require_intact, stated
 from anydepth.measures.moments import Moments
 from anydepth.result import ROW_COLUMNS, Rows, Trace
-from anydepth.store import RowFile, StoredStates, read_json, require_space, write_json, writing
+from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json, writing
 
 FORMAT = 1
 _STAGED = ".new"
@@ -87,7 +86,7 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     content = {
         "format": FORMAT,
         "names": list(trace.names),
-        "provenance": _plain(dict(trace.provenance)),
+        "provenance": plain(dict(trace.provenance)),
         "notes": list(trace.notes),
         "states": None if trace.states is None else {"widths": list(trace.states.widths), "rows": trace.states.count},
         "files": {name: stated(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
@@ -197,15 +196,3 @@ def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
 def _ordered(found: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
     """In the order the measures were asked for; safetensors sorts by name."""
     return {name: found[name] for name in names or found if name in found}
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN, no tuples, and no numbers of numpy's."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

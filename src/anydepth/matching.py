@@ -9,7 +9,7 @@ from anydepth.comparing import Comparison, compare
 from anydepth.errors import IncompatibleTraces
 from anydepth.measures.similarity import Progress
 from anydepth.result import Trace
-from anydepth.store import replacing_folder, write_json
+from anydepth.store import holds_other, replacing_folder, write_json
 
 RESULT = "compare.json"
 REPORT = "report.html"
@@ -43,7 +43,7 @@ def compare_folders(
     place = Path(out)
     if len(folders) < 2:
         raise IncompatibleTraces(f"{len(folders)} trace came, expected two or more: anydepth compare A B")
-    if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / RESULT).is_file()):
+    if holds_other(place, mark=RESULT):
         raise IncompatibleTraces(f"'{place}' holds something else already: give another folder with --out")
     traces = [Trace.load(folder) for folder in folders]
     names = _names(folders, traces)

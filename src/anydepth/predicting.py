@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sized
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from anydepth import models
-from anydepth.calling import device_of, to_device
-from anydepth.collect import Progress, as_batch, digest
+from anydepth.calling import Batch, device_of, to_device
+from anydepth.collect import Progress, go_through
 from anydepth.data.batching import batches
 from anydepth.data.loading import Wanted, take
-from anydepth.errors import DataError
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.saving import Saved
 from anydepth.store import replacing, write_json
@@ -113,10 +114,10 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
     saved.require_same(stack)
     exits = EarlyExit(stack, saved.policy, calibration=saved.calibration)
     with (
-        working_folder(folder, resume=True) as partial,
-        closing(Workspace(partial / "predict", f"{saved.model['fingerprint']} {saved.policy}")) as workspace,
+        working_folder(folder, resume=True) as begun,
+        closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {saved.policy}")) as workspace,
     ):
-        _answer(exits, found, workspace, progress)
+        go_through(found, workspace, partial(_rows, exits), labels=False, progress=progress)
         ids = workspace.ids()
         answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts")}
         kept = {name: np.array(values) for name, values in answers.items() if values is not None}
@@ -139,30 +140,16 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
     return result
 
 
-def _answer(exits: EarlyExit, data: Iterable[Any], workspace: Workspace, progress: Progress | None) -> None:
-    total, first = len(data) if isinstance(data, Sized) else None, 0
-    device = device_of(exits.stack.model)
-    try:
-        for index, item in enumerate(data):
-            batch, _, ids = as_batch(item, first)
-            digests = digest(batch)
-            if not workspace.already_has(ids, digests):
-                out = exits(to_device(batch, device))
-                top = out.logits.float().softmax(1).max(1)
-                workspace.append("prediction", top.indices.cpu().numpy(), np.int64)
-                workspace.append("probability", top.values.cpu().numpy(), np.float32)
-                workspace.append("depth", out.depth.cpu().numpy(), np.int64)
-                counts = [int(one.sum()) for one in (out.blocks, out.readouts, out.undecided)]
-                workspace.append("counts", np.array([counts]), np.int64)
-                workspace.finish_batch(ids, digests, first)
-            first += len(ids)
-            if progress:
-                progress(index + 1, total, "batches")
-    finally:
-        workspace.commit()
-    if not first:
-        raise DataError("the data set is empty: expected at least one row")
-    workspace.require_all_seen()
+def _rows(
+    exits: EarlyExit, index: int, batch: Batch, labels: Tensor | None, first: int
+) -> Iterator[tuple[str, np.ndarray, Any]]:
+    """The answer to each sample, and in one row what the batch cost."""
+    out = exits(to_device(batch, device_of(exits.stack.model)))
+    top = out.logits.float().softmax(1).max(1)
+    yield "prediction", top.indices.cpu().numpy(), np.int64
+    yield "probability", top.values.cpu().numpy(), np.float32
+    yield "depth", out.depth.cpu().numpy(), np.int64
+    yield "counts", np.array([[int(one.sum()) for one in (out.blocks, out.readouts, out.undecided)]]), np.int64
 
 
 def _write(path: Path, ids: list[Any], names: list[str], kept: dict[str, np.ndarray]) -> None:

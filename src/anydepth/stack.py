@@ -221,12 +221,33 @@ class Stack:
             follows it (a soft-cap, a scale).
         """
         learnt = self._ensure_verified(batch)
-        return self._features(state, batch, learnt) if learnt.classifier_is_all else None
+        return self.entering(state, batch) if learnt.classifier_is_all else None
 
-    def _features(self, state: Tensor, batch: Batch, learnt: Learnt) -> Tensor:
-        assert learnt.classifier is not None
-        with forward_as(learnt.classifier, lambda features: features):
+    def entering(self, state: Tensor, batch: Batch) -> Tensor:
+        """What enters the classifier if `state` were the output of the last block, whatever becomes of it then.
+
+        Raises:
+            UnsupportedHead: see `classifier`.
+        """
+        with forward_as(self.classifier(batch), lambda features: features):
             return self.readout(state, batch)
+
+    def maps_linearly(self, state: Tensor, answer: Tensor, batch: Batch) -> bool:
+        """Whether the readout of a state is a linear map of what enters the classifier, and nothing more.
+
+        Args:
+            state: any h[l] of this batch.
+            answer: its readout.
+            batch: the batch that `state` belongs to.
+        """
+        linear = self._ensure_verified(batch).classifier
+        if not isinstance(linear, nn.Linear):
+            return False
+        try:
+            error = distance(functional.linear(self.entering(state, batch), linear.weight, linear.bias), answer)
+        except RuntimeError:  # shapes that do not fit: something beside the classifier takes part in the answer
+            return False
+        return error <= tolerance_of(answer)
 
     def replay(self, batch: Batch) -> Replay:
         """Record the arguments of every block in one forward that runs no block.
@@ -284,7 +305,8 @@ class Stack:
                 watched = self._watch(few, Prefix())
             try:
                 found = self._check_law(few, watched, learnt)
-                self._learnt = replace(learnt, classifier_is_all=self._is_all(few, watched, learnt))
+                is_all = watched.answer.ndim == 3 and self.maps_linearly(watched.states[-1], watched.answer, few)
+                self._learnt = replace(learnt, classifier_is_all=is_all)
                 return found
             except BaseException:
                 self._learnt = None
@@ -323,17 +345,6 @@ class Stack:
                     "or around its blocks that a state does not hold"
                 )
         return found
-
-    def _is_all(self, batch: Batch, watched: Watched, learnt: Learnt) -> bool:
-        linear = learnt.classifier
-        if not isinstance(linear, nn.Linear) or watched.answer.ndim != 3:
-            return False
-        try:
-            features = self._features(watched.states[-1], batch, learnt)
-            error = distance(functional.linear(features, linear.weight, linear.bias), watched.answer)
-        except RuntimeError:  # shapes that do not fit: something beside the classifier takes part in the answer
-            return False
-        return error <= tolerance_of(watched.answer)
 
     def _run(self, batch: Batch, calls: list[Any]) -> tuple[str, Tensor]:
         """The model's forward with call l in place of block l; the name and value of its answer."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,40 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON (no NaN: it is not JSON) to `path`, all or nothing."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: it has no NaN, no tuples, no dataclasses, and no numbers or arrays of numpy's.
+
+    Example:
+        >>> plain({1: (np.float64(0.5), math.nan), "x": np.arange(2)})
+        {'1': [0.5, None], 'x': [0, 1]}
+    """
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def holds_other(place: Path, *, mark: str | None = None, ignoring: str | None = None) -> bool:
+    """Whether something is there that must not be written over.
+
+    Args:
+        place: a folder that may be missing.
+        mark: a file that tells a folder as one that may be replaced.
+        ignoring: what does not count.
+    """
+    if not place.is_dir():
+        return place.exists()
+    left = {path.name for path in place.iterdir()} - {ignoring}
+    return bool(left) and mark not in left
 
 
 def read_json(path: Path) -> Any:

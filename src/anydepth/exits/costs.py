@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -168,22 +167,16 @@ def count_flops(stack: Stack, batch: Any) -> Costs:
     counter = _Counter()
     # fused attention has no formula on every device; taken apart it is products of matrices
     with evaluating(stack.model), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-        _steps(stack, samples_of(inputs, slice(None)), counter)
+        counter(call_model, stack.model, inputs)
+        fresh = samples_of(inputs, slice(None))  # tensors not seen before: nothing is kept of them
+        replay = counter(stack.replay, fresh)
+        state = replay.state
+        for depth in range(1, stack.depth + 1):
+            state = counter(replay.step, state, depth)
+        counter(stack.readout, state, fresh)
     size = sample_count(inputs)
     costs = [Cost(0.0, flops / size) for flops in counter.flops]
     return Costs(size, costs[0], costs[1], tuple(costs[2:-1]), costs[-1])
-
-
-def _steps(stack: Stack, batch: Batch, clock: Callable[..., Any]) -> None:
-    """The plain model, the start, each block, and a readout, each called by `clock`."""
-    clock(call_model, stack.model, batch)
-    replay = clock(stack.replay, batch)
-    state, middle = replay.state, max(1, stack.depth // 2)
-    seen = state
-    for depth in range(1, stack.depth + 1):
-        state = clock(replay.step, state, depth)
-        seen = state if depth == middle else seen
-    clock(partial(stack.readout, depth=middle), seen, batch)
 
 
 class _Clock:

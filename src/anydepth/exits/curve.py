@@ -21,6 +21,7 @@ from anydepth.exits.looking import Shown
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.tuning import levels
 from anydepth.measures.intervals import wilson
+from anydepth.store import plain
 from anydepth.surgery import evaluating
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class ExitCurve:
 
     def as_plain(self) -> dict[str, Any]:
         """Everything as values that JSON holds: None for what is infinite or was not measured."""
-        return {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return dict(plain(self))
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ExitCurve:
@@ -238,12 +239,6 @@ def relative_time(exits: EarlyExit, batches: Sequence[Any]) -> float:
             plain = _seconds(lambda one: call_model(model, one), inputs)
             ratios.append(_seconds(exits, inputs) / plain)
     return float(np.median(ratios))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [float(one) if np.isfinite(one) else None for one in value]
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _seconds(run: Any, batches: Sequence[Any]) -> float:

@@ -5,9 +5,10 @@ From that, what any threshold would do follows without the model: calibration, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from anydepth.calling import Batch, device_of, to_device
 from anydepth.certificates import fails
-from anydepth.collect import Progress, as_batch, digest
+from anydepth.collect import Progress, go_through
 from anydepth.errors import DataError
 from anydepth.exits.policies import Policy
 from anydepth.exits.reading import Reader
@@ -134,9 +135,12 @@ def look(
         LabelError: labels are missing or not among the classes.
         IncompatibleTraces: an interrupted pass in `out` has seen other data.
     """
+    data = as_batches(data)
+    total = len(data) if isinstance(data, Sized) else None
     key = f"look {model_fingerprint(reader.stack.model)} {reader.policy.reads} {reader.tested} {labels}"
     with working_folder(out, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
-        _pass(reader, data, labels, workspace, progress)
+        with evaluating(reader.stack.model):
+            go_through(data, workspace, partial(_rows, reader, labels, total), labels=labels, progress=progress)
         seen, predictions, known = (workspace.read(name) for name in ("seen", "prediction", "label"))
         assert predictions is not None
         count, tested = len(predictions), len(reader.tested)
@@ -148,34 +152,11 @@ def look(
         )
 
 
-def _pass(reader: Reader, data: Iterable[Any], labels: bool, workspace: Workspace, progress: Progress | None) -> None:
-    data = as_batches(data)
-    stack, total = reader.stack, len(data) if isinstance(data, Sized) else None
-    device, first, index = device_of(stack.model), 0, -1
-    with evaluating(stack.model):
-        try:
-            for index, item in enumerate(data):
-                batch, truth, ids = as_batch(item, first)
-                digests = digest(batch)
-                if not workspace.already_has(ids if truth is None else [*ids, truth.tolist()], digests):
-                    rows = _rows(reader, to_device(batch, device), truth if labels else None, labels)
-                    if not index and total and "seen" in rows:
-                        _require_memory(total * rows["seen"].nbytes, total)
-                    for name, values in rows.items():
-                        workspace.append(name, values, values.dtype)
-                    workspace.finish_batch(ids, digests, first)
-                first += len(ids)
-                if progress:
-                    progress(index + 1, total, "batches")
-        finally:
-            workspace.commit()
-    if index < 0:
-        raise DataError("the data set is empty: expected at least one batch")
-    workspace.require_all_seen()
-
-
-def _rows(reader: Reader, batch: Batch, truth: Tensor | None, labels: bool) -> dict[str, np.ndarray]:
+def _rows(
+    reader: Reader, labels: bool, total: int | None, index: int, batch: Batch, truth: Tensor | None, first: int
+) -> Iterator[tuple[str, np.ndarray, Any]]:
     """What the policy looks at, and the top class, at each tested depth; one row for each sample."""
+    batch = to_device(batch, device_of(reader.stack.model))
     reader.prepare(batch)
     seen, tops = [], []
     with torch.no_grad():
@@ -184,12 +165,14 @@ def _rows(reader: Reader, batch: Batch, truth: Tensor | None, labels: bool) -> d
             logits = reader.logits(states[depth], batch, depth)
             seen.append(reader.seen(states[depth], batch, logits).float().cpu())
             tops.append(logits.argmax(1).cpu())
-    found = {"prediction": torch.stack([*tops, answer.argmax(1).cpu()], 1).numpy()}
+    yield "prediction", torch.stack([*tops, answer.argmax(1).cpu()], 1).numpy(), np.int64
     if seen and seen[0].numel():
-        found["seen"] = torch.cat(seen, 1).numpy()
+        rows = torch.cat(seen, 1).numpy()
+        if not index and total:
+            _require_memory(total * rows.nbytes, total)
+        yield "seen", rows, np.float32
     if labels:
-        found["label"] = Questions.of(reader.stack, batch, truth, answer).labels.cpu().numpy()
-    return found
+        yield "label", Questions.of(reader.stack, batch, truth, answer).labels.cpu().numpy(), np.int64
 
 
 def _require_memory(needed: int, batches: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from anydepth.comparing import Comparison
 from anydepth.measures.differences import Differences
 from anydepth.report import encodings as enc
-from anydepth.report import html, theme
+from anydepth.report import html
 from anydepth.report.encodings import Chart, Domain
 from anydepth.report.formats import interval, measure_title, number, plain, sentence
 from anydepth.report.rows import Row
@@ -18,7 +18,6 @@ from anydepth.report.sections import Figure, Section, figure, flat
 from anydepth.report.source import Source
 from anydepth.report.tables import Cell, Table
 from anydepth.report.words import Finding
-from anydepth.store import replacing
 
 _TITLES = {
     "accuracy": "Accuracy",
@@ -150,8 +149,7 @@ def write(found: Sequence[Comparison], path: Path, traces: Mapping[str, Source])
         path: where to; an existing file is replaced at once or not at all.
         traces: by name, in their order: those that were compared.
     """
-    content = html.render(
-        "page.html.j2",
+    content = html.page(
         eyebrow="Compared by depth",
         fine="Differences are the second model less the first, on the same samples; bands hold for all depths at once.",
         title=" and ".join(traces),
@@ -161,11 +159,8 @@ def write(found: Sequence[Comparison], path: Path, traces: Mapping[str, Source])
         notes_title="What was left out, and what was chosen",
         notes={one.names[1]: one.notes for one in found if one.notes},
         provenance={name: dict(flat(trace.provenance)) for name, trace in traces.items()},
-        themes={"light": theme.config(), "dark": theme.config(dark=True)},
     )
-    with replacing(path) as beside:
-        beside.write_text(content, encoding="utf-8")
-    return path
+    return html.save(content, path)
 
 
 def _what(one: Comparison) -> str:

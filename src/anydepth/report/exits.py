@@ -12,14 +12,13 @@ from anydepth.errors import MeasureError
 from anydepth.exited import Exited
 from anydepth.exits.curve import ExitCurve
 from anydepth.report import encodings as enc
-from anydepth.report import html, theme
+from anydepth.report import html
 from anydepth.report.encodings import Chart
 from anydepth.report.formats import interval, number, percent, plain
 from anydepth.report.rows import Row
 from anydepth.report.sections import Section, figure, flat
 from anydepth.report.tables import Cell, Table
 from anydepth.report.words import Finding
-from anydepth.store import replacing
 
 Curves = Mapping[str, ExitCurve]
 
@@ -217,8 +216,7 @@ def write(found: Mapping[str, Exited], path: Path) -> Path:
         found: by name.
         path: where to; an existing file is replaced at once or not at all.
     """
-    content = html.render(
-        "page.html.j2",
+    content = html.page(
         eyebrow="Calibrated to stop early",
         fine="Depth l is the raw output of block l. Charts and shares are of samples that had no say in the policy.",
         title=" and ".join(found),
@@ -228,11 +226,8 @@ def write(found: Mapping[str, Exited], path: Path) -> Path:
         notes_title="What was chosen, and what it costs here",
         notes={name: one.notes for name, one in found.items() if one.notes},
         provenance={name: dict(flat(_origin(one))) for name, one in found.items()},
-        themes={"light": theme.config(), "dark": theme.config(dark=True)},
     )
-    with replacing(path) as beside:
-        beside.write_text(content, encoding="utf-8")
-    return path
+    return html.save(content, path)
 
 
 def _what(one: Exited) -> str:

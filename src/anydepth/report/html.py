@@ -5,10 +5,14 @@ import hashlib
 import json
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+
+from anydepth.report import theme
+from anydepth.store import replacing
 
 _FOLDER = files("anydepth.report")
 
@@ -41,6 +45,18 @@ def _policy(scripts: tuple[str, ...]) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def page(**context: Any) -> str:
+    """A page of sections, in the colours of both schemes."""
+    return render("page.html.j2", themes={"light": theme.config(), "dark": theme.config(dark=True)}, **context)
+
+
+def save(content: str, path: Path) -> Path:
+    """Write a page; an existing file is replaced at once or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(content, encoding="utf-8")
+    return path
 
 
 def render(template: str, **context: Any) -> str:

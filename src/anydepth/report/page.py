@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from anydepth.errors import MeasureError
-from anydepth.report import charts, html, rows, theme, theory, words
+from anydepth.report import charts, html, rows, theory, words
 from anydepth.report.charts import MAIN
 from anydepth.report.sections import Figure, Section, figure, flat
 from anydepth.report.source import Source, Sources, named
 from anydepth.report.tables import matrix, numbers
-from anydepth.store import replacing
 from anydepth.theory.findings import Theory
 
 _WORDS = "Depth 0 is the embedding, depth l the raw output of block l."
@@ -66,9 +65,7 @@ def write(
     """
     shown = label(traces, labels)
     content = render(shown, dict(zip(shown, theories, strict=True)) if theories else {})
-    with replacing(Path(path)) as beside:
-        beside.write_text(content, encoding="utf-8")
-    return Path(path)
+    return html.save(content, Path(path))
 
 
 def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict[str, Source]:
@@ -90,8 +87,7 @@ def render(traces: Sources, theories: Mapping[str, Theory] | None = None) -> str
     theories = theories or {}
     tested = [theory.section(one, traces[name].names, _tag(traces, name)) for name, one in theories.items()]
     tables = {f"Theory of {name}, by depth": theory.table(one, traces[name].names) for name, one in theories.items()}
-    return html.render(
-        "page.html.j2",
+    return html.page(
         title=" and ".join(traces),
         eyebrow="Traced by depth",
         fine=_WORDS if all("model" in trace.provenance for trace in traces.values()) else "",
@@ -101,7 +97,6 @@ def render(traces: Sources, theories: Mapping[str, Theory] | None = None) -> str
         notes_title="What is blank, and what was chosen",
         notes={name: notes for name, trace in traces.items() if (notes := _notes(trace, theories.get(name)))},
         provenance={name: dict(flat(trace.provenance)) for name, trace in traces.items()},
-        themes={"light": theme.config(), "dark": theme.config(dark=True)},
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from anydepth.errors import TraceFileError
-from anydepth.store import read_json, write_json, writing
+from anydepth.store import plain, read_json, write_json, writing
 from anydepth.theory.closeness import Closeness
 from anydepth.theory.collapse import Collapse
 from anydepth.theory.geometry import Geometry
@@ -61,7 +60,7 @@ class Theory:
         path = Path(folder) / FILE
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, **_plain(self)})
+        write_json(path, {"format": FORMAT, **plain(self)})
         return path
 
     @classmethod
@@ -107,21 +106,6 @@ def _require_same(provenance: Mapping[str, Any], folder: Path) -> None:
             raise TraceFileError(
                 f"{folder / FILE} and the trace beside it are of different {what}: trace with --theory"
             )
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, arrays as lists; JSON has no NaN."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value, default=str)
 
 
 def _read(kind: type[_Part], content: dict[str, Any]) -> _Part:

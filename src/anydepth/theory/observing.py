@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.calling import Batch, device_of, distance, first_samples, sample_count, samples_of, to_device
+from anydepth.calling import Batch, device_of, first_samples, sample_count, samples_of, to_device
 from anydepth.collect import Progress, as_batch, digest
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.questions import Questions, predicts_next_token, require_one_class
-from anydepth.stack import Stack, tolerance_of
+from anydepth.stack import Stack
 from anydepth.store import RowFile, StoredStates, require_space
-from anydepth.surgery import evaluating, forward_as
+from anydepth.surgery import evaluating
 from anydepth.theory.closeness import log_probability
 from anydepth.tokens import IGNORED, Policy, check_policy, default_policy, select, valid_positions
 from anydepth.tracing import as_batches
@@ -178,7 +178,7 @@ class _Look:
             if self.linear is None:
                 logits = self.stack.readout(state, batch, depth=depth or None)[where]
             else:
-                features.append(_features(self.stack, self.linear, state, batch)[where])
+                features.append(self.stack.entering(state, batch)[where])
                 logits = functional.linear(features[-1], self.linear.weight, self.linear.bias)
             for name, asked in classes.items():
                 nats[name].append(_exactly(logits, asked.to(logits.device)))
@@ -220,20 +220,9 @@ def _linear(stack: Stack, batch: Batch) -> tuple[nn.Linear | None, str]:
     if not isinstance(classifier, nn.Linear):
         return None, f"the classifier is a {type(classifier).__name__}, no linear map"
     state = stack.states(batch)[-1]
-    answer = stack.readout(state, batch)
-    try:
-        features = _features(stack, classifier, state, batch)
-        error = distance(functional.linear(features, classifier.weight, classifier.bias), answer)
-    except RuntimeError:  # shapes that do not fit: something beside the classifier takes part in the answer
-        error = np.inf
-    if error <= tolerance_of(answer):
+    if stack.maps_linearly(state, stack.readout(state, batch), batch):
         return classifier, ""
     return None, "more than one linear map lies between what enters the classifier and the logits"
-
-
-def _features(stack: Stack, classifier: nn.Linear, state: Tensor, batch: Batch) -> Tensor:
-    with forward_as(classifier, lambda features: features):
-        return stack.readout(state, batch)
 
 
 def _exactly(logits: Float[Tensor, "n c"], classes: Int64[Tensor, " n"]) -> Float32[Tensor, " n"]:
