@@ -96,6 +96,7 @@ def test_without_labels_quality_is_agreement() -> None:
         (AtDepth(2), None, PolicyError, "has no range of thresholds: expected a policy that tests some depth below L"),
         (Confidence(0.5, depths=(4,)), None, PolicyError, "has no range of thresholds"),
         (Confidence(0.5), [], DataError, "the data set is empty: expected at least one batch"),
+        (Confidence(0.5), iter([]), DataError, "data can be gone through only once, and a few batches are run again"),
     ],
 )
 def test_bad_input(policy: Any, data: Any, error: type[Exception], message: str) -> None:

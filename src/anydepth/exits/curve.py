@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from anydepth.calling import call_model, device_of, to_device
 from anydepth.collect import Progress, as_batch
-from anydepth.errors import PolicyError
+from anydepth.errors import DataError, PolicyError
 from anydepth.exits.costs import Costs, count_flops, measure_costs
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.looking import Shown
@@ -145,7 +145,7 @@ def exit_curve(
 
     Raises:
         PolicyError: the policy has no threshold (`AtDepth`), or tests no depth below L.
-        DataError: there is no batch.
+        DataError: there is no batch, or the data can be gone through only once.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
@@ -158,7 +158,9 @@ def exit_curve(
         (np.float64(4.0), np.float64(1.0), np.float64(1.0))
     """
     require_threshold(exits)
-    first = list(islice(iter(data), _TIMED_BATCHES))
+    if isinstance(data, Iterator):
+        raise DataError("data can be gone through only once, and a few batches are run again: give a list, or a loader")
+    first = list(islice(data, _TIMED_BATCHES))
     if labels is None:
         labels = bool(first) and as_batch(first[0], 0)[1] is not None
     shown = exits.look(data, labels=labels, progress=progress).under(exits.policy)
