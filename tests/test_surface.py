@@ -205,7 +205,7 @@ def test_every_argument_is_explained(name: str) -> None:
         assert parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
 
 
-TEMPLATES = {"anydepth.report.html.render"}  # passes names on to a template
+TEMPLATES = {"anydepth.report.html.page", "anydepth.report.html.render"}  # pass names on to a template
 
 
 def overrides(module: ModuleType, path: str) -> bool:
