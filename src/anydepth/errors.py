@@ -73,8 +73,16 @@ class ExportError(AnydepthError):
     """A model cannot be exported, or answers differently once it is."""
 
 
+class GenerationError(AnydepthError):
+    """A model cannot generate in the way asked for, or not from this prompt."""
+
+
 class CertificateError(AnydepthError):
     """What was asked to be promised makes no sense, or takes more samples than there are."""
+
+
+class AnydepthWarning(UserWarning):
+    """What goes on, and may end badly: states that take most of a disk. The command line shows it as one line."""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from anydepth.calling import Batch, state_of
+from anydepth.calling import hidden_of, state_of
 from anydepth.watching import Shape
 
 Stops = Callable[[int, Tensor], bool]
@@ -29,14 +30,27 @@ class Legs:
 
     Attributes:
         depth: up to which the blocks have run.
+        passed: the blocks that did not run in the last leg, by their number, and what they were given, as (block, args,
+            kwargs); kept where `notes` is on.
+        notes: whether to keep them.
+        frozen: rows whose state is handed past all further blocks as it is, (B,) bool; None where all go on.
     """
 
-    def __init__(self, shapes: list[Shape], forward: Callable[[Batch], Tensor]) -> None:
+    def __init__(self, shapes: list[Shape], forward: Callable[[Any], Any]) -> None:
         self._shapes, self._forward = shapes, forward
         self.depth = 0
+        self.passed: dict[int, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
+        self.notes = False
+        self.frozen: Tensor | None = None
         self._state: Tensor | None = None
         self._ended = True
         self._stops: Stops = lambda depth, state: True
+
+    @property
+    def state(self) -> Tensor:
+        """The state where the last leg ended."""
+        assert self._state is not None
+        return self._state
 
     # Not kept: stubs know of this, and what knows of itself holds its tensors until the next garbage collection.
     def stubs(self, blocks: Iterable[nn.Module]) -> list[Callable[..., Any]]:
@@ -46,26 +60,40 @@ class Legs:
     def _stub(self, number: int, block: nn.Module, shape: Shape) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if number <= self.depth or self._ended:
-                assert self._state is not None
-                return shape(self._state)
+                if self.notes and number > self.depth:
+                    self.passed[number] = (block, args, kwargs)
+                return shape(self.state)
             output = block(*args, **kwargs)
-            self.depth, self._state = number, state_of(output)
-            self._ended = self._stops(self.depth, self._state)
+            after = state_of(output)
+            if self.frozen is not None:
+                after = torch.where(self.frozen.view(-1, *[1] * (after.ndim - 1)), hidden_of(args, kwargs), after)
+                output = shape(after)
+            self.depth, self._state = number, after
+            self._ended = self._stops(number, after)
             return output
 
         return call
 
-    def run(self, batch: Batch, stops: Stops) -> Tensor:
-        """Run the next leg; returns the readout of the state where it ends.
+    def run(self, batch: Any, stops: Stops) -> Any:
+        """Run the next leg; returns what the forward answers: the readout of the state where it ends.
 
         Args:
             batch: the samples that are left.
             stops: where the leg ends.
         """
         self._stops, self._ended = stops, False
+        self.passed.clear()
         return self._forward(batch)
+
+    def enter(self, depth: int, state: Tensor | None = None) -> None:
+        """Have the next leg begin behind a block, with a state of one's own.
+
+        Args:
+            depth: 0 for the whole forward.
+            state: h[depth] of the samples that the next leg is given.
+        """
+        self.depth, self._state = depth, state
 
     def keep(self, rows: Int64[Tensor, " n"]) -> None:
         """Go on with some of the samples, by their places among those of the last leg."""
-        assert self._state is not None
-        self._state = self._state[rows]
+        self._state = self.state[rows]

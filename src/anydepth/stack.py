@@ -263,14 +263,35 @@ class Stack:
         return self._prefix.kept(batch, self._ensure_verified(batch).before)
 
     @contextmanager
-    def in_legs(self, batch: Batch) -> Iterator[Legs]:
+    def cut(self, depth: int, batch: Batch) -> Iterator[None]:
+        """Inside, the model ends after a block: the blocks behind it do not run, and its state is read out.
+
+        Args:
+            depth: the last block that runs, 1..L.
+            batch: to check the law on, if it is the first.
+        """
+        with replaced(self._list, self._cut_calls(depth, self._ensure_verified(batch).shapes)):
+            yield
+
+    def _cut_calls(self, depth: int, shapes: list[Shape]) -> list[Any]:
+        return [
+            block if number <= depth else (lambda *args, _as=shape, **kwargs: _as(hidden_of(args, kwargs)))
+            for number, (block, shape) in enumerate(zip(self._list, shapes, strict=True), start=1)
+        ]
+
+    @contextmanager
+    def in_legs(self, batch: Batch, forward: Callable[[Any], Any] | None = None) -> Iterator[Legs]:
         """Inside, the forward can be run in legs.
 
         Stubs stay in the places of the blocks for as long: putting them there anew would be a good part of what the
         readout of a single sample costs.
+
+        Args:
+            batch: to check the law on, if it is the first.
+            forward: how a leg calls the model on what it is given; by default it gives the model's answer to a batch.
         """
         learnt = self._ensure_verified(batch)
-        legs = Legs(learnt.shapes, lambda batch: answer_of(call_model(self.model, batch))[1])
+        legs = Legs(learnt.shapes, forward or (lambda batch: answer_of(call_model(self.model, batch))[1]))
         with ExitStack() as undo:
             undo.enter_context(quiet(self._switches))
             undo.enter_context(replaced(self._list, legs.stubs(self._list)))
@@ -320,10 +341,6 @@ class Stack:
 
     def _check_law(self, batch: Batch, watched: Watched, learnt: Learnt) -> Verification:
         states, answer, k = watched.states, watched.answer, max(1, self.depth // 2)
-        cut_calls = [
-            block if depth <= k else (lambda *args, _as=shape, **kwargs: _as(hidden_of(args, kwargs)))
-            for depth, (block, shape) in enumerate(zip(self._list, learnt.shapes, strict=True), start=1)
-        ]
         replay = self._record(batch, learnt)
         apart = [distance(replay.state, states[0])]
         for depth in range(1, self.depth + 1):
@@ -331,7 +348,7 @@ class Stack:
         tolerance = tolerance_of(states[0])
         found = Verification(
             readout=distance(self.readout(states[-1], batch), answer),
-            cut=distance(self.readout(states[k], batch), self._run(batch, cut_calls)[1]),
+            cut=distance(self.readout(states[k], batch), self._run(batch, self._cut_calls(k, learnt.shapes))[1]),
             replay=max(apart),
             depth=k,
             tolerance=tolerance,

@@ -1,0 +1,208 @@
+"""A language model between two of its depths, in the middle of generating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+from transformers.cache_utils import Cache
+
+from anydepth.errors import GenerationError
+from anydepth.generation.cache import Seen, choose_positions, cut_back
+from anydepth.legs import Legs
+from anydepth.stack import Stack
+from anydepth.surgery import forward_as
+
+# Of a prompt, the tokens that the law is checked on.
+_CHECKED = 16
+
+# What `generate` hands over beside the prompt that goes with every token. Other tensors would have to grow with them.
+_GROWING = ("attention_mask", "position_ids")
+
+
+@dataclass
+class Spent:
+    """What a generation took.
+
+    Attributes:
+        tokens: generated, over all rows.
+        blocks: calls of blocks, those that only left keys and values not counted.
+        readouts: how often the model's head was asked.
+        filled: blocks that only left keys and values.
+        rounds: of drafting and verifying.
+        drafted: tokens that were proposed.
+        accepted: of those, the ones that were kept.
+        depths: of each token that was generated, the depth where it was read; empty where all are read at one depth.
+    """
+
+    tokens: int = 0
+    blocks: int = 0
+    readouts: int = 0
+    filled: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    depths: tuple[int, ...] = ()
+
+    @property
+    def acceptance(self) -> float:
+        """Accepted of drafted; NaN where nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else float("nan")
+
+
+def checked_on(prompt: Int64[Tensor, "b t"], mask: Int64[Tensor, "b t"] | None) -> dict[str, Tensor]:
+    """The end of a prompt, as a batch to check the law of a `Stack` on."""
+    mask = torch.ones_like(prompt) if mask is None else mask[:, -prompt.shape[1] :]
+    return {"input_ids": prompt[:2, -_CHECKED:], "attention_mask": mask[:2, -_CHECKED:]}
+
+
+class Decoder:
+    """A causal language model with the keys and values of what came before, run between two depths at a time.
+
+    Args:
+        stack: the model as blocks.
+        legs: its forward in legs, open.
+        cache: see `whole_cache`.
+        given: what `generate` hands over beside prompt and cache.
+        sample: what the law was checked on.
+
+    Attributes:
+        length: positions that all blocks have run on, and that count.
+        spent: what it has taken so far.
+    """
+
+    def __init__(
+        self, stack: Stack, legs: Legs, cache: Cache, given: dict[str, Any], sample: dict[str, Tensor], spent: Spent
+    ) -> None:
+        self._stack, self._legs, self.cache = stack, legs, cache
+        self._classifier = stack.classifier(sample)
+        self._mask: Tensor | None = given.get("attention_mask")
+        self._counts_positions = given.get("position_ids") is not None
+        self._rest = {name: value for name, value in given.items() if name not in (*_GROWING, "past_key_values")}
+        self.length = cache.get_seq_length()
+        self.spent = spent
+
+    def run(
+        self,
+        tokens: Int64[Tensor, "b q"],
+        *,
+        upto: int,
+        at: int | None = None,
+        after: int = 0,
+        state: Float[Tensor, "b q d"] | None = None,
+        read: int = 0,
+    ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b r v"] | None]:
+        """Run blocks `after` + 1 to `upto` on some tokens.
+
+        Args:
+            tokens: B rows of q.
+            upto: the depth to stop at.
+            at: positions before these tokens; `length` if not given.
+            after: the depth to start at.
+            state: h[after] of these tokens, unless they start from their embeddings.
+            read: of how many of them, from the last, the state is read out.
+
+        Returns:
+            h[upto], and the logits, float32, of the last `read` tokens.
+        """
+        at = self.length if at is None else at
+        self._legs.enter(after, state)
+        reading = nullcontext() if read else forward_as(self._classifier, lambda features: features)
+        with reading:
+            output = self._legs.run(self._inputs(tokens, at, max(read, 1)), lambda depth, _: depth >= upto)
+        self.spent.blocks += upto - after
+        self.spent.readouts += bool(read)
+        logits = output.logits[:, -read:].to(dtype=torch.float32, device=tokens.device) if read else None
+        return self._legs.state, logits
+
+    def _inputs(self, tokens: Int64[Tensor, "b q"], at: int, read: int) -> dict[str, Any]:
+        """What the model takes, as its own class prepares it."""
+        count, given = tokens.shape[1], dict(self._rest)
+        if "logits_to_keep" in given:
+            given["logits_to_keep"] = read
+        mask = self._mask_of(at + count)
+        if self._counts_positions:
+            if mask is None:
+                places = torch.arange(at, at + count, device=tokens.device).expand(len(tokens), -1)
+            else:
+                places = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -count:]
+            given["position_ids"] = places
+        model: Any = self._stack.model
+        prepared: dict[str, Any] = model.prepare_inputs_for_generation(
+            tokens,
+            next_sequence_length=count,
+            past_key_values=Seen(self.cache, at),
+            attention_mask=mask,
+            is_first_iteration=False,
+            **given,
+        )
+        return prepared
+
+    def _mask_of(self, length: int) -> Int64[Tensor, "b t"] | None:
+        """Which positions count, up to a length: generated ones do."""
+        known = self._mask
+        return None if known is None else functional.pad(known, (0, length - known.shape[1]), value=1)
+
+    def keep(self, counts: list[int]) -> None:
+        """Let some of the positions after `length` count, as many in each row as is said, and drop the others.
+
+        Rows stay aligned at their ends: the shorter ones move, and padding that the mask hides comes before them.
+        """
+        longest = self.length + max(counts)
+        shifts = [max(counts) - count for count in counts]
+        if any(shifts):
+            device = self.cache.layers[0].keys.device
+            behind = torch.tensor(shifts, device=device)[:, None]
+            positions = torch.arange(longest, device=device)[None] - behind
+            if self._mask is None:
+                self._mask = torch.ones(len(counts), self.length, dtype=torch.long, device=device)
+            grown = functional.pad(self._mask, (0, longest - self._mask.shape[1]), value=1)
+            self._mask = grown.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, 0)
+            cut_back(self.cache, longest)
+            choose_positions(self.cache, positions.clamp(min=0))
+            self.length = longest
+            self._drop_padding()
+        else:
+            self.length = longest
+            cut_back(self.cache, longest)
+
+    def _drop_padding(self) -> None:
+        """Drop the positions that are padding in every row."""
+        assert self._mask is not None
+        padding = int((self._mask.cumsum(1) == 0).all(0).sum())
+        if padding:
+            self._mask = self._mask[:, padding:]
+            self.length -= padding
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[..., padding:, :], layer.values[..., padding:, :]
+
+
+@contextmanager
+def decoding(
+    stack: Stack, prompt: Int64[Tensor, "b t"], cache: Cache, given: dict[str, Any], spent: Spent
+) -> Iterator[Decoder]:
+    """Inside, the model runs between depths; afterwards every layer of its cache has the same positions.
+
+    Raises:
+        GenerationError: `generate` was given something that would have to grow with the tokens.
+    """
+    growing = sorted(name for name, value in given.items() if isinstance(value, Tensor) and name not in _GROWING)
+    if growing:
+        raise GenerationError(f"generate was given {', '.join(growing)} beside input_ids: expected text only")
+    sample = checked_on(prompt, given.get("attention_mask"))
+
+    def forward(inputs: dict[str, Any]) -> Any:
+        return stack.model(**inputs, return_dict=True)
+
+    with stack.in_legs(sample, forward) as legs:
+        decoder = Decoder(stack, legs, cache, given, sample, spent)
+        try:
+            yield decoder
+        finally:
+            cut_back(cache, decoder.length)
