@@ -13,28 +13,23 @@ library says it computes. Results go to benchmarks/results/similarity.md and .js
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from machine import processor
+from peers.apart import INSTALL, cost, in_a_process, missing, too_large
+from peers.chain import DEPTHS, WIDTH, FileStates, depths, make_states
+from peers.libraries import anatome_similarity
+from peers.references import cka as cka_reference
 
 RESULTS = Path(__file__).parent / "results"
-DEPTHS, WIDTH = 12, 384
-INSTALL = "pip install --target .cache/peers --no-deps -r benchmarks/peers.txt"
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
 
 # What is measured ------------------------------------------------------------------------------------------------
@@ -75,22 +70,6 @@ def torch_product(file: Path) -> Callable[[], Any]:
     return lambda: rows.T @ rows
 
 
-class FileStates:
-    """States read through a memory map that is let go after each chunk, so that its pages do not count as ours."""
-
-    widths = (WIDTH,) * DEPTHS
-    groups = None
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.count = file, len(np.load(file, mmap_mode="r"))
-
-    def chunks(self, size: int) -> Iterator[Any]:
-        import torch
-
-        for start in range(0, self.count, size):
-            yield torch.from_numpy(np.load(self.file, mmap_mode="r")[start : start + size].copy())
-
-
 def ours(file: Path, *, name: str = "cka", jackknife_groups: int | None = None) -> Callable[[], Any]:
     from anydepth.measures import similarities
 
@@ -102,7 +81,7 @@ def pytorch_cka(file: Path) -> Callable[[], Any]:
     import torch
     from cka import cka_from_features
 
-    features = [part.contiguous() for part in torch.from_numpy(np.load(file)).split(WIDTH, dim=1)]
+    features = [torch.from_numpy(part) for part in depths(file)]
     return lambda: cka_from_features(features, features).numpy()
 
 
@@ -130,13 +109,8 @@ def pytorch_cka_batches(file: Path, batch: int = 250) -> Callable[[], Any]:
 def anatome(file: Path, *, debiased: bool) -> Callable[[], Any]:
     import torch
 
-    # It imports its author's utilities without declaring them; the function measured does not use them.
-    utilities = ModuleType("uutils")
-    utilities.torch_uu = ModuleType("uutils.torch_uu")  # type: ignore[attr-defined]
-    sys.modules.update({"uutils": utilities, "uutils.torch_uu": utilities.torch_uu})
-    from anatome.similarity import linear_cka_distance
-
-    features = [part.contiguous() for part in torch.from_numpy(np.load(file)).split(WIDTH, dim=1)]
+    linear_cka_distance = anatome_similarity().linear_cka_distance
+    features = [torch.from_numpy(part) for part in depths(file)]
 
     def run() -> Any:
         value = np.ones((DEPTHS, DEPTHS))
@@ -173,95 +147,11 @@ def once(way: str, file: Path) -> dict[str, Any]:
         small = Path(folder) / "small.npy"
         np.save(small, np.random.default_rng(0).normal(size=(300, DEPTHS * WIDTH)).astype(np.float32))
         WAYS[way].run(small)()
-    before = held_megabytes()
-    run = WAYS[way].run(file)
-    start = cpu_seconds()
-    value = run()
-    seconds = cpu_seconds() - start
-    found: dict[str, Any] = {"cpu_seconds": seconds, "megabytes": peak_megabytes() - before}
+    spent = cost(lambda: WAYS[way].run(file))
+    found: dict[str, Any] = {"cpu_seconds": spent.cpu_seconds, "megabytes": spent.megabytes}
     if WAYS[way].estimator is not None:
-        found["value"] = value.tolist()
+        found["value"] = spent.value.tolist()
     return found
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def peak_megabytes() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage would begin with the peak of the process that started this one
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-        )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def held_megabytes() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 2**20
-
-
-# What it is measured against -------------------------------------------------------------------------------------
-
-
-def make_states(file: Path, n: int) -> None:
-    """States like a residual network's: each depth adds a little to the last; one feature lies far off."""
-    rng = np.random.default_rng(0)
-    rows = np.lib.format.open_memmap(file, "w+", np.float32, (n, DEPTHS * WIDTH))
-    for start in range(0, n, 1000):
-        steps = rng.standard_normal((min(1000, n - start), DEPTHS, WIDTH), dtype=np.float32)
-        steps[:, 0] *= np.linspace(0.2, 3, WIDTH, dtype=np.float32)
-        states = steps.cumsum(1, dtype=np.float32)
-        states[:, :, 7] += 10
-        rows[start : start + len(steps)] = states.reshape(len(steps), -1)
-    rows.flush()
-
-
-def reference(file: Path) -> dict[str, np.ndarray]:
-    """Both estimators in float64: from the whole Gram matrices, or from the features where those are too many."""
-    rows = np.load(file, mmap_mode="r")
-    n = len(rows)
-    parts = [rows[:, depth * WIDTH : (depth + 1) * WIDTH].astype(np.float64) for depth in range(DEPTHS)]
-    parts = [part - part.mean(0) for part in parts]
-    biased, off, sums = (gram_sums if n <= 10_000 else feature_sums)(parts)
-    total = sums.sum(1)
-    debiased = off + np.outer(total, total) / ((n - 1) * (n - 2)) - 2 / (n - 2) * sums @ sums.T
-    return {
-        name: hsic / np.sqrt(np.outer(hsic.diagonal(), hsic.diagonal()))
-        for name, hsic in (("debiased", debiased), ("biased", biased))
-    }
-
-
-Sums = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def gram_sums(parts: list[np.ndarray], block: int = 250) -> Sums:
-    """Products of the Gram matrices, with their diagonals and without, and the row sums without; a block at a time."""
-    n = len(parts[0])
-    biased, off, sums = np.zeros((DEPTHS, DEPTHS)), np.zeros((DEPTHS, DEPTHS)), np.zeros((DEPTHS, n))
-    for start in range(0, n, block):
-        gram = np.stack([part[start : start + block] @ part.T for part in parts])
-        flat = gram.reshape(DEPTHS, -1)
-        biased += flat @ flat.T
-        within = np.arange(gram.shape[1])
-        gram[:, within, start + within] = 0
-        off += flat @ flat.T
-        sums[:, start : start + block] = gram.sum(2)
-    return biased, off, sums
-
-
-def feature_sums(parts: list[np.ndarray]) -> Sums:
-    """The same, from the covariances."""
-    norms = np.stack([(part**2).sum(1) for part in parts])
-    biased = np.zeros((DEPTHS, DEPTHS))
-    for a in range(DEPTHS):
-        for b in range(a, DEPTHS):
-            biased[a, b] = biased[b, a] = ((parts[a].T @ parts[b]) ** 2).sum()
-    sums = np.stack([part @ part.sum(0) for part in parts]) - norms
-    return biased, biased - norms @ norms.T, sums
 
 
 # One after the other ---------------------------------------------------------------------------------------------
@@ -284,13 +174,13 @@ def measure(ways: list[str], n: int, repeats: int, peers: Path) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "states.npy"
         make_states(file, n)
-        truth = reference(file)
+        truth = {"debiased": (found := cka_reference(file))["cka"], "biased": found["cka_biased"]}
         notes = {way: obstacle(way, n, peers) for way in ways}
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
         for repeat in range(repeats):  # in turn, so that a machine that slows down slows all of them
             for way in ways:
                 if notes[way] is None:
-                    found[way].append(in_a_process(way, file, peers))
+                    found[way].append(in_a_process(__file__, ["--once", way, str(file)], peers))
             told = {way: round(runs[-1].get("cpu_seconds", np.nan), 2) for way, runs in found.items() if runs}
             print(f"n = {n}, {repeat + 1} of {repeats}: {told}", flush=True)
     return [result(n, way, found[way], notes[way], truth) for way in ways]
@@ -298,14 +188,7 @@ def measure(ways: list[str], n: int, repeats: int, peers: Path) -> list[Result]:
 
 def obstacle(way: str, n: int, peers: Path) -> str | None:
     """Why a way cannot be measured here."""
-    import psutil
-
-    module, needed = WAYS[way].needs, WAYS[way].bytes(n)
-    if module is not None and not (peers / module).is_dir() and importlib.util.find_spec(module) is None:
-        return f"not installed: `{INSTALL}`"
-    if needed > 0.6 * psutil.virtual_memory().available:
-        return f"not run: its Gram matrices take {needed / 1e9:.0f} GB"
-    return None
+    return missing(WAYS[way].needs, peers) or too_large(WAYS[way].bytes(n), "its Gram matrices")
 
 
 def result(n: int, way: str, runs: list[dict[str, Any]], note: str | None, truth: dict[str, np.ndarray]) -> Result:
@@ -317,22 +200,6 @@ def result(n: int, way: str, runs: list[dict[str, Any]], note: str | None, truth
     estimator = WAYS[way].estimator
     error = None if estimator is None else float(np.abs(np.array(runs[0]["value"]) - truth[estimator]).max())
     return Result(n, way, statistics.median(seconds), seconds, megabytes, error)
-
-
-def in_a_process(way: str, file: Path, peers: Path) -> dict[str, Any]:
-    # Our environment goes first: the peers are to run on the same torch and numpy.
-    paths = [path for path in (os.environ.get("PYTHONPATH"), str(peers.resolve())) if path]
-    done = subprocess.run(
-        [sys.executable, __file__, "--once", way, str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def table(results: list[Result]) -> str:

@@ -6,8 +6,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anydepth import trace_states
 from anydepth.errors import MeasureError
-from anydepth.measures.agreement import Agreement, agreement
+from anydepth.measures.agreement import Agreement, agreement, agreements
 
 
 def symmetric(values: np.ndarray) -> np.ndarray:
@@ -36,6 +37,41 @@ def test_coefficients_are_scipys_over_pairs_of_different_depths(depths: int, ali
     assert found.pairs == depths * (depths - 1) // 2
     assert found.pearson[0] == pytest.approx(scipy.stats.pearsonr(above(a), above(b)).statistic, abs=1e-12)
     assert found.spearman[0] == pytest.approx(scipy.stats.spearmanr(above(a), above(b)).statistic, abs=1e-12)
+
+
+def test_of_a_measure_that_is_not_symmetric_a_pair_has_the_mean_of_its_two_values() -> None:
+    a, b = random_pair(8)
+    skew = np.random.default_rng(1).normal(size=b.shape)
+    lopsided = b + skew - skew.T
+    assert agreement(a, lopsided).pairs == 28
+    for found in (agreement(a, lopsided), agreement(a, lopsided.T)):
+        np.testing.assert_allclose(found.pearson, agreement(a, b).pearson, atol=1e-12)
+        np.testing.assert_allclose(found.spearman, agreement(a, b).spearman, atol=1e-12)
+    lopsided[2, 5] = np.nan
+    assert agreement(a, lopsided).pairs == 27, "one direction is not defined, so the mean is not"
+
+
+def test_every_two_measures_are_held_against_each_other() -> None:
+    measures = dict(zip(("one", "two", "three"), (*random_pair(7), random_pair(7, seed=1)[0]), strict=True))
+    found = agreements(measures)
+    assert list(found) == [("one", "two"), ("one", "three"), ("two", "three")]
+    for (first, second), one in found.items():
+        assert one == agreement(measures[first], measures[second])
+    assert agreements(measures, 0.5)["one", "two"] == agreement(measures["one"], measures["two"], 0.5)
+    assert agreements({}) == agreements({"one": np.eye(3)}) == {}
+
+
+def test_pwcca_of_real_states_is_held_against_the_others() -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(60, 4))
+    states = {str(depth): start + depth * rng.normal(size=(60, 4)) / 2 for depth in range(6)}
+    trace = trace_states(states, measures=["pwcca", "cca"])
+    weighted, plain = trace.similarity["pwcca"], trace.similarity["cca"]
+    assert np.abs(weighted - weighted.T).max() > 1e-3
+    found = trace.measure_agreement()["pwcca", "cca"]
+    both = (weighted + weighted.T)[np.triu_indices(6, 1)] / 2
+    assert found.spearman[0] == pytest.approx(scipy.stats.spearmanr(both, above(plain)).statistic, abs=1e-12)
+    assert found.pearson[0] == pytest.approx(scipy.stats.pearsonr(both, above(plain)).statistic, abs=1e-12)
 
 
 def test_ties_count_as_scipy_counts_them() -> None:

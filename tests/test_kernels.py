@@ -37,6 +37,15 @@ def test_one_massive_row_among_many_is_no_harm() -> None:
     np.testing.assert_allclose(values(arrays), naive.reference("cka_rbf", arrays), rtol=0, atol=1e-6)
 
 
+def test_float32_tiles_of_wide_depths_lose_nothing(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(1100, 400)).astype(np.float32)
+    arrays = [first, first + rng.normal(size=first.shape).astype(np.float32)]
+    single = values(arrays)
+    monkeypatch.setattr("anydepth.measures.kernels._FEW", len(first))
+    np.testing.assert_allclose(single, values(arrays), rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize("size", [64, 7])
 def test_the_size_of_tiles_does_not_matter(size: int, monkeypatch) -> None:
     states = Ragged(correlated(130, (6, 4)), [50])

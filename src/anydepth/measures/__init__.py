@@ -3,8 +3,8 @@
 `similarities` runs any of `MEASURES` over all pairs of depths, of one model or two; `readout` and `intervals` work on
 the short rows a trace keeps; `metrics` wraps CKA and cosine for torchmetrics. In reading order: `states`, `precision`,
 `intervals`, `jackknife`, `moments`, `gram`, `cka`, `cosine`, `plan`; what all pairs of rows need, `sample` and
-`neighbours`; `covariance`; `measure` and `run`; a file for each family, `cca`, `procrustes`, `rsa`, `knn`, `kernels`;
-`similarity`; then `readout` and `metrics`.
+`neighbours`; `covariance` and `wide`; `measure`, `run`, `chance`; a file for each family, `cca`, `procrustes`, `rsa`,
+`knn`, `kernels`; `agreement` and `similarity`; then `readout` and `metrics`.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from anydepth.measures.covariance import Axes, whitened
+from anydepth.measures.covariance import Axes, Found, whitened
 from anydepth.measures.measure import Similarity
+from anydepth.measures.wide import rotated
 
 if TYPE_CHECKING:
     from anydepth.measures.run import Run
@@ -46,7 +47,8 @@ def cca(run: Run) -> Similarity:
     rows, so every correlation is 1 whatever the other depth holds. Hotelling 1936; as a measure of networks, the
     mean of Raghu et al. 2017.
     """
-    return _over_pairs(run, lambda axes: axes, "CCA", mean_correlation)
+    founds = rotated(run, axes=True) or run.covariances
+    return _over_pairs(run, founds, lambda axes: axes, "CCA", mean_correlation)
 
 
 def svcca(run: Run) -> Similarity:
@@ -57,7 +59,8 @@ def svcca(run: Run) -> Similarity:
     share taken of the variance, the squares of the singular values, as the paper says; some code sums the singular
     values themselves, and keeps many more.
     """
-    return _over_pairs(run, lambda axes: axes.keeping(KEPT_VARIANCE), "SVCCA", mean_correlation)
+    founds = rotated(run, axes=True) or run.covariances
+    return _over_pairs(run, founds, lambda axes: axes.keeping(KEPT_VARIANCE), "SVCCA", mean_correlation)
 
 
 def pwcca(run: Run) -> Similarity:
@@ -69,7 +72,11 @@ def pwcca(run: Run) -> Similarity:
     depth k changes it; not changed by a factor, a shift or another order of the features of either, nor by any
     invertible linear map of depth l. Undefined as mean CCA is. Morcos, Raghu, Bengio 2018, eq. 1 to 3.
     """
-    return _over_pairs(run, lambda axes: axes, "PWCCA", projection_weighted)
+    first = next(rotated(run, axes=True) or iter(()), None)
+    if first is not None and all(axes.rank >= run.states.count - 1 for axes in first.axes.values()):
+        # undefined everywhere, as the axes alone tell: covariances of wide depths are dear
+        return _over_pairs(run, [first], lambda axes: axes, "PWCCA", projection_weighted)
+    return _over_pairs(run, run.covariances, lambda axes: axes, "PWCCA", projection_weighted)
 
 
 def projection_weighted(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> tuple[float, float]:
@@ -89,10 +96,12 @@ def mean_correlation(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -
     return value, value
 
 
-def _over_pairs(run: Run, cut: Cut, title: str, of: Callable[..., tuple[float, float]]) -> Similarity:
+def _over_pairs(
+    run: Run, founds: Iterable[Found], cut: Cut, title: str, of: Callable[..., tuple[float, float]]
+) -> Similarity:
     """A measure (k, l), (l, k) of every pair of depths whose axes, cut, leave the correlations something to say."""
     most, ranks, values = run.states.count - 1, dict[int, int](), dict[tuple[int, int], float]()
-    for found in run.covariances:
+    for found in founds:
         axes = {depth: cut(one) for depth, one in found.axes.items()}
         ranks |= {depth: one.rank for depth, one in axes.items()}
         for (k, other), cross in found.products.items():

@@ -139,9 +139,9 @@ class _Kernels:
             rows = rows.to(self.device)
             yield rows.double() - self.location.mean if dtype == torch.float64 else self.location.centre(rows)
 
-    def tile(self, left: Float[Tensor, "b w"], right: Float[Tensor, "c w"]) -> Float[Tensor, "k b c"]:
+    def tile(self, left: Float[Tensor, "b w"], right: Float[Tensor, "c w"]) -> Float[Tensor, "b k c"]:
         """The kernels of some rows with some others, less their middle."""
-        found = left.new_zeros(len(self.widths), len(left), len(right))
+        found = left.new_zeros(len(left), len(self.widths), len(right))
         norms = squared_norms(left, self.widths), squared_norms(right, self.widths)
         for depth, part in enumerate(depth_slices(self.widths)):
             if np.isfinite(self.rates[depth]):
@@ -149,7 +149,7 @@ class _Kernels:
                     norms[1][:, depth].expand(len(left), -1), left[:, part], right[:, part].T, alpha=-2
                 )
                 squares.add_(norms[0][:, depth, None]).clamp_(min=0)
-                torch.sub(squares.mul_(-self.rates[depth]).exp_(), _MIDDLE, out=found[depth])
+                torch.sub(squares.mul_(-self.rates[depth]).exp_(), _MIDDLE, out=found[:, depth])
         return found
 
     def sums(self) -> KernelSums:
@@ -163,12 +163,12 @@ class _Kernels:
                 for right in self.chunks(self.dtype, skipped=index):
                     tile = self.tile(left, right)
                     if column == start:
-                        tile.diagonal(dim1=1, dim2=2).zero_()
-                    flat = tile.flatten(1)
-                    cross += (flat @ flat.T).double() * (1 if column == start else 2)
-                    rows[:, start : start + len(left)] += tile.sum(2)
+                        tile.diagonal(dim1=0, dim2=2).zero_()
+                    # float32 within a row, float64 over rows: in one float32 sum over a tile, 1e-6 would be lost
+                    cross += torch.bmm(tile, tile.mT).sum(0, dtype=torch.float64) * (1 if column == start else 2)
+                    rows[:, start : start + len(left)] += tile.sum(2).T
                     if column > start:
-                        rows[:, column : column + len(right)] += tile.sum(1)
+                        rows[:, column : column + len(right)] += tile.sum(0)
                     column += len(right)
                 start += len(left)
                 self.watched.tell(start, self.sample.count)
@@ -193,7 +193,7 @@ class _Kernels:
         shares = torch.zeros(len(rows), depths, depths, dtype=torch.float64, device=self.device)
         carried = torch.zeros_like(shares)
         for right in self.chunks(self.dtype):
-            tile = self.tile(rows, right).permute(1, 0, 2).contiguous()
+            tile = self.tile(rows, right)
             here = ((own >= column) & (own < column + len(right))).nonzero()[:, 0]
             tile[here, :, own[here] - column] = 0
             shares += torch.bmm(tile, tile.mT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from anydepth.measures.measure import Similarity
+from anydepth.measures.wide import rotated
 
 if TYPE_CHECKING:
     from anydepth.measures.run import Run
@@ -26,7 +27,7 @@ def procrustes(run: Run) -> Similarity:
     size = (run.location.variance * run.location.count).sqrt().tolist()
     values = {
         (k, other): float(torch.linalg.svdvals(cross).sum()) / (size[k] * size[other])
-        for found in run.products
+        for found in rotated(run) or run.products
         for (k, other), cross in found.products.items()
     }
     return Similarity(run.block(run.filled(values, set(run.whole))), notes=tuple(run.blank_notes))

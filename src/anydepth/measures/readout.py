@@ -1,4 +1,4 @@
-"""What the readout says of each row: prediction, confidence, cross-entropy; and what follows from them by depth."""
+"""What the readout says of each row: prediction, confidence, entropy, cross-entropy; and what follows by depth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from anydepth.errors import LabelError
 # Logits taken at a time: vocabularies are large. On the CPU what stays in the cache is twice as fast; elsewhere every
 # piece is a wait for the device.
 PIECE, PIECE_ELSEWHERE = 2**20, 2**26
+_IMPOSSIBLE = -1e4  # below the largest logit: its exponential is 0 in every dtype, and 0 times it is 0, as 0 · log 0 is
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,18 @@ class ReadoutRows:
     Attributes:
         prediction: the top class; the first of several equal ones, -1 where the logits hold NaN.
         confidence: its probability, in 0..1.
+        entropy: of all probabilities, in nats, 0..log C.
         cross_entropy: of the label, in nats; None without labels.
     """
 
     prediction: Int64[Tensor, " n"]
     confidence: Float64[Tensor, " n"]
+    entropy: Float64[Tensor, " n"]
     cross_entropy: Float64[Tensor, " n"] | None
 
 
 def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | None = None) -> ReadoutRows:
-    """Prediction, confidence and cross-entropy of each row of logits.
+    """Prediction, confidence, entropy and cross-entropy of each row of logits.
 
     Exponentials are float32 or better whatever the logits' dtype, taken below the largest logit, and summed in float64.
     A few rows at a time are converted.
@@ -50,6 +53,8 @@ def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | N
         >>> rows = readout_rows(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
         >>> rows.prediction, rows.confidence, rows.cross_entropy
         (tensor([0, 0]), tensor([0.8808, 0.5000], dtype=torch.float64), tensor([0.1269, 0.6931], dtype=torch.float64))
+        >>> rows.entropy
+        tensor([0.3653, 0.6931], dtype=torch.float64)
     """
     classes = logits.shape[1]
     if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -62,20 +67,23 @@ def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | N
     for start in range(0, max(len(logits), 1), step):
         rows = logits[start : start + step].detach()
         pieces.append(_rows(rows, None if labels is None else labels[start : start + step]))
-    prediction, confidence, entropy = zip(*pieces, strict=True)
-    return ReadoutRows(torch.cat(prediction), torch.cat(confidence), None if labels is None else torch.cat(entropy))
+    prediction, confidence, entropy, nats = (torch.cat(column) for column in zip(*pieces, strict=True))
+    return ReadoutRows(prediction, confidence, entropy, None if labels is None else nats)
 
 
-def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     logits = logits.float() if logits.dtype != torch.float64 else logits
     top, prediction = logits.max(dim=1)
     below = logits - top[:, None]
     # What is left is short, and goes on in float64 on the CPU: MPS has none.
     at_label = None if labels is None else below.gather(1, labels.long()[:, None])[:, 0].cpu().double()
-    log_sum = below.exp_().sum(dim=1).cpu().double().log()  # a blocked sum: its rounding stays near 1e-7
+    below.clamp_(min=_IMPOSSIBLE)
+    weights = below.exp()
+    total = weights.sum(dim=1).cpu().double()  # a blocked sum: its rounding stays near 1e-7
+    log_sum, mean = total.log(), below.mul_(weights).sum(dim=1).cpu().double() / total
     prediction = torch.where(log_sum.isnan(), -1, prediction.cpu())
-    entropy = log_sum if at_label is None else log_sum - at_label
-    return prediction, (-log_sum).exp(), entropy
+    nats = log_sum if at_label is None else log_sum - at_label
+    return prediction, (-log_sum).exp(), log_sum - mean, nats
 
 
 def saturation_depth(predictions: Integer[np.ndarray, "n k"]) -> Int64[np.ndarray, " n"]:

@@ -1,0 +1,1 @@
+"""What the benchmarks that measure anydepth beside other libraries share."""
