@@ -48,8 +48,9 @@ def equal(one: Trace, other: Trace) -> None:
     assert one.digests.dtype == other.digests.dtype == np.uint64
     assert [type(a) for a in one.ids] == [type(b) for b in other.ids]
     if one.rows is not None and other.rows is not None:
-        for field in dataclasses.fields(Rows):
-            a, b = getattr(one.rows, field.name), getattr(other.rows, field.name)
+        assert one.rows.columns.keys() == other.rows.columns.keys()
+        for name, a in one.rows.columns.items():
+            b = getattr(other.rows, name)
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
     assert (one.moments is None) == (other.moments is None)
@@ -144,6 +145,8 @@ def test_any_trace_reads_back(
         prediction=rng.integers(-1, 5, size=size, dtype=np.int32),
         cross_entropy=rng.normal(size=size).astype(np.float32),
         confidence=np.where(rng.uniform(size=size) < 0.2, np.nan, rng.uniform(size=size)).astype(np.float32),
+        # a trace that was made before it was kept has none
+        entropy=rng.exponential(size=size).astype(np.float32) if data.draw(st.booleans()) else None,
     )
     measures = data.draw(st.permutations(["cosine", "cka", "a name/with a slash", "ünï"]))
     found = Trace(
@@ -331,6 +334,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: np.save(f / "states" / "states.npy", np.zeros((299, 96), np.float32)),
         "states is truncated: 299 rows, expected 300",
     ),
+    "states of something else": (
+        lambda f: np.save(f / "states" / "states.npy", np.zeros((300, 96), np.float32)),
+        "states is stale: its states are not those this trace was made of, but of another model or other data; trace",
+    ),
+    "states in another order": (
+        lambda f: np.save(f / "states" / "states.npy", np.load(f / "states" / "states.npy")[::-1]),
+        "states is stale",
+    ),
+    "states of other samples": (
+        lambda f: np.save(f / "states" / "sample.npy", np.arange(300)[::-1].copy()),
+        "states is stale",
+    ),
     "no samples of states": (lambda f: (f / "states" / "sample.npy").unlink(), "sample.npy is missing or corrupt"),
     "samples of states cut short": (lambda f: cut(f / "states" / "sample.npy"), "sample.npy is missing or corrupt"),
     "samples of states emptied": (
@@ -352,6 +367,35 @@ def test_a_damaged_trace_is_refused_in_one_line(kind: str, sound: Path, tmp_path
         Trace.load(folder)
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_states_that_no_fingerprint_was_stated_of_are_taken_as_they_are(sound: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "trace"
+    shutil.copytree(sound, folder)
+    rewritten(states={"widths": [16] * 6, "rows": 300})(folder)
+    equal(Trace.load(folder), Trace.load(sound))
+
+
+@pytest.mark.parametrize("linking", [True, False])
+def test_states_that_a_pass_left_are_not_written_twice(
+    linking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def link(there: Path, here: Path, real: Callable[[Path, Path], None] = os.link) -> None:
+        if not linking:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        made.append(here)
+        real(there, here)
+
+    monkeypatch.setattr(os, "link", link)
+    found = trace(zoo.build("bert")[0], BATCHES, out=tmp_path / "one", keep_states=True)
+    assert [path.name for path in made] == ["states.npy"] * linking
+    states = tmp_path / "one" / "states" / "states.npy"
+    assert states.stat().st_nlink == 1, "the other name went with the pass"
+    found.save(tmp_path / "two")
+    assert len(made) == linking, "a trace of its own has files of its own"
+    equal(Trace.load(tmp_path / "two"), found)
 
 
 def test_sums_of_something_else_are_refused(sound: Path, tmp_path: Path) -> None:

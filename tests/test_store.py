@@ -17,6 +17,7 @@ from anydepth.errors import TraceFileError
 from anydepth.store import (
     RowFile,
     StoredStates,
+    as_bytes,
     in_words,
     read_json,
     replacing,
@@ -305,6 +306,48 @@ def test_json_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     one_line(caught)
     monkeypatch.undo()
     assert read_json(path) == {"old": 1}
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        (5, 5),
+        ("5", 5),
+        ("5 bytes", 5),
+        ("20GB", 20 * 10**9),
+        ("20 gb", 20 * 10**9),
+        ("1.5kB", 1500),
+        (".5 MB", 500_000),
+        ("3 TB", 3 * 10**12),
+    ],
+)
+def test_sizes_are_read_as_they_are_written(size: int | str, count: int) -> None:
+    assert as_bytes(size, "limit") == count
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 10**15))
+def test_sizes_in_words_read_back(size: int) -> None:
+    assert abs(as_bytes(in_words(size), "limit") - size) <= 0.05 * size
+
+
+def test_a_fingerprint_tells_states_apart(tmp_path: Path) -> None:
+    states, _ = stored(tmp_path, (2500, 7))
+    content = np.concatenate([np.load(tmp_path / f"{index}.npy") for index in (0, 1)])
+    np.save(tmp_path / "whole.npy", content)
+
+    def other(widths: tuple[int, ...] = (2, 3), groups: Any = None, **change: Any) -> str:
+        changed = content.copy()
+        if change:
+            changed[change["row"], 0] += 1
+        np.save(tmp_path / "other.npy", changed)
+        return StoredStates([tmp_path / "other.npy"], widths, groups).fingerprint
+
+    same = StoredStates([tmp_path / "whole.npy"], (2, 3)).fingerprint
+    assert same == states.fingerprint == other() == other(groups=np.arange(2507)), "not of how they are cut into files"
+    assert len({same, other(row=0), other(row=2506), other((3, 2)), other(groups=np.arange(2507)[::-1].copy())}) == 5
+    empty, _ = stored(tmp_path, (0,))
+    assert empty.fingerprint != same
 
 
 # --- space -----------------------------------------------------------------------------------------------------------

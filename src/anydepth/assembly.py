@@ -15,6 +15,7 @@ from anydepth.provenance import data_fingerprint, now, versions
 from anydepth.result import ROW_COLUMNS, Rows, Trace, by_field
 from anydepth.stack import Stack
 from anydepth.store import StoredStates
+from anydepth.windows import texts_of
 from anydepth.workspace import Workspace
 
 
@@ -66,12 +67,19 @@ class Left:
         columns = {name: self.read(name) for name in ROW_COLUMNS}
         return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
 
-    def states(self, depths: int) -> StoredStates | None:
-        """The states, where they lie."""
+    def states(self, depths: int, *, named: bool) -> StoredStates | None:
+        """The states, where they lie, one process's after the other's.
+
+        Args:
+            depths: K.
+            named: say which sample each row is of, though it may be its only one. Measures ask only which rows belong
+                together: those of one text, of which several windows may be samples.
+        """
         groups = self.read("states_sample")
         if groups is None:
             return None
-        alone = len(np.unique(groups)) == len(groups)
+        groups = groups if named else texts_of(self.ids)[groups]
+        alone = len(np.unique(groups)) == len(groups) and not named
         parts = [workspace.path("states") for workspace in self._workspaces]
         return StoredStates(parts, (self.facts["width"],) * depths, None if alone else groups)
 
@@ -99,7 +107,7 @@ def assemble(
         progress: called as measures go through the rows.
     """
     facts, parameter = left.facts, next(stack.model.parameters())
-    states, rows, digests = left.states(stack.depth + 1), left.rows, left.digests
+    states, rows, digests = left.states(stack.depth + 1, named=False), left.rows, left.digests
     if rows is not None and not len(rows):
         raise LabelError("no position of the data has a label: expected one that is not -100, or a text of two tokens")
     fields: dict[str, Any] = {"similarity": {}, "notes": ()}
@@ -114,6 +122,7 @@ def assemble(
         "samples": len(digests),
         "positions": len(digests) if states is None else states.count,
         "answers": 0 if rows is None else len(rows),
+        "next_token": facts["next_token"] and facts["per_position"],
         "tokens": facts["tokens"],
         "measures": list(measures),
         "readout": facts["readout"],
@@ -137,7 +146,7 @@ def assemble(
         ids=left.ids,
         digests=digests,
         provenance=provenance,
-        states=states if keep_states else None,
+        states=left.states(stack.depth + 1, named=True) if keep_states else None,
     )
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from anydepth.errors import IncompatibleTraces
+from anydepth.errors import IncompatibleTraces, MeasureError
 from anydepth.joining import Joined, common_states, join, require_alike
+from anydepth.measures.chance import Chance, chance
 from anydepth.measures.differences import Differences, paired
 from anydepth.measures.similarity import Progress, similarities
 from anydepth.measures.states import States, depth_slices, locate, rows_per_chunk
-from anydepth.result import Trace
+from anydepth.result import Trace, by_field
 from anydepth.store import plain
 from anydepth.tracing import check_measures
 
@@ -55,6 +56,7 @@ class Comparison:
         similarity: by measure, (K_a, K_b), where states were kept.
         similarity_intervals: by measure, (2, K_a, K_b), of those that have them.
         notes: what was left out and why.
+        chance: what CKA would be if the samples of the two had nothing to do with each other, if it was asked for.
 
     Example:
         >>> from anydepth import Trace, trace_states
@@ -72,6 +74,7 @@ class Comparison:
     similarity: Mapping[str, Float64[np.ndarray, "a b"]]
     similarity_intervals: Mapping[str, Float64[np.ndarray, "2 a b"]]
     notes: tuple[str, ...]
+    chance: Chance | None = None
 
     def matches(self, measure: str = "cka") -> tuple[Match | None, ...]:
         """For each depth of the first model the one of the second that is most alike; None where nothing is defined."""
@@ -114,6 +117,7 @@ class Comparison:
             "differences": plain(self.to_frame().to_dict("records")),
             "similarity": plain(self.similarity),
             "similarity_intervals": plain(self.similarity_intervals),
+            "chance": plain(self.chance),
             "notes": self.notes,
         }
 
@@ -126,6 +130,7 @@ def compare(
     despite: Sequence[str] = (),
     names: tuple[str, str] | None = None,
     confidence: float = 0.95,
+    permutations: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -139,7 +144,9 @@ def compare(
         despite: in what they may differ: "data", "tokens"; see `anydepth.joining.CHECKS`.
         names: what to call the two; by default as their models are called.
         confidence: of the intervals.
-        seed: of the draws behind the joint bands.
+        permutations: of the samples, to test whether CKA of the two is more than chance (`measures.chance`); 0 for no
+            test.
+        seed: of the draws behind the joint bands, and of the permutations.
         progress: called with rows done, rows in all, and what is being done.
 
     Raises:
@@ -161,29 +168,21 @@ def compare(
     require_alike(a, b, despite)
     if measures:
         check_measures(measures)
-    joined = join(a, b)
+    wanted = _wanted(a, b, measures)
+    if permutations and "cka" not in wanted:
+        raise MeasureError(f"permutations are to test cka, and what is measured is {', '.join(wanted) or 'nothing'}")
+    joined = join(a, b, despite)
     depths = _matched(a.depth, b.depth)
     differences, values = _differences(a, b, joined, depths, confidence, seed)
     notes = list(joined.notes)
     if a.depth != b.depth:
         notes.append(f"of {a.depth} and {b.depth} blocks: depths are compared by their share of L")
-    kept = a.states is not None and b.states is not None
-    if measures is None and not kept:
+    if measures is None and not wanted:
         notes.append("similarity between the two needs their states: trace with keep_states=True (--keep-states)")
-    similarity: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
-    if measures or (measures is None and kept):
+    across = _Across()
+    if wanted:
         first, second = common_states(a, b)
-        equal = len(set(first.widths) | set(second.widths)) == 1
-        wanted = measures or (("cka", "cosine") if equal else ("cka",))
-        found = similarities(first, wanted, other=second, seed=seed, progress=progress)
-        similarity = {name: one.value for name, one in found.items()}
-        intervals = {
-            name: np.stack([one.low, one.high])
-            for name, one in found.items()
-            if one.low is not None and one.high is not None
-        }
-        notes += [note for one in found.values() for note in one.notes]
+        across = _across(first, second, wanted, permutations, confidence, seed, progress)
         close = _closeness(first, second, depths, confidence, seed)
         values["cosine_to_last"], differences["cosine_to_last"] = close
     if not differences:
@@ -194,10 +193,47 @@ def compare(
         depths=depths,
         differences=differences,
         values=values,
-        similarity=similarity,
-        similarity_intervals=intervals,
-        notes=tuple(dict.fromkeys(notes)),
+        similarity=across.similarity,
+        similarity_intervals=across.intervals,
+        notes=tuple(dict.fromkeys([*notes, *across.notes])),
+        chance=across.chance,
     )
+
+
+@dataclass(frozen=True)
+class _Across:
+    """How alike the depths of two models are."""
+
+    similarity: Mapping[str, Float64[np.ndarray, "a b"]] = field(default_factory=dict)
+    intervals: Mapping[str, Float64[np.ndarray, "2 a b"]] = field(default_factory=dict)
+    chance: Chance | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _wanted(a: Trace, b: Trace, measures: Sequence[str] | None) -> tuple[str, ...]:
+    """What is asked for; if nobody said, what can be had."""
+    if measures is not None:
+        return tuple(measures)
+    if a.states is None or b.states is None:
+        return ()
+    return ("cka", "cosine") if len({*a.states.widths, *b.states.widths}) == 1 else ("cka",)
+
+
+def _across(
+    first: States,
+    second: States,
+    measures: Sequence[str],
+    permutations: int,
+    confidence: float,
+    seed: int,
+    progress: Progress | None,
+) -> _Across:
+    fields = by_field(similarities(first, measures, other=second, seed=seed, progress=progress))
+    tested, notes = None, list(fields["notes"])
+    if permutations:
+        tested = chance(first, second, permutations=permutations, seed=seed, progress=progress)
+        notes.append(f"CKA is {tested.in_words(1 - confidence)}")
+    return _Across(fields["similarity"], fields["similarity_intervals"], tested, tuple(notes))
 
 
 def _matched(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
@@ -270,6 +306,7 @@ def _to_last(states: States) -> Float64[np.ndarray, "n k"]:
         ]
         found.append(np.stack([column.numpy() for column in columns], 1))
     cosines = np.concatenate(found)
+    cosines[:, -1] = np.where(np.isnan(cosines[:, -1]), np.nan, 1.0)  # but for rounding, which is no difference
     cosines[:, list(location.blank)] = np.nan
     return cosines
 

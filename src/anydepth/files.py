@@ -12,6 +12,7 @@ New files are written beside the old ones and take their places together, `trace
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from contextlib import closing, suppress
 from pathlib import Path
@@ -26,11 +27,13 @@ from safetensors import SafetensorError
 from anydepth.errors import MeasureError, TraceFileError
 from anydepth.intact import require_intact, stated
 from anydepth.measures.moments import Moments
-from anydepth.result import ROW_COLUMNS, Rows, Trace
+from anydepth.result import Rows, Trace
 from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json, writing
+from anydepth.workspace import PARTIAL
 
 FORMAT = 1
 _STAGED = ".new"
+_ROWS_AT_ONCE = 4096
 TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
 
 
@@ -74,13 +77,17 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     needed = sum(array.nbytes for array in arrays.values())
     needed += sum(tensor.nbytes for tensor in moments.values()) if moments else 0
     copied = trace.states is not None and not _in_place(trace.states, folder / STATES)
-    needed += trace.states.bytes if trace.states is not None and copied else 0
+    ready = _left_by_a_pass(trace.states, folder)
+    needed += trace.states.bytes if trace.states is not None and copied and ready is None else 0
     require_space(folder, needed, "the trace")
     (staged / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
     if moments:
         (staged / SUMS).write_bytes(safetensors.torch.save(moments))
-    if trace.states is not None and copied:
-        _write_states(trace.states, staged / STATES)
+    states = None
+    if trace.states is not None:
+        if copied:
+            _write_states(trace.states, staged / STATES, ready)
+        states = _about_states((staged if copied else folder) / STATES, trace.states.widths)
     if report:
         trace.report(staged / REPORT)
     content = {
@@ -88,7 +95,7 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
         "names": list(trace.names),
         "provenance": plain(dict(trace.provenance)),
         "notes": list(trace.notes),
-        "states": None if trace.states is None else {"widths": list(trace.states.widths), "rows": trace.states.count},
+        "states": states,
         "files": {name: stated(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
     }
     write_json(staged / TRACE, content)
@@ -99,14 +106,40 @@ def _in_place(states: StoredStates | None, place: Path) -> bool:
     return states is not None and [part.parent.resolve() for part in states.parts] == [place.resolve()]
 
 
-def _write_states(states: StoredStates, staged: Path) -> None:
+def _left_by_a_pass(states: StoredStates | None, folder: Path) -> Path | None:
+    """The file of states that a pass has left in this folder for this trace, which need not be copied."""
+    if states is None or len(states.parts) != 1:
+        return None
+    return states.parts[0] if states.parts[0].resolve().is_relative_to((folder / PARTIAL).resolve()) else None
+
+
+def _about_states(folder: Path, widths: tuple[int, ...]) -> dict[str, Any]:
+    """What `trace.json` says of the states that lie there."""
+    states = StoredStates([folder / "states.npy"], widths, np.load(folder / "sample.npy", allow_pickle=False))
+    return {"widths": list(widths), "rows": states.count, "fingerprint": states.fingerprint}
+
+
+def _write_states(states: StoredStates, staged: Path, ready: Path | None) -> None:
+    """In the order of the samples, which several processes have not left them in."""
     staged.mkdir()
-    # by writes, not through a memory map: where the disk is full, a map ends the process without a word
-    with closing(RowFile(staged / "states.npy", np.float32, sum(states.widths))) as rows:
-        for chunk in states.chunks(4096):
-            rows.append(chunk.numpy())
     groups = np.arange(states.count) if states.groups is None else states.groups
-    np.save(staged / "sample.npy", np.asarray(groups, np.int64))
+    order = np.argsort(groups, kind="stable")
+    in_order = bool((np.diff(order) > 0).all())
+    if not (in_order and ready is not None and _linked(ready, staged / "states.npy")):
+        # by writes, not through a memory map: where the disk is full, a map ends the process without a word
+        with closing(RowFile(staged / "states.npy", np.float32, sum(states.widths))) as rows:
+            for start in range(0, states.count, _ROWS_AT_ONCE):
+                rows.append(states.rows(order[start : start + _ROWS_AT_ONCE]))
+    np.save(staged / "sample.npy", groups[order].astype(np.int64))
+
+
+def _linked(there: Path, here: Path) -> bool:
+    """A second name for a file whose first one is about to go; False where the file system has no such thing."""
+    try:
+        os.link(there, here)
+    except OSError:
+        return False
+    return True
 
 
 def _take_place(part: Path, place: Path) -> None:
@@ -127,7 +160,7 @@ def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
     for group in ("similarity", "similarity_intervals", "quantiles"):
         arrays |= {f"{group}/{name}": np.ascontiguousarray(values) for name, values in getattr(trace, group).items()}
     if trace.rows is not None:
-        arrays |= {f"rows/{name}": np.ascontiguousarray(getattr(trace.rows, name)) for name in ROW_COLUMNS}
+        arrays |= {f"rows/{name}": np.ascontiguousarray(column) for name, column in trace.rows.columns.items()}
     return arrays
 
 
@@ -190,6 +223,11 @@ def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
     states = StoredStates([folder / "states.npy"], tuple(expected["widths"]), None if alone else groups)
     if not states.count == len(groups) == expected["rows"]:
         raise TraceFileError(f"{folder} is truncated: {states.count} rows, expected {expected['rows']}; trace again")
+    if states.fingerprint != expected.get("fingerprint", states.fingerprint):
+        raise TraceFileError(
+            f"{folder} is stale: its states are not those this trace was made of, but of another model or other data; "
+            "trace again with keep_states=True (--keep-states)"
+        )
     return states
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from anydepth.errors import IncompatibleTraces
 from anydepth.result import Trace
 from anydepth.store import StoredStates
+from anydepth.windows import texts_of
 
 CHECKS = {
     "data": "the traces are of different data",
@@ -30,7 +31,8 @@ class Joined:
         samples: how many samples both have.
         first: rows of the first trace's answers, (n,).
         second: those of the second's that go with them.
-        sample: (n,) the sample of each pair of answers.
+        sample: (n,) the sample of each pair of answers; one number for all windows of a text, which are no independent
+            evidence (see `anydepth.windows`).
         notes: what was left out, one sentence each.
     """
 
@@ -74,11 +76,17 @@ def _of(trace: Trace, *keys: str) -> tuple[str, ...]:
     return (str(value),) if value is not None else ()
 
 
-def join(a: Trace, b: Trace) -> Joined:
+def join(a: Trace, b: Trace, despite: Sequence[str] = ()) -> Joined:
     """Match the answers of two traces by sample id, and by position where there are several to a sample.
 
+    Args:
+        a: a trace.
+        b: another.
+        despite: with "data", a sample may have been shown with other content; see `CHECKS`.
+
     Raises:
-        IncompatibleTraces: no sample is in both, one has another label, or answers of a sample are at other positions.
+        IncompatibleTraces: no sample is in both, one has another label or other content, or answers of a sample are at
+            other positions.
     """
     places = {one: index for index, one in enumerate(b.ids)}
     common = [(index, places[one]) for index, one in enumerate(a.ids) if one in places]
@@ -87,12 +95,34 @@ def join(a: Trace, b: Trace) -> Joined:
             f"no sample is in both traces: the first has {_few(a.ids)}, the second {_few(b.ids)}; trace the same data, "
             "or name the column of ids (--id-column)"
         )
+    if "data" not in despite:
+        _require_same_content(a, b, np.array(common, dtype=np.int64))
     notes = []
     if len(common) < max(len(a.ids), len(b.ids)):
         left = f"{len(a.ids):,} of the first trace and {len(b.ids):,} of the second"
         notes.append(f"{len(common):,} samples are in both traces, of {left}: only these are compared")
     first, second, sample = _answers(a, b, np.array(common, dtype=np.int64))
     return Joined(len(common), first, second, sample, tuple(notes))
+
+
+def _require_same_content(a: Trace, b: Trace, common: Int64[np.ndarray, "m 2"]) -> None:
+    """See that ids mean the same samples, where this can be told.
+
+    Models with other tokenizers or image sizes are shown other content of one sample, and then nothing can be told. If
+    the second trace has most samples of the first with the very same content, under whatever id, both were prepared
+    alike, and a sample whose content differs is another one.
+    """
+    if not len(a.digests) or not len(b.digests):
+        return
+    one, other = a.digests[common[:, 0]], b.digests[common[:, 1]]
+    differing = np.flatnonzero(one != other)
+    if len(differing) and 2 * np.isin(one, b.digests).sum() > len(one):
+        named = a.ids[common[differing[0], 0]]
+        raise IncompatibleTraces(
+            f"sample {named!r} is not the same in the two traces, nor are {len(differing) - 1:,} more of "
+            f"{len(common):,}: other data, another order under the same ids, or texts cut at another length; give "
+            "samples ids of their own (--id-column), or compare them all the same (despite=['data'], --despite data)"
+        )
 
 
 def _answers(
@@ -102,8 +132,8 @@ def _answers(
         none = np.empty(0, np.int64)
         return none, none, none
     of_a, of_b = _rows_of(a.rows.sample, len(a.ids)), _rows_of(b.rows.sample, len(b.ids))
-    pairs = []
-    for index, (one, other) in enumerate(common):
+    pairs, texts = [], texts_of([a.ids[one] for one in common[:, 0]])
+    for text, (one, other) in zip(texts, common, strict=True):
         rows_a, rows_b = of_a[one], of_b[other]
         where = a.rows.position[rows_a], b.rows.position[rows_b]
         if not np.array_equal(*where):
@@ -111,12 +141,15 @@ def _answers(
                 f"sample {a.ids[one]!r} is answered at {len(rows_a)} positions in the first trace and {len(rows_b)} in "
                 "the second: answers can be paired only where texts are cut into the same tokens"
             )
-        if not np.array_equal(a.rows.label[rows_a], b.rows.label[rows_b]):
+        labels = a.rows.label[rows_a], b.rows.label[rows_b]
+        wrong = np.flatnonzero((labels[0] != labels[1]) & (labels[0] >= 0) & (labels[1] >= 0))
+        if len(wrong):
+            here, there = (int(found[wrong[0]]) for found in labels)
             raise IncompatibleTraces(
-                f"sample {a.ids[one]!r} has label {a.rows.label[rows_a][0]} in the first trace and "
-                f"{b.rows.label[rows_b][0]} in the second: ids or classes do not mean the same"
+                f"sample {a.ids[one]!r} has label {here} in the first trace and {there} in the second: ids or classes "
+                "do not mean the same"
             )
-        pairs.append(np.stack([rows_a, rows_b, np.full_like(rows_a, index)]))
+        pairs.append(np.stack([rows_a, rows_b, np.full_like(rows_a, text)]))
     first, second, sample = np.concatenate(pairs, axis=1) if pairs else np.empty((3, 0), np.int64)
     return first, second, sample
 
@@ -162,7 +195,7 @@ def common_states(a: Trace, b: Trace) -> tuple[SomeStates, SomeStates]:
     assert b.states is not None
     places = {one: index for index, one in enumerate(b.ids)}
     of_a, of_b = (_rows_of(_samples(states), len(trace.ids)) for states, trace in ((a.states, a), (b.states, b)))
-    first, second = [], []
+    first, second, known = [], [], []
     for index, one in enumerate(a.ids):
         if one not in places:
             continue
@@ -174,8 +207,9 @@ def common_states(a: Trace, b: Trace) -> tuple[SomeStates, SomeStates]:
             )
         first.append(rows_a)
         second.append(rows_b)
-    sizes = [len(rows) for rows in first]
-    groups = None if set(sizes) <= {1} else np.repeat(np.arange(len(sizes)), sizes)
+        known.append(one)
+    texts = np.repeat(texts_of(known), [len(rows) for rows in first])
+    groups = None if len(np.unique(texts)) == len(texts) else texts
     return (
         SomeStates(a.states, np.concatenate(first), groups),
         SomeStates(b.states, np.concatenate(second), groups),

@@ -21,6 +21,7 @@ def compare_folders(
     *,
     measures: Sequence[str] | None = None,
     despite: Sequence[str] = (),
+    permutations: int = 0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Comparison]:
@@ -31,6 +32,7 @@ def compare_folders(
         out: where to write; an earlier comparison there is replaced.
         measures: see `anydepth.comparing.compare`.
         despite: likewise.
+        permutations: likewise.
         seed: likewise.
         progress: likewise.
 
@@ -54,6 +56,7 @@ def compare_folders(
             measures=measures,
             despite=despite,
             names=(names[0], name),
+            permutations=permutations,
             seed=seed,
             progress=progress,
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,9 +19,11 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from anydepth.errors import TraceFileError, one_line
+from anydepth.errors import DataError, TraceFileError, one_line
 
 _HEADER_BYTES = 128
+_LOOKED_AT = 1000  # rows of kept states that a fingerprint is made of
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 class RowFile:
@@ -42,6 +46,11 @@ class RowFile:
     @property
     def _row_bytes(self) -> int:
         return self.dtype.itemsize * (1 if self.columns is None else self.columns)
+
+    @property
+    def bytes(self) -> int:
+        """What the rows take on disk."""
+        return self.rows * self._row_bytes
 
     def append(self, rows: NDArray[Any]) -> None:
         """Add rows; they count from the next `commit` on."""
@@ -100,6 +109,17 @@ class StoredStates:
             here = part == index
             found[here] = rows[which[here] - starts[index]]
         return found
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these states from any others, by some of the rows: at most a thousand, at equal distances."""
+        found = hashlib.blake2b(f"{self.widths} {self.count}".encode(), digest_size=16)
+        some = np.unique(np.linspace(0, max(self.count - 1, 0), _LOOKED_AT).astype(np.int64))[: self.count]
+        for part in np.array_split(some, 10):
+            found.update(self.rows(part).tobytes())
+        groups = np.arange(self.count) if self.groups is None else self.groups
+        found.update(groups.astype(np.int64).tobytes())
+        return found.hexdigest()
 
     @property
     def bytes(self) -> int:
@@ -235,4 +255,26 @@ def in_words(size: int) -> str:
     power = 0
     while size >= 1000 ** (power + 1) and power < 4:
         power += 1
-    return f"{size / 1000**power:.{1 if power else 0}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+    return f"{size / 1000**power:.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def as_bytes(size: int | str, name: str) -> int:
+    """A size as people write it, as a number of bytes; the counterpart of `in_words`.
+
+    Args:
+        size: a number of bytes, or one with a unit of `in_words`, whose powers are of 1,000.
+        name: what the size is of, for the message.
+
+    Raises:
+        DataError: it is no size above 0.
+
+    Example:
+        >>> as_bytes("1.5 GB", "states_limit"), as_bytes(2000, "states_limit")
+        (1500000000, 2000)
+    """
+    units = [unit.lower() for unit in _UNITS]
+    found = re.fullmatch(rf"(\d*\.?\d+) ?({'|'.join(units)}|)", str(size).lower())
+    count = 0 if found is None else round(float(found[1]) * 1000 ** units.index(found[2] or "bytes"))
+    if count < 1:
+        raise DataError(f"{name} is {size!r}, expected a size such as '20GB', or a number of bytes")
+    return count

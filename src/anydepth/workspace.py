@@ -166,6 +166,16 @@ class Workspace:
             for file in self._files.values():
                 letting_go.callback(file.close)
 
+    def discard(self) -> None:
+        """Have what was committed count for nothing: no later pass goes on from here."""
+        self._journal = {}
+        with writing(self.folder):
+            (self.folder / _JOURNAL).unlink(missing_ok=True)
+
+    def bytes_of(self, name: str) -> int:
+        """What the rows of a file take on disk so far."""
+        return self._files[name].bytes if name in self._files else 0
+
     def read(self, name: str) -> NDArray[Any] | None:
         """The rows of a file, memory-mapped; None if nothing was ever written to it."""
         if name not in self._files:
