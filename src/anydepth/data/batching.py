@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from anydepth.data.columns import describe, type_name
-from anydepth.data.inputs import image_inputs, text_inputs, word_labels
+from anydepth.data.inputs import Padding, image_inputs, text_inputs, word_labels
 from anydepth.data.labels import labels_of
 from anydepth.data.loading import LoadedData
+from anydepth.data.windowed import Windows, windows_of
 from anydepth.errors import DataError
 from anydepth.loaded import LoadedModel
 
@@ -25,15 +27,17 @@ class Batches:
     """A sized iterable of batches that can be gone through again and again.
 
     Each batch is a dict on the CPU: the model's own inputs, "id" (an int64 tensor, or a list of strings), and "labels"
-    (an int64 tensor, (B,) or (B, T) for a tagger) where there are any.
+    (an int64 tensor, (B,) or (B, T) for a tagger) where there are any. A language model's labels are its own tokens:
+    they are given only where windows overlap, with -100 at what an earlier window tells.
 
     Attributes:
         data: the rows.
         model: the model that takes them.
-        batch_size: rows in a batch; the last may have fewer.
-        max_length: tokens at which texts are cut; None for images.
+        batch_size: rows (or windows) in a batch; the last may have fewer.
+        max_length: most tokens of a row, or window; None for images.
         labels: class of each row, for a tagger of each word of each row; None where there are none.
         notes: what a reader of the results should know, one sentence each.
+        windows: what the batches hold instead of rows, where texts are read in windows.
     """
 
     data: LoadedData
@@ -42,13 +46,19 @@ class Batches:
     max_length: int | None
     labels: Sequence[Any] | None
     notes: tuple[str, ...]
+    windows: Windows | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size)
+        return -(-self._samples // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(self.data), self.batch_size):
-            yield self._batch(range(start, min(start + self.batch_size, len(self.data))))
+        make = self._batch if self.windows is None else partial(_windowed, self.windows, Padding.of(self.model))
+        for start in range(0, self._samples, self.batch_size):
+            yield make(range(start, min(start + self.batch_size, self._samples)))
+
+    @property
+    def _samples(self) -> int:
+        return len(self.data if self.windows is None else self.windows)
 
     def _batch(self, indices: range) -> dict[str, Any]:
         part = slice(indices.start, indices.stop)
@@ -66,6 +76,10 @@ class Batches:
         return batch
 
 
+def _windowed(windows: Windows, pad: Padding, indices: range) -> dict[str, Any]:
+    return {**pad(windows.examples(indices)), "id": list(windows.ids[indices.start : indices.stop])}
+
+
 def batches(
     data: LoadedData,
     model: LoadedModel,
@@ -73,8 +87,15 @@ def batches(
     batch_size: int,
     max_length: int | None = None,
     labels: bool = True,
+    stride: int | None = None,
+    pack: bool = False,
 ) -> Batches:
     """Make loaded data into what a loaded model takes. All texts and labels are checked before any is run.
+
+    A text is a sample, and cut where the model's length ends, unless a causal language model reads it in windows: with
+    `stride`, a longer text becomes several; with `pack`, all texts are joined and cut. Each token with one before it
+    then counts in exactly one window. A window is a sample, called as the text it starts in and the token it starts at:
+    'cp26[64:]' (see `anydepth.windows`).
 
     Args:
         data: from `anydepth.data.load`.
@@ -82,14 +103,24 @@ def batches(
         batch_size: rows in a batch.
         max_length: cut texts at so many tokens; by default at what the model takes, a language model's at 1,024.
         labels: give labels with the batches, where the model has a classifier and the data have labels.
+        stride: tokens from the start of a window to that of the next: 1 to `max_length` - 1. A token has at least
+            `max_length` - `stride` others before it, or all there are.
+        pack: join texts, each closed by the end token where the tokenizer has one, into full windows. Without
+            `stride`, a window begins with the last token of the one before.
 
     Raises:
-        DataError: no column of the kind the model takes, a text missing, a setting out of range.
+        DataError: no column of the kind the model takes, a text missing, a setting out of range, or windows for what
+            is no causal language model with labels.
         LabelError: a label is missing, or no class of the classifier.
     """
     if batch_size < 1:
         raise DataError(f"batch size is {batch_size}, expected at least 1")
     notes: list[str] = []
+    if stride is not None or pack:
+        _require_windows(model, labels)
+        data, size = with_text(data, model, notes), text_length(model, max_length)
+        windows = windows_of(data, model, size, stride, pack=pack)
+        return Batches(data, model, batch_size, size, None, (*notes, *windows.notes), windows)
     if model.kind == "text":
         data = with_text(data, model, notes)
         max_length = text_length(model, max_length)
@@ -100,6 +131,20 @@ def batches(
         raise DataError(f"'{model.name}' takes tensors: give batches of your own")
     found = labels_of(data, model, notes) if labels else None
     return Batches(data, model, batch_size, max_length, found, tuple(notes))
+
+
+def _require_windows(model: LoadedModel, labels: bool) -> None:
+    """See that a model can be asked window by window."""
+    if model.task != "causal-lm":
+        raise DataError(
+            f"'{model.name}' ({model.task}) answers for a sample as a whole: windows (stride, pack; --stride, --pack) "
+            "are for causal language models"
+        )
+    if not labels:
+        raise DataError(
+            "windows (stride, pack; --stride, --pack) overlap, and labels say which of them counts a token: expected "
+            "labels=True (no --no-labels)"
+        )
 
 
 def _require(data: LoadedData, kind: str) -> str:

@@ -5,24 +5,22 @@ Examples are made the way `batches` makes what a trace reads, so that a model is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, default_collate
 
 from anydepth.data.batching import Batches, batches, text_length, with_text
-from anydepth.data.columns import describe, is_words
-from anydepth.data.inputs import check_vocabulary, images_of, pixel_input, text_inputs, word_labels
+from anydepth.data.columns import describe
+from anydepth.data.inputs import Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
 from anydepth.data.loading import LoadedData, Wanted, draw
 from anydepth.data.sources import choose_split, splits, training_splits
 from anydepth.errors import DataError, LabelError
 from anydepth.loaded import LoadedModel
-from anydepth.tokens import IGNORED
 
 Example = dict[str, Tensor]
 HELD_OUT = 0.1
@@ -152,7 +150,7 @@ def examples(data: LoadedData, model: LoadedModel, *, max_length: int | None = N
         raise LabelError(f"'{model.name}' learns from labels, and there are none: {found.notes[-1]}")
     if model.kind == "image":
         return Examples(_Images(found), default_collate, found.notes)
-    return Examples(_texts(found), _Padding.of(model), found.notes)
+    return Examples(_texts(found), Padding.of(model), found.notes)
 
 
 # --- Texts ----------------------------------------------------------------------------------------------------------
@@ -196,59 +194,19 @@ def _texts(found: Batches) -> _Texts:
 def _packed(data: LoadedData, model: LoadedModel, max_length: int | None) -> Examples:
     """Texts one after the other, an end token after each, cut into blocks; the last block may be shorter."""
     notes: list[str] = []
-    data, text = with_text(data, model, notes), data.columns.text
-    words = is_words(data.dataset.features[text])
-    length = text_length(model, max_length)
-    end = model.processor.eos_token_id
-    found: list[Tensor] = []
-    for start in range(0, len(data), _AT_ONCE):
-        texts = data.dataset[start : start + _AT_ONCE][text]
-        # told nothing of length, since a text may be longer than a block
-        for ids in model.processor(texts, is_split_into_words=words, verbose=False)["input_ids"]:
-            closed = ids if end is None or (ids and ids[-1] == end) else [*ids, end]
-            found.append(torch.tensor(closed, dtype=torch.int32))
-    ids = torch.cat(found)
+    data = with_text(data, model, notes)
+    length, end = text_length(model, max_length), model.processor.eos_token
+    ids = tokens_of(data, model, ended=True).ids
     if len(ids) < 2:
         raise DataError(f"'{data.name}' holds {len(ids)} tokens, expected at least two: one to learn from another")
-    check_vocabulary(int(ids.max()), model)
     if len(ids) % length == 1:
         ids = ids[:-1]  # a block of one token has no next one to tell
     ends = torch.arange(length, len(ids) + length, length).clamp(max=len(ids))
-    closing = "" if end is None else f", each ended by {model.processor.eos_token}"
+    closing = "" if end is None else f", each ended by {end}"
     blocks = "1 block" if len(ends) == 1 else f"{len(ends):,} blocks"
     notes.append(f"{len(data):,} texts{closing}, packed into {blocks} of {length:,} tokens")
     columns = {"input_ids": ids, "labels": ids}
-    return Examples(_Texts(columns, ends, None), _Padding.of(model), tuple(notes))
-
-
-@dataclass(frozen=True)
-class _Padding:
-    """Texts of differing lengths as one batch, padded on the right as `text_inputs` pads."""
-
-    token: int
-    masked: bool
-    """Whether the model takes a mask."""
-
-    @classmethod
-    def of(cls, model: LoadedModel) -> _Padding:
-        import inspect
-
-        masked = "attention_mask" in inspect.signature(model.model.forward).parameters
-        return cls(model.processor.pad_token_id, masked)
-
-    def __call__(self, found: list[Example]) -> Example:
-        fill = {"input_ids": self.token, "labels": IGNORED}
-        batch: Example = {}
-        for name in found[0]:
-            values = [example[name] for example in found]
-            batch[name] = torch.stack(values) if values[0].ndim == 0 else _side_by_side(values, fill.get(name, 0))
-        if self.masked:
-            batch["attention_mask"] = _side_by_side([torch.ones_like(one["input_ids"]) for one in found], 0)
-        return batch
-
-
-def _side_by_side(values: Sequence[Tensor], fill: int) -> Tensor:
-    return pad_sequence(list(values), batch_first=True, padding_value=fill)
+    return Examples(_Texts(columns, ends, None), Padding.of(model), tuple(notes))
 
 
 # --- Images ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import altair as alt
 import numpy as np
 
 from anydepth.comparing import Comparison
+from anydepth.measures.chance import Chance
 from anydepth.measures.differences import Differences
 from anydepth.report import encodings as enc
 from anydepth.report import html
@@ -93,26 +94,37 @@ def cross_map(one: Comparison, measure: str, domain: Domain) -> Chart:
         domain: the values the colours span.
     """
     value, title = one.similarity[measure], measure_title(measure)
+    tested = one.chance if measure == "cka" else None
     values = [
         {
             "a": a,
             "b": b,
             "value": number(value[a, b]),
             "text": plain(value[a, b]) if np.isfinite(value[a, b]) else "undefined",
+            "chance": "" if tested is None else _by_chance(tested, a, b),
         }
         for a in range(value.shape[0])
         for b in range(value.shape[1])
     ]
+    tooltip = [alt.Tooltip("a:O", title=one.names[0]), alt.Tooltip("b:O", title=one.names[1]), alt.Tooltip("text:N")]
+    if tested is not None:
+        tooltip.append(alt.Tooltip("chance:N", title="by chance"))
     base = alt.Chart(enc.data(values)).encode(
         x=alt.X("a:O", title=f"depth of {one.names[0]}", axis=enc.band_axis()),
         y=alt.Y("b:O", title=f"depth of {one.names[1]}", sort="descending", axis=enc.band_axis()),
-        tooltip=[alt.Tooltip("a:O", title=one.names[0]), alt.Tooltip("b:O", title=one.names[1]), "text:N"],
+        tooltip=tooltip,
     )
     blank = base.transform_filter("datum.value === null").mark_rect(style="blank")
     known = base.transform_filter("datum.value !== null").mark_rect().encode(color=enc.similarity_colour(domain))
     return enc.titled(
         enc.layered(blank, known), sentence(title), "", f"Map: {title} of every depth of one model with every other."
     )
+
+
+def _by_chance(tested: Chance, a: int, b: int) -> str:
+    if not np.isfinite(tested.p[a, b]):
+        return "undefined"
+    return f"below {plain(tested.high[a, b])} in 95% of permutations; p = {plain(tested.p[a, b])} for all pairs"
 
 
 def trend(traces: Mapping[str, Source], found: Sequence[Comparison]) -> Chart:
@@ -215,7 +227,8 @@ def _matched(one: Comparison, measure: str) -> str:
     if not found:
         return "Nothing is defined between the two."
     told = ", ".join(f"{depth} → {match.depth}" for depth, match in found)
-    return f"Most alike, depth by depth of {one.names[0]}: {told}."
+    said = f"Most alike, depth by depth of {one.names[0]}: {told}."
+    return said if measure != "cka" or one.chance is None else f"{said} {sentence(one.chance.in_words())}."
 
 
 def _over(traces: Mapping[str, Source], found: Sequence[Comparison]) -> Section | None:

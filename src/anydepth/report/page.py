@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from anydepth.errors import MeasureError
-from anydepth.report import charts, html, rows, theory, words
+from anydepth.lens import Lens
+from anydepth.report import charts, html, lens, positions, rows, theory, words
+from anydepth.report.agreeing import agreeing
 from anydepth.report.charts import MAIN
 from anydepth.report.sections import Figure, Section, figure, flat
 from anydepth.report.source import Source, Sources, named
@@ -47,6 +49,7 @@ def write(
     path: str | Path,
     labels: Sequence[str] | None = None,
     theories: Sequence[Theory] = (),
+    lenses: Sequence[Lens] = (),
 ) -> Path:
     """Write the report of one trace, or of several side by side.
 
@@ -55,6 +58,7 @@ def write(
         path: where to, its folder made if missing; an existing file is replaced at once or not at all.
         labels: how to call the traces; by default as their models are called.
         theories: of the traces, one each, for a section on them.
+        lenses: texts looked at, for a section on each.
 
     Returns:
         The path.
@@ -64,7 +68,7 @@ def write(
         TraceFileError: the file cannot be written; nothing is left behind.
     """
     shown = label(traces, labels)
-    content = render(shown, dict(zip(shown, theories, strict=True)) if theories else {})
+    content = render(shown, dict(zip(shown, theories, strict=True)) if theories else {}, lenses)
     return html.save(content, Path(path))
 
 
@@ -82,17 +86,20 @@ def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict
     return unique
 
 
-def render(traces: Sources, theories: Mapping[str, Theory] | None = None) -> str:
+def render(traces: Sources, theories: Mapping[str, Theory] | None = None, lenses: Sequence[Lens] = ()) -> str:
     """The page as text."""
     theories = theories or {}
+    told = [positions.section(trace, _tag(traces, name)) for name, trace in traces.items()]
     tested = [theory.section(one, traces[name].names, _tag(traces, name)) for name, one in theories.items()]
+    read = [lens.section(one) for one in lenses]
     tables = {f"Theory of {name}, by depth": theory.table(one, traces[name].names) for name, one in theories.items()}
+    sections = (_answer(traces), *told, _likeness(traces), *tested, *read)
     return html.page(
         title=" and ".join(traces),
         eyebrow="Traced by depth",
         fine=_WORDS if all("model" in trace.provenance for trace in traces.values()) else "",
         shown={name: (words.what(trace), words.findings(trace)) for name, trace in traces.items()},
-        sections=[section for section in (_answer(traces), _likeness(traces), *tested) if section is not None],
+        sections=[section for section in sections if section is not None],
         numbers={f"Every depth of {name}": numbers(trace) for name, trace in traces.items()} | tables,
         notes_title="What is blank, and what was chosen",
         notes={name: notes for name, trace in traces.items() if (notes := _notes(trace, theories.get(name)))},
@@ -167,7 +174,7 @@ def _likeness(traces: Sources) -> Section | None:
     if any("cosine" in trace.quantiles for trace in traces.values()):
         note = "Line in the box: median over samples. Box: the middle half. Whiskers: 5th to 95th percentile."
         figures += [figure(charts.spread(traces, "cosine", side), note) for side in ("last", "next")]
-    found = {name: words.agreement(trace) for name, trace in traces.items()}
+    found = {name: agreeing(trace) for name, trace in traces.items()}
     more = tuple(_maps(traces, tuple(name for name in measures if name not in main)))
     agreements = {name: value for name, value in found.items() if value is not None}
     return Section("How alike the depths are", tuple(figures), tuple(_maps(traces, main)), agreements, more)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from anydepth.report import words
 from anydepth.report.encodings import Chart
 from anydepth.report.tables import Table
 
@@ -22,13 +21,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Agreeing:
+    """How well the measures of a trace agree: two of them in words, all of them as a map."""
+
+    title: str
+    pearson: str
+    spearman: str
+    meaning: str
+    map: Figure | None  # where there are more than two measures
+
+
+@dataclass(frozen=True)
 class Section:
     """Figures under one heading."""
 
     title: str
     figures: tuple[Figure, ...]
     maps: tuple[Figure, ...] = ()  # come first, and then how well they agree
-    agreements: Mapping[str, words.Agreement] = field(default_factory=dict)
+    agreements: Mapping[str, Agreeing] = field(default_factory=dict)
     more: tuple[Figure, ...] = ()  # behind a disclosure
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from anydepth.errors import MeasureError
+from anydepth.measures.agreement import Agreement
 
 
 @runtime_checkable
@@ -56,8 +57,8 @@ class Source(Protocol):
     def by_class(self) -> Any:
         """Data frame of class, count, depth, accuracy, saturated."""
 
-    def measure_agreement(self) -> Mapping[str, Any]:
-        """Correlations of cosine and CKA over the pairs of different depths."""
+    def measure_agreement(self) -> Mapping[tuple[str, str], Agreement]:
+        """Names of two measures → how well they agree over the pairs of different depths."""
 
 
 Sources = Mapping[str, Source]  # label → trace, in the order they are shown
