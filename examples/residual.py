@@ -126,9 +126,9 @@ def told(kind: str, traces: Sequence[ad.Trace]) -> str:
     lines += [
         f"  {name:<15}{' '.join(f'{value:6.2f}' for value in np.mean(of, axis=0))}" for name, of in curves.items()
     ]
-    agreements = [trace.measure_agreement() for trace in traces]
-    for name in ("spearman", "pearson"):
-        lines.append(f"  cosine and CKA, {name}: {spread([found[name][0] for found in agreements])}")
+    agreements = [trace.measure_agreement()["cosine", "cka"] for trace in traces]
+    lines.append(f"  cosine and CKA, spearman: {spread([found.spearman[0] for found in agreements])}")
+    lines.append(f"  cosine and CKA, pearson: {spread([found.pearson[0] for found in agreements])}")
     apart = [float(np.abs(trace.similarity["cosine"] - trace.similarity["cka"])[:, -1].max()) for trace in traces]
     return "\n".join([*lines, f"  furthest apart, to last: {spread(apart)}"])
 

@@ -4,10 +4,13 @@ The numbers hang together as in a real trace: states that drift towards their cl
 intervals computed from them by the shortest formula there is.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+
+from anydepth.measures.agreement import Agreement
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 HOSTILE = "</script><script>alert(1)</script>"
@@ -62,14 +65,21 @@ class FakeTrace:
         return self.classes
 
     def measure_agreement(self):
-        below = np.tril_indices(self.depth + 1, -1)
-        a, b = self.similarity["cosine"][below], self.similarity["cka"][below]
-        known = np.isfinite(a) & np.isfinite(b)
-        a, b, pairs = a[known], b[known], int(known.sum())
-        if pairs < 4:
-            return {"pearson": (np.nan,) * 3, "spearman": (np.nan,) * 3, "pairs": pairs}
-        ranks = [np.argsort(np.argsort(x)).astype(float) for x in (a, b)]
-        return {"pearson": _correlation(a, b), "spearman": _correlation(*ranks), "pairs": pairs}
+        return {
+            pair: _agreement(*(self.similarity[name] for name in pair))
+            for pair in itertools.combinations(self.similarity, 2)
+        }
+
+
+def _agreement(a, b):
+    below = np.tril_indices(len(a), -1)
+    a, b = a[below], b[below]
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b, pairs = a[known], b[known], int(known.sum())
+    if pairs < 4:
+        return Agreement((np.nan,) * 3, (np.nan,) * 3, pairs)
+    ranks = [np.argsort(np.argsort(x)).astype(float) for x in (a, b)]
+    return Agreement(_correlation(a, b), _correlation(*ranks), pairs)
 
 
 def _correlation(a, b):

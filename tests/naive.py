@@ -124,6 +124,12 @@ class Answers:
     def confidence(self) -> np.ndarray:
         return self.probability.max(-1).mean(0)
 
+    def entropies(self) -> np.ndarray:
+        return np.array([[-sum(p * np.log(p) for p in shares if p > 0) for shares in row] for row in self.probability])
+
+    def entropy(self) -> np.ndarray:
+        return self.entropies().mean(0)
+
     def agreement(self) -> np.ndarray:
         return np.array([np.mean(column == self.prediction[:, -1]) for column in self.prediction.T])
 
@@ -186,7 +192,8 @@ def same(one: Any, other: Any, tolerance: float = 0.0) -> None:
     if one.rows is not None and other.rows is not None:
         for name in ("sample", "label", "prediction"):
             assert np.array_equal(getattr(one.rows, name), getattr(other.rows, name)), name
-        for name in ("cross_entropy", "confidence"):
+        assert one.rows.columns.keys() == other.rows.columns.keys()
+        for name in one.rows.columns.keys() & {"cross_entropy", "confidence", "entropy"}:
             np.testing.assert_allclose(
                 getattr(one.rows, name), getattr(other.rows, name), atol=tolerance, rtol=0, err_msg=name
             )

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import checkpoints
@@ -19,6 +20,7 @@ from naive import same
 from PIL import Image
 
 import anydepth.collect
+import anydepth.room
 from anydepth.result import Trace
 
 ROWS = 24
@@ -184,7 +186,7 @@ def test_where_it_goes_if_nobody_says(command: Command, assets: Path) -> None:
 
 
 OPTIONS: dict[str, tuple[list[str], Callable[[Trace], bool]]] = {
-    "no labels": (["--no-labels"], lambda t: t.statistics == ("confidence", "agreement")),
+    "no labels": (["--no-labels"], lambda t: t.statistics == ("confidence", "entropy", "agreement")),
     "tokens": (["--tokens", "mean"], lambda t: t.provenance["tokens"] == "mean"),
     "readout none": (["--readout", "none"], lambda t: t.rows is None and t.provenance["readout"] is None),
     "readout raw": (["--readout", "raw"], lambda t: any("raw" in note for note in t.notes)),
@@ -207,9 +209,37 @@ def test_options_do_what_they_say(option: str, command: Command, monkeypatch: py
     monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     arguments, holds = OPTIONS[option]
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", *arguments)
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    if option != "states":  # whose size is told beforehand
+        assert done.err == ""
     assert holds(Trace.load("out"))
     assert ("states" in names_in("out")) == (option == "states")
+
+
+def test_what_kept_states_take_is_told_warned_of_and_limited(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
+    arguments = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--keep-states")
+    done = command(*arguments)
+    first, *_ = done.err.splitlines()
+    taken = Trace.load("out").states
+    assert taken is not None
+    assert re.fullmatch(r"1/1 batches, about [\d.]+ kB of states", first)
+    assert first.split("about ")[1].startswith(f"{taken.bytes / 1000:.1f}")
+    assert (command(*arguments, "--json").status, command(*arguments, "--json").err) == (0, "")
+    done = command(*arguments, "--states-limit", "1kB")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("anydepth: the states take about ")
+    assert done.err.count("\n") == 1
+    done = command(*arguments, "--states-limit", "lots")
+    assert done.err == "anydepth: --states-limit is 'lots', expected a size such as '20GB', or a number of bytes\n"
+    usage = SimpleNamespace(free=taken.bytes * 3 // 2)
+    monkeypatch.setattr(anydepth.room, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
+    done = command(*arguments, "--json")
+    assert done.status == 0
+    assert re.fullmatch(
+        r"anydepth: the states take about .* more than half of the .*: a smaller --limit .*\n", done.err
+    )
+    assert json.loads(done.out)["out"] == "out"
 
 
 def test_no_result_depends_on_the_batch_size(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,25 @@ from browser import Browser
 from commanding import Command, in_folder
 from test_comparing import COUNT, traced
 
+import anydepth as ad
+
 
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three traces of the same images, the last of a deeper model; read only."""
+    """Three traces of the same images, the last of a deeper model, and some that went wrong; read only."""
     root = tmp_path_factory.mktemp("traces")
     order = list(range(COUNT))
     traced(root / "one", 0, order)
     traced(root / "two", 1, order)
     traced(root / "deep", 2, order, blocks=5)
+    for name in ("turned", "cut", "mixed", "future"):
+        shutil.copytree(root / "two", root / name)
+    os.truncate(root / "cut" / "states" / "states.npy", 1000)
+    shutil.copy(root / "one" / "states" / "states.npy", root / "mixed" / "states" / "states.npy")
+    content = json.loads((root / "future" / "trace.json").read_text())
+    (root / "future" / "trace.json").write_text(json.dumps(content | {"format": 99}))
+    turned = ad.Trace.load(root / "turned")
+    replace(turned, ids=turned.ids[::-1]).save(root / "turned")
     return root
 
 
@@ -50,6 +63,10 @@ def test_for_machines(command: Command) -> None:
     assert len(found[1]["similarity"]["cka"][0]) == 6
     assert {row["statistic"] for row in found[0]["differences"]} >= {"accuracy", "settled", "cosine_to_last"}
     assert json.loads(Path("three/compare.json").read_text())["comparisons"] == found
+    tested = command("compare", "~one", "~two", "--permutations", "19", "--out", "three", "--json")
+    chance = json.loads(tested.out)["comparisons"][0]["chance"]
+    assert (chance["permutations"], chance["samples"], chance["p"][3][3]) == (19, COUNT, 0.05)
+    assert found[0]["chance"] is None
     bare = json.loads(command("compare", "~one", "~two", "--measures", "none", "--json").out)["comparisons"][0]
     assert bare["similarity"] == {}
 
@@ -61,14 +78,31 @@ def test_for_machines(command: Command) -> None:
         (("~one", "nowhere"), "nowhere/trace.json does not exist"),
         (("~one", "~two", "--despite", "luck"), "traces can be compared despite data, tokens, not despite 'luck'"),
         (("~one", "~two", "--measures", "likeness"), "unknown measure 'likeness', expected some of cosine"),
+        (("~one", "~two", "--permutations", "5"), "5 permutations can show nothing at 5 %: expected at least 19"),
+        (
+            ("~one", "~two", "--measures", "none", "--permutations", "99"),
+            "permutations are to test cka, and what is measured is nothing",
+        ),
+        (("~one", "~turned"), "sample 'image 0' is not the same in the two traces, nor are 59 more of 60: other data,"),
+        (("~one", "~cut"), "{assets}/cut/states/states.npy cannot be read as kept states"),
+        (("~one", "~mixed"), "{assets}/mixed/states is stale: its states are not those this trace was made of"),
+        (("~one", "~future"), "{assets}/future is of format 99, and this anydepth reads up to 1: upgrade anydepth"),
     ],
 )
-def test_bad_input(command: Command, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input(command: Command, assets: Path, arguments: tuple[str, ...], message: str) -> None:
     done = command("compare", *arguments, "--out", "both")
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith(f"anydepth: {message}")
+    assert done.err.startswith(f"anydepth: {message.format(assets=assets)}")
     assert done.err.count("\n") == 1
     assert not Path("both").exists()
+
+
+def test_content_may_differ_if_the_user_knows_better_and_labels_may_not(command: Command) -> None:
+    done = command("compare", "~one", "~turned", "--despite", "data", "--measures", "none")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(
+        "anydepth: sample 'image 0' has label 0 in the first trace and 1 in the second: ids or cl"
+    )
 
 
 def test_what_is_there_is_not_overwritten(command: Command) -> None:

@@ -41,6 +41,32 @@ def test_extreme_logits_stay_finite_and_masked_classes_are_impossible() -> None:
     torch.testing.assert_close(rows.cross_entropy, torch.tensor([0.0, np.log(2), 0.0]).double(), rtol=0, atol=1e-7)
 
 
+@settings(deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.integers(1, 9),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_entropy_is_that_of_the_definition(dtype: torch.dtype, classes: int, seed: int, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = (30 * torch.rand(classes, generator=generator) * torch.randn(6, classes, generator=generator)).to(dtype)
+    if masked:
+        logits[:, 1::2] = -torch.inf
+    given = logits.clone()
+    found = readout_rows(logits).entropy
+    expected = torch.special.entr(logits.double().softmax(1)).sum(1)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert (found >= 0).all()
+    assert torch.equal(logits, given)
+
+
+def test_entropy_at_its_ends() -> None:
+    found = readout_rows(torch.tensor([[7.0, 7.0, 7.0, 7.0], [1e30, 0.0, 0.0, -torch.inf], [torch.nan, 0.0, 0.0, 0.0]]))
+    assert found.entropy[:2].tolist() == pytest.approx([np.log(4), 0.0])
+    assert found.entropy[2].isnan()
+
+
 def test_logits_that_are_not_numbers_make_no_prediction() -> None:
     rows = readout_rows(torch.tensor([[torch.nan, 1.0], [torch.inf, 1.0], [0.0, 1.0]]), torch.tensor([1, 1, 1]))
     assert rows.prediction.tolist() == [-1, -1, 1]
@@ -59,12 +85,13 @@ def test_pieces_give_the_same_rows(monkeypatch) -> None:
     pieces = readout_rows(logits, labels)
     assert torch.equal(whole.prediction, pieces.prediction)
     assert torch.equal(whole.cross_entropy, pieces.cross_entropy)
+    torch.testing.assert_close(whole.entropy, pieces.entropy)
     assert readout_rows(logits).cross_entropy is None
 
 
 def test_no_rows_are_no_rows() -> None:
     rows = readout_rows(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
-    assert len(rows.prediction) == len(rows.confidence) == len(rows.cross_entropy) == 0
+    assert len(rows.prediction) == len(rows.confidence) == len(rows.entropy) == len(rows.cross_entropy) == 0
 
 
 def test_labels_out_of_range_are_named() -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from anydepth import trace_states
 from anydepth.errors import MeasureError, TraceFileError
+from anydepth.measures.agreement import Agreement
 from anydepth.report import charts, html, page, rows, tables, theme, words
+from anydepth.report.agreeing import agreeing
 from anydepth.report.source import Source
 
 TAGS = {
@@ -235,26 +237,62 @@ def test_least_alike_neighbours():
 @pytest.mark.parametrize(
     ("low", "verdict"),
     [
-        (0.95, "almost the same"),
-        (0.75, "much the same"),
-        (0.4, "in tendency"),
-        (0.1, "weakly"),
+        (0.95, "put the pairs in almost the same"),
+        (0.75, "put the pairs in much the same"),
+        (0.4, "agree in tendency"),
+        (0.1, "agree weakly"),
         (-0.5, "do not clearly"),
     ],
 )
 def test_the_verdict_on_agreement_rests_on_the_lower_end(low, verdict, monkeypatch):
-    found = {"pearson": (0.99, 0.98, 0.995), "spearman": (0.97, low, 0.99), "pairs": 10}
-    monkeypatch.setattr(fake_trace.FakeTrace, "measure_agreement", lambda self: found)
-    agreement = words.agreement(fake_trace.plausible())
-    assert verdict in agreement.meaning
+    one = Agreement(pearson=(0.99, 0.98, 0.995), spearman=(0.97, low, 0.99), pairs=10)
+    monkeypatch.setattr(fake_trace.FakeTrace, "measure_agreement", lambda self: {("cka", "cosine"): one})
+    agreement = agreeing(fake_trace.plausible())
+    assert f"Over the 10 pairs of different depths, CKA and cosine {verdict}" in agreement.meaning
+    assert agreement.title == "Do CKA and cosine agree?"
     assert agreement.pearson == "0.990 (0.980 to 0.995)"
+    assert agreement.map is None
+    assert "Of all measures" not in agreement.meaning
+
+
+def test_of_several_measures_the_page_tells_which_agree_best_and_least():
+    trace = fake_trace.plausible()
+    found, agreement = trace.measure_agreement(), agreeing(trace)
+    assert agreement.title == "Do cosine and CKA agree?"
+    ranked = sorted(found, key=lambda pair: found[pair].spearman[0])
+    assert set(ranked[-1]) == {"cosine", "cosine_raw"}, "the one is a straight-line function of the other"
+    said = agreement.meaning.partition(" Of all measures here, ")[2]
+    best, least = (f"{found[pair].spearman[0]:.3f} (" for pair in (ranked[-1], ranked[0]))
+    assert said.startswith(f"cosine and cosine_raw agree best, {best}")
+    assert f"; {' and '.join(ranked[0])} least, {least}" in said
+    cells = agreement.map.spec["data"]["values"]
+    assert len(cells) == 4 * 3
+    for row in cells:
+        one = found.get((row["a"], row["b"])) or found[row["b"], row["a"]]
+        assert row["value"] == one.spearman[0]
+        assert row["Pearson"].startswith(f"{one.pearson[0]:.3f} (")
+    table = agreement.map.table
+    assert table.columns == ("Spearman", "cosine", "cosine_raw", "cka")
+    assert [len(row) for row in table.rows] == [2, 3, 4]
+    assert table.rows[1][2].value == found["cosine_raw", "cka"].spearman[0]
 
 
 def test_undefined_agreement_says_so():
-    assert "0 pairs" in words.agreement(fake_trace.tiny()).meaning
+    agreement = agreeing(fake_trace.tiny())
+    assert "0 pairs" in agreement.meaning
+    assert agreement.map.table.rows[-1][3].why == "too few pairs of depths, or one measure is the same for all"
     trace = fake_trace.plausible()
-    del trace.similarity["cka"]
-    assert words.agreement(trace) is None
+    for name in ("cka", "cosine_raw", "cka_biased"):
+        del trace.similarity[name]
+    assert agreeing(trace) is None
+
+
+def test_the_page_holds_how_well_measures_agree():
+    text = page.render({"one": fake_trace.plausible()})
+    assert text.count("Do cosine and CKA agree?") == 1
+    assert "Which measures agree" in text
+    both = page.render({"one": fake_trace.plausible(), "other": fake_trace.features_only()})
+    assert "Do cosine and CKA agree? other" in both
 
 
 # --- Colours ------------------------------------------------------------------------------------------------
@@ -520,7 +558,7 @@ def test_several_traces_share_curves_and_keep_their_maps():
     found = read(first, second)
     assert {row["trace"] for row in found.spec("depth", "low")} == {"small-vit", "other"}
     maps = [spec for spec in found.specs if {"a", "b"} <= spec.get("data", {"values": [{}]})["values"][0].keys()]
-    assert len(maps) == 8  # four measures of each, two of them folded away
+    assert len(maps) == 8 + 2  # four measures of each, two of them folded away; how well they agree, for each
     assert "Cosine, other" in "".join(found.words)
 
 

@@ -8,7 +8,7 @@ from browser import Browser
 
 from anydepth.report import charts, page, theme
 
-FIGURES = {"plausible": 12, "features_only": 5, "arrays": 5, "blank_first": 12, "tiny": 12, "hostile": 12, "two": 16}
+FIGURES = {"plausible": 13, "features_only": 6, "arrays": 6, "blank_first": 13, "tiny": 13, "hostile": 13, "two": 18}
 LIGHT, DARK = theme.config()["mark"]["color"], theme.config(dark=True)["mark"]["color"]
 LINE_COLOUR = "document.querySelector('.chart .mark-line path').getAttribute('stroke')"
 

@@ -37,6 +37,7 @@ def trace_of(found: naive.Answers, *, labels: bool = True, **fields: Any) -> Tra
         prediction=found.prediction.astype(np.int32),
         cross_entropy=nats.astype(np.float32),
         confidence=found.probability.max(-1).astype(np.float32),
+        entropy=found.entropies().astype(np.float32),
     )
     return Trace(
         names=tuple(map(str, range(DEPTHS))),
@@ -85,15 +86,27 @@ def test_right_nowhere_is_nan_not_zero() -> None:
 
 def test_without_labels() -> None:
     trace = trace_of(answers(), labels=False)
-    assert trace.statistics == ("confidence", "agreement")
+    assert trace.statistics == ("confidence", "entropy", "agreement")
     for name in ("accuracy", "cross_entropy", "stays_correct"):
-        with pytest.raises(MeasureError, match=rf"no '{name}' \(no labels\); it has: confidence, agreement"):
+        with pytest.raises(MeasureError, match=rf"no '{name}' \(no labels\); it has: confidence, entropy, agreement"):
             getattr(trace, name)
         with pytest.raises(MeasureError, match=f"no '{name}'"):
             trace.interval(name)
     with pytest.raises(MeasureError, match="no 'accuracy'"):
         trace.by_class()
     assert np.isfinite(trace.interval("agreement")).all()
+
+
+def test_without_entropy() -> None:
+    """As in a trace that was made before it was kept."""
+    whole = trace_of(answers())
+    trace = dataclasses.replace(whole, rows=dataclasses.replace(whole.rows, entropy=None))
+    assert trace.statistics == tuple(name for name in STATISTICS if name != "entropy")
+    assert not {"entropy", "entropy_low"} & {*trace.to_frame(), *trace.to_frame("answers")}
+    with pytest.raises(
+        MeasureError, match=r"no 'entropy' \(traced before it was kept: trace again\); it has: accuracy"
+    ):
+        trace.interval("entropy")
 
 
 def test_without_readout() -> None:
@@ -140,7 +153,7 @@ def test_shares_of_independent_samples_have_wilsons_interval(confidence: float) 
 def test_means_of_independent_samples_have_students_interval() -> None:
     trace = trace_of(answers(40))
     assert trace.rows is not None
-    for name in ("confidence", "cross_entropy"):
+    for name in ("confidence", "cross_entropy", "entropy"):
         rows = getattr(trace.rows, name).astype(float)
         low, high = scipy.stats.t.interval(0.95, 39, rows.mean(0), scipy.stats.sem(rows, axis=0))
         np.testing.assert_allclose(trace.interval(name), [low, high], rtol=1e-12, err_msg=name)
@@ -250,20 +263,23 @@ def test_classes_have_the_names_the_model_gives_them() -> None:
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
-def test_agreement_of_measures() -> None:
+def test_agreement_of_every_two_measures() -> None:
     values = matrices()
+    values["knn"] = 1 - values["cosine"]
     found = trace_of(answers(), similarity=values).measure_agreement()
-    assert set(found) == {"pearson", "spearman", "pairs"}
+    assert list(found) == [("cosine", "cka"), ("cosine", "knn"), ("cka", "knn")]
     above = np.triu_indices(DEPTHS, 1)
-    assert found["pearson"][0] == pytest.approx(np.corrcoef(values["cosine"][above], values["cka"][above])[0, 1])
-    assert found["pairs"] == 10
+    for (one, other), agreement in found.items():
+        x, y = values[one][above], values[other][above]
+        assert agreement.pearson[0] == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
+        assert agreement.spearman[0] == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+        assert agreement.pairs == 10
+    assert found["cosine", "knn"].spearman == pytest.approx((-1, -1, -1), abs=1e-9)
 
 
-@pytest.mark.parametrize("missing", ["cosine", "cka"])
-def test_agreement_needs_both_measures(missing: str) -> None:
-    values = {name: matrix for name, matrix in matrices().items() if name != missing}
-    with pytest.raises(MeasureError, match=f"between cosine and cka, and this trace has no '{missing}'"):
-        trace_of(answers(), similarity=values).measure_agreement()
+def test_agreement_takes_two_measures() -> None:
+    assert trace_of(answers(), similarity={"cka": matrices()["cka"]}).measure_agreement() == {}
+    assert trace_of(answers(), similarity={}).measure_agreement() == {}
 
 
 def test_measures_become_fields() -> None:

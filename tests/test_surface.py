@@ -32,6 +32,7 @@ NAMES = [
     "EarlyExit",
     "Entropy",
     "ExitCurve",
+    "Lens",
     "Margin",
     "Patience",
     "Stack",
@@ -73,6 +74,13 @@ def test_the_names_for_type_checkers_are_the_same() -> None:
         for alias in node.names
     }
     assert imported == anydepth._HOMES
+
+
+def test_the_ways_to_generate_are_at_hand() -> None:
+    """Without an import of their module, and without one at the import of the package."""
+    code = "import sys, anydepth; assert 'torch' not in sys.modules; print(anydepth.generation.at_depth.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "at_depth"
 
 
 @pytest.mark.parametrize("name", ["contrast", "tracing_", "__wrapped__"])

@@ -66,7 +66,7 @@ def check_similarity(found: Trace, rows: np.ndarray, tolerance: float = 1e-5) ->
 
 
 def check_answers(found: Trace, answers: naive.Answers, tolerance: float = 1e-5) -> None:
-    assert found.statistics == ("accuracy", "cross_entropy", "confidence", "agreement", "stays_correct")
+    assert found.statistics == ("accuracy", "cross_entropy", "confidence", "entropy", "agreement", "stays_correct")
     assert found.rows is not None
     assert found.rows.prediction.tolist() == answers.prediction.tolist()
     assert found.rows.label.tolist() == answers.label.tolist()
@@ -306,9 +306,9 @@ def test_without_labels_what_needs_them_is_missing(name: str) -> None:
     model, _ = zoo.build(name)
     batches = naive.padded(TEXTS, LABELS if name == "bert" else None, 7)
     found, full = trace(model, batches, labels=False), trace(model, batches)
-    assert found.statistics == ("confidence", "agreement")
+    assert found.statistics == ("confidence", "entropy", "agreement")
     assert any(note.startswith("traced without labels") for note in found.notes)
-    with pytest.raises(MeasureError, match=r"no 'accuracy' \(no labels\); it has: confidence, agreement"):
+    with pytest.raises(MeasureError, match=r"no 'accuracy' \(no labels\); it has: confidence, entropy, agreement"):
         _ = found.accuracy
     if name == "bert":
         np.testing.assert_array_equal(found.confidence, full.confidence)
@@ -580,7 +580,11 @@ def test_progress_counts_batches_and_rows() -> None:
     model, _ = zoo.build("bert")
     told: list[tuple[int, int | None, str]] = []
     trace(model, naive.padded(TEXTS, LABELS, 7), progress=lambda *said: told.append(said))
-    assert [said for said in told if said[2] == "batches"] == [(done, 4, "batches") for done in (1, 2, 3, 4)]
+    assert [said[:2] for said in told if said[2].startswith("batches")] == [(done, 4) for done in (1, 2, 3, 4)]
+    states = 28 * 4 * (zoo.BLOCKS + 1) * 32  # four batches as large as the first
+    assert {what for _, _, what in told if what.startswith("batches")} == {
+        f"batches, about {states / 1000:.1f} kB of states"
+    }
     assert any(what == "covariance" or what.startswith("Gram") for _, _, what in told)
     told.clear()
     trace(model, iter(naive.padded(TEXTS, LABELS, 7)), progress=lambda *said: told.append(said))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anydepth.exits.curve import ExitCurve, exit_curve
     from anydepth.exits.engine import EarlyExit
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
+    from anydepth.lens import Lens
     from anydepth.objectives import AlignedLoss
     from anydepth.result import Trace
     from anydepth.stack import Stack
@@ -37,6 +38,7 @@ __all__ = [
     "EarlyExit",
     "Entropy",
     "ExitCurve",
+    "Lens",
     "Margin",
     "Patience",
     "Stack",
@@ -58,6 +60,7 @@ _HOMES = {
     "EarlyExit": "exits.engine",
     "Entropy": "exits.policies",
     "ExitCurve": "exits.curve",
+    "Lens": "lens",
     "Margin": "exits.policies",
     "Patience": "exits.policies",
     "Stack": "stack",
@@ -71,6 +74,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "generation":  # a module of names, for `ad.generation.at_depth`
+        return import_module("anydepth.generation")
     if name not in _HOMES:
         raise AttributeError(f"module 'anydepth' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(f"anydepth.{_HOMES[name]}"), name)

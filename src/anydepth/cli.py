@@ -16,6 +16,7 @@ import typer
 from anydepth.errors import AnydepthError
 from anydepth.verbs.demo import demo
 from anydepth.verbs.exiting import exit_early, export, predict, truncate
+from anydepth.verbs.speaking import generate
 from anydepth.verbs.tracing import compare, trace
 from anydepth.verbs.training import align
 
@@ -83,6 +84,7 @@ app.command()(align)
 app.command()(compare)
 app.command("exit")(exit_early)
 app.command()(predict)
+app.command()(generate)
 app.command()(truncate)
 app.command()(export)
 app.command()(demo)

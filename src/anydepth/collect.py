@@ -18,6 +18,7 @@ from anydepth.calling import Batch, device_of, first_samples, sample_count, samp
 from anydepth.errors import DataError, LabelError, NonFiniteStates
 from anydepth.measures.readout import readout_rows
 from anydepth.questions import predicts_next_token, require_one_class
+from anydepth.room import Room
 from anydepth.stack import Stack
 from anydepth.store import require_space
 from anydepth.surgery import evaluating
@@ -43,6 +44,8 @@ class Pass:
     labels: bool
     """Whether the data must carry labels."""
     keep_states: bool
+    states_limit: int | None = None
+    """Most bytes that states may take on disk; None for as many as the disk holds."""
 
     def run(
         self,
@@ -67,26 +70,38 @@ class Pass:
             LabelError: labels are missing or not among the model's classes.
             UnsupportedHead: the model's answer is not a choice among classes.
             NonFiniteStates: a state holds NaN or infinity.
+            TraceFileError: the disk, or `states_limit`, has no room for what is to be kept.
         """
+        batches = len(data) if isinstance(data, Sized) else None
+        room = Room(workspace, self.states_limit, share(batches, ranks), ranks)
+
+        def report(done: int, total: int | None, what: str) -> None:
+            if progress:
+                progress(done, total, room.told(what))
+
         with evaluating(self.stack.model), torch.no_grad():
             go_through(
                 data,
                 workspace,
-                partial(self._rows, workspace),
+                partial(self._rows, workspace, room),
                 labels=self.labels,
-                progress=progress,
+                progress=report,
                 rank=rank,
                 ranks=ranks,
             )
 
     def _rows(
-        self, workspace: Workspace, index: int, batch: Batch, labels: Tensor | None, first: int
+        self, workspace: Workspace, room: Room, index: int, batch: Batch, labels: Tensor | None, first: int
     ) -> list[tuple[str, NDArray[Any], Any]]:
         """What a batch shows; the first one settles how it is looked at."""
         device = device_of(self.stack.model)
         if not workspace.facts:
             workspace.facts = self._decide(batch, labels, device)
-        return self._collect(index, to_device(batch, device), labels, workspace.facts, first)
+        found = self._collect(index, to_device(batch, device), labels, workspace.facts, first)
+        if self.keep_states:
+            states = next(rows for name, rows, _ in found if name == "states")
+            room.take(states.nbytes, each=workspace.facts["tokens"] == "each")
+        return found
 
     def _decide(self, batch: Batch, labels: Tensor | None, device: torch.device) -> dict[str, Any]:
         """What kind of answer the model gives, and which positions stand for a sample: settled by the first batch."""
@@ -187,15 +202,18 @@ class Pass:
                     f"the readout at depth {depth} gives NaN in batch {index}; {_expected_finite(state)}"
                 )
         absent = torch.full_like(sample, IGNORED)
+        # counted without padding, which may stand before a text, and is as long as the other texts of the batch make it
+        place = absent if position is None else (valid.cumsum(dim=1) - 1)[sample, position]
         unknown = torch.full(found[0].confidence.shape, float("nan"))
         entropies = [unknown if one.cross_entropy is None else one.cross_entropy.cpu() for one in found]
         return {
             "sample": sample.cpu().numpy() + first,
-            "position": (absent if position is None else position).cpu().numpy().astype(np.int32),
+            "position": place.cpu().numpy().astype(np.int32),
             "label": (absent if labels is None else labels).cpu().numpy(),
             "prediction": torch.stack([one.prediction for one in found], 1).cpu().numpy().astype(np.int32),
             "cross_entropy": torch.stack(entropies, 1).float().numpy(),
             "confidence": torch.stack([one.confidence for one in found], 1).cpu().float().numpy(),
+            "entropy": torch.stack([one.entropy for one in found], 1).float().numpy(),
         }
 
 
@@ -224,9 +242,11 @@ def go_through(
     Raises:
         DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
         IncompatibleTraces: the interrupted pass has seen other data.
+        TraceFileError: the disk has no room for what all batches show, judged by the first of them; or, where nobody
+            knows how many there are, for what the next one shows.
     """
     total = len(data) if isinstance(data, Sized) else None
-    own = total and -(-total // ranks)
+    own, asked = share(total, ranks), False
     index, first = -1, 0
     try:
         for index, item in enumerate(data):
@@ -235,9 +255,12 @@ def go_through(
                 digests = digest(batch)
                 if not workspace.already_has([*ids, truth.tolist()] if labels and truth is not None else ids, digests):
                     found = list(rows_of(index, batch, truth, first))
-                    if not workspace.batches and own:
-                        needed = own * sum(rows.nbytes for _, rows, _ in found)
-                        require_space(workspace.folder, needed, f"keeping what {own} batches show")
+                    if own is None or not asked:
+                        left = ranks * (1 if own is None else own - workspace.batches)
+                        needed = left * sum(rows.nbytes for _, rows, _ in found)
+                        what = "one more batch shows" if left == 1 else f"{left} batches show"
+                        require_space(workspace.folder, needed, f"keeping what {what}")
+                        asked = True
                     for name, rows, dtype in found:
                         workspace.append(name, rows, dtype)
                     workspace.finish_batch(ids, digests, first)
@@ -249,6 +272,11 @@ def go_through(
     if index < 0:
         raise DataError("the data set is empty: expected at least one batch")
     workspace.require_all_seen()
+
+
+def share(total: int | None, ranks: int) -> int | None:
+    """How many of `total` batches one of `ranks` processes sees at most; None where nobody knows."""
+    return None if total is None else -(-total // ranks)
 
 
 def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:

@@ -23,6 +23,7 @@ from anydepth.exits.looking import Shown
 from anydepth.exits.policies import policy_named
 from anydepth.exits.saving import FILE, save_exits
 from anydepth.loaded import LoadedModel
+from anydepth.promising import Promised, Writing, promise_named
 from anydepth.store import holds_other, replacing_folder, write_json
 from anydepth.workspace import PARTIAL
 
@@ -49,6 +50,7 @@ class Job:
         confidence: of that promise.
         against: "model" or "labels"; see `anydepth.certificates.fails`.
         tune: whether to choose temperatures and tested depths.
+        writing: how a language model's sequences are written; it is calibrated against itself.
         blocks: the dotted name of the list of blocks, for a model that has several.
         device: as torch names it; if None the first there is.
         trust_remote_code: run the Python code that comes with the checkpoint.
@@ -66,13 +68,14 @@ class Job:
     confidence: float = 0.95
     against: str = "model"
     tune: bool = True
+    writing: Writing = field(default_factory=Writing)
     blocks: str | None = None
     device: str | None = None
     trust_remote_code: bool = False
 
 
-def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = None) -> Exited:
-    """Calibrate a model by name, and save it with `exit.json`, its curve and a report.
+def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = None) -> Exited | Promised:
+    """Calibrate a model by name, and save it with `exit.json`; a classifier also with its curve and a report.
 
     Args:
         job: what, on what, and how.
@@ -90,6 +93,18 @@ def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = No
         raise CertificateError(f"'{folder}' holds something else already: give another folder with --out")
     loaded = models.load(job.model, device=job.device, trust_remote_code=job.trust_remote_code)
     rows = take(job.data, job.split, job.wanted)
+    if loaded.task == "causal-lm":
+        return promise_named(
+            loaded,
+            rows,
+            policy,
+            folder,
+            writing=job.writing,
+            tolerance=job.tolerance,
+            confidence=job.confidence,
+            blocks=job.blocks,
+            progress=progress,
+        )
     found = batches(rows, loaded, batch_size=job.batch_size, max_length=job.max_length)
     exits = EarlyExit(models.stack_of(loaded, found, blocks=job.blocks), policy)
     require_threshold(exits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from anydepth.measures.cka import cka
 from anydepth.measures.moments import merge as merge_moments
 from anydepth.measures.similarity import blank_notes, similarities
 from anydepth.provenance import data_fingerprint, now
-from anydepth.result import ROW_COLUMNS, Rows, Trace, by_field
+from anydepth.result import Rows, Trace, by_field
 from anydepth.store import StoredStates
+from anydepth.windows import texts_of
 
 _FROM_SUMS = ("cka", "cka_biased")
 _ABOUT_SIMILARITY = ("depth ", "CKA ", "similarity ", "debiased ", "cosine ")
@@ -39,7 +41,7 @@ def merge(a: Trace, b: Trace) -> Trace:
         alone = a.states.groups is None and b.states.groups is None
         groups = np.concatenate([_groups(a.states), _groups(b.states) + len(a.ids)])
         states = StoredStates([*a.states.parts, *b.states.parts], a.states.widths, None if alone else groups)
-    similarity = _similarity(a, b, states)
+    similarity = _similarity(a, b, states and _by_text(states, a.ids + b.ids))
     # what was said of both and not of their similarities, which are measured anew
     said = [note for note in a.notes if note in b.notes and not note.startswith(_ABOUT_SIMILARITY)]
     notes = (*said, *explained(similarity.pop("notes", ()), a.provenance.get("tokens", "")))
@@ -88,6 +90,12 @@ def _similarity(a: Trace, b: Trace, states: StoredStates | None) -> dict[str, An
     return {"similarity": found, "moments": moments, "notes": blank_notes(moments.location)}
 
 
+def _by_text(states: StoredStates, ids: Sequence[Any]) -> StoredStates:
+    """The states as measures take them: what belongs together are the rows of a text, not of each window of it."""
+    groups = texts_of(ids)[_groups(states)]
+    return StoredStates(states.parts, states.widths, None if len(np.unique(groups)) == len(groups) else groups)
+
+
 def _groups(states: StoredStates) -> Any:
     return np.arange(states.count) if states.groups is None else states.groups
 
@@ -95,9 +103,10 @@ def _groups(states: StoredStates) -> Any:
 def _rows(a: Trace, b: Trace) -> Rows | None:
     if a.rows is None or b.rows is None:
         return None
-    first, second = a.rows, b.rows
-    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ROW_COLUMNS}
-    joined["sample"] = np.concatenate([first.sample, second.sample + len(a.ids)])
+    # both have the same columns: `_require_alike` holds their statistics against each other
+    first, second = a.rows.columns, b.rows.columns
+    joined = {name: np.concatenate([column, second[name]]) for name, column in first.items()}
+    joined["sample"] = np.concatenate([a.rows.sample, b.rows.sample + len(a.ids)])
     return Rows(**joined)
 
 

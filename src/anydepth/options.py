@@ -26,6 +26,10 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Samples per forward pass; n
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many samples, drawn by --seed.")]
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Most tokens of a text.")]
+Stride = Annotated[
+    int | None, typer.Option(metavar="S", help="Read longer texts in windows that advance by S tokens, none cut off.")
+]
+Pack = Annotated[bool, typer.Option("--pack", help="Join texts, and read them in full windows.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; guessed if not given.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; guessed if not given.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the image; guessed if not given.")]
@@ -56,6 +60,10 @@ TestedDepths = Annotated[
 ]
 Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Choose temperatures, and where to test.")]
 Calibrated = Annotated[str, typer.Argument(metavar="DIR", help="A folder that `anydepth exit` wrote.")]
+
+PromptTokens = Annotated[int, typer.Option(min=1, help="Of a language model's texts, the start that is the prompt.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="That a language model writes after each.")]
+Share = Annotated[float, typer.Option(help="Of these, what may differ before a sequence has failed.")]
 
 # --- compare --------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from anydepth.certificates import MinimalDepth, minimal_depth
 from anydepth.errors import CertificateError, MeasureError
 from anydepth.measures import intervals, readout
-from anydepth.measures.agreement import agreement
+from anydepth.measures.agreement import Agreement, agreements
 from anydepth.measures.moments import Moments
 from anydepth.measures.similarity import Similarity
 from anydepth.store import StoredStates
+from anydepth.windows import texts_of
 
 if TYPE_CHECKING:
     import altair
     import pandas
 
-STATISTICS = ("accuracy", "cross_entropy", "confidence", "agreement", "stays_correct")
+STATISTICS = ("accuracy", "cross_entropy", "confidence", "entropy", "agreement", "stays_correct")
 _NEED_LABELS = ("accuracy", "cross_entropy", "stays_correct")
 
 
@@ -35,7 +36,7 @@ class Rows:
     sample: Int64[np.ndarray, " n"]
     """Index of the sample in `Trace.ids`."""
     position: NDArray[np.int32]
-    """Index of the position in its sequence; -100 where the model answers once per sample."""
+    """Index of the position in its sequence, padding left out; -100 where the model answers once per sample."""
     label: Int64[np.ndarray, " n"]
     """The true class; -100 where there is none."""
     prediction: NDArray[np.int32]
@@ -44,9 +45,17 @@ class Rows:
     """(n, K) nats at the true class; NaN without labels."""
     confidence: NDArray[np.float32]
     """(n, K) probability of the top class."""
+    entropy: NDArray[np.float32] | None = None
+    """(n, K) entropy of all probabilities, in nats; None in a trace that was made before it was kept."""
 
     def __len__(self) -> int:
         return len(self.sample)
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """What there is, by name."""
+        every = {name: getattr(self, name) for name in ROW_COLUMNS}
+        return {name: column for name, column in every.items() if column is not None}
 
 
 ROW_COLUMNS = tuple(column.name for column in fields(Rows))
@@ -95,11 +104,12 @@ class Trace:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """Which of accuracy, cross_entropy, confidence, agreement and stays_correct there are."""
+        """Which of accuracy, cross_entropy, confidence, entropy, agreement and stays_correct there are."""
         if self.rows is None:
             return ()
-        labelled = bool((self.rows.label >= 0).all())
-        return tuple(name for name in STATISTICS if labelled or name not in _NEED_LABELS)
+        missing = () if (self.rows.label >= 0).all() else _NEED_LABELS
+        missing = missing if self.rows.entropy is not None else (*missing, "entropy")
+        return tuple(name for name in STATISTICS if name not in missing)
 
     @property
     def accuracy(self) -> Float64[np.ndarray, " k"]:
@@ -115,6 +125,11 @@ class Trace:
     def confidence(self) -> Float64[np.ndarray, " k"]:
         """Mean probability of the top class at each depth."""
         return self._mean("confidence")
+
+    @property
+    def entropy(self) -> Float64[np.ndarray, " k"]:
+        """Mean entropy of the probabilities of all classes at each depth, in nats: 0 where one is certain."""
+        return self._mean("entropy")
 
     @property
     def agreement(self) -> Float64[np.ndarray, " k"]:
@@ -146,7 +161,7 @@ class Trace:
         """Lower and upper bounds of a statistic at each depth.
 
         Shares of independent samples get Wilson's interval; means, and everything about positions that share a
-        sequence, Student's t over samples.
+        text, Student's t over texts: samples, unless several windows of a text are samples (see `anydepth.windows`).
 
         Args:
             name: one of `statistics`.
@@ -160,7 +175,7 @@ class Trace:
         values, counted = self._values(name)
         if self._independent and name in ("accuracy", "agreement", "stays_correct"):
             return intervals.wilson((values * counted).sum(0), counted.sum(0), confidence)
-        groups = None if self._independent else self.rows.sample
+        groups = None if self._independent else self._text
         if name != "stays_correct":
             return intervals.t_interval(values, groups, confidence)
         # another set of rows counts at each depth
@@ -191,16 +206,19 @@ class Trace:
                 return (self.rows.prediction == self.rows.prediction[:, -1:]).astype(float), everywhere
             case "stays_correct":
                 return readout.correct_from_here(self._correct).astype(float), self._correct.astype(float)
-            case "cross_entropy":
-                return self.rows.cross_entropy.astype(float), everywhere
             case _:
-                return self.rows.confidence.astype(float), everywhere
+                return getattr(self.rows, name).astype(float), everywhere
+
+    @cached_property
+    def _text(self) -> Int64[np.ndarray, " n"]:
+        """The text of each answer."""
+        assert self.rows is not None
+        return np.asarray(texts_of(self.ids)[self.rows.sample])
 
     @cached_property
     def _independent(self) -> bool:
-        """Whether every answer is of a sample of its own."""
-        assert self.rows is not None
-        return len(np.unique(self.rows.sample)) == len(self.rows)
+        """Whether every answer is of a text of its own."""
+        return len(np.unique(self._text)) == len(self._text)
 
     def _mean(self, name: str) -> Float64[np.ndarray, " k"]:
         self._require(name)
@@ -215,7 +233,9 @@ class Trace:
         if name not in STATISTICS:
             raise MeasureError(f"unknown statistic {name!r}, expected one of {', '.join(STATISTICS)}")
         if name not in self.statistics:
-            why = "its model has no classifier, or was traced without readouts" if self.rows is None else "no labels"
+            why = "traced before it was kept: trace again" if name == "entropy" else "no labels"
+            if self.rows is None:
+                why = "its model has no classifier, or was traced without readouts"
             there = ", ".join(self.statistics) or "none"
             raise MeasureError(f"this trace has no {name!r} ({why}); it has: {there}")
 
@@ -245,16 +265,14 @@ class Trace:
         good = np.flatnonzero(self.accuracy[1:] >= 1 - epsilon)
         return int(good[0]) + 1 if len(good) else self.depth
 
-    def measure_agreement(self, confidence: float = 0.95) -> dict[str, Any]:
-        """How well cosine and CKA agree over pairs of different depths; see `anydepth.measures.agreement`.
+    def measure_agreement(self, confidence: float = 0.95) -> dict[tuple[str, str], Agreement]:
+        """How well every two measures agree over pairs of different depths; see `anydepth.measures.agreement`.
 
         Returns:
-            {"pearson": (value, low, high), "spearman": (value, low, high), "pairs": number of pairs}.
+            By the names of two measures, in the order of `similarity`: `found["cosine", "cka"].spearman` is (value,
+            low, high). Empty where fewer than two were measured.
         """
-        for name in ("cosine", "cka"):
-            if name not in self.similarity:
-                raise MeasureError(f"agreement is between cosine and cka, and this trace has no {name!r}")
-        return asdict(agreement(self.similarity["cosine"], self.similarity["cka"], confidence))
+        return agreements(self.similarity, confidence)
 
     def by_class(self) -> pandas.DataFrame:
         """Accuracy and saturation of each class at each depth.
@@ -262,21 +280,10 @@ class Trace:
         Returns:
             A frame with columns class, count, depth, accuracy, and saturated, the share whose answer is final by then.
         """
-        import pandas
+        from anydepth import frames
 
         self._require("accuracy")
-        assert self.rows is not None
-        table = readout.by_class(self.rows.label, self.rows.prediction)
-        depths = table.accuracy.shape[1]
-        return pandas.DataFrame(
-            {
-                "class": np.repeat([self.class_name(int(label)) for label in table.label], depths),
-                "count": np.repeat(table.count, depths),
-                "depth": np.tile(np.arange(depths), len(table.label)),
-                "accuracy": table.accuracy.ravel(),
-                "saturated": table.saturated.ravel(),
-            }
-        )
+        return frames.by_class(self)
 
     def class_name(self, label: int) -> str:
         """What the model calls a class, or its number."""
@@ -289,67 +296,17 @@ class Trace:
             what: "depths" for one row per depth; "similarity" for one row per measure and pair of depths; "answers"
                 for one row per answer and depth.
         """
-        import pandas
+        from anydepth import frames
 
         match what:
             case "depths":
-                return self._depths_frame(pandas)
+                return frames.by_depth(self)
             case "similarity":
-                return self._similarity_frame(pandas)
+                return frames.by_pair(self)
             case "answers":
-                return self._answers_frame(pandas)
+                self._require("confidence")
+                return frames.by_answer(self)
         raise MeasureError(f"unknown frame {what!r}, expected depths, similarity or answers")
-
-    def _depths_frame(self, pandas: Any) -> pandas.DataFrame:
-        columns: dict[str, Any] = {"depth": self.names}
-        for name in self.statistics:
-            columns[name] = getattr(self, name)
-            columns[f"{name}_low"], columns[f"{name}_high"] = self.interval(name)
-        if "agreement" in self.statistics:
-            columns["saturated"] = self.saturation
-        for name, matrix in self.similarity.items():
-            columns[f"{name}_to_last"] = matrix[:, -1]
-        return pandas.DataFrame(columns)
-
-    def _similarity_frame(self, pandas: Any) -> pandas.DataFrame:
-        a, b = (index.ravel() for index in np.indices((len(self.names),) * 2))
-        frames = []
-        for name, matrix in self.similarity.items():
-            unknown = np.full((2, *matrix.shape), np.nan)
-            low, high = self.similarity_intervals.get(name, unknown)
-            frames.append(
-                pandas.DataFrame(
-                    {
-                        "depth_a": np.array(self.names)[a],
-                        "depth_b": np.array(self.names)[b],
-                        "measure": name,
-                        "value": matrix.ravel(),
-                        "low": low.ravel(),
-                        "high": high.ravel(),
-                    }
-                )
-            )
-        if not frames:
-            return pandas.DataFrame(columns=["depth_a", "depth_b", "measure", "value", "low", "high"])
-        return pandas.concat(frames, ignore_index=True)
-
-    def _answers_frame(self, pandas: Any) -> pandas.DataFrame:
-        self._require("confidence")
-        rows = self.rows
-        assert rows is not None
-        depths = rows.prediction.shape[1]
-        ids = np.array(self.ids, dtype=object)
-        return pandas.DataFrame(
-            {
-                "id": np.repeat(ids[rows.sample], depths),
-                "position": np.repeat(rows.position, depths),
-                "label": np.repeat(rows.label, depths),
-                "depth": np.tile(np.array(self.names), len(rows)),
-                "prediction": rows.prediction.ravel(),
-                "cross_entropy": rows.cross_entropy.ravel(),
-                "confidence": rows.confidence.ravel(),
-            }
-        )
 
     def save(self, folder: str | Path, *, report: bool = True, sums: bool = True) -> Path:
         """Write the trace to a folder, with its report; see `anydepth.files`."""

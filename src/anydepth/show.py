@@ -19,9 +19,11 @@ from anydepth.cutting import Cut
 from anydepth.exited import Exited
 from anydepth.exporting import Exported
 from anydepth.predicting import Predicted
+from anydepth.promising import Promised
 from anydepth.result import Trace
-from anydepth.store import in_words
-from anydepth.terminal import output
+from anydepth.speaking import Spoken
+from anydepth.store import in_words, plain
+from anydepth.terminal import output, say
 from anydepth.theory.findings import FILE, Theory
 
 if TYPE_CHECKING:
@@ -233,6 +235,47 @@ def as_differences(found: Comparison) -> Table:
             cells.append("" if match is None else f"{match.depth} ({match.value:.3f})")
         table.add_row(*cells)
     return table
+
+
+def show_spoken(found: Spoken, *, stats: bool, as_json: bool) -> None:
+    """What it took to write the text, beside it: on standard error, so that the text can go elsewhere."""
+    if as_json:
+        print(json.dumps(plain(found.as_plain()), allow_nan=False))
+        return
+    if stats or found.advice is not None:
+        say(found.way)
+    if not stats:
+        return
+    say(f"{found.tokens:,} tokens in {found.seconds:.2f} s: {found.tokens / found.seconds:.1f} tokens per second")
+    spent = found.spent
+    if spent is None:
+        return
+    say(f"blocks run: {spent.blocks:,}, readouts: {spent.readouts:,}")
+    if spent.filled:
+        say(f"blocks that only left keys and values: {spent.filled:,}")
+    if spent.depths:
+        say(f"mean depth: {sum(spent.depths) / len(spent.depths):.2f}")
+    if spent.drafted:
+        kept = f"{spent.accepted:,} of {spent.drafted:,} drafts accepted ({spent.acceptance:.0%})"
+        say(f"{kept}, {spent.rounds:,} rounds")
+    for note in found.notes:
+        say(note)
+
+
+def show_promised(found: Promised, *, as_json: bool) -> None:
+    """What is promised of a language model's exits, what the path showed, and where the calibrated model is."""
+    table = Table(title=escape(f"{found.model} on {found.data}"), title_justify="left")
+    for name in ("threshold", "sequences that fail", "tokens that differ", "mean depth", ""):
+        table.add_column(name, justify="right")
+    for place, step in enumerate(found.promise.steps, start=1):
+        verdict = "certified" if place <= found.promise.passed else "not certified: the path ends here"
+        table.add_row(
+            f"{step.threshold:g}", f"{step.failures:,}", f"{step.differing:.2%}", f"{step.depth:.2f}", verdict
+        )
+    promise = str(found.promise)
+    shown = Group(table, Text(promise[:1].upper() + promise[1:]))
+    what = {"out": str(found.folder), **plain(found.as_plain())}
+    _present(what, shown, found.notes, f"Calibrated model: {found.folder}", as_json)
 
 
 def _present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:

@@ -56,10 +56,13 @@ def forward_as(module: nn.Module, forward: Any) -> Iterator[None]:
 def switches(model: nn.Module) -> list[tuple[Any, str]]:
     """What `quiet` turns off, as (owner, attribute).
 
-    K/V caches, which replayed blocks would append to twice, and nested tensors, whose shape is not the state's.
+    K/V caches, which replayed blocks would append to twice; nested tensors, whose shape is not the state's; states and
+    attentions among the outputs, for which transformers hooks the blocks that it finds at the first forward that asks
+    for them, once and for all: stubs, here.
     """
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    found = [(config, "use_cache") for config in configs.values() if hasattr(config, "use_cache")]
+    names = ("use_cache", "output_hidden_states", "output_attentions")
+    found = [(config, name) for config in configs.values() for name in names if hasattr(config, name)]
     encoders = (module for module in model.modules() if isinstance(module, nn.TransformerEncoder))
     return [*found, *((encoder, "use_nested_tensor") for encoder in encoders)]
 
@@ -67,9 +70,9 @@ def switches(model: nn.Module) -> list[tuple[Any, str]]:
 @contextmanager
 def quiet(switched_off: list[tuple[Any, str]]) -> Iterator[None]:
     """These attributes are False inside."""
-    before = [(owner, name, getattr(owner, name)) for owner, name in switched_off]
+    before = [(owner, name, value) for owner, name in switched_off if (value := getattr(owner, name))]
     try:
-        for owner, name in switched_off:
+        for owner, name, _ in before:
             setattr(owner, name, False)
         yield
     finally:

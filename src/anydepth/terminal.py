@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from anydepth.errors import AnydepthWarning
 
 if TYPE_CHECKING:
     from anydepth.collect import Progress as Reporter
@@ -27,6 +30,12 @@ def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
     Yields:
         What to call with what is done, how much there is, and what it is: the kind, and after a comma what is new.
     """
+    with _warnings_as_lines(), _shown(enabled=enabled, lines=lines) as report:
+        yield report
+
+
+@contextmanager
+def _shown(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
     if not enabled or not (stderr.is_terminal or lines):
         yield None
     elif not stderr.is_terminal:
@@ -57,9 +66,41 @@ def _lines() -> Reporter:
     return report
 
 
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Our own warnings; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AnydepthWarning)
+        as_it_was = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, AnydepthWarning):
+                say(f"anydepth: {message}")
+            else:
+                as_it_was(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
 def say(line: str) -> None:
     """One line to the user, beside whatever is written to standard output."""
     stderr.print(Text(line), soft_wrap=True)
+
+
+def write(text: str) -> None:
+    """A piece of text to standard output, at once; control characters other than line breaks and tabs are left out.
+
+    What a model writes must not move the cursor or colour the terminal.
+    """
+    print("".join(one for one in text if one.isprintable() or one in "\n\t"), end="", flush=True)
 
 
 def quiet_libraries() -> None:

@@ -21,9 +21,9 @@ from anydepth.measures.similarity import MEASURES, similarities
 from anydepth.measures.states import ArrayStates
 from anydepth.provenance import describe_model, now, versions
 from anydepth.ranks import rank_and_count, wait_for_all
-from anydepth.result import Trace, by_field
+from anydepth.result import ROW_COLUMNS, Trace, by_field
 from anydepth.stack import Stack
-from anydepth.store import in_words
+from anydepth.store import as_bytes, in_words
 from anydepth.tokens import check_policy
 from anydepth.workspace import Workspace, working_folder
 
@@ -41,6 +41,7 @@ def trace(
     blocks: str | None = None,
     out: str | Path | None = None,
     keep_states: bool = False,
+    states_limit: int | str | None = None,
     sums: bool = True,
     resume: bool = True,
     seed: int = 0,
@@ -62,6 +63,9 @@ def trace(
         blocks: the dotted name of the list of blocks, for a model that has several.
         out: a folder to save the trace to. With it, an interrupted trace goes on where it stopped.
         keep_states: keep the states in `out`: merging the centred cosine and comparing across models need them.
+        states_limit: the most they may take on disk, as "20GB" or a number of bytes, whether they are kept or only lie
+            there until they are measured. None for as much as there is, with an `AnydepthWarning` where they would take
+            more than half of it.
         sums: keep the sums that CKA is made of, (K·D)² / 2 numbers, to merge this trace with those of other samples.
             Without them the cheaper way to CKA is taken.
         resume: False to start over what an interrupted trace left in `out`.
@@ -108,6 +112,7 @@ def trace(
         readout=readout,
         labels=labels,
         keep_states=bool(measures) or keep_states,
+        states_limit=None if states_limit is None else as_bytes(states_limit, "states_limit"),
     )
     rank, ranks = rank_and_count()
     if ranks > 1 and out is None:
@@ -237,5 +242,6 @@ def _stacked(column: Any) -> Any:
 
 def _key(fingerprint: str, what: Pass, keep_states: bool, ranks: int) -> str:
     kept = [what.keep_states, keep_states]
-    settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks]
+    # what rows hold is part of it: an older version's pass left others
+    settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks, ROW_COLUMNS]
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
 """Language models that generate at a depth, draft with their own first blocks, or stop early token by token.
 
-    model.generate(**prompt, custom_generate=anydepth.generation.at_depth(6))
-    model.generate(**prompt, custom_generate=anydepth.generation.self_speculative(4))
-    model.generate(**prompt, custom_generate=anydepth.generation.dynamic_exit(Confidence(0.9, depths=(4, 8))))
+model.generate(**prompt, custom_generate=anydepth.generation.at_depth(6))
+model.generate(**prompt, custom_generate=anydepth.generation.self_speculative(4))
+model.generate(**prompt, custom_generate=anydepth.generation.dynamic_exit(Confidence(0.9, depths=(4, 8))))
 """
 
 from anydepth.generation.decoder import Spent

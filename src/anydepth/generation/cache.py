@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from anydepth.errors import GenerationError
 
 
-class Filled(Exception):
-    """A block has handed over its keys and values, and nothing else of it is wanted."""
+class Filled(BaseException):
+    """A block has handed over its keys and values, and nothing else of it is wanted: no error, so not caught as one."""
 
 
 class Seen(Cache):  # type: ignore[misc]  # of transformers, which has no types
@@ -69,13 +70,16 @@ def whole_cache(cache: Any, depth: int) -> Cache:
         The same one if it is such; another in its place if it is empty and would drop what leaves a window.
 
     Raises:
-        GenerationError: there is none, or it cannot be taken back.
+        GenerationError: there is none, it cannot be taken back, or some layers have more positions than others.
     """
     if not isinstance(cache, Cache):
         came = "nothing" if cache is None else f"a {type(cache).__name__}"
-        raise GenerationError(f"{came} to keep keys and values in: expected use_cache=True and a DynamicCache")
+        raise GenerationError(
+            f"{came} to keep keys and values in: expected use_cache=True and a model that takes a DynamicCache"
+        )
+    require_even(cache, depth)
     kinds = {type(layer) for layer in cache.layers}
-    if kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and len(cache.layers) in (0, depth):
+    if kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and len(cache.layers) in (0, depth) and not cache.offloading:
         if kinds <= {DynamicLayer}:
             cache.layers.extend(DynamicLayer() for _ in range(depth - len(cache.layers)))
             return cache
@@ -84,10 +88,52 @@ def whole_cache(cache: Any, depth: int) -> Cache:
             whole.layers.extend(DynamicLayer() for _ in range(depth))
             return whole
     found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+    offloaded = ", offloaded" if cache.offloading else ""
     raise GenerationError(
-        f"a {type(cache).__name__} of {len(cache.layers)} layers ({found}) cannot be taken back; expected a "
-        f"DynamicCache of {depth} layers that keep every position"
+        f"a {type(cache).__name__} of {len(cache.layers)} layers ({found}{offloaded}) cannot be taken back; expected a "
+        f"DynamicCache() of {depth} layers that keep every position"
     )
+
+
+def require_even(cache: Any, depth: int) -> None:
+    """See that the first layers have the same positions: what some lack, attention would silently leave out.
+
+    Args:
+        cache: any, or none.
+        depth: of how many layers.
+
+    Raises:
+        GenerationError: some have more than others, as after generating at a depth.
+    """
+    layers = getattr(cache, "layers", [])[:depth]
+    lengths = [int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")]
+    lengths += [0] * (depth - len(layers))
+    if len(set(lengths)) > 1:
+        raise GenerationError(
+            f"a cache whose layers have {', '.join(map(str, lengths))} positions: expected as many in each; what was "
+            "filled at some depth goes on at that depth only"
+        )
+
+
+def require_filled(cache: Cache, length: int) -> None:
+    """See that every block has left its keys and values.
+
+    Raises:
+        GenerationError: one has not: an encoder's, or one that looks at another block's.
+    """
+    for number, layer in enumerate(cache.layers, start=1):
+        if layer.get_seq_length() != length:
+            raise GenerationError(
+                f"block {number} keeps {layer.get_seq_length()} of {length} positions: expected a causal language "
+                "model in which every block keeps keys and values of its own, and no gradient checkpointing"
+            )
+
+
+def copied(cache: Cache) -> Cache:
+    """Another cache with the same keys and values: what is done to it, the first does not see."""
+    own = DynamicCache()
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    return own
 
 
 def cut_back(cache: Cache, length: int) -> None:
@@ -95,6 +141,24 @@ def cut_back(cache: Cache, length: int) -> None:
     for layer in cache.layers:
         if layer.get_seq_length() > length:
             layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+            layer.is_initialized = length > 0  # an empty one takes any number of rows
+
+
+@contextmanager
+def levelled(cache: Any, depth: int) -> Iterator[None]:
+    """Inside, layers get longer one after the other; if it fails half-way, all are left as long as the shortest.
+
+    Args:
+        cache: any, or none; one that drops positions cannot take back others, and stays as it is.
+        depth: of how many layers.
+    """
+    try:
+        yield
+    except BaseException:
+        layers = getattr(cache, "layers", [])[:depth]
+        if layers and all(type(layer) is DynamicLayer for layer in layers):
+            cut_back(cache, min(layer.get_seq_length() for layer in layers))
+        raise
 
 
 def choose_positions(cache: Cache, positions: Int64[Tensor, "b t"]) -> None:
@@ -107,5 +171,5 @@ def choose_positions(cache: Cache, positions: Int64[Tensor, "b t"]) -> None:
     for layer in cache.layers:
         for name in ("keys", "values"):
             kept = getattr(layer, name)
-            index = positions[:, None, :, None].expand(-1, kept.shape[1], -1, kept.shape[3])
+            index = positions.to(kept.device)[:, None, :, None].expand(-1, kept.shape[1], -1, kept.shape[3])
             setattr(layer, name, kept.gather(2, index))

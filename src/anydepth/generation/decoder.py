@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
@@ -50,14 +50,18 @@ class Spent:
     accepted: int = 0
     depths: tuple[int, ...] = ()
 
+    def __add__(self, other: Spent) -> Spent:
+        """What both took together."""
+        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
     @property
     def acceptance(self) -> float:
         """Accepted of drafted; NaN where nothing was drafted."""
         return self.accepted / self.drafted if self.drafted else float("nan")
 
 
-def checked_on(prompt: Int64[Tensor, "b t"], mask: Int64[Tensor, "b t"] | None) -> dict[str, Tensor]:
-    """The end of a prompt, as a batch to check the law of a `Stack` on."""
+def checked_on(prompt: Int64[Tensor, "b t"], mask: Shaped[Tensor, "b p"] | None) -> dict[str, Tensor]:
+    """The end of a prompt, as a batch to check the law of a `Stack` on; a mask may be of what a cache holds, too."""
     mask = torch.ones_like(prompt) if mask is None else mask[:, -prompt.shape[1] :]
     return {"input_ids": prompt[:2, -_CHECKED:], "attention_mask": mask[:2, -_CHECKED:]}
 
@@ -82,7 +86,8 @@ class Decoder:
     ) -> None:
         self._stack, self._legs, self.cache = stack, legs, cache
         self._classifier = stack.classifier(sample)
-        self._mask: Tensor | None = given.get("attention_mask")
+        mask = given.get("attention_mask")
+        self._mask: Tensor | None = None if mask is None else mask.long()
         self._counts_positions = given.get("position_ids") is not None
         self._rest = {name: value for name, value in given.items() if name not in (*_GROWING, "past_key_values")}
         self.length = cache.get_seq_length()
@@ -131,7 +136,7 @@ class Decoder:
             if mask is None:
                 places = torch.arange(at, at + count, device=tokens.device).expand(len(tokens), -1)
             else:
-                places = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -count:]
+                places = (mask.cumsum(1) - 1).clamp(min=0)[:, -count:]
             given["position_ids"] = places
         model: Any = self._stack.model
         prepared: dict[str, Any] = model.prepare_inputs_for_generation(
@@ -149,38 +154,52 @@ class Decoder:
         known = self._mask
         return None if known is None else functional.pad(known, (0, length - known.shape[1]), value=1)
 
-    def keep(self, counts: list[int]) -> None:
-        """Let some of the positions after `length` count, as many in each row as is said, and drop the others.
+    def keep(self, counts: list[int], rows: list[int] | None = None) -> None:
+        """Let some of the positions after `length` count, and drop the others.
 
         Rows stay aligned at their ends: the shorter ones move, and padding that the mask hides comes before them.
+
+        Args:
+            counts: how many positions of each row that stays.
+            rows: the places of the rows that stay; None for all.
         """
-        longest = self.length + max(counts)
+        self.length += max(counts)
+        cut_back(self.cache, self.length)
         shifts = [max(counts) - count for count in counts]
+        if rows is not None:
+            which = torch.tensor(rows)
+            self.cache.batch_select_indices(which)
+            self._mask = None if self._mask is None else self._mask[which]
         if any(shifts):
-            device = self.cache.layers[0].keys.device
-            behind = torch.tensor(shifts, device=device)[:, None]
-            positions = torch.arange(longest, device=device)[None] - behind
-            if self._mask is None:
-                self._mask = torch.ones(len(counts), self.length, dtype=torch.long, device=device)
-            grown = functional.pad(self._mask, (0, longest - self._mask.shape[1]), value=1)
-            self._mask = grown.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, 0)
-            cut_back(self.cache, longest)
-            choose_positions(self.cache, positions.clamp(min=0))
-            self.length = longest
+            self._shift(shifts)
+        if rows is not None or any(shifts):
             self._drop_padding()
-        else:
-            self.length = longest
-            cut_back(self.cache, longest)
+
+    def _shift(self, shifts: list[int]) -> None:
+        """Move rows towards the end, each by its own number of places."""
+        mask = self._mask_of(self.length)
+        if mask is None:
+            mask = torch.ones(len(shifts), self.length, dtype=torch.long, device=self.cache.layers[0].keys.device)
+        positions = torch.arange(self.length)[None] - torch.tensor(shifts)[:, None]
+        positions = positions.to(mask.device)
+        self._mask = mask.gather(1, positions.clamp(min=0)).masked_fill(positions < 0, 0)
+        choose_positions(self.cache, positions.clamp(min=0))
 
     def _drop_padding(self) -> None:
         """Drop the positions that are padding in every row."""
-        assert self._mask is not None
+        if self._mask is None:
+            return
         padding = int((self._mask.cumsum(1) == 0).all(0).sum())
-        if padding:
-            self._mask = self._mask[:, padding:]
-            self.length -= padding
-            for layer in self.cache.layers:
-                layer.keys, layer.values = layer.keys[..., padding:, :], layer.values[..., padding:, :]
+        self._mask = self._mask[:, padding:]
+        self.length -= padding
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[..., padding:, :], layer.values[..., padding:, :]
+
+
+def _are_counted(places: Tensor, mask: Tensor | None) -> bool:
+    """Whether positions are those that a mask gives: each row counts its own from 0."""
+    mask = torch.ones_like(places) if mask is None else mask
+    return places.shape == mask.shape and bool(((places == mask.long().cumsum(-1) - 1) | (mask == 0)).all())
 
 
 @contextmanager
@@ -190,11 +209,15 @@ def decoding(
     """Inside, the model runs between depths; afterwards every layer of its cache has the same positions.
 
     Raises:
-        GenerationError: `generate` was given something that would have to grow with the tokens.
+        GenerationError: `generate` was given something that would have to grow with the tokens, or positions of
+            another kind than those it makes itself.
     """
     growing = sorted(name for name, value in given.items() if isinstance(value, Tensor) and name not in _GROWING)
     if growing:
         raise GenerationError(f"generate was given {', '.join(growing)} beside input_ids: expected text only")
+    places = given.get("position_ids")
+    if places is not None and not _are_counted(places, given.get("attention_mask")):
+        raise GenerationError("position_ids of your own: expected those that attention_mask gives; leave them out")
     sample = checked_on(prompt, given.get("attention_mask"))
 
     def forward(inputs: dict[str, Any]) -> Any:

@@ -7,22 +7,20 @@ until it has handed them over, and no further. Left out, they would be silently 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from anydepth.calling import call_with
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy
-from anydepth.generation.cache import Filled, Seen, cut_back, whole_cache
+from anydepth.generation.cache import Filled, Seen, levelled, require_filled, whole_cache
 from anydepth.generation.decoder import Spent, checked_on
-from anydepth.generation.modes import Mode, refuse
+from anydepth.generation.modes import Mode, new_tokens, refuse
 from anydepth.legs import Legs
 from anydepth.surgery import forward_as
 
@@ -47,24 +45,25 @@ class DynamicExit(Mode):
         **given: Any,
     ) -> Any:
         """What `generate` calls in place of its own loop: that loop itself, with a forward that may stop early."""
-        refuse(generation_config, unless="dynamic exit")
+        refuse(model, generation_config, unless="dynamic exit")
         stack = self.stack(model, input_ids, given)
-        given["past_key_values"] = whole_cache(given.get("past_key_values"), stack.depth)
+        cache = whole_cache(given.get("past_key_values"), stack.depth)
+        prompted = cache.get_seq_length() + new_tokens(input_ids, cache, given, generation_config).shape[1]
         streamer = self.streaming(input_ids, streamer)
         forward = model.forward
         self.spent = Spent()
         with stack.in_legs(
             checked_on(input_ids, given.get("attention_mask")), lambda inputs: forward(**inputs)
         ) as legs:
-            steps = _Steps(legs, self.policy, stack.depth, self.spent)
-            with forward_as(model, steps):
+            steps = _Steps(legs, self.policy, stack.depth, prompted, self.spent)
+            with forward_as(model, steps), levelled(cache, stack.depth):
                 output = model._sample(
                     input_ids,
                     logits_processor=logits_processor,
                     stopping_criteria=stopping_criteria,
                     generation_config=generation_config,
                     streamer=streamer,
-                    **given,
+                    **{**given, "past_key_values": cache},
                 )
         sequences = output if isinstance(output, Tensor) else output.sequences
         self.spent.tokens = sequences.shape[0] * (sequences.shape[1] - input_ids.shape[1])
@@ -72,85 +71,103 @@ class DynamicExit(Mode):
 
 
 class _Steps:
-    """The forward that `generate` calls for each token, and once for the prompt."""
+    """The forward that `generate` calls for the prompt, and then for each token.
 
-    def __init__(self, legs: Legs, policy: Policy, last: int, spent: Spent) -> None:
-        self._legs, self._policy, self._last, self._spent = legs, policy, last, spent
+    Args:
+        legs: the model's own forward in legs, open.
+        policy: when a token leaves.
+        last: L.
+        prompted: positions of the prompt. They go through all blocks: what its last one shows says nothing of the
+            others.
+        spent: to add to.
+    """
+
+    def __init__(self, legs: Legs, policy: Policy, last: int, prompted: int, spent: Spent) -> None:
+        self._legs, self._policy, self._last, self._prompted, self._spent = legs, policy, last, prompted, spent
         self._tested = policy.tested(last)
-        self._prompted = False
         legs.notes = True
 
     def __call__(self, **inputs: Any) -> Any:
         cache: Cache = inputs["past_key_values"]
-        seen = Seen(cache, cache.get_seq_length())
-        self._legs.frozen = None
-        self._legs.enter(0)
-        with _all_or_nothing(cache, seen.length):
-            # the prompt goes through all blocks: its last position says no more of the others than they of it
-            tested, self._prompted = (self._tested if self._prompted else ()), True
-            output = self._step({**inputs, "past_key_values": seen}, seen, tested)
+        length = cache.get_seq_length()
+        seen = Seen(cache, length)
+        tested = () if length < self._prompted else self._tested
+        step = _Step(self._policy, tested, torch.zeros_like(inputs["input_ids"][:, 0], dtype=torch.bool))
+        output = self._run(step, {**inputs, "past_key_values": seen})
+        self._fill(seen)
+        length += inputs["input_ids"].shape[1]
+        require_filled(cache, length)
+        if length >= self._prompted:
+            self._spent.depths += tuple(step.depths.tolist())
         output.past_key_values = cache
         return output
 
-    def _step(self, inputs: dict[str, Any], seen: Seen, tested: tuple[int, ...]) -> Any:
-        logits: Tensor | None = None
-        memory: Tensor | None = None
-        depths = torch.zeros(0)
-        for depth in (*tested, self._last):
-            before = self._legs.depth
-            output = self._legs.run(inputs, partial(_reached, depth))
-            self._spent.blocks += depth - before
+    def _run(self, step: _Step, inputs: dict[str, Any]) -> Any:
+        """Run blocks until all rows have left; returns what the model answered last."""
+        legs = self._legs
+        legs.enter(0)
+        legs.frozen = None
+        while True:
+            before = legs.depth
+            output = legs.run(inputs, step.stops)
+            self._spent.blocks += legs.depth - before
             self._spent.readouts += 1
-            gone = self._legs.frozen
-            if logits is None or gone is None:
-                logits, depths = output.logits, torch.full_like(output.logits[:, 0, 0], depth, dtype=torch.long)
-            else:
-                logits = torch.where(gone[:, None, None], logits, output.logits)
-                depths = torch.where(gone, depths, depth)
-            if depth == self._last:
-                break
-            leaving, memory = self._leaving(depth, output.logits[:, -1], memory)
-            self._legs.frozen = leaving if gone is None else leaving | gone
-            if bool(self._legs.frozen.all()):
-                self._fill(seen, depth)
-                break
-            if not bool(self._legs.frozen.any()):
-                self._legs.frozen = None
-        output.logits = logits
-        self._spent.depths += tuple(depths.tolist()) if tested else (self._last,) * len(depths)
-        return output
+            step.read(legs.depth, output.logits)
+            if legs.depth == self._last or bool(step.gone.all()):
+                return output
+            legs.frozen = step.gone if bool(step.gone.any()) else None
 
-    def _leaving(self, depth: int, logits: Tensor, memory: Tensor | None) -> tuple[Bool[Tensor, " b"], Tensor | None]:
-        reads_state = self._policy.reads == "state"
-        seen = self._legs.state[:, -1] if reads_state else logits
-        score, memory = self._policy.scores(depth, seen, memory)
-        return score >= self._policy.level, memory
-
-    def _fill(self, seen: Seen, depth: int) -> None:
-        """Have the blocks behind a depth make keys and values of its state."""
-        for number in range(depth + 1, self._last + 1):
+    def _fill(self, seen: Seen) -> None:
+        """Have the blocks that did not run make keys and values of the state where all have left."""
+        for number in range(self._legs.depth + 1, self._last + 1):
             block, args, kwargs = self._legs.passed[number]
-            with seen.filling():
-                try:
-                    call_with(block, self._legs.state.clone(), args, kwargs)
-                except Filled:
-                    self._spent.filled += 1
-                    continue
-            raise GenerationError(f"block {number} keeps no keys and values: tokens cannot leave before it")
+            with seen.filling(), suppress(Filled):
+                call_with(block, self._legs.state.clone(), args, kwargs)
+            self._spent.filled += 1
 
 
-def _reached(end: int, number: int, state: Tensor) -> bool:
-    return number >= end
+class _Step:
+    """One token of each row on its way through the blocks.
 
+    Args:
+        policy: when a row leaves.
+        tested: the depths where it may.
+        gone: which rows have left before, (B,).
 
-@contextmanager
-def _all_or_nothing(cache: Cache, length: int) -> Iterator[None]:
-    """Inside, blocks write to the cache; if that fails half-way, it is as it was."""
-    try:
-        yield
-    except BaseException:
-        cut_back(cache, length)
-        raise
+    Attributes:
+        gone: which have left by now.
+        depths: where each was read out, (B,).
+    """
+
+    def __init__(self, policy: Policy, tested: tuple[int, ...], gone: Bool[Tensor, " b"]) -> None:
+        self._policy, self._tested, self.gone = policy, tested, gone
+        self.depths = torch.zeros_like(gone, dtype=torch.long)
+        self._memory: Tensor | None = None
+        self._leaving = gone
+
+    def stops(self, depth: int, state: Float[Tensor, "b t d"]) -> bool:
+        """Whether the rows, after this block, are to be read out."""
+        if depth not in self._tested:
+            return False
+        if self._policy.reads == "logits":
+            return True
+        self._leaving = self._test(depth, state[:, -1])
+        return bool((self._leaving & ~self.gone).any())
+
+    def _test(self, depth: int, seen: Float[Tensor, "b m"]) -> Bool[Tensor, " b"]:
+        score, self._memory = self._policy.scores(depth, seen, self._memory)
+        return score >= self._policy.level
+
+    def read(self, depth: int, logits: Float[Tensor, "b t v"]) -> None:
+        """Take what was read out after a block, and let go who has had enough.
+
+        The last readout is of all rows: those that have left keep the state where they did.
+        """
+        self.depths = torch.where(self.gone, self.depths, depth)
+        if depth in self._tested:
+            if self._policy.reads == "logits":
+                self._leaving = self._test(depth, logits[:, -1])
+            self.gone = self.gone | self._leaving
 
 
 def dynamic_exit(policy: Policy, *, blocks: str | None = None, streamer: Any = None) -> DynamicExit:

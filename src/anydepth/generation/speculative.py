@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from anydepth.errors import GenerationError
-from anydepth.generation.cache import whole_cache
+from anydepth.generation.cache import copied, require_filled, whole_cache
 from anydepth.generation.decoder import Decoder, Spent, decoding
-from anydepth.generation.modes import Mode, refuse, require_depth
+from anydepth.generation.modes import Mode, new_tokens, positions_of, refuse, require_depth, require_padding
 from anydepth.generation.writing import Writing
 from anydepth.stack import Stack
 
@@ -39,7 +39,7 @@ class DraftLength:
         fixed: always draft as many.
     """
 
-    def __init__(self, draft: float, verify: float, fixed: int | None = None) -> None:
+    def __init__(self, draft: int | float, verify: int | float, fixed: int | None = None) -> None:
         self._draft, self._verify, self._fixed = draft, verify, fixed
         # as if a few drafts had been seen: two in three accepted
         self._accepted, self._judged = 4.0, 6.0
@@ -79,14 +79,20 @@ def accepted_of(
     count = len(drafts)
     if not sampled:
         right = verified.argmax(-1)
-        kept = int((drafts == right[:count]).int().cumprod(0).sum())
+        kept = _leading(drafts == right[:count])
         return kept, right[kept : kept + 1]
     full, shallow = verified.softmax(-1), proposed.softmax(-1)
     places = torch.arange(count, device=drafts.device)
     chances = full[places, drafts] / shallow[places, drafts]
-    kept = int((torch.rand_like(chances) < chances).int().cumprod(0).sum())
+    kept = _leading(torch.rand_like(chances) < chances)
     left = full[kept] if kept == count else (full[kept] - shallow[kept]).clamp(min=0)
-    return kept, torch.multinomial(left, 1)
+    # where p = q a draft may fail by rounding alone, and nothing is left to draw from
+    return kept, torch.multinomial(left if bool(left.any()) else full[kept], 1)
+
+
+def _leading(holds: Bool[Tensor, " g"]) -> int:
+    """How many hold before the first that does not."""
+    return next((place for place, one in enumerate(holds.tolist()) if not one), len(holds))
 
 
 class SelfSpeculative(Mode):
@@ -109,48 +115,46 @@ class SelfSpeculative(Mode):
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
-        synced_gpus: bool = False,
         streamer: Any = None,
         **given: Any,
     ) -> Any:
         """What `generate` calls in place of its own loop."""
-        refuse(generation_config, unless="self-speculation", several=len(input_ids) > 1)
-        if synced_gpus:
-            raise GenerationError(
-                "self-speculation under FSDP or ZeRO-3: ranks would draft different numbers of tokens"
-            )
+        single = len(input_ids) == 1
+        refuse(model, generation_config, unless="self-speculation", several=not single)
+        require_padding(input_ids, generation_config, stopping_criteria)
         stack = self.stack(model, input_ids, given)
         require_depth(self.draft_depth, stack, below=True)
         cache = whole_cache(given.get("past_key_values"), stack.depth)
-        streamer = self.streaming(input_ids, streamer)
-        sampled = bool(generation_config.do_sample)
-        writing = Writing(input_ids, logits_processor, stopping_criteria, streamer, sampled=sampled)
+        new = new_tokens(input_ids, cache, given, generation_config)
+        total = cache.get_seq_length() + new.shape[1]
+        if not single:
+            cache = copied(cache)  # rows move in it, and leave it
         lengths = DraftLength(*_shares(stack, self.draft_depth), self.draft_length)
         self.spent = Spent()
         with decoding(stack, input_ids, cache, given, self.spent) as decoder:
+            streamer = self.streaming(input_ids, streamer)
+            writing = Writing(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
             rounds = _Rounds(decoder, writing, lengths, (self.draft_depth, stack.depth))
-            rounds.begin(input_ids)
-            while not all(writing.finished):
-                # the last token of a round is never a draft
-                rounds.go(min(lengths.next(), max(generation_config.max_length - writing.longest - 1, 0)))
+            rounds.begin(new)
+            # the last token of a round is never a draft, and there are positions for so many
+            room = min(generation_config.max_length - 1, positions_of(model) - total + input_ids.shape[1])
+            while writing.unfinished:
+                rounds.go(min(lengths.next(), max(room - writing.longest, 0)))
             self.spent.tokens = writing.written
-            if len(input_ids) == 1:
-                # as after any generation: all but the last token
-                decoder.length = min(decoder.length, writing.longest - 1)
+            decoder.length = min(decoder.length, total + writing.written - 1)  # as after any generation
         if streamer is not None:
             streamer.end()
-        sequences = writing.padded(generation_config._pad_token_tensor)
         if not generation_config.return_dict_in_generate:
-            return sequences
+            return writing.padded()
         return GenerateDecoderOnlyOutput(
-            sequences=sequences,
-            scores=tuple(rounds.scores) if generation_config.output_scores else None,
-            logits=tuple(rounds.logits) if generation_config.output_logits else None,
-            past_key_values=cache if len(input_ids) == 1 else None,
+            sequences=writing.padded(),
+            scores=None if writing.scores is None else tuple(writing.scores),
+            logits=None if writing.logits is None else tuple(writing.logits),
+            past_key_values=cache if single else None,
         )
 
 
-def _shares(stack: Stack, draft_depth: int) -> tuple[float, float]:
+def _shares(stack: Stack, draft_depth: int) -> tuple[int, int]:
     """What a draft and the rest of a round cost, in parameters that have to be read for it."""
     model: Any = stack.model
     block = sum(weights.numel() for weights in model.get_submodule(stack.path)[0].parameters())
@@ -160,81 +164,68 @@ def _shares(stack: Stack, draft_depth: int) -> tuple[float, float]:
 
 
 class _Rounds:
-    """Drafting and verifying, round after round.
-
-    Attributes:
-        scores: of each token of the first row, (1, V) as the processors left them.
-        logits: the same before the processors.
-    """
+    """Drafting and verifying, round after round, of the rows that have not ended."""
 
     def __init__(self, decoder: Decoder, writing: Writing, lengths: DraftLength, depths: tuple[int, int]) -> None:
         self._decoder, self._writing, self._lengths = decoder, writing, lengths
         self._shallow, self._deep = depths
-        self.scores: list[Tensor] = []
-        self.logits: list[Tensor] = []
 
-    def begin(self, prompt: Int64[Tensor, "b t"]) -> None:
-        """Run the prompt, or what the cache does not have of it, and write the first token of each row."""
-        new = prompt[:, self._decoder.length :]
+    def begin(self, new: Int64[Tensor, "b t"]) -> None:
+        """Run what the cache does not have of the prompt, and write the first token of each row."""
         _, logits = self._decoder.run(new, upto=self._deep, read=1)
         assert logits is not None
-        self._decoder.keep([new.shape[1]] * len(prompt))
-        scores = self._writing.scores(logits[:, -1])[:, None]
-        tokens = self._writing.choose(scores[:, 0])[:, None]
-        for row in range(len(prompt)):
-            self._write(row, tokens[row], logits[row], scores[row])
+        require_filled(self._decoder.cache, self._decoder.length + new.shape[1])
+        scores = self._writing.processed(logits[:, -1])[:, None]
+        tokens = self._writing.choose(scores[:, 0])
+        rows = self._writing.unfinished
+        for row in rows:
+            self._writing.add(row, tokens[row : row + 1], logits[row], scores[row])
+        self._keep(rows, [new.shape[1]] * len(rows))
 
     def go(self, count: int) -> None:
         """Draft `count` tokens for each row, verify them, and write what holds and the token after it."""
-        last = torch.stack([row[-1:] for row in self._writing.rows])
-        drafts, proposed, states = self._draft(last, count)
+        rows, last = self._writing.unfinished, self._writing.last
+        drafts, scores, states = self._draft(last, count)
         _, logits = self._decoder.run(
             torch.cat([last, drafts], 1), upto=self._deep, after=self._shallow, state=states, read=count + 1
         )
         assert logits is not None
-        places = range(count + 1)
-        verified = torch.stack([self._writing.scores(logits[:, place], drafts[:, :place]) for place in places], 1)
-        kept = {row: self._judge(row, drafts, proposed, verified, logits) for row in self._writing.unfinished}
-        # a row that has ended goes along with the others, which then need not move for it
-        longest = max(kept.values())
-        self._decoder.keep([kept.get(row, longest) + 1 for row in range(len(drafts))])
+        verified = self._writing.all_processed(logits, drafts)
+        proposed = torch.stack(scores, 1) if scores else verified[:, :0]
         self._decoder.spent.rounds += 1
+        self._keep(rows, [1 + self._judge(*one) for one in zip(rows, drafts, proposed, verified, logits, strict=True)])
 
     def _judge(self, row: int, drafts: Tensor, proposed: Tensor, verified: Tensor, logits: Tensor) -> int:
         """Write what a round gave a row; returns how many of its drafts were kept."""
-        kept, after = accepted_of(drafts[row], proposed[row], verified[row], sampled=self._writing.sampled)
-        self._decoder.spent.drafted += drafts.shape[1]
+        kept, after = accepted_of(drafts, proposed, verified, sampled=self._writing.sampled)
+        self._decoder.spent.drafted += len(drafts)
         self._decoder.spent.accepted += kept
-        self._lengths.learn(kept, drafts.shape[1])
-        self._write(row, torch.cat([drafts[row, :kept], after]), logits[row], verified[row])
+        self._lengths.learn(kept, len(drafts))
+        self._writing.add(row, torch.cat([drafts[:kept], after]), logits, verified)
         return kept
 
-    def _write(self, row: int, tokens: Tensor, logits: Tensor, scores: Tensor) -> None:
-        added = self._writing.add(row, tokens)
-        if row == 0 and len(self._writing.rows) == 1:
-            self.scores += scores[:added, None].unbind()
-            self.logits += logits[:added, None].unbind()
+    def _keep(self, rows: list[int], counts: list[int]) -> None:
+        """Have the positions count that hold; rows that have ended leave the batch, unless it would be empty."""
+        staying = [place for place, row in enumerate(rows) if not self._writing.finished[row]]
+        if 0 < len(staying) < len(rows):
+            self._decoder.keep([counts[place] for place in staying], staying)
+        else:
+            self._decoder.keep(counts)
 
-    def _draft(self, last: Int64[Tensor, "b 1"], count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, g), the scores they were chosen by (B, g, V), and h[k] of the last token and of all of them."""
-        token = last
+    def _draft(self, last: Int64[Tensor, "b 1"], count: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Tokens (B, g), the scores they were chosen by, and h[k] of the last token and of all of them."""
+        tokens, at = last, self._decoder.length
         states: list[Tensor] = []
-        drafts: list[Tensor] = []
-        proposed: list[Tensor] = []
-        at = self._decoder.length
-        for place in range(count + 1):
-            reads = int(place < count)
-            state, logits = self._decoder.run(token, upto=self._shallow, at=at + place, read=reads)
+        scores: list[Tensor] = []
+        for place in range(count):
+            state, logits = self._decoder.run(tokens[:, -1:], upto=self._shallow, at=at + place, read=1)
+            assert logits is not None
             states.append(state)
-            if logits is None:
-                break
-            scores = self._writing.scores(logits[:, -1], torch.cat(drafts, 1) if drafts else None)
-            token = self._writing.choose(scores)[:, None]
-            drafts.append(token)
-            proposed.append(scores)
-        if not drafts:
-            return last[:, :0], last.new_zeros(len(last), 0, 0, dtype=torch.float32), states[0]
-        return torch.cat(drafts, 1), torch.stack(proposed, 1), torch.cat(states, 1)
+            scores.append(self._writing.processed(logits[:, -1], tokens[:, 1:]))
+            tokens = torch.cat([tokens, self._writing.choose(scores[-1])[:, None]], 1)
+        # the last draft is not asked what comes after it, but what it leaves is needed to verify it
+        states.append(self._decoder.run(tokens[:, -1:], upto=self._shallow, at=at + count)[0])
+        return tokens[:, 1:], scores, torch.cat(states, 1)
 
 
 def self_speculative(
@@ -246,6 +237,10 @@ def self_speculative(
     distribution, by other random numbers. It pays where the readout at `draft_depth` often agrees with the last one,
     as after aligned training, and where the blocks behind it cost more than the head.
 
+    In a batch each row goes on at its own pace and leaves when it ends; no cache is returned then, and one that was
+    given stays as it is. Processors are asked about drafts, too, so they must go by the tokens they are given and by
+    nothing else; criteria are asked about one row at a time.
+
     Args:
         draft_depth: where drafts are read out, 1..L-1.
         draft_length: tokens drafted in each round; None to go by how many are accepted.
@@ -253,8 +248,8 @@ def self_speculative(
         streamer: is given the tokens as they are decided; give it here, not to `generate`.
 
     Raises:
-        GenerationError: on use: no such depth, an empty prompt or one that leaves no room, beams, a model or a cache
-            whose keys and values cannot be taken back.
+        GenerationError: a draft length below 1; on use: no such depth, an empty prompt or one that leaves no room,
+            beams, a model or a cache whose keys and values cannot be taken back.
 
     Example:
         >>> import torch

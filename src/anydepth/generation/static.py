@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import GenerationMode
 
 from anydepth.errors import GenerationError
-from anydepth.generation.decoder import checked_on
-from anydepth.generation.modes import Mode, require_depth
+from anydepth.generation.cache import levelled, require_even
+from anydepth.generation.decoder import Spent, checked_on
+from anydepth.generation.modes import Mode, require_depth, several_ranks
+from anydepth.surgery import evaluating
 
 
 class StaticDepth(Mode):
@@ -37,17 +42,55 @@ class StaticDepth(Mode):
         beams = mode in (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
         if not beams and mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise GenerationError(f"{mode.value} at a static depth: expected greedy search, sampling or beams")
+        cache = given.get("past_key_values")
+        require_even(cache, self.depth)
+        if isinstance(cache, Cache) and not getattr(cache, "_is_user_defined", False):
+            del cache.layers[self.depth :]  # given to the whole model, it then fails, and is not silently wrong
+        generation_config.disable_compile = True  # what was compiled would go on without the other blocks
+        self.spent = Spent()
         loop = model._beam_search if beams else model._sample
         streamer = self.streaming(input_ids, streamer)
-        with stack.cut(self.depth, checked_on(input_ids, given.get("attention_mask"))):
-            return loop(
+        sample = checked_on(input_ids, given.get("attention_mask"))
+        _ask_before(model, sample, generation_config)
+        with stack.cut(self.depth, sample), self._counted(model), levelled(cache, self.depth):
+            output = loop(
                 input_ids,
                 logits_processor=logits_processor,
                 stopping_criteria=stopping_criteria,
                 generation_config=generation_config,
+                synced_gpus=several_ranks(model),
                 **({} if beams else {"streamer": streamer}),
                 **given,
             )
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        self.spent.tokens = sequences.shape[0] * (sequences.shape[1] - input_ids.shape[1])
+        return output
+
+    @contextmanager
+    def _counted(self, model: nn.Module) -> Iterator[None]:
+        """Inside, forwards add to what is spent."""
+
+        def count(*_: Any) -> None:
+            self.spent.blocks += self.depth
+            self.spent.readouts += 1
+
+        handle = model.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _ask_before(model: nn.Module, sample: dict[str, Tensor], config: Any) -> None:
+    """Run a forward that answers with states or attentions too, if they will be asked for.
+
+    transformers hooks the blocks that it finds at the first such forward, and no others later.
+    """
+    names = ("output_attentions", "output_hidden_states")
+    asked = [name for name in names if getattr(config, name) or getattr(model.config, name, False)]
+    if asked:
+        with evaluating(model):
+            model(**sample, **dict.fromkeys(asked, True))
 
 
 def at_depth(depth: int, *, blocks: str | None = None, streamer: Any = None) -> StaticDepth:

@@ -15,24 +15,33 @@ class Writing:
 
     Args:
         prompt: with its padding, which processors see as they do in `generate`.
-        processors: what `generate` makes of temperature, penalties and the like.
-        stops: when a row ends.
+        processors: what `generate` makes of temperature, penalties and the like; what they answer must follow from
+            the tokens they are given, as they are also asked about drafts that are dropped again.
+        stops: when a row ends; asked about one row at a time.
+        config: the generation config: whether tokens are drawn rather than the likeliest taken, what is kept, and
+            the padding of rows that have ended.
         streamer: is given tokens as they are decided; of one row only.
-        sampled: whether tokens are drawn, rather than the likeliest taken.
 
     Attributes:
         rows: the tokens of each row so far, (T,).
         finished: whether each row has ended.
-        sampled: as given.
+        sampled: whether tokens are drawn.
+        logits: of each token of a single row, (1, V), float32; None if they are not kept.
+        scores: what the processors made of them; None if they are not kept.
     """
 
     def __init__(
-        self, prompt: Int64[Tensor, "b t"], processors: Any, stops: Any, streamer: Any = None, *, sampled: bool = False
+        self, prompt: Int64[Tensor, "b t"], processors: Any, stops: Any, config: Any, streamer: Any = None
     ) -> None:
-        self._processors, self._stops, self._streamer, self.sampled = processors, stops, streamer, sampled
+        self._processors, self._stops, self._streamer = processors, stops, streamer
         self.rows = list(prompt)
         self.finished = [False] * len(prompt)
+        self.sampled = bool(config.do_sample)
+        keeps = bool(config.return_dict_in_generate) and len(prompt) == 1
+        self.logits: list[Tensor] | None = [] if keeps and config.output_logits else None
+        self.scores: list[Tensor] | None = [] if keeps and config.output_scores else None
         self._prompt = prompt.shape[1]
+        self._padding = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
 
     @property
     def written(self) -> int:
@@ -41,16 +50,23 @@ class Writing:
 
     @property
     def unfinished(self) -> list[int]:
-        """The rows that have not ended."""
+        """The places of the rows that have not ended."""
         return [row for row, done in enumerate(self.finished) if not done]
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest row, with its prompt."""
-        return max(map(len, self.rows))
+    def last(self) -> Int64[Tensor, "b 1"]:
+        """The last token of each row that has not ended."""
+        return torch.stack([self.rows[row][-1:] for row in self.unfinished])
 
-    def scores(self, logits: Float[Tensor, "b v"], ahead: Int64[Tensor, "b q"] | None = None) -> Float[Tensor, "b v"]:
-        """What the processors make of the logits of each row's next token.
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that has not ended, with its prompt; of the longest of all if all have."""
+        return max(len(self.rows[row]) for row in self.unfinished or range(len(self.rows)))
+
+    def processed(
+        self, logits: Float[Tensor, "b v"], ahead: Int64[Tensor, "b q"] | None = None
+    ) -> Float[Tensor, "b v"]:
+        """What the processors make of the logits of the next token of each row that has not ended.
 
         Args:
             logits: of the position after the row, and after what lies `ahead` of it.
@@ -58,33 +74,66 @@ class Writing:
         """
         if not self._processors:
             return logits
-        rows = self.rows if ahead is None else [torch.cat(pair) for pair in zip(self.rows, ahead, strict=True)]
+        places = self.unfinished
+        drafted = [logits.new_zeros(0, dtype=torch.long)] * len(places) if ahead is None else list(ahead)
+        texts = {row: torch.cat([self.rows[row], draft]) for row, draft in zip(places, drafted, strict=True)}
+        whole = logits.new_zeros(len(self.rows), logits.shape[1])
+        whole[places] = logits
         scores = torch.empty_like(logits)
-        # Processors may go by a row's place in the batch, and see rows of one length: so they are asked once for each
-        # length that there is, with the other rows cut or filled up to it, and answer for the rows that have it.
-        for length in {len(row) for row in rows}:
-            alike = torch.stack([functional.pad(row, (0, length - len(row))) for row in rows])
-            own = torch.tensor([len(row) == length for row in rows], device=logits.device)
-            scores[own] = self._processors(alike, logits.clone())[own]
+        # Processors see rows of one length, each in its place: so they are asked once for each length that there is.
+        for length in {len(text) for text in texts.values()}:
+            own = [place for place, row in enumerate(places) if len(texts[row]) == length]
+            answer = self._processors(self._all_of(length, texts), whole.clone())
+            scores[own] = answer[[places[place] for place in own]]
         return scores
 
+    def all_processed(self, logits: Float[Tensor, "b n v"], ahead: Int64[Tensor, "b q"]) -> Float[Tensor, "b n v"]:
+        """The same for n = q + 1 places: behind the row, and behind each of the tokens that lie `ahead` of it."""
+        if not self._processors:
+            return logits
+        places = range(logits.shape[1])
+        return torch.stack([self.processed(logits[:, place], ahead[:, :place]) for place in places], 1)
+
+    def _all_of(self, length: int, texts: dict[int, Tensor]) -> Int64[Tensor, "n t"]:
+        """All rows at one length: longer ones cut, those that have ended padded, shorter ones lent another's text."""
+        lent = next(text for text in texts.values() if len(text) == length)
+        rows = []
+        for row, text in enumerate(self.rows):
+            text = texts.get(row, text)
+            if len(text) < length:
+                pad = (0, length - len(text))
+                text = functional.pad(text, pad, value=self._padding) if self.finished[row] else lent
+            rows.append(text[:length])
+        return torch.stack(rows)
+
     def choose(self, scores: Float[Tensor, "b v"]) -> Int64[Tensor, " b"]:
-        """A token for each row."""
+        """A token for each row of scores."""
         return torch.multinomial(scores.softmax(-1), 1)[:, 0] if self.sampled else scores.argmax(-1)
 
-    def add(self, row: int, tokens: Int64[Tensor, " n"]) -> int:
-        """Add tokens to a row until it ends; returns how many there was room for."""
-        for count, token in enumerate(tokens.unsqueeze(1), start=1):
+    def add(
+        self, row: int, tokens: Int64[Tensor, " n"], logits: Float[Tensor, "m v"], scores: Float[Tensor, "m v"]
+    ) -> None:
+        """Add tokens to a row until it ends.
+
+        Args:
+            row: its place.
+            tokens: decided, n of at most m.
+            logits: of their positions.
+            scores: what the processors made of them.
+        """
+        for place, token in enumerate(tokens.unsqueeze(1)):
             self.rows[row] = torch.cat([self.rows[row], token])
+            for kept, values in ((self.logits, logits), (self.scores, scores)):
+                if kept is not None:
+                    kept.append(values[place : place + 1])
+            ended = self._stops(self.rows[row][None], None if self.scores is None else tuple(self.scores))
             if self._streamer is not None:
                 self._streamer.put(token.cpu())
-            if bool(self._stops(self.rows[row][None], None).all()):
+            if bool(ended.all()):
                 self.finished[row] = True
-                return count
-        return len(tokens)
+                return
 
-    def padded(self, padding: Tensor | None) -> Int64[Tensor, "b t"]:
+    def padded(self) -> Int64[Tensor, "b t"]:
         """All rows, as long as the longest."""
-        longest = self.longest
-        fill = 0 if padding is None else int(padding)
-        return torch.stack([functional.pad(row, (0, longest - len(row)), value=fill) for row in self.rows])
+        longest = max(map(len, self.rows))
+        return torch.stack([functional.pad(row, (0, longest - len(row)), value=self._padding) for row in self.rows])

@@ -24,6 +24,9 @@ def exit_early(
     confidence: options.Confidence = 0.95,
     against: options.Against = "model",
     tune: options.Tune = True,
+    prompt_tokens: options.PromptTokens = 32,
+    new_tokens: options.NewTokens = 64,
+    share: options.Share = 0.0,
     split: options.ReadSplit = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
@@ -41,7 +44,8 @@ def exit_early(
     """Calibrate MODEL on DATA to stop early with a guarantee; DIR then holds the model, its policy and a report."""
     from anydepth.data.loading import Wanted
     from anydepth.exiting import Job, calibrate_named
-    from anydepth.show import show_exited
+    from anydepth.promising import Promised, Writing
+    from anydepth.show import show_exited, show_promised
 
     terminal.quiet_libraries()
     job = Job(
@@ -57,13 +61,17 @@ def exit_early(
         confidence=confidence,
         against=against,
         tune=tune,
+        writing=Writing(prompt_tokens, new_tokens, share),
         blocks=blocks,
         device=device,
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
         found = calibrate_named(job, out or Path("runs") / f"{slug(model)}-{slug(data)}-exit", progress=progress)
-    show_exited(found, as_json=as_json)
+    if isinstance(found, Promised):
+        show_promised(found, as_json=as_json)
+    else:
+        show_exited(found, as_json=as_json)
 
 
 def predict(

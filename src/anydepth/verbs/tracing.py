@@ -22,6 +22,8 @@ def trace(
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
+    stride: options.Stride = None,
+    pack: options.Pack = False,
     measures: Annotated[
         str, typer.Option(help="Similarities between depths, separated by commas.")
     ] = "cosine,cosine_raw,cka,cka_biased",
@@ -36,10 +38,17 @@ def trace(
     id_column: Annotated[str | None, typer.Option(help="Column of sample ids; default the row's number.")] = None,
     blocks: options.Blocks = None,
     keep_states: Annotated[bool, typer.Option("--keep-states", help="Keep the states, to merge or compare.")] = False,
+    states_limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The most that states may take on disk, such as 20GB.")
+    ] = None,
     sums: Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")] = True,
     theory: Annotated[
         bool, typer.Option("--theory", help="Test the paper's theory, beside random walks and random weights.")
     ] = False,
+    lens: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Show what a language model would say of TEXT at every depth and position."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start over what an interrupted trace left.")] = False,
     device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -51,8 +60,12 @@ def trace(
     """Trace MODEL on DATA: similarity between depths, and what the model's own readout says at each."""
     from anydepth import data as datasets
     from anydepth import models
+    from anydepth.files import REPORT
+    from anydepth.lens import Lens
     from anydepth.ranks import join, leave, rank_and_count
+    from anydepth.report.page import write
     from anydepth.show import show_trace
+    from anydepth.store import as_bytes
     from anydepth.tokens import check_policy
     from anydepth.tracing import check_measures
     from anydepth.tracing import trace as run_trace
@@ -68,6 +81,8 @@ def trace(
     check_measures(names)  # now, not after a model was downloaded
     if tokens is not None:
         check_policy(tokens)
+    if states_limit is not None:
+        as_bytes(states_limit, "--states-limit")
     loaded = models.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     samples = datasets.load(
         data,
@@ -79,9 +94,12 @@ def trace(
         id=id_column,
         seed=seed,
     )
-    batches = datasets.batches(samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels)
-    with terminal.bars(enabled=not as_json) as progress:
+    batches = datasets.batches(
+        samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels, stride=stride, pack=pack
+    )
+    with terminal.bars(enabled=not as_json, lines=keep_states) as progress:
         stack = models.stack_of(loaded, batches, blocks=blocks)
+        lenses = [Lens.of(stack, text, loaded.processor) for text in lens or ()]  # first: it may be refused
         found = run_trace(
             stack,
             batches,
@@ -91,6 +109,7 @@ def trace(
             labels=labels,
             out=folder,
             keep_states=keep_states,
+            states_limit=states_limit,
             sums=sums,
             resume=not restart,
             seed=seed,
@@ -118,6 +137,8 @@ def trace(
                 progress=progress,
             )
     if rank_and_count()[0] == 0:
+        if lenses:
+            write([found], folder / REPORT, theories=[tested] if tested else (), lenses=lenses)
         show_trace(found, folder, theory=tested, as_json=as_json)
     leave()
 
@@ -130,6 +151,10 @@ def compare(
         typer.Option(help="Similarities across models; default cka, and cosine where widths agree; none for none."),
     ] = None,
     despite: options.Despite = None,
+    permutations: Annotated[
+        int,
+        typer.Option(min=0, help="To test whether CKA across models is more than chance; 999 is usual, 0 for none."),
+    ] = 0,
     seed: options.Seed = 0,
     as_json: options.Json = False,
     debug: options.Debug = False,
@@ -146,6 +171,7 @@ def compare(
             out,
             measures=wanted,
             despite=() if despite is None else names_of(despite),
+            permutations=permutations,
             seed=seed,
             progress=progress,
         )

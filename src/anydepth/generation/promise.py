@@ -1,0 +1,223 @@
+"""What can be promised of leaving token by token: sequences are counted, never tokens.
+
+Tokens of a sequence depend on each other: one that comes out differently changes all that follow. So the samples of
+the test are whole sequences, written freely by the model under the policy, each held against what the full model
+writes from the same prompt. A sequence fails if more than a stated share of its tokens differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional
+
+from anydepth.certificates import Certificate, certified, check_level, least_samples
+from anydepth.errors import CertificateError
+from anydepth.exits.policies import Policy
+from anydepth.generation.dynamic import DynamicExit, dynamic_exit
+from anydepth.surgery import evaluating
+
+THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+"""The path that is tested where none is given, from strict to loose; fixed, so that no sample is spent on laying it."""
+_BATCH = 16
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a threshold on the path showed.
+
+    Attributes:
+        threshold: of the policy.
+        failures: sequences that failed.
+        depth: mean over tokens of the depth where they were read.
+        differing: share of tokens that differ, over all sequences.
+    """
+
+    threshold: float
+    failures: int
+    depth: float
+    differing: float
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised of sequences that are generated with a policy.
+
+    Attributes:
+        certificate: of the threshold that was taken; None if none could be certified.
+        share: of a sequence's tokens that may differ before it counts as failed; 0 for none at all.
+        new_tokens: that were generated from each prompt.
+        steps: of the path, as far as it was tested.
+        passed: how many of them could be certified; the next failed, if there is one.
+    """
+
+    certificate: Certificate | None
+    share: float
+    new_tokens: int
+    steps: tuple[Step, ...]
+    passed: int
+
+    @property
+    def taken(self) -> Step | None:
+        """The step whose threshold was taken."""
+        return self.steps[self.passed - 1] if self.passed else None
+
+    def __str__(self) -> str:
+        one, taken = self.certificate, self.taken
+        if one is None or taken is None:
+            return "nothing could be certified: generate with all blocks"
+        what = f"more than {self.share:.3g} of" if self.share else "any of"
+        return (
+            f"with {100 * one.confidence:.3g} % confidence, for at most {100 * one.tolerance:.3g} % of new prompts, if "
+            f"drawn like these, {what} the first {self.new_tokens} tokens differ from the full model's (here: "
+            f"{one.failures:,} of {one.samples:,}, p = {one.p_value:.2g}), at a mean depth of {taken.depth:.2f}"
+        )
+
+    def as_plain(self) -> dict[str, Any]:
+        """As values that JSON holds."""
+        return asdict(self)
+
+
+def calibrate(
+    model: Any,
+    prompts: Sequence[Int64[Tensor, " _"]],
+    policy: Policy,
+    *,
+    tolerance: float = 0.05,
+    confidence: float = 0.95,
+    new_tokens: int = 64,
+    share: float = 0.0,
+    thresholds: Sequence[float] = THRESHOLDS,
+    padding: int = 0,
+    blocks: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Policy | None, Promise]:
+    """Find how loose a policy may be when a model generates greedily, with a guarantee over sequences.
+
+    Args:
+        model: a causal language model, where it is to run.
+        prompts: independent, not trained on, drawn like those to come; token ids without padding.
+        policy: of the kind and with the depths wanted; its threshold is what is looked for.
+        tolerance: the probability of a sequence that fails which must not be exceeded, in (0, 1).
+        confidence: of that promise over the draw of the prompts, in (0, 1).
+        new_tokens: generated from each prompt; fewer where a sequence ends.
+        share: of a sequence's tokens that may differ from the full model's; 0 for none at all.
+        thresholds: the path, from strict to loose; tested until one fails.
+        padding: a token to fill shorter prompts with; it is never attended to.
+        blocks: see `anydepth.Stack`.
+        progress: called with sequences done, sequences in all, and what is being done.
+
+    Returns:
+        The policy with the loosest threshold that holds, None if none does; and what was found.
+
+    Raises:
+        CertificateError: a level outside (0, 1), a share that is none, or too few prompts to promise anything.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from anydepth import Confidence
+        >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=40, bos_token_id=1)).eval()
+        >>> prompts = torch.randint(40, (30, 4)).unbind()
+        >>> policy = Confidence(0.5, depths=(2,))
+        >>> found, promise = calibrate(model, prompts, policy, tolerance=0.1, new_tokens=3, thresholds=[1.0])
+        >>> found.threshold, promise.certificate.failures
+        (1.0, 0)
+    """
+    for name, level in (("tolerance", tolerance), ("confidence", confidence)):
+        check_level(name, level)
+    if not 0 <= share < 1:
+        raise CertificateError(f"share is {share}, expected at least 0 and below 1")
+    if len(prompts) < (needed := least_samples(tolerance, confidence)):
+        raise CertificateError(
+            f"there are {len(prompts):,} prompts, and to promise {tolerance:.3g} with {confidence:.3g} confidence "
+            f"takes at least {needed:,}, even without a failure: get more, or raise the tolerance"
+        )
+    plain = _Author(model, prompts, new_tokens, padding, progress)
+    with evaluating(model), torch.inference_mode():
+        texts, _ = plain.write("the full model")
+        steps: list[Step] = []
+
+        def failures() -> Iterator[int]:
+            for threshold in thresholds:
+                mode = dynamic_exit(replace(policy, threshold=threshold), blocks=blocks)
+                steps.append(_held(threshold, *plain.write(f"threshold {threshold:g}", mode), texts, share))
+                yield steps[-1].failures
+
+        passed = certified(failures(), len(prompts), against="model", tolerance=tolerance, confidence=confidence)
+    promise = Promise(passed[-1] if passed else None, share, new_tokens, tuple(steps), len(passed))
+    taken = promise.taken
+    return (None if taken is None else replace(policy, threshold=taken.threshold)), promise
+
+
+class _Author:
+    """A model that writes on from prompts, in batches."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Tensor], new_tokens: int, padding: int, progress: Progress | None
+    ) -> None:
+        self._model, self._prompts, self._new_tokens, self._padding = model, prompts, new_tokens, padding
+        self._progress = progress
+        ends = model.generation_config.eos_token_id
+        self._ends = torch.tensor([] if ends is None else ends).flatten()
+
+    def write(self, told: str, mode: DynamicExit | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """What is written after each prompt, and the depth of each of these tokens (empty without a mode)."""
+        texts: list[Tensor] = []
+        depths: list[Tensor] = []
+        for start in range(0, len(self._prompts), _BATCH):
+            batch = self._prompts[start : start + _BATCH]
+            longest = max(len(prompt) for prompt in batch)
+            rows = [functional.pad(prompt, (longest - len(prompt), 0), value=self._padding) for prompt in batch]
+            masks = [functional.pad(torch.ones_like(prompt), (longest - len(prompt), 0)) for prompt in batch]
+            device = self._model.device
+            output = self._model.generate(
+                torch.stack(rows).to(device),
+                attention_mask=torch.stack(masks).to(device),
+                max_new_tokens=self._new_tokens,
+                do_sample=False,
+                pad_token_id=self._padding,
+                custom_generate=mode,
+            )
+            new = [row[: self._length(row)] for row in output[:, longest:].cpu()]
+            texts += new
+            if mode is not None:
+                each = torch.tensor(mode.spent.depths).view(-1, len(batch)).T
+                depths += [row[: len(text)] for row, text in zip(each, new, strict=True)]
+            if self._progress is not None:
+                self._progress(len(texts), len(self._prompts), told)
+        return texts, depths
+
+    def _length(self, row: Int64[Tensor, " t"]) -> int:
+        """Tokens up to the first that ends a sequence, with it."""
+        ended = torch.isin(row, self._ends).nonzero()
+        return int(ended[0]) + 1 if len(ended) else len(row)
+
+
+def _held(threshold: float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float) -> Step:
+    """What a threshold shows, beside what the full model wrote."""
+    shares = [differing(one, other) for one, other in zip(early, texts, strict=True)]
+    lengths = [max(len(one), len(other)) for one, other in zip(early, texts, strict=True)]
+    return Step(
+        threshold,
+        sum(one > share for one in shares),
+        float(torch.cat(depths).float().mean()),
+        sum(one * length for one, length in zip(shares, lengths, strict=True)) / sum(lengths),
+    )
+
+
+def differing(early: Int64[Tensor, " n"], full: Int64[Tensor, " m"]) -> float:
+    """The share of tokens that differ, place by place; places that only one has do.
+
+    Example:
+        >>> differing(torch.tensor([1, 2, 3]), torch.tensor([1, 9, 3, 4]))
+        0.5
+    """
+    both = min(len(early), len(full))
+    return 1 - int((early[:both] == full[:both]).sum()) / max(len(early), len(full))
