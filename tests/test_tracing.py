@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ import zoo
 from naive import same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import anydepth.collect
 from anydepth.errors import (
@@ -812,3 +814,55 @@ def test_what_stands_at_padding_may_be_anything() -> None:
     handle = model.bert.encoder.layer[-1].register_forward_hook(spoil)
     same(trace(model, numbered(), tokens="mean"), expected, tolerance=2e-6)
     handle.remove()
+
+
+def language_batches(sizes: list[int]) -> list[dict[str, Tensor]]:
+    """The same ten texts of three lengths, padded on the right, in batches of these sizes."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = [12, 5, 9] * 4
+    texts = [torch.randint(5, 60, (lengths[index],), generator=draw) for index in range(10)]
+    found, start = [], 0
+    for size in sizes:
+        own = texts[start : start + size]
+        longest = max(map(len, own))
+        pad = [longest - len(text) for text in own]
+        ids = [torch.nn.functional.pad(text, (0, count)) for text, count in zip(own, pad, strict=True)]
+        mask = [
+            torch.nn.functional.pad(torch.ones_like(text), (0, count)) for text, count in zip(own, pad, strict=True)
+        ]
+        found.append({"input_ids": torch.stack(ids), "attention_mask": torch.stack(mask)})
+        start += size
+    return found
+
+
+def test_some_positions_stand_for_all_in_similarities(tmp_path: Path) -> None:
+    """They are rows of the whole trace, as many as asked, whatever the batches; answers are counted everywhere."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    whole = trace(model, language_batches([10]), measures=["cka"], out=tmp_path / "whole", keep_states=True)
+    some = trace(model, language_batches([10]), measures=["cka"], positions=6, out=tmp_path / "some", keep_states=True)
+    split = trace(
+        model, language_batches([3, 1, 6]), positions=6, measures=["cka"], out=tmp_path / "split", keep_states=True
+    )
+    assert some.states is not None
+    assert split.states is not None
+    assert whole.states is not None
+    assert some.states.groups is not None
+    assert np.bincount(some.states.groups).tolist() == [min(6, count) for count in [12, 5, 9, 12, 5, 9, 12, 5, 9, 12]]
+    rows, every = (np.concatenate([part.numpy() for part in one.states.chunks(99)]) for one in (some, whole))
+    apart = np.concatenate([part.numpy() for part in split.states.chunks(99)])
+    np.testing.assert_allclose(rows, apart, atol=1e-5)
+    for row, sample in zip(rows, some.states.groups, strict=True):
+        own = every[whole.states.groups == sample]
+        assert np.abs(own - row).max(1).min() < 1e-6
+    assert some.rows is not None
+    assert whole.rows is not None
+    assert len(some.rows.sample) == len(whole.rows.sample)
+    assert any("at most 6 positions of each sample" in note for note in some.notes)
+    assert not any("positions of each sample" in note for note in whole.notes)
+
+
+def test_no_positions_are_none() -> None:
+    with pytest.raises(DataError, match="positions is 0, expected at least 1"):
+        trace(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)), [], positions=0)

@@ -160,6 +160,8 @@ def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
             "each": "the model answers at each position",
         }[facts["tokens"]]
         yield f"token policy {facts['tokens']!r}: {why}"
+    if facts["drawn"] is not None:
+        yield f"similarity is over at most {facts['drawn']:,} positions of each sample, drawn at random"
     if not facts["has_classes"]:
         yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
     elif facts["readout"] and not facts["labelled"]:

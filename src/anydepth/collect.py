@@ -22,7 +22,7 @@ from anydepth.room import Room
 from anydepth.stack import Stack
 from anydepth.store import require_space
 from anydepth.surgery import evaluating
-from anydepth.tokens import IGNORED, Policy, default_policy, next_token_labels, select, valid_positions
+from anydepth.tokens import IGNORED, Policy, default_policy, next_token_labels, select, some_of, valid_positions
 from anydepth.workspace import Workspace
 
 Readout = Literal["tail", "raw"] | None
@@ -44,6 +44,10 @@ class Pass:
     labels: bool
     """Whether the data must carry labels."""
     keep_states: bool
+    positions: int | None = None
+    """Under the policy "each", how many positions of a sample stand for it in the states kept; None for all."""
+    seed: int = 0
+    """Of the draw of these positions."""
     states_limit: int | None = None
     """Most bytes that states may take on disk; None for as many as the disk holds."""
 
@@ -122,6 +126,7 @@ class Pass:
         return {
             "tokens": tokens,
             "tokens_chosen": self.tokens is None,
+            "drawn": self.positions if tokens == "each" else None,
             "readout": self.readout if has_classes else None,
             "has_classes": has_classes,
             "labelled": self.labels and has_classes and (labels is not None or next_token),
@@ -144,13 +149,21 @@ class Pass:
             part = samples_of(batch, piece)
             states = self.stack.states(part)
             valid = valid_positions(part, states[0])
-            rows = self._state_rows(states, valid, facts["tokens"], index, first + piece.start)
+            rows = self._state_rows(
+                states, self._drawn(part, valid, facts), facts["tokens"], index, first + piece.start
+            )
             table = rows if self.keep_states else {}
             if facts["readout"]:
                 own = labels[piece] if labels is not None and facts["labelled"] else None
                 table |= self._readout_rows(part, states, valid, own, facts, index, first + piece.start)
             tables.append(table)
         return [(name, np.concatenate([table[name] for table in tables]), tables[0][name].dtype) for name in tables[0]]
+
+    def _drawn(self, batch: Batch, valid: Bool[Tensor, "b t"], facts: Mapping[str, Any]) -> Bool[Tensor, "b t"]:
+        """The positions whose states are kept; a sample's draw goes by what it holds, not by its place in the data."""
+        if facts["drawn"] is None:
+            return valid
+        return some_of(valid, facts["drawn"], [(self.seed, int(content)) for content in digest(batch)])
 
     def _state_rows(
         self, states: list[Tensor], valid: Bool[Tensor, "b t"], tokens: Policy, index: int, first: int

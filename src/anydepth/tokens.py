@@ -7,9 +7,10 @@ The default is not read off the model's name: it is where the model's own readou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -99,6 +100,23 @@ def select(
         kept = state[sample].masked_fill(~valid[sample].unsqueeze(-1), 0.0)
         return kept.sum(1) / weights.sum(1, keepdim=True), sample
     return state[sample, _end(valid[sample], policy)], sample
+
+
+def some_of(valid: Bool[Tensor, "b t"], most: int, seeds: Sequence[Sequence[int]]) -> Bool[Tensor, "b t"]:
+    """At most so many of each sample's valid positions, drawn at random.
+
+    Args:
+        valid: the positions that count.
+        most: to keep of each sample.
+        seeds: of each sample's draw; where padding lies makes no difference to it.
+    """
+    kept = valid.clone()
+    for row, seed in enumerate(seeds):
+        places = valid[row].nonzero()[:, 0]
+        if len(places) > most:
+            left_out = np.random.default_rng(list(seed)).permutation(len(places))[most:]
+            kept[row, places[torch.as_tensor(left_out, device=valid.device)]] = False
+    return kept
 
 
 def _end(valid: Bool[Tensor, "b t"], policy: Policy) -> Int[Tensor, " b"]:

@@ -36,6 +36,7 @@ def trace(
     *,
     measures: Sequence[str] = DEFAULT_MEASURES,
     tokens: str | None = None,
+    positions: int | None = None,
     readout: Readout = "tail",
     labels: bool = True,
     blocks: str | None = None,
@@ -57,6 +58,8 @@ def trace(
         measures: which similarities between depths; see `anydepth.measures`.
         tokens: which positions stand for a sample: "first", "last", "each" or "mean". None: where the model's own
             readout looks.
+        positions: where each position stands for itself ("each"), at most so many of a sample go into similarities,
+            drawn at random; None for all. Answers are counted at all of them.
         readout: "tail" reads every depth out through the model's own final norm and head; "raw" leaves out the final
             norm below depth L, as published code has done; None measures similarity alone.
         labels: False for data without labels: no accuracy, but confidence, agreement and saturation.
@@ -69,7 +72,7 @@ def trace(
         sums: keep the sums that CKA is made of, (K·D)² / 2 numbers, to merge this trace with those of other samples.
             Without them the cheaper way to CKA is taken.
         resume: False to start over what an interrupted trace left in `out`.
-        seed: of the dealing of samples into parts, behind the intervals of CKA.
+        seed: of the dealing of samples into parts, behind the intervals of CKA, and of the draw of `positions`.
         describe: what the result should say of its origin, beside what is found out: {"model": name,
             "data": {"name": ..., "split": ...}, "notes": [...]}.
         progress: called with what is done, how much there is, and what it is.
@@ -99,6 +102,8 @@ def trace(
         raise DataError("keep_states needs a folder to keep them in: give out='DIR'")
     if readout not in ("tail", "raw", None):
         raise DataError(f"unknown readout {readout!r}, expected 'tail', 'raw' or None")
+    if positions is not None and positions < 1:
+        raise DataError(f"positions is {positions}, expected at least 1 for each sample, or None for all")
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     told = dict(describe or {})
     origin = {
@@ -112,6 +117,8 @@ def trace(
         readout=readout,
         labels=labels,
         keep_states=bool(measures) or keep_states,
+        positions=positions,
+        seed=seed if positions is not None else 0,
         states_limit=None if states_limit is None else as_bytes(states_limit, "states_limit"),
     )
     rank, ranks = rank_and_count()
@@ -244,4 +251,5 @@ def _key(fingerprint: str, what: Pass, keep_states: bool, ranks: int) -> str:
     kept = [what.keep_states, keep_states]
     # what rows hold is part of it: an older version's pass left others
     settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks, ROW_COLUMNS]
+    settings += [what.positions, what.seed]
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()

@@ -30,6 +30,9 @@ def trace(
     tokens: Annotated[
         str | None, typer.Option(help="Positions that stand for a sample: first, last, each, mean.")
     ] = None,
+    positions: Annotated[
+        int | None, typer.Option(min=1, help="Of each sample, at most so many positions go into similarities.")
+    ] = None,
     readout: Annotated[str, typer.Option(help="tail, raw (no final norm below the last depth), or none.")] = "tail",
     labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Whether the data have labels.")] = True,
     text_column: options.TextColumn = None,
@@ -105,6 +108,7 @@ def trace(
             batches,
             measures=names,
             tokens=tokens,
+            positions=positions,
             readout=_READOUTS[readout],
             labels=labels,
             out=folder,
