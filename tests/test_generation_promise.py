@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from speaking import greedy, prompts, speaker
 
-from anydepth import Confidence
+from anydepth import Confidence, Entropy, Patience
 from anydepth.certificates import certified
 from anydepth.errors import CertificateError
 from anydepth.generation import dynamic_exit
-from anydepth.generation.promise import THRESHOLDS, calibrate, differing
+from anydepth.generation.promise import THRESHOLDS, calibrate, differing, path_of
 from anydepth.stack import Stack
 
 NEW = 6
@@ -88,6 +89,45 @@ def test_sequences_that_end_are_counted_to_their_end() -> None:
     )
     assert promise.steps[0].failures == 0
     assert promise.steps[0].differing == 0
+
+
+def test_an_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written under a threshold is not written again; another model's is not taken for it."""
+    model, starts = speaker("gpt2"), rows(24)
+    settings = {"tolerance": 0.5, "new_tokens": NEW, "thresholds": surest_first(model, starts, 3)}
+    policy = Confidence(0.5, depths=(2,))
+    plain = calibrate(model, starts, policy, **settings)
+    stopped: list[str] = []
+
+    def stop(done: int, total: int, told: str) -> None:
+        stopped.append(told)
+        if told.startswith("threshold") and len(set(stopped)) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, starts, policy, **settings, keep=tmp_path, progress=stop)
+    told: list[str] = []
+    found = calibrate(
+        model, starts, policy, **settings, keep=tmp_path, progress=lambda done, total, what: told.append(what)
+    )
+    assert found == plain
+    assert not {"the full model", stopped[-2]} & set(told)
+    assert len(set(stopped[:-1]) & set(told)) == 0
+    calibrate(
+        speaker("gpt2", seed=2), starts, policy, **settings, keep=tmp_path, progress=lambda *what: told.append(what[2])
+    )
+    assert "the full model" in told
+
+
+def test_each_kind_of_policy_has_its_path_from_strict_to_loose() -> None:
+    model, starts = speaker("llama"), rows(16)
+    for policy in (Confidence(0.5, depths=(1, 2)), Entropy(0.5, depths=(1, 2)), Patience(2, depths=(1, 2))):
+        path = path_of(policy)
+        _, promise = calibrate(
+            model, starts, policy, tolerance=0.99, confidence=0.5, new_tokens=2, thresholds=path[::4]
+        )
+        depths = [step.depth for step in promise.steps]
+        assert depths == sorted(depths, reverse=True)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from anydepth.generation.promise import Promise, calibrate
 from anydepth.loaded import LoadedModel
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder
+from anydepth.workspace import PARTIAL
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def promise_named(
         loaded: the model.
         rows: texts; the start of each is a prompt.
         policy: of the kind wanted; without depths, two are tested.
-        folder: to write.
+        folder: to write; an interrupted calibration there goes on.
         writing: how sequences are written.
         tolerance: the probability of a sequence that fails which must not be exceeded.
         confidence: of that promise.
@@ -112,6 +113,7 @@ def promise_named(
         new_tokens=writing.new_tokens,
         share=writing.share,
         blocks=blocks,
+        keep=folder / PARTIAL,
         progress=progress,
     )
     stack.verify({"input_ids": prompts[0][None].to(device_of(loaded.model))})

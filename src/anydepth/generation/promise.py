@@ -7,10 +7,14 @@ writes from the same prompt. A sequence fails if more than a stated share of its
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -18,8 +22,11 @@ from torch.nn import functional
 
 from anydepth.certificates import Certificate, certified, check_level, least_samples
 from anydepth.errors import CertificateError
-from anydepth.exits.policies import Policy
+from anydepth.exits.policies import Entropy, Patience, Policy, as_plain
 from anydepth.generation.dynamic import DynamicExit, dynamic_exit
+from anydepth.provenance import describe_model
+from anydepth.stack import Stack
+from anydepth.store import replacing
 from anydepth.surgery import evaluating
 
 THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
@@ -40,7 +47,7 @@ class Step:
         differing: share of tokens that differ, over all sequences.
     """
 
-    threshold: float
+    threshold: int | float
     failures: int
     depth: float
     differing: float
@@ -94,9 +101,10 @@ def calibrate(
     confidence: float = 0.95,
     new_tokens: int = 64,
     share: float = 0.0,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[int | float] | None = None,
     padding: int = 0,
     blocks: str | None = None,
+    keep: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Policy | None, Promise]:
     """Find how loose a policy may be when a model generates greedily, with a guarantee over sequences.
@@ -109,9 +117,10 @@ def calibrate(
         confidence: of that promise over the draw of the prompts, in (0, 1).
         new_tokens: generated from each prompt; fewer where a sequence ends.
         share: of a sequence's tokens that may differ from the full model's; 0 for none at all.
-        thresholds: the path, from strict to loose; tested until one fails.
+        thresholds: the path, from strict to loose; tested until one fails. None for `path_of` the policy.
         padding: a token to fill shorter prompts with; it is never attended to.
         blocks: see `anydepth.Stack`.
+        keep: a folder for the sequences of each threshold: the same call goes on from there after an interrupt.
         progress: called with sequences done, sequences in all, and what is being done.
 
     Returns:
@@ -139,7 +148,9 @@ def calibrate(
             f"there are {len(prompts):,} prompts, and to promise {tolerance:.3g} with {confidence:.3g} confidence "
             f"takes at least {needed:,}, even without a failure: get more, or raise the tolerance"
         )
-    plain = _Author(model, prompts, new_tokens, padding, progress)
+    thresholds = path_of(policy) if thresholds is None else thresholds
+    kept = None if keep is None else keep / _key(Stack(model, blocks=blocks), prompts, policy, (new_tokens, padding))
+    plain = _Author(model, prompts, new_tokens, padding, kept, progress)
     with evaluating(model), torch.inference_mode():
         texts, _ = plain.write("the full model")
         steps: list[Step] = []
@@ -156,19 +167,70 @@ def calibrate(
     return (None if taken is None else replace(policy, threshold=taken.threshold)), promise
 
 
+def path_of(policy: Policy) -> Sequence[int | float]:
+    """The thresholds that are tested if none are given, from strict to loose.
+
+    Example:
+        >>> from anydepth import Entropy, Patience
+        >>> path_of(Entropy(0.5))[:2], path_of(Patience(2, depths=(2, 4, 6)))
+        ([0.0001, 0.001], [3, 2, 1])
+    """
+    if isinstance(policy, Entropy):
+        return [round(1 - one, 6) for one in THRESHOLDS]
+    if isinstance(policy, Patience):
+        return list(range(len(policy.depths or (1,)), 0, -1))
+    return THRESHOLDS
+
+
+def _key(stack: Stack, prompts: Sequence[Tensor], policy: Policy, settings: tuple[int, int]) -> str:
+    """Stands for all that what is written depends on, but for the threshold."""
+    kind = {**as_plain(policy), "threshold": None}
+    told = [describe_model(stack)["fingerprint"], [prompt.tolist() for prompt in prompts], kind, settings]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+
+
+def _save(file: Path, texts: list[Tensor], depths: list[Tensor]) -> None:
+    each = torch.cat(depths).numpy() if depths else np.empty(0, np.int64)
+    lengths = np.array([len(text) for text in texts])
+    with replacing(file) as beside, beside.open("wb") as opened:
+        np.savez(opened, lengths=lengths, texts=torch.cat(texts).numpy(), depths=each)
+
+
+def _read(file: Path) -> tuple[list[Tensor], list[Tensor]]:
+    with np.load(file, allow_pickle=False) as kept:
+        lengths = kept["lengths"].tolist()
+        texts, depths = torch.from_numpy(kept["texts"]), torch.from_numpy(kept["depths"])
+    return list(torch.split(texts, lengths)), list(torch.split(depths, lengths)) if len(depths) else []
+
+
 class _Author:
     """A model that writes on from prompts, in batches."""
 
     def __init__(
-        self, model: Any, prompts: Sequence[Tensor], new_tokens: int, padding: int, progress: Progress | None
+        self,
+        model: Any,
+        prompts: Sequence[Tensor],
+        new_tokens: int,
+        padding: int,
+        kept: Path | None,
+        progress: Progress | None,
     ) -> None:
         self._model, self._prompts, self._new_tokens, self._padding = model, prompts, new_tokens, padding
-        self._progress = progress
+        self._kept, self._progress = kept, progress
         ends = model.generation_config.eos_token_id
         self._ends = torch.tensor([] if ends is None else ends).flatten()
 
     def write(self, told: str, mode: DynamicExit | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """What is written after each prompt, and the depth of each of these tokens (empty without a mode)."""
+        file = None if self._kept is None else self._kept / f"{told}.npz"
+        if file is not None and file.is_file():
+            return _read(file)
+        found = self._write(told, mode)
+        if file is not None:
+            _save(file, *found)
+        return found
+
+    def _write(self, told: str, mode: DynamicExit | None) -> tuple[list[Tensor], list[Tensor]]:
         texts: list[Tensor] = []
         depths: list[Tensor] = []
         for start in range(0, len(self._prompts), _BATCH):
@@ -200,7 +262,7 @@ class _Author:
         return int(ended[0]) + 1 if len(ended) else len(row)
 
 
-def _held(threshold: float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float) -> Step:
+def _held(threshold: int | float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float) -> Step:
     """What a threshold shows, beside what the full model wrote."""
     shares = [differing(one, other) for one, other in zip(early, texts, strict=True)]
     lengths = [max(len(one), len(other)) for one, other in zip(early, texts, strict=True)]
