@@ -174,7 +174,7 @@ def test_what_was_done_is_noted(gpt2):
         "3 of 7 texts are longer than 12 tokens, and read in windows of 12 that advance by 5: 18 windows in all",
         "a token counts in the first window that holds it, behind at least 7 others or all that there are",
         "a window is called as the text it starts in, and the token it starts at: 'g[0:]'",
-        "similarities are over all positions of all windows, the 7 that overlap counted again",
+        "similarities take windows as they are: the 7 positions in which two overlap count in both",
     )
     assert found.windows.ids[:6] == ("a[0:]", "b[0:]", "b[5:]", "b[10:]", "b[15:]", "b[20:]")
 

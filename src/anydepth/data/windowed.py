@@ -104,4 +104,4 @@ def _notes(what: str, ids: Sequence[str], size: int, stride: int) -> Iterator[st
     yield f"a token counts in the first window that holds it, behind at least {others} or all that there are"
     yield f"a window is called as the text it starts in, and the token it starts at: {ids[-1]!r}"
     if overlap > 1:
-        yield f"similarities are over all positions of all windows, the {overlap:,} that overlap counted again"
+        yield f"similarities take windows as they are: the {overlap:,} positions in which two overlap count in both"
