@@ -38,8 +38,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anydepth import Confidence
 from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
-from anydepth.generation.costs import Advice, advise
+from anydepth.generation.costs import Advice, advise, tokens_per_round
 from anydepth.generation.modes import Mode
+from anydepth.generation.speculative import best_length
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,7 @@ def ways_of(advice: Advice, last: int) -> dict[str, Way]:
     costs = advice.costs
     ways = {"plain": Way("plain `generate`")}
     for depth in DRAFTS:
-        length = max(range(1, 17), key=lambda g, k=depth: costs.speculative(k, g, advice.acceptance[k - 1]))
+        length = best_length(advice.acceptance[depth - 1], *costs.draft(depth))
         ways[f"draft {depth}"] = Way(
             f"self-speculation, {length} drafts at depth {depth}",
             mode=self_speculative(depth, draft_length=length),
@@ -111,7 +112,7 @@ def chance_of(spent: Spent, length: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(middle**place for place in range(length + 1)) < seen else (low, middle)
+        low, high = (middle, high) if tokens_per_round(middle, length) < seen else (low, middle)
     return low
 
 

@@ -19,7 +19,7 @@ from anydepth.generation.cache import cut_back, whole_cache
 from anydepth.generation.decoder import Decoder, Spent, checked_on, decoding
 from anydepth.generation.dynamic import dynamic_exit
 from anydepth.generation.modes import positions_of
-from anydepth.generation.speculative import LONGEST_DRAFT
+from anydepth.generation.speculative import best_length
 from anydepth.generation.static import at_depth
 from anydepth.stack import Stack
 from anydepth.surgery import evaluating
@@ -169,7 +169,7 @@ def best_draft(costs: DecodeCosts, acceptance: Sequence[float]) -> Advice:
     ways = [
         (costs.speculative(depth, length, share), depth, length)
         for depth, share in enumerate(acceptance, start=1)
-        for length in range(1, LONGEST_DRAFT + 1)
+        for length in [best_length(share, *costs.draft(depth))]
     ]
     speedup, depth, length = max(ways, default=(1.0, 0, 0))
     if speedup <= 1:

@@ -20,7 +20,7 @@ from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.generation.cache import Filled, Seen, levelled, require_filled, whole_cache
 from anydepth.generation.decoder import Spent, checked_on
-from anydepth.generation.modes import Mode, new_tokens, refuse
+from anydepth.generation.modes import Mode, new_tokens, refuse, written
 from anydepth.legs import Legs
 from anydepth.surgery import forward_as
 
@@ -65,8 +65,7 @@ class DynamicExit(Mode):
                     streamer=streamer,
                     **{**given, "past_key_values": cache},
                 )
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        self.spent.tokens = sequences.shape[0] * (sequences.shape[1] - input_ids.shape[1])
+        self.spent.tokens = written(output, input_ids)
         return output
 
 

@@ -84,6 +84,12 @@ class Mode:
         return streamer
 
 
+def written(output: Any, prompt: Int64[Tensor, "b t"]) -> int:
+    """Tokens over all rows that `generate`'s own loop put behind the prompt."""
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    return int(sequences.shape[0] * (sequences.shape[1] - prompt.shape[1]))
+
+
 def positions_of(model: nn.Module) -> int:
     """How many positions the model has, or was trained for; very many if its config does not tell."""
     told = getattr(getattr(model, "config", None), "max_position_embeddings", None)

@@ -10,6 +10,8 @@ Leviathan, Kalman, Matias 2023 (speculative sampling); Elhoushi et al. 2024 (dra
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -27,11 +29,28 @@ from anydepth.stack import Stack
 LONGEST_DRAFT = 16
 
 
-class DraftLength:
-    """How many tokens to draft next, from how many were accepted so far.
+def best_length(chance: float, draft: int | float, verify: int | float) -> int:
+    """How many tokens to draft in a round: as long as tokens grow faster than what a round costs.
 
-    A token is worth drafting as long as tokens per round grow faster than what a round costs. With a chance a for each
-    draft to be accepted, a round of g drafts yields (1 - a**(g + 1)) / (1 - a) tokens.
+    With a chance a for each draft to be accepted, a round of g drafts yields 1 + a + ... + a^g tokens in the mean, the
+    one that is no draft among them (Leviathan et al. 2023, equation 1).
+
+    Args:
+        chance: of each draft, 0..1.
+        draft: what a drafted token costs.
+        verify: what a round costs beside its drafts.
+
+    Example:
+        >>> best_length(0.5, 0.25, 1.5), best_length(0.0, 0.25, 1.5)
+        (2, 1)
+    """
+    tokens = accumulate(chance**place for place in range(LONGEST_DRAFT + 1))
+    rates = [(one / (count * draft + verify), count) for count, one in enumerate(tokens)]
+    return max(rates[1:], key=itemgetter(0))[1]
+
+
+class DraftLength:
+    """How many tokens to draft next, from how many were accepted so far; see `best_length`.
 
     Args:
         draft: what a drafted token costs.
@@ -49,11 +68,7 @@ class DraftLength:
         if self._fixed is not None:
             return self._fixed
         chance = min(self._accepted / self._judged, 0.99)
-        rates = [
-            (1 - chance ** (count + 1)) / (1 - chance) / (count * self._draft + self._verify)
-            for count in range(1, LONGEST_DRAFT + 1)
-        ]
-        return 1 + rates.index(max(rates))
+        return best_length(chance, self._draft, self._verify)
 
     def learn(self, accepted: int, drafted: int) -> None:
         """Take a round of one row into account; drafts behind the first that failed were not judged."""

@@ -14,7 +14,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import levelled, require_even
 from anydepth.generation.decoder import Spent, checked_on
-from anydepth.generation.modes import Mode, require_depth, several_ranks
+from anydepth.generation.modes import Mode, require_depth, several_ranks, written
 from anydepth.surgery import evaluating
 
 
@@ -62,8 +62,7 @@ class StaticDepth(Mode):
                 **({} if beams else {"streamer": streamer}),
                 **given,
             )
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        self.spent.tokens = sequences.shape[0] * (sequences.shape[1] - input_ids.shape[1])
+        self.spent.tokens = written(output, input_ids)
         return output
 
     @contextmanager
