@@ -8,7 +8,7 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-BENCHMARKS := $(filter-out %/assets.py %/conversions.py %/machine.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out %/machine.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench clean

@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from assets import path
 from machine import processor
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anydepth import Confidence
+from anydepth.assets import path
 from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise, tokens_per_round
 from anydepth.generation.modes import Mode

@@ -27,8 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from assets import AssetError, path
 from machine import processor
+
+from anydepth.assets import path
+from anydepth.errors import AssetError
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS, BATCHES, CUTS = 128, (1, 8), (3, 6, 9)

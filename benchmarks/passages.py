@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from assets import path
 from machine import processor
 
 from anydepth import models
+from anydepth.assets import path
 from anydepth.passages import Passages, continuing, text_metrics
 from anydepth.store import plain
 

@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from assets import AssetError, path
+from anydepth.assets import path
+from anydepth.errors import AssetError
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("forward", "trace", "trace without report")

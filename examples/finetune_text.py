@@ -1,6 +1,6 @@
 """Fine-tune a text encoder on labelled sentences: a plain PyTorch loop that ends in an ordinary model folder.
 
-    python benchmarks/assets.py get minilm mr
+    python -m anydepth.assets get minilm mr
     python examples/finetune_text.py --out runs/minilm-mr
     anydepth trace runs/minilm-mr --data ~/.cache/anydepth/assets/mr --out runs/minilm-mr-trace
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import sys
 import tempfile
 import time
@@ -25,7 +24,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-ASSETS = Path(os.environ.get("ANYDEPTH_ASSETS") or "~/.cache/anydepth/assets").expanduser()
+from anydepth.assets import cache_root
+
+ASSETS = cache_root()
 Sentences = list[tuple[list[int], int]]  # token ids and the label of each sentence
 
 
@@ -125,7 +126,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"{settings.out} exists: remove it or choose another --out")
     for folder in (settings.model, settings.data):
         if not folder.is_dir():
-            parser.error(f"{folder} is not there: run 'python benchmarks/assets.py get {folder.name}'")
+            parser.error(f"{folder} is not there: run 'python -m anydepth.assets get {folder.name}'")
     return settings
 
 

@@ -145,7 +145,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     settings = parser.parse_args(arguments)
     if settings.data != "digits" and not Path(settings.data).expanduser().is_dir():
-        parser.error(f"{settings.data} is not there: run 'python benchmarks/assets.py get {Path(settings.data).name}'")
+        parser.error(f"{settings.data} is not there: run 'python -m anydepth.assets get {Path(settings.data).name}'")
     return settings
 
 

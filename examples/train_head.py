@@ -1,6 +1,6 @@
 """Train a classifier on a frozen image encoder: features once, then a linear head, then an ordinary model folder.
 
-    python benchmarks/assets.py get dinov2-s fashion-mnist
+    python -m anydepth.assets get dinov2-s fashion-mnist
     python examples/train_head.py --out runs/dinov2s-fashion
     anydepth trace runs/dinov2s-fashion --data ~/.cache/anydepth/assets/fashion-mnist --limit 2000 --out runs/trace
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -23,7 +22,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-ASSETS = Path(os.environ.get("ANYDEPTH_ASSETS") or "~/.cache/anydepth/assets").expanduser()
+from anydepth.assets import cache_root
+
+ASSETS = cache_root()
 Features = tuple[Tensor, Tensor]  # (n, width of the head's input) float32, and n labels
 
 
@@ -108,7 +109,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"{settings.out} exists: remove it or choose another --out")
     for folder in (settings.model, settings.data):
         if not folder.is_dir():
-            parser.error(f"{folder} is not there: run 'python benchmarks/assets.py get {folder.name}'")
+            parser.error(f"{folder} is not there: run 'python -m anydepth.assets get {folder.name}'")
     return settings
 
 

@@ -155,6 +155,8 @@ def wrong_with(words: list[str]) -> str | None:
         return wrong_with_anydepth(arguments[arguments.index("anydepth") + 1 :])
     if program == "anydepth":
         return wrong_with_anydepth(arguments)
+    if arguments[:1] == ["-m"] and arguments[1:] and arguments[1].startswith("anydepth."):
+        return wrong_with_script(f"src/{arguments[1].replace('.', '/')}.py", arguments[2:], arguments[1])
     if re.fullmatch(r"python[\d.]*", program) and arguments and arguments[0].endswith(".py"):
         return wrong_with_script(arguments[0], arguments[1:])
     if program == "make":
@@ -189,9 +191,9 @@ def unknown_option(what: str, given: list[str], command: Any) -> str | None:
     return f"{what} has no option {unknown[0]}" if unknown else None
 
 
-def wrong_with_script(script: str, arguments: list[str]) -> str | None:
+def wrong_with_script(script: str, arguments: list[str], name: str = "") -> str | None:
     if not (ROOT / script).is_file():
-        return f"there is no {script}"
+        return f"there is no {name or script}"
     source = (ROOT / script).read_text("utf-8")
     options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
     return next((f"{script} has no option {option}" for option in options if f'"{option}"' not in source), None)
@@ -219,8 +221,10 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         ("cd here && anydepth trice x | tail", "no 'trice'"),
         ("torchrun --nproc-per-node 2 -m anydepth trace MODEL --data DATA --nope", "no option --nope"),
         (".venv/bin/python -m anydepth demo --nope", "no option --nope"),
-        ("python benchmarks/assets.py get all  # a comment", None),
-        ("python benchmarks/asset.py", "no benchmarks/asset.py"),
+        ("python -m anydepth.assets get all  # a comment", None),
+        ("python -m anydepth.asset list", "no anydepth.asset"),
+        ("python benchmarks/similarity.py > here.txt  # a comment", None),
+        ("python benchmarks/similar.py", "no benchmarks/similar.py"),
         ("A=1 .venv/bin/python examples/finetune_text.py --nope 3", "finetune_text.py has no option --nope"),
         ("make test JOBS=8", None),
         ("make tests", "the Makefile has no 'tests'"),

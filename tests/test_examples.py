@@ -235,7 +235,7 @@ def test_residual_needs_images(capsys):
     with pytest.raises(SystemExit) as stopped:
         residual.main(["--data", "no/where"])
     assert stopped.value.code == 2
-    assert "no/where is not there: run 'python benchmarks/assets.py get where'" in capsys.readouterr().err
+    assert "no/where is not there: run 'python -m anydepth.assets get where'" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- both
@@ -247,7 +247,7 @@ def test_bad_paths_stop_a_script_before_it_starts(script, tmp_path, capsys):
         (["--out", tmp_path], r"exists: remove it or choose another --out"),
         (
             ["--out", tmp_path / "new", "--model", tmp_path / "no"],
-            r"/no is not there: run 'python benchmarks/assets.py",
+            r"/no is not there: run 'python -m anydepth.assets",
         ),
     ):
         with pytest.raises(SystemExit) as stopped:

@@ -6,7 +6,6 @@ Needs the assets and the trained model of docs/trace.md; without them it is skip
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-ASSETS = Path(os.environ.get("ANYDEPTH_ASSETS") or "~/.cache/anydepth/assets").expanduser()
+from anydepth.assets import cache_root
+
+ASSETS = cache_root()
 MODEL = Path(__file__).parents[1] / "runs" / "minilm-mr"
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not (MODEL / "config.json").exists() or not (ASSETS / "mr" / "test.csv").exists(),
-        reason="python benchmarks/assets.py get minilm mr; python examples/finetune_text.py --out runs/minilm-mr",
+        reason="python -m anydepth.assets get minilm mr; python examples/finetune_text.py --out runs/minilm-mr",
     ),
 ]
 

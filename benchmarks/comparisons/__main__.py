@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from commands import compared, likeness, trace_of, traced
 from figures import draw
-from models import MODELS, ROOT, AssetError, Missing
+from models import MODELS, ROOT, Missing
 from parts import PARTS, Part, levels
 from tables import SECTIONS
 
+from anydepth.errors import AssetError
 from anydepth.store import plain
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 
+from anydepth.assets import path as path
 from anydepth.store import replacing_folder
 
 # what trained the models, their data, and the loop for a classifier alone
-sys.path.append(str(Path(__file__).parents[1]))
 sys.path.append(str(Path(__file__).parents[1] / "objectives"))
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
-from assets import AssetError as AssetError
-from assets import path as path
 
 ROOT = Path(__file__).parents[2]
 RUNS = Path("runs")

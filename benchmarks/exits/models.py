@@ -16,9 +16,9 @@ import numpy as np
 import settings
 import tasks
 import training
-from assets import path
 
 from anydepth import Stack, truncate
+from anydepth.assets import path
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = ("standard", "aligned", "heads")

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import settings
 from settings import TASKS, Stage
-from tasks import AssetError
 from training import Run, Training, steps_done
+
+from anydepth.errors import AssetError
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from settings import CONTEXT, CONTEXTS_HELD_OUT, LENGTH, SCREENED, TASKS, VOCABULARY, Size, Stage
 from torch import Tensor, nn
 
-sys.path.append(str(Path(__file__).parents[1]))  # assets.py lies there, and this folder is run as a script
-from assets import AssetError as AssetError
-from assets import path
-from settings import CONTEXT, CONTEXTS_HELD_OUT, LENGTH, SCREENED, TASKS, VOCABULARY, Size, Stage
+from anydepth.assets import path
 
 Batch = dict[str, Tensor]
 

