@@ -20,7 +20,7 @@ def load(name: str):
     return module
 
 
-finetune_text, residual, train_head = load("finetune_text"), load("residual"), load("train_head")
+finetune_text, train_head = load("finetune_text"), load("train_head")
 
 
 # ------------------------------------------------------------------------------------------------- finetune_text
@@ -178,64 +178,6 @@ def test_fit_undoes_the_scale_of_the_features():
     head = torch.nn.Linear(2, 3)
     history = train_head.fit(head, (rows[:200], labels[:200]), (rows[200:], labels[200:]), epochs=100, seed=0)
     assert train_head.accuracy(head, (rows[200:], labels[200:])) == max(history) > 0.95
-
-
-# ------------------------------------------------------------------------------------------------------ residual
-
-
-def test_skips_are_all_that_differs():
-    torch.manual_seed(0)
-    plain = residual.Layer(6, skip=False)
-    torch.manual_seed(0)
-    skipping = residual.Layer(6, skip=True)
-    h = torch.randn(4, 6)
-    torch.testing.assert_close(skipping(h), h + plain(h))
-
-
-def test_with_skips_cosine_and_cka_rise_together_and_without_they_part(capsys):
-    """The paper's claim on a smaller run: one seed, fewer epochs."""
-    assert residual.main(["--epochs", "12", "--seeds", "1"]) == 0
-    with_skips, without = capsys.readouterr().out.split("without, depths")
-    found = {}
-    for text, kind in ((with_skips, True), (without, False)):
-        of = {name: [float(one) for one in re.search(rf"{name} +(.*)", text)[1].split()] for name in
-              ("accuracy", "cosine to last", "CKA to last")}  # fmt: skip
-        assert {len(values) for values in of.values()} == {residual.LAYERS + 1}
-        spearman = float(re.search(r"cosine and CKA, spearman: (\S+)", text)[1])
-        found[kind] = {name: np.array(values) for name, values in of.items()} | {"spearman": spearman}
-    assert found[True]["accuracy"][-1] > 0.9
-    assert found[False]["accuracy"][-1] > 0.8
-    assert found[True]["spearman"] > 0.9 > 0.5 > found[False]["spearman"]
-    assert (np.diff(found[True]["cosine to last"]) > 0).all()
-    assert (np.abs(found[False]["cosine to last"][:-1]) < 0.4).all()
-    assert found[False]["CKA to last"][-2] > 0.7, "CKA sees what the cosine does not"
-    assert (found[False]["accuracy"][:-1] < 0.4).all()
-
-
-def test_images_of_a_folder(tmp_path):
-    """Pixels about the training images' mean, in units of their spread; the first rows only."""
-    from datasets import Dataset, Features, Image, Value
-    from PIL import Image as Pillow
-
-    rng = np.random.default_rng(0)
-    drawn = {split: rng.integers(0, 255, size=(6, 4, 4), dtype=np.uint8) for split in ("train", "test")}
-    for split, images in drawn.items():
-        rows = {"image": [Pillow.fromarray(one) for one in images], "label": list(range(6))}
-        features = Features({"image": Image(), "label": Value("int64")})
-        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
-    (learn, _), (pixels, labels) = residual.folder(tmp_path, 5)
-    assert labels.tolist() == [0, 1, 2, 3, 4]
-    seen = drawn["train"][:5].astype(float)
-    expected = (drawn["test"][:5].reshape(5, 16) - seen.mean()) / seen.std()
-    np.testing.assert_allclose(pixels.numpy(), expected, rtol=1e-5)
-    assert abs(float(learn.mean())) < 1e-6
-
-
-def test_residual_needs_images(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        residual.main(["--data", "no/where"])
-    assert stopped.value.code == 2
-    assert "no/where is not there: run 'python -m anydepth.assets get where'" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- both

@@ -1,0 +1,342 @@
+"""Figs. 22 and 23: similarity within the two towers of a CLIP, and across them, by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anydepth import models, pixels
+from anydepth.calling import Batch, device_of, to_device
+from anydepth.loaded import LoadedModel
+from anydepth.reproduce.bench import MEASURES, Bench
+from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
+from anydepth.reproduce.recipes.vision import FASHION
+from anydepth.reproduce.starts import CAPTIONS
+from anydepth.reproduce.subjects import Subject
+from anydepth.stack import Stack
+from anydepth.tracing import trace
+
+CAPTION = "This is a photo of a {}"
+TOWERS = ("image", "text")
+RANDOM = ", random weights"
+STEADY = 0.03
+"""How far accuracy may fall from one depth to the next and still count as rising."""
+
+
+class ImageTower(nn.Module):
+    """One half of a CLIP as a model: pixels to the space both halves share."""
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.body, self.projection = clip.vision_model, clip.visual_projection
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, P)."""
+        shared: Tensor = self.projection(self.body(pixel_values=pixel_values).pooler_output)
+        return shared
+
+
+class TextTower(nn.Module):
+    """The other half: a caption to the same space."""
+
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.body, self.projection = clip.text_model, clip.text_projection
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, T) to (B, P)."""
+        read = self.body(input_ids=input_ids, attention_mask=attention_mask)
+        shared: Tensor = self.projection(read.pooler_output)
+        return shared
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A CLIP and what it is shown.
+
+    Attributes:
+        clip: transformers' CLIPModel.
+        tokenizer: of its captions.
+        images: its image tower, and how it takes images.
+        classes: names of the classes, in the order of the labels.
+    """
+
+    clip: Any
+    tokenizer: Any
+    images: LoadedModel
+    classes: tuple[str, ...]
+
+    @classmethod
+    def load(cls, bench: Bench, subject: Subject, *, random: bool) -> Pair:
+        """As released, or with random weights drawn by the seed."""
+        from transformers import AutoImageProcessor
+
+        source = bench.source(subject.model)
+        torch.manual_seed(bench.seed)
+        found = models.load(source, task="features", device=bench.device, pretrained=not random)
+        transform = pixels.from_transformers(AutoImageProcessor.from_pretrained(source), channels=3)
+        classes = class_names(bench, subject)
+        images = LoadedModel(
+            ImageTower(found.model).eval(), transform, "image", "image-classification", subject.model, classes
+        )
+        return cls(found.model, found.processor, images, classes)
+
+    def captions(self, template: str) -> dict[str, Tensor]:
+        """One caption for each class."""
+        texts = [template.format(name) for name in self.classes]
+        tokens = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        device = device_of(self.clip)
+        return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def measure(bench: Bench) -> Values:
+    """The towers as they are, or as they were trained here, and with random weights."""
+    (subject,) = bench.subjects.values()
+    found: dict[str, Any] = {}
+    for random in (False, True):
+        found |= bench.remembered(
+            "clip-random" if random else "clip",
+            {"subject": subject.as_plain(), "random": random},
+            partial(_measured, bench, subject, random=random),
+        )
+    return found
+
+
+def _measured(bench: Bench, subject: Subject, *, random: bool) -> dict[str, Any]:
+    pair = Pair.load(bench, subject, random=random or subject.from_scratch)
+    if subject.from_scratch and not random:
+        if bench.say is not None:
+            bench.say(f"seed {bench.seed}: {subject.title}")
+        _train(pair, bench, subject)
+    captions = pair.captions(CAPTION)
+    shown: dict[str, tuple[Stack, Any]] = {
+        "image": (Stack(pair.images.model), bench.batches(subject, pair.images)),
+        "text": (Stack(TextTower(pair.clip).eval()), [captions]),
+    }
+    found = {
+        tower: by_depth(trace(stack, data, measures=MEASURES, labels=False, readout=None, progress=bench.progress))
+        for tower, (stack, data) in shown.items()
+    }
+    with torch.inference_mode():
+        texts = _embedded(shown["text"][0], captions)
+        found["across"] = _across(*shown["image"], texts, progress=bench.progress)
+    return {f"{name}{RANDOM if random else ''}": values for name, values in found.items()}
+
+
+def _across(
+    image: Stack, batches: Any, texts: Float[Tensor, "m classes p"], progress: Any
+) -> dict[str, Float[np.ndarray, " k"]]:
+    """Images held against the captions of all classes, in the shared space, by the depth of the image.
+
+    Args:
+        image: the image tower.
+        batches: of images, with labels.
+        texts: the captions at every depth of their tower.
+        progress: told of every batch.
+
+    Returns:
+        matched: mean cosine of an image with its own caption, at the same share of the depth; mismatched: with those of
+        the other classes; margin: the one less the other; margin_last: the same with captions at the last depth;
+        accuracy: of the caption that is closest there.
+    """
+    sums, count = torch.zeros(5, image.depth + 1, dtype=torch.float64), 0
+    for done, item in enumerate(batches):
+        batch = to_device({"pixel_values": item["pixel_values"]}, texts.device)
+        labels = item["labels"].to(texts.device)
+        for depth, shared in enumerate(_embedded(image, batch)):
+            same = texts[round(depth * (len(texts) - 1) / image.depth)]
+            last = shared @ texts[-1].T
+            (own, other), (own_last, other_last) = (_means(one, labels) for one in (shared @ same.T, last))
+            right = last.argmax(1) == labels
+            rows = (own, other, own - other, own_last - other_last, right)
+            sums[:, depth] += torch.stack([row.double().sum() for row in rows]).cpu()
+        count += len(labels)
+        if progress is not None:
+            progress(done + 1, len(batches), "across")
+    names = ("matched", "mismatched", "margin", "margin_last", "accuracy")
+    return dict(zip(names, (sums / count).numpy(), strict=True))
+
+
+def _embedded(stack: Stack, batch: Batch) -> Float[Tensor, "k b p"]:
+    """Every depth of a batch through the tower's own norm and projection, as directions."""
+    read = [stack.readout(state, batch) for state in stack.states(batch)]
+    return functional.normalize(torch.stack(read).float(), dim=-1)
+
+
+def _means(cosines: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each image: the cosine with its own class, and the mean of those with the others."""
+    own = cosines.gather(1, labels[:, None])[:, 0]
+    return own, (cosines.sum(1) - own) / (cosines.shape[1] - 1)
+
+
+def _train(pair: Pair, bench: Bench, subject: Subject) -> None:
+    """CLIP's own loss: which of a batch's captions belongs to which of its images. Its caption's wording is drawn."""
+    images, labels = to_learn(bench, subject, pair.images)
+    texts = [pair.captions(template) for template in CAPTIONS]
+    settings = subject.training
+    optimizer = torch.optim.AdamW(
+        pair.clip.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+    )
+    steps = list(shuffled(len(labels), bench, subject))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], total_steps=len(steps))
+    generator = np.random.default_rng(bench.seed)
+    pair.clip.train()
+    for done, chosen in enumerate(steps):
+        text = texts[generator.integers(len(texts))]
+        words = {name: tokens[labels[chosen].to(tokens.device)] for name, tokens in text.items()}
+        pixel_values = images[chosen].to(device_of(pair.clip))
+        optimizer.zero_grad()
+        pair.clip(pixel_values=pixel_values, **words, return_loss=True).loss.backward()
+        optimizer.step()
+        schedule.step()
+        if bench.progress is not None:
+            bench.progress(done + 1, len(steps), "training")
+    pair.clip.eval()
+
+
+def claims(found: Found) -> Sequence[Claim]:
+    """Closeness within each tower; across them, what matches grows apart from what does not."""
+    released = found.scale == "full"  # nothing is drawn then but the random weights
+    trained, random = (found.each(f"across{kind}", "margin") for kind in ("", RANDOM))
+    growth, null = trained[:, -1] - trained[:, 1], random[:, -1] - random[:, 1]
+    fall = np.maximum(0.0, -np.diff(found.each("across", "accuracy")[:, 1:])).max(1)
+    return [
+        *(
+            claim(
+                "closeness",
+                "Fig. 22",
+                "within a tower, similarity to the last layer rises with depth; as printed, in 9 of 11 steps of each",
+                f"{tower}: share of the steps from depth 1 on in which it rises; three quarters are asked",
+                (np.diff(found.each(tower, "cosine")[:, 1:]) > 0).mean(1),
+                above=0.75,
+                certain=released,
+            )
+            for tower in TOWERS
+        ),
+        *(
+            claim(
+                "",
+                "Fig. 22",
+                "within a tower, shallow layers are like the last; no null is drawn, and random weights rise, too",
+                f"{tower}: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
+                found.each(tower, "cosine")[:, 1:-1].mean(1)
+                - found.each(f"{tower}{RANDOM}", "cosine")[:, 1:-1].mean(1),
+            )
+            for tower in TOWERS
+        ),
+        claim(
+            "",
+            "Fig. 23",
+            "across modalities, image and caption come closer with depth",
+            "cosine of images with their own captions, less with those of other classes: depth L less depth 1",
+            growth,
+            certain=released,
+        ),
+        claim(
+            "",
+            "Fig. 23",
+            "across modalities, image and caption come closer with depth",
+            "the same, less what it is with random weights",
+            growth - null,
+        ),
+        claim(
+            "minimal-depth",
+            "Fig. 23",
+            "accuracy by depth is monotone",
+            "the largest fall of the zero-shot accuracy from one image depth to the next; three points are allowed",
+            fall,
+            below=STEADY,
+            certain=released,
+        ),
+    ]
+
+
+PRINTED = {
+    "image": (0.48, 0.47, 0.49, 0.52, 0.55, 0.58, 0.61, 0.64, 0.63, 0.67, 0.71, 1.0),
+    "text": (0.64, 0.74, 0.76, 0.72, 0.68, 0.69, 0.75, 0.82, 0.85, 0.88, 0.93, 1.0),
+}
+_BOTH = ("across", f"across{RANDOM}")
+
+RECIPE = Recipe(
+    name="clip",
+    title="CLIP: similarity within its towers and across them",
+    figures=("Fig. 22", "Fig. 23"),
+    shows="Within each tower similarity to the last layer rises with depth, and across the towers an image and its "
+    "caption come closer.",
+    plans={
+        "cpu": Plan(
+            {
+                "clip": Subject(
+                    title="CLIP of 6 + 6 blocks and width 64 from scratch, Fashion-MNIST",
+                    model="made:clip",
+                    train=8_000,
+                    split="train",
+                    from_scratch=True,
+                    batch_size=256,
+                    training={
+                        "num_train_epochs": 5.0,
+                        "per_device_train_batch_size": 64,
+                        "learning_rate": 2e-3,
+                        "weight_decay": 0.05,
+                    },
+                    **FASHION,  # type: ignore[arg-type]
+                )
+            },
+            cost=1.1,
+            unit="CPU minutes",
+            notes=(
+                "A small CLIP, trained here on one data set with captions made of its ten class names: it has the loss "
+                "and the two towers of the released one, and none of what that one knows.",
+            ),
+        ),
+        "full": Plan(
+            {
+                "clip": Subject(
+                    title="CLIP-B/32 as released, CIFAR-10",
+                    model="openai/clip-vit-base-patch32",
+                    data="uoft-cs/cifar10",
+                    task="image-classification",
+                    eval_split="test",
+                    columns={"image": "img", "label": "label"},
+                    batch_size=256,
+                )
+            },
+            cost=0.1,
+            unit="GPU hours",
+            notes=("Nothing is trained: seeds differ in the random weights only.",),
+        ),
+    },
+    measure=measure,
+    claims=claims,
+    panels=(
+        Panel(
+            "cosine",
+            "Cosine to the last, within a tower",
+            "similarity",
+            (*TOWERS, *(t + RANDOM for t in TOWERS)),
+            start=1,
+        ),
+        Panel("margin", "Cosine with the own caption, less with others", "number", _BOTH, start=1),
+        Panel("accuracy", "Zero-shot accuracy", "share", _BOTH, start=1),
+        Panel("cosine", "Cosine to the last, as printed (CLIP-B/32, CIFAR-10)", "similarity", start=1, printed=PRINTED),
+    ),
+    notes=(
+        "The paper's summary has similarity rise; its own curve of the text tower falls between layers 3 and 5.",
+        "Images and captions lie in different parts of the shared space, so a bare cosine across them says little: "
+        "here it is held against captions of other classes.",
+        "The captions are ten, one a class: similarities of the text tower are over ten texts.",
+        "At depth 0 the class token has seen nothing and is the same for all images: no similarity is defined there.",
+    ),
+)

@@ -1,0 +1,41 @@
+"""Images for recipes that train by themselves: a subject's pixels and labels, and batches of them in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, islice
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anydepth import data
+from anydepth.loaded import LoadedModel
+from anydepth.reproduce.bench import Bench
+from anydepth.reproduce.subjects import Subject
+
+_AT_ONCE = 256
+
+
+def class_names(bench: Bench, subject: Subject) -> tuple[str, ...]:
+    """The classes of a subject's data, in the order of their numbers."""
+    return _rows(bench, subject, subject.eval_split, limit=1).label_names
+
+
+def to_learn(bench: Bench, subject: Subject, model: LoadedModel) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+    """The images to train on, drawn by the seed, as the model takes them."""
+    rows = _rows(bench, subject, subject.split, limit=bench.rows(subject.train))
+    batches = list(data.batches(rows, model, batch_size=_AT_ONCE))
+    return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
+
+
+def shuffled(count: int, bench: Bench, subject: Subject) -> Iterator[Int[Tensor, " b"]]:
+    """Which samples each step of a training takes: every one once an epoch; in a trial, a few steps in all."""
+    generator = torch.Generator().manual_seed(bench.seed)
+    size, epochs = subject.training["per_device_train_batch_size"], int(subject.training["num_train_epochs"])
+    orders = (torch.split(torch.randperm(count, generator=generator), size) for _ in range(epochs))
+    return islice(chain.from_iterable(orders), bench.steps)
+
+
+def _rows(bench: Bench, subject: Subject, split: str | None, limit: int | None) -> data.LoadedData:
+    return data.load(bench.source(subject.data), split=split, limit=limit, seed=bench.seed, **subject.columns)

@@ -1,0 +1,214 @@
+"""Fig. 12: a network of nine layers with and without skip connections, on the answer of its last layer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anydepth.loaded import LoadedModel
+from anydepth.pixels import plain
+from anydepth.reproduce.bench import MEASURES, Bench
+from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
+from anydepth.reproduce.recipes.vision import FASHION
+from anydepth.reproduce.subjects import Subject
+from anydepth.tracing import trace
+
+LAYERS, WIDTH, SIDE = 9, 128, 28
+VARIANTS = {"with skip": True, "without": False}
+
+
+class Layer(nn.Module):
+    """One layer, which adds to its input or takes its place."""
+
+    def __init__(self, width: int, *, skip: bool) -> None:
+        super().__init__()
+        self.norm, self.map, self.skip = nn.LayerNorm(width), nn.Linear(width, width), skip
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(B, D) to (B, D)."""
+        new = functional.relu(self.map(self.norm(h)))
+        return h + new if self.skip else new
+
+
+class Network(nn.Module):
+    """Pixels in, logits out; nothing after the last layer but the classifier."""
+
+    def __init__(self, pixels: int, width: int, classes: int, *, skip: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(pixels, width)
+        self.layers = nn.ModuleList(Layer(width, skip=skip) for _ in range(LAYERS))
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 1, H, W) to (B, C)."""
+        h: Tensor = self.embed(pixel_values.flatten(1))
+        for layer in self.layers:
+            h = layer(h)
+        logits: Tensor = self.classifier(h)
+        return logits
+
+
+def measure(bench: Bench) -> Values:
+    """Both networks: the same weights at the start, the same images in the same order."""
+    (subject,) = bench.subjects.values()
+    return {
+        variant: bench.remembered(
+            f"mlp-{variant.replace(' ', '-')}",
+            {"subject": subject.as_plain(), "skip": skip},
+            partial(_measured, bench, subject, skip=skip),
+        )
+        for variant, skip in VARIANTS.items()
+    }
+
+
+def _measured(bench: Bench, subject: Subject, *, skip: bool) -> dict[str, Any]:
+    if bench.say is not None:
+        bench.say(f"seed {bench.seed}: {subject.title}, {'with skip' if skip else 'without'}")
+    classes = class_names(bench, subject)
+    torch.manual_seed(bench.seed)
+    network = Network(SIDE * SIDE, WIDTH, len(classes), skip=skip)
+    network.to(bench.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = LoadedModel(
+        network, plain((SIDE, SIDE), channels=1), "image", "image-classification", subject.model, classes
+    )
+    _train(network, bench, subject, model)
+    return by_depth(trace(network, bench.batches(subject, model), measures=MEASURES, progress=bench.progress))
+
+
+def _train(network: Network, bench: Bench, subject: Subject, model: LoadedModel) -> None:
+    """AdamW on the cross-entropy of the last layer's answer."""
+    device = network.embed.weight.device
+    pixels, labels = (tensor.to(device) for tensor in to_learn(bench, subject, model))
+    settings = subject.training
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+    )
+    for chosen in shuffled(len(labels), bench, subject):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(pixels[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def claims(found: Found) -> Sequence[Claim]:
+    """Together with skips; apart without."""
+    inner = slice(1, -1)
+    cosine, cka, accuracy = (
+        {variant: found.each(variant, quantity) for variant in VARIANTS} for quantity in ("cosine", "cka", "accuracy")
+    )
+    together = [
+        np.corrcoef(similar, right)[0, 1]
+        for similar, right in zip(cosine["with skip"], accuracy["with skip"], strict=True)
+    ]
+    apart = {variant: np.abs(cosine[variant] - cka[variant]).max(1) for variant in VARIANTS}
+    return [
+        claim(
+            "cosine-cka",
+            "Fig. 12",
+            "with skip connections, a plain cosine and CKA rise together",
+            "with skip: Spearman's coefficient of cosine and CKA over all pairs of depths",
+            found.each("with skip", "cosine_spearman"),
+            above=0.9,
+        ),
+        claim(
+            "",
+            "Fig. 12",
+            "with skip connections, accuracy rises with similarity",
+            "with skip: correlation over depths of the accuracy with the cosine to the last depth; half is asked",
+            together,
+            above=0.5,
+        ),
+        claim(
+            "",
+            "Fig. 12",
+            "without, CKA with the last layer is .64 to .98",
+            "without: the lowest CKA of depths 1 to L - 1 with L; half is asked",
+            cka["without"][:, inner].min(1),
+            above=0.5,
+        ),
+        claim(
+            "",
+            "Fig. 12",
+            "without, accuracy stays at .12 to .25 until the last layer",
+            "without: mean accuracy of depths 1 to L - 1; less than the paper's highest is asked",
+            accuracy["without"][:, inner].mean(1),
+            below=0.25,
+        ),
+        claim(
+            "",
+            "Fig. 12",
+            "without skip connections, the cosine does not show what CKA shows",
+            "the largest gap between cosine and CKA to the last depth, without less with skip",
+            apart["without"] - apart["with skip"],
+        ),
+    ]
+
+
+_TRAINING = {
+    "num_train_epochs": 10.0,
+    "per_device_train_batch_size": 64,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+}
+
+RECIPE = Recipe(
+    name="skip",
+    title="Nine layers with and without skip connections",
+    figures=("Fig. 12",),
+    shows="With skip connections, cosine, CKA and accuracy rise together over the layers. Without, CKA is high "
+    "everywhere, while the classifier can read the last layer only.",
+    plans={
+        "cpu": Plan(
+            {
+                "mlp": Subject(
+                    title="MLP of 9 layers, Fashion-MNIST",
+                    model="mlp",
+                    train=6_000,
+                    split="train",
+                    from_scratch=True,
+                    batch_size=256,
+                    training=_TRAINING,
+                    **FASHION,  # type: ignore[arg-type]
+                )
+            },
+            cost=0.2,
+            unit="CPU minutes",
+            notes=("Fashion-MNIST in the place of MNIST, and 6,000 of its images to train on.",),
+        ),
+        "full": Plan(
+            {
+                "mlp": Subject(
+                    title="MLP of 9 layers, MNIST",
+                    model="mlp",
+                    data="ylecun/mnist",
+                    task="image-classification",
+                    split="train",
+                    eval_split="test",
+                    columns={"image": "image", "label": "label"},
+                    from_scratch=True,
+                    batch_size=256,
+                    training=_TRAINING,
+                )
+            },
+            cost=0.1,
+            unit="GPU hours",
+        ),
+    },
+    measure=measure,
+    claims=claims,
+    panels=(
+        Panel("cosine", "Cosine to the last", "similarity", tuple(VARIANTS)),
+        Panel("cka", "CKA to the last", "similarity", tuple(VARIANTS)),
+        Panel("accuracy", "Accuracy", "share", tuple(VARIANTS)),
+    ),
+    notes=("Width, training and norms of the paper's network are not stated: here 128, AdamW, a LayerNorm a layer.",),
+)
