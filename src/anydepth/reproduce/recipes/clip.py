@@ -218,7 +218,7 @@ def claims(found: Found) -> Sequence[Claim]:
                 "closeness",
                 "Fig. 22",
                 "within a tower, similarity to the last layer rises with depth; as printed, in 9 of 11 steps of each",
-                f"{tower}: share of the steps from depth 1 on in which it rises; three quarters are asked",
+                f"{tower} tower: share of the steps from depth 1 on that raise the cosine to the last; above 0.75",
                 (np.diff(found.each(tower, "cosine")[:, 1:]) > 0).mean(1),
                 above=0.75,
                 certain=released,
@@ -230,7 +230,7 @@ def claims(found: Found) -> Sequence[Claim]:
                 "",
                 "Fig. 22",
                 "within a tower, shallow layers are like the last; no null is drawn, and random weights rise, too",
-                f"{tower}: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
+                f"{tower} tower: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
                 found.each(tower, "cosine")[:, 1:-1].mean(1)
                 - found.each(f"{tower}{RANDOM}", "cosine")[:, 1:-1].mean(1),
             )

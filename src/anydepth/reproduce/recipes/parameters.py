@@ -113,7 +113,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "",
             "Table 1",
             "where the classes are a vocabulary, they cost more than the model",
-            "GPT-2 small: what they add, as a share of the model; all of it is asked",
+            "GPT-2 small: what a vocabulary for each depth adds, as a share of the model; all of it is asked",
             found.each("GPT-2 small", "share")[:1],
             above=1.0,
             certain=True,
