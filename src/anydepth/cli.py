@@ -16,6 +16,7 @@ import typer
 from anydepth.errors import AnydepthError
 from anydepth.verbs.demo import demo
 from anydepth.verbs.exiting import exit_early, export, predict, truncate
+from anydepth.verbs.reproducing import reproduce
 from anydepth.verbs.speaking import generate
 from anydepth.verbs.tracing import compare, trace
 from anydepth.verbs.training import align
@@ -88,3 +89,4 @@ app.command()(generate)
 app.command()(truncate)
 app.command()(export)
 app.command()(demo)
+app.command()(reproduce)

@@ -119,19 +119,19 @@ def show_trace(found: Trace, folder: Path, *, theory: Theory | None = None, as_j
     """A trace: the table, what the theory says of it if it was asked, what to know, and where the report is."""
     last = f"Report: {folder / 'report.html'}"
     if theory is None:
-        _present(as_plain(found, folder), as_table(found), found.notes, last, as_json)
+        present(as_plain(found, folder), as_table(found), found.notes, last, as_json)
         return
     from anydepth.report.theory_words import sentences
 
     plain = as_plain(found, folder) | {"theory": str(folder / FILE)}
     said = [Text(f"• {sentence}") for sentence in sentences(theory)]
-    _present(plain, Group(as_table(found), *said), (*found.notes, *theory.notes), last, as_json)
+    present(plain, Group(as_table(found), *said), (*found.notes, *theory.notes), last, as_json)
 
 
 def show_aligned(found: Aligned, *, as_json: bool) -> None:
     """What a training came to, and where the model is."""
     plain = {"out": str(found.folder), **found.as_plain()}
-    _present(plain, as_quality(found), found.notes, f"Model: {found.folder}", as_json)
+    present(plain, as_quality(found), found.notes, f"Model: {found.folder}", as_json)
 
 
 def show_cut(found: Cut, *, as_json: bool) -> None:
@@ -139,7 +139,7 @@ def show_cut(found: Cut, *, as_json: bool) -> None:
     plain = {"out": str(found.folder) if found.folder else None, **found.as_plain()}
     what = str(found.minimal) if found.minimal else f"depth {found.depth} of {found.last}"
     last = f"Model: {found.folder}" if found.folder else "Nothing was written: the model stays as it is."
-    _present(plain, Text(f"{found.model}: {what}"), found.notes, last, as_json)
+    present(plain, Text(f"{found.model}: {what}"), found.notes, last, as_json)
 
 
 def show_exited(found: Exited, *, as_json: bool) -> None:
@@ -148,7 +148,7 @@ def show_exited(found: Exited, *, as_json: bool) -> None:
     promise = Text(str(found.calibration)[:1].upper() + str(found.calibration)[1:])
     shown = Group(as_exits(found), promise) if found.calibration.certificate else promise
     last = f"Calibrated model: {found.folder}; report: {found.folder / 'report.html'}"
-    _present(plain, shown, found.notes, last, as_json)
+    present(plain, shown, found.notes, last, as_json)
 
 
 def as_exits(found: Exited) -> Table:
@@ -180,7 +180,7 @@ def show_predicted(found: Predicted, *, as_json: bool) -> None:
         said_of_it.append(f"scores that are NaN: {found.undecided:,}; those samples went on to the next tested depth")
     plain = {"out": str(found.folder), **found.as_plain()}
     last = f"Predictions: {found.folder / 'predictions.csv'}"
-    _present(plain, Group(table, Text(said)), (*said_of_it, *found.notes), last, as_json)
+    present(plain, Group(table, Text(said)), (*said_of_it, *found.notes), last, as_json)
 
 
 def show_exported(found: Exported, *, as_json: bool) -> None:
@@ -192,7 +192,7 @@ def show_exported(found: Exported, *, as_json: bool) -> None:
     title = Text(f"{found.model}: {found.policy}", style="italic")
     plain = {"out": str(found.folder), **found.as_plain()}
     last = f'Exported: {found.folder}; in Python: anydepth.exits.router.Router("{found.folder}")'
-    _present(plain, Group(title, table, Text(same)), found.notes, last, as_json)
+    present(plain, Group(title, table, Text(same)), found.notes, last, as_json)
 
 
 def _listed(shapes: Sequence[Sequence[int]]) -> str:
@@ -208,7 +208,7 @@ def show_compared(found: Sequence[Comparison], folder: Path, *, as_json: bool) -
     }
     notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
     tables = Group(*(as_differences(one) for one in found))
-    _present(plain, tables, notes, f"Report: {folder / 'report.html'}", as_json)
+    present(plain, tables, notes, f"Report: {folder / 'report.html'}", as_json)
 
 
 def as_differences(found: Comparison) -> Table:
@@ -275,10 +275,10 @@ def show_promised(found: Promised, *, as_json: bool) -> None:
     promise = str(found.promise)
     shown = Group(table, Text(promise[:1].upper() + promise[1:]))
     what = {"out": str(found.folder), **plain(found.as_plain())}
-    _present(what, shown, found.notes, f"Calibrated model: {found.folder}", as_json)
+    present(what, shown, found.notes, f"Calibrated model: {found.folder}", as_json)
 
 
-def _present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:
+def present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:
     """For machines one line of JSON; for people what there is to see, to know about it, and where it is."""
     if as_json:
         print(json.dumps(plain, allow_nan=False))
