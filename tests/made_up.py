@@ -80,9 +80,9 @@ OTHER = Recipe("other", "Another", ("Fig. 3",), "Nothing.", RECIPE.plans, measur
 def only_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """These two recipes are all there are."""
     for name in list(RECIPES):
-        monkeypatch.delitem(RECIPES, name)  # type: ignore[arg-type]
+        monkeypatch.delitem(RECIPES, name)
     for recipe in (RECIPE, OTHER):
-        monkeypatch.setitem(RECIPES, recipe.name, recipe)  # type: ignore[arg-type]
+        monkeypatch.setitem(RECIPES, recipe.name, recipe)
 
 
 def results(count: int = 3, *, scale: Scale = "cpu", version: int = 1, steps: int | None = None) -> Found:

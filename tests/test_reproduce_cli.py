@@ -78,12 +78,12 @@ def test_after_an_interrupt_the_same_command_goes_on(command: Command, monkeypat
             raise KeyboardInterrupt
         return made_up.measure(bench)
 
-    monkeypatch.setitem(RECIPES, "other", replace(RECIPES["other"], measure=stops))  # type: ignore[arg-type]
+    monkeypatch.setitem(RECIPES, "other", replace(RECIPES["other"], measure=stops))
     stopped = command("reproduce", "other")
     assert stopped.status == 130
     assert stopped.err.endswith("interrupted; the same command goes on where this one stopped\n")
     assert set(Found.load(OUT / "results/other.json").seeds) == {0}
-    monkeypatch.setitem(RECIPES, "other", made_up.OTHER)  # type: ignore[arg-type]
+    monkeypatch.setitem(RECIPES, "other", made_up.OTHER)
     again = command("reproduce", "other")
     assert again.status == 0, again.err
     assert "seed 0 is measured" not in again.err
@@ -125,7 +125,7 @@ def test_local_folders_stand_in_for_names(command: Command, monkeypatch: pytest.
         seen.append((bench.source("org/model"), bench.source("org/data"), bench.as_printed, bench.device))
         return made_up.values(bench.seed)
 
-    monkeypatch.setitem(RECIPES, "other", replace(RECIPES["other"], measure=measure))  # type: ignore[arg-type]
+    monkeypatch.setitem(RECIPES, "other", replace(RECIPES["other"], measure=measure))
     arguments = ("--use", "org/model=local", "--as-printed", "--seeds", "1", "--device", "cpu")
     assert command("reproduce", "other", *arguments).status == 0
     assert seen == [("local", "org/data", True, "cpu")]
