@@ -43,9 +43,8 @@ def bert(folder: Path, head: str = "ForSequenceClassification", **settings: Any)
 def gpt2(folder: Path, head: str = "LMHeadModel", **settings: Any) -> Path:
     """A GPT-2 with a head, and a tokenizer without a padding token."""
     ends = {"bos_token_id": 3, "eos_token_id": 3}
-    config = transformers.GPT2Config(
-        n_embd=16, n_layer=2, n_head=2, vocab_size=len(VOCABULARY), n_positions=64, **ends, **settings
-    )
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": len(VOCABULARY), "n_positions": 64}
+    config = transformers.GPT2Config(**size | ends | settings)
     getattr(transformers, f"GPT2{head}")(config).save_pretrained(folder)
     tokenizer(encoder=False, pad=False).save_pretrained(folder)
     return folder

@@ -65,7 +65,7 @@ RECIPE = Recipe(
     },
     measure=measure,
     claims=claims,
-    panels=(
+    panels=lambda found: (
         Panel("accuracy", "Accuracy, on the data", "share"),
         Panel("accuracy", "Exits", "share", ("plain", "aligned"), "blocks", "share of the blocks run"),
         Panel("nats", "Nats", log=True, start=1),
@@ -74,7 +74,7 @@ RECIPE = Recipe(
     ),
     notes=("It prints a | b.",),
 )
-OTHER = Recipe("other", "Another", ("Fig. 3",), "Nothing.", RECIPE.plans, measure, claims, ())
+OTHER = Recipe("other", "Another", ("Fig. 3",), "Nothing.", RECIPE.plans, measure, claims, lambda found: ())
 
 
 def only_made_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def trial(name, folder, scale, use):
     assert set(found.seeds) == {0, 1}
     assert reproduce(order).seeds == Found.load(next((folder / "trial" / "results").glob("*.json"))).seeds
     assert all(len(one.values) for one in recipe_named(name).claims(found))
-    for panel in recipe_named(name).panels:
+    for panel in recipe_named(name).panels(found):
         assert panel.printed or all(found.has(variant, panel.quantity) for variant in panel.variants), panel
     return found
 

@@ -249,7 +249,7 @@ def test_a_variant_has_one_colour_in_all_panels() -> None:
     strangers = (*panels, Panel("accuracy", "C", printed={"theirs": (0.1, 0.2), "aligned": (0.2, 0.3)}))
     for chosen in (panels, strangers):
         colours: dict[str, str] = {}
-        for one in drawn(replace(RECIPE, panels=chosen), results())["concat"]:
+        for one in drawn(replace(RECIPE, panels=lambda found, chosen=chosen: chosen), results())["concat"]:
             scale = one["layer"][-1]["encoding"]["color"]["scale"]
             assert len(set(scale["range"])) == len(scale["domain"])
             for name, colour in zip(scale["domain"], scale["range"], strict=True):
@@ -269,7 +269,7 @@ def test_pictures_are_saved(tmp_path: Path) -> None:
 
 
 def test_a_trial_and_the_full_scale_have_figures_of_their_own(tmp_path: Path) -> None:
-    small = replace(RECIPE, panels=RECIPE.panels[:1])
+    small = replace(RECIPE, panels=lambda found: RECIPE.panels(found)[:1])
     assert draw(small, results(1, steps=2), tmp_path)[1] == tmp_path / "trial/figures/made-up.svg"
     assert draw(small, results(1, scale="full"), tmp_path)[1] == tmp_path / "figures/made-up-full.svg"
     assert draw(OTHER, results(), tmp_path) == (), "no panels, no figure"

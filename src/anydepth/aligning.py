@@ -118,7 +118,12 @@ def align(
 def _ready(job: Job, objective: Objective, scratch: bool) -> _Ready:
     config = models.config_of(job.model, trust_remote_code=job.trust_remote_code)  # before data are downloaded
     train, held_out = load_to_train(
-        job.data, job.wanted, split=job.split, eval_source=job.eval_data, eval_split=job.eval_split
+        job.data,
+        job.wanted,
+        split=job.split,
+        eval_source=job.eval_data,
+        eval_split=job.eval_split,
+        eval_limit=job.eval_limit,
     )
     task = _task(job, config, train)
     classes = class_names(train, held_out) if task.endswith("classification") else None

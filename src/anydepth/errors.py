@@ -85,6 +85,10 @@ class CertificateError(AnydepthError):
     """What was asked to be promised makes no sense, or takes more samples than there are."""
 
 
+class ReproduceError(AnydepthError):
+    """There is no such recipe, or results of one that are of another version, scale or setting."""
+
+
 class AnydepthWarning(UserWarning):
     """What goes on, and may end badly: states that take most of a disk. The command line shows it as one line."""
 

@@ -72,6 +72,7 @@ class Job:
         eval_data: other data to evaluate on.
         eval_split: to evaluate on.
         wanted: columns, a limit for each split, and the seed of everything random.
+        eval_limit: of the rows to evaluate on, in place of that limit; drawn alike for every seed.
         max_length: cut texts at so many tokens; of a language model, the length of the blocks its texts are packed in.
         blocks: the dotted name of the list of blocks, for a model that has several.
         trust_remote_code: run the Python code that comes with the checkpoint.
@@ -94,6 +95,7 @@ class Job:
     eval_data: str | None = None
     eval_split: str | None = None
     wanted: Wanted = field(default_factory=Wanted)
+    eval_limit: int | None = None
     max_length: int | None = None
     blocks: str | None = None
     trust_remote_code: bool = False

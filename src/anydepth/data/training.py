@@ -48,7 +48,13 @@ class Examples:
 
 
 def load_to_train(
-    source: str, wanted: Wanted, *, split: str | None, eval_source: str | None, eval_split: str | None
+    source: str,
+    wanted: Wanted,
+    *,
+    split: str | None,
+    eval_source: str | None,
+    eval_split: str | None,
+    eval_limit: int | None = None,
 ) -> tuple[LoadedData, LoadedData]:
     """Load what to train on and what to evaluate on.
 
@@ -58,6 +64,7 @@ def load_to_train(
         split: to train on; by default train, else the only one.
         eval_source: other data to evaluate on; their test split, else validation, unless `eval_split` says otherwise.
         eval_split: to evaluate on; by default validation, else test, else a tenth of the rows that is kept apart.
+        eval_limit: rows of it, in place of the limit of `wanted`; the same rows whatever the seed.
 
     Raises:
         DataError: see `anydepth.data.load`; or there is only one row, and nothing to keep apart.
@@ -71,11 +78,12 @@ def load_to_train(
     names = tuple(parts)
     chosen, other = training_splits(names, split, None if eval_source else eval_split, source)
     train = wanted.of(parts, chosen, source)
+    to_evaluate = wanted if eval_limit is None else replace(wanted, limit=eval_limit, seed=0)
     if eval_source:
         others = splits(eval_source)
-        return train, wanted.of(others, choose_split(tuple(others), eval_split, eval_source), eval_source)
+        return train, to_evaluate.of(others, choose_split(tuple(others), eval_split, eval_source), eval_source)
     if other is not None:
-        return train, wanted.of(parts, other, source)
+        return train, to_evaluate.of(parts, other, source)
     return _parted(train, wanted.seed)
 
 

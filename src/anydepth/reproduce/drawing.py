@@ -66,7 +66,7 @@ def figure(recipe: Recipe, found: Found) -> alt.ConcatChart | None:
     Returns:
         A chart to `save`; None of a recipe without panels, or where nothing was measured that they show.
     """
-    drawn = [(panel, curves) for panel in recipe.panels if (curves := _curves(panel, found))]
+    drawn = [(panel, curves) for panel in recipe.panels(found) if (curves := _curves(panel, found))]
     if not drawn:
         return None
     sets = [tuple(curve.label for curve in curves) for _, curves in drawn]
@@ -90,7 +90,7 @@ def figure_paths(recipe: Recipe, found: Found, out: Path) -> tuple[Path, ...]:
     """Where the pictures of a figure lie; those of a trial apart; nowhere if it has no panels."""
     folder = out / FIGURES if found.steps is None else out / "trial" / FIGURES
     name = recipe.name if found.scale == "cpu" else f"{recipe.name}-{found.scale}"
-    return tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES) if recipe.panels else ()
+    return tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES) if recipe.panels(found) else ()
 
 
 def draw(recipe: Recipe, found: Found, out: Path) -> tuple[Path, ...]:

@@ -19,12 +19,12 @@ _AT_ONCE = 256
 
 def class_names(bench: Bench, subject: Subject) -> tuple[str, ...]:
     """The classes of a subject's data, in the order of their numbers."""
-    return _rows(bench, subject, subject.eval_split, limit=1).label_names
+    return bench.samples(subject, limit=1).label_names
 
 
 def to_learn(bench: Bench, subject: Subject, model: LoadedModel) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
     """The images to train on, drawn by the seed, as the model takes them."""
-    rows = _rows(bench, subject, subject.split, limit=bench.rows(subject.train))
+    rows = bench.samples(subject, split=subject.split, limit=subject.train, seed=bench.seed)
     batches = list(data.batches(rows, model, batch_size=_AT_ONCE))
     return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
 
@@ -35,7 +35,3 @@ def shuffled(count: int, bench: Bench, subject: Subject) -> Iterator[Int[Tensor,
     size, epochs = subject.training["per_device_train_batch_size"], int(subject.training["num_train_epochs"])
     orders = (torch.split(torch.randperm(count, generator=generator), size) for _ in range(epochs))
     return islice(chain.from_iterable(orders), bench.steps)
-
-
-def _rows(bench: Bench, subject: Subject, split: str | None, limit: int | None) -> data.LoadedData:
-    return data.load(bench.source(subject.data), split=split, limit=limit, seed=bench.seed, **subject.columns)

@@ -103,7 +103,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "",
             "Table 1",
             "a classifier for each of L layers adds (L - 1) C D weights; and their biases, which the paper leaves out",
-            f"parameters by which {len(SHAPES)} models miss that, at most; less than one is asked",
+            f"parameters by which {len(SHAPES)} models miss that, at most",
             [off],
             below=1.0,
             digits=0,
@@ -113,7 +113,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "",
             "Table 1",
             "where the classes are a vocabulary, they cost more than the model",
-            "GPT-2 small: what a vocabulary for each depth adds, as a share of the model; all of it is asked",
+            "GPT-2 small: what a vocabulary for each depth adds, as a share of the model",
             found.each("GPT-2 small", "share")[:1],
             above=1.0,
             certain=True,
@@ -121,9 +121,8 @@ def claims(found: Found) -> Sequence[Claim]:
         claim(
             "",
             "Table 1",
-            "one classifier for all saves parameters: does it with few classes, too?",
-            "BERT-base, 2 classes: what a classifier for each depth adds, as a share of the model; "
-            "more than a hundredth is asked",
+            "one classifier for all saves parameters, with few classes too",
+            "BERT-base, 2 classes: what a classifier for each depth adds, as a share of the model",
             found.each("BERT-base, 2 classes", "share")[:1],
             above=0.01,
             digits=5,
@@ -133,6 +132,7 @@ def claims(found: Found) -> Sequence[Claim]:
 
 
 _EXACT = ("Counted, not estimated: nothing is drawn, trained or fetched, and both scales are the same.",)
+
 
 RECIPE = Recipe(
     name="parameters",
@@ -145,7 +145,7 @@ RECIPE = Recipe(
     },
     measure=measure,
     claims=claims,
-    panels=(),
+    panels=lambda found: (),
     notes=(
         "The paper's percentages are of published model sizes, not of the counts printed beside them.",
         "The row for LLaMA-2 in the paper is no model that exists.",

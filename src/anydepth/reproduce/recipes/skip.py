@@ -115,7 +115,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "cosine-cka",
             "Fig. 12",
             "with skip connections, a plain cosine and CKA rise together",
-            "with skip: Spearman's coefficient of cosine and CKA over all pairs of depths",
+            "with skip: rank correlation of the two over pairs of depths",
             found.each("with skip", "cosine_spearman"),
             above=0.9,
         ),
@@ -123,15 +123,15 @@ def claims(found: Found) -> Sequence[Claim]:
             "",
             "Fig. 12",
             "with skip connections, accuracy rises with similarity",
-            "with skip: correlation over depths of the accuracy with the cosine to the last depth; half is asked",
+            "with skip: correlation over depths of the accuracy with the cosine to the last depth",
             together,
-            above=0.5,
+            above=0.9,
         ),
         claim(
             "",
             "Fig. 12",
             "without, CKA with the last layer is .64 to .98",
-            "without: the lowest CKA of depths 1 to L - 1 with L; half is asked",
+            "without: the lowest CKA of depths 1 to L - 1 with L",
             cka["without"][:, inner].min(1),
             above=0.5,
         ),
@@ -139,8 +139,8 @@ def claims(found: Found) -> Sequence[Claim]:
             "",
             "Fig. 12",
             "without, accuracy stays at .12 to .25 until the last layer",
-            "without: mean accuracy of depths 1 to L - 1; less than the paper's highest is asked",
-            accuracy["without"][:, inner].mean(1),
+            "without: highest accuracy of depths 1 to L - 1",
+            accuracy["without"][:, inner].max(1),
             below=0.25,
         ),
         claim(
@@ -159,6 +159,16 @@ _TRAINING = {
     "learning_rate": 1e-3,
     "weight_decay": 0.01,
 }
+
+
+def panels(found: Found) -> Sequence[Panel]:
+    """Similarity by both measures, and accuracy."""
+    return (
+        Panel("cosine", "Cosine to the last", "similarity", tuple(VARIANTS)),
+        Panel("cka", "CKA to the last", "similarity", tuple(VARIANTS)),
+        Panel("accuracy", "Accuracy", "share", tuple(VARIANTS)),
+    )
+
 
 RECIPE = Recipe(
     name="skip",
@@ -205,10 +215,6 @@ RECIPE = Recipe(
     },
     measure=measure,
     claims=claims,
-    panels=(
-        Panel("cosine", "Cosine to the last", "similarity", tuple(VARIANTS)),
-        Panel("cka", "CKA to the last", "similarity", tuple(VARIANTS)),
-        Panel("accuracy", "Accuracy", "share", tuple(VARIANTS)),
-    ),
+    panels=panels,
     notes=("Width, training and norms of the paper's network are not stated: here 128, AdamW, a LayerNorm a layer.",),
 )

@@ -1,0 +1,118 @@
+"""What the paper claims, held against an interval over seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from anydepth.measures.intervals import t_interval
+
+ABSTRACT = {
+    "cosine-cka": "A plain cosine shows what CKA shows.",
+    "closeness": "Similarity rises as depths get closer.",
+    "saturation": "Alignment makes more answers settle early.",
+    "minimal-depth": "Accuracy by depth is monotone and shows how many layers are enough.",
+    "one-classifier": "One classifier for all depths is on a par with one for each, as a multi-exit model.",
+    "last-layer": "Alignment does not cost the last layer.",
+}
+"""The claims of the abstract, by the names under which claims of single experiments speak to them."""
+
+Sense = Literal["above", "below"]
+Verdict = Literal["holds", "does not hold", "undecided"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number that decides whether something the paper shows holds here.
+
+    Attributes:
+        about: a key of `ABSTRACT`, or "" for what only a figure shows.
+        where: the figure or table.
+        paper: what the paper shows, in a sentence.
+        measured: what the number is, in words.
+        values: the number, one for each seed.
+        bound: what it must be above, or below.
+        sense: which of the two.
+        digits: decimals that are shown.
+        certain: nothing is drawn in it, so that the number itself decides: one value is all there is.
+    """
+
+    about: str
+    where: str
+    paper: str
+    measured: str
+    values: tuple[float, ...]
+    bound: float = 0.0
+    sense: Sense = "above"
+    digits: int = 3
+    certain: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of Student's t over seeds; NaN of a single one."""
+        low, high = t_interval(np.array(self.values, dtype=float)[:, None])[:, 0]
+        return float(low), float(high)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says of the bound, or the number itself where it is certain.
+
+        Example:
+            >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).verdict
+            'holds'
+            >>> claim("", "Fig. 1", "it rises", "by how much", [-0.2, 0.3, 0.25]).verdict
+            'undecided'
+        """
+        low, high = (self.mean, self.mean) if self.certain else self.interval
+        above, below = low > self.bound, high < self.bound
+        # what all seeds give alike to the last bit has no spread: a count, or a certain outcome
+        if low == high == self.bound or np.isnan(self.mean):
+            return "undecided"
+        if above == below:
+            return "undecided"
+        return "holds" if above == (self.sense == "above") else "does not hold"
+
+    def told(self) -> str:
+        """The number with its interval.
+
+        Example:
+            >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).told()
+            '0.250 (0.126 to 0.374)'
+        """
+        if np.isnan(self.mean):
+            return "undefined"
+        low, high = self.interval
+        shown, first, last = (f"{round(one, self.digits) + 0.0:.{self.digits}f}" for one in (self.mean, low, high))
+        return shown if self.certain or np.isnan(low) else f"{shown} ({first} to {last})"
+
+
+def claim(
+    about: str,
+    where: str,
+    paper: str,
+    measured: str,
+    values: ArrayLike | float | int,
+    *,
+    above: int | float | None = None,
+    below: int | float | None = None,
+    digits: int = 3,
+    certain: bool = False,
+) -> Claim:
+    """A claim from the numbers of all seeds; it is to be above a bound (0 if none is given), or below one.
+
+    Example:
+        >>> claim("", "Table 1", "it adds nothing", "parameters added", [0], below=1.0, digits=0, certain=True).verdict
+        'holds'
+    """
+    each = tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=float)))
+    if below is not None:
+        return Claim(about, where, paper, measured, each, float(below), "below", digits, certain)
+    return Claim(about, where, paper, measured, each, float(above or 0), "above", digits, certain)

@@ -1,0 +1,74 @@
+"""What a trace says, as the numbers recipes hold against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from anydepth.result import Trace
+
+THRESHOLDS = tuple(float(one) for one in (*np.arange(0.3, 0.95, 0.05).round(2), 0.95, 0.97, 0.99, 0.995, 0.999, 1.0))
+"""Confidences at which the paper's exit is swept; 1 is never exceeded: every sample goes to depth L."""
+CLOSE = 0.03
+"""The paper's ε: how far below the last depth's accuracy counts as the same."""
+
+
+def by_depth(trace: Trace) -> dict[str, Any]:
+    """The curves of a trace, and single numbers about them.
+
+    Returns:
+        By depth 0..L: accuracy, cross_entropy, confidence; cosine, cosine_raw and cka to the last depth; saturated, the
+        share of answers that are final by then. Single: early, the share that is final before L; pearson and spearman
+        of cosine with CKA over pairs of depths, and the same of cosine_raw; enough, the share of the depths after
+        which the accuracy is within 3 points of the last; largest_fall of the accuracy from one depth to the next;
+        exit_accuracy and exit_blocks, the mean share of blocks run, at each of `THRESHOLDS`.
+    """
+    found: dict[str, Any] = {name: matrix[:, -1] for name, matrix in trace.similarity.items()}
+    agreements = trace.measure_agreement()
+    for name in ("cosine", "cosine_raw"):
+        if (name, "cka") in agreements:
+            agreed = agreements[name, "cka"]
+            found |= {f"{name}_pearson": agreed.pearson[0], f"{name}_spearman": agreed.spearman[0]}
+    if "confidence" in trace.statistics:
+        found["confidence"] = trace.confidence
+        counts = trace.saturation
+        found["saturated"] = counts.cumsum() / counts.sum()
+        found["early"] = 1 - counts[-1] / counts.sum()
+    if "accuracy" in trace.statistics:
+        found |= {"accuracy": trace.accuracy, "cross_entropy": trace.cross_entropy}
+        accuracy = trace.accuracy[1:]
+        found["enough"] = (int(np.flatnonzero(accuracy >= accuracy[-1] - CLOSE)[0]) + 1) / trace.depth
+        found["largest_fall"] = float(np.maximum(0.0, -np.diff(accuracy)).max(initial=0.0))
+        found["exit_accuracy"], found["exit_blocks"] = exits(trace)
+    return found
+
+
+def exits(trace: Trace) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " t"]]:
+    """The paper's exit, the first depth whose top probability exceeds a threshold, swept over `THRESHOLDS`.
+
+    Returns:
+        Accuracy, and the mean share of the blocks that are run, at each threshold: the paper's speed-up, which counts
+        blocks and leaves out what it costs to look, is the reciprocal. `anydepth exit` measures the clock.
+    """
+    confidence, right = trace.rows.confidence[:, 1:], trace.per_answer("accuracy")[:, 1:]  # type: ignore[union-attr]
+    accuracy, blocks = [], []
+    for threshold in THRESHOLDS:
+        leaves = confidence > threshold
+        leaves[:, -1] = True
+        depth = leaves.argmax(1)
+        accuracy.append(right[np.arange(len(right)), depth].mean())
+        blocks.append((depth + 1).mean() / trace.depth)
+    return np.array(accuracy), np.array(blocks)
+
+
+def accuracy_at(blocks: Float64[np.ndarray, " t"], accuracy: Float64[np.ndarray, " t"], share: float) -> float:
+    """The accuracy of an exit that runs this share of the blocks on average, read off its curve.
+
+    Example:
+        >>> accuracy_at(np.array([0.2, 0.6, 1.0]), np.array([0.5, 0.8, 0.9]), 0.4)
+        0.65
+    """
+    order = np.argsort(blocks)
+    return float(np.interp(share, blocks[order], accuracy[order]))

@@ -1,0 +1,101 @@
+"""A recipe: one experiment of the paper, at two scales, with what the paper shows and what decides whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anydepth.reproduce.bench import Bench
+from anydepth.reproduce.claims import Claim
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.subjects import Scale, Subject
+
+Unit = Literal["share", "number", "similarity"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a recipe's figure: a quantity of several variants by depth.
+
+    Attributes:
+        quantity: a key of the recipe's values.
+        title: over the panel.
+        unit: of the axis: a share is in percent from 0 to 1, a similarity goes up to 1.
+        variants: which, in this order; all that have it if empty.
+        against: the quantity along the x axis, if not depth.
+        x_title: what the x axis is called.
+        start: the first depth drawn.
+        log: a logarithmic axis.
+        printed: curves as the paper prints them, by variant; drawn instead of what was measured.
+    """
+
+    quantity: str
+    title: str
+    unit: Unit = "number"
+    variants: tuple[str, ...] = ()
+    against: str | None = None
+    x_title: str = "depth"
+    start: int = 0
+    log: bool = False
+    printed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe at one scale.
+
+    Attributes:
+        subjects: by name.
+        cost: of one seed from nothing, in `unit`.
+        unit: "CPU minutes" where it was measured, "GPU hours" where it is an estimate for one large GPU.
+        notes: what is different at this scale.
+        besides: other models and data than the subjects', named as theirs are.
+    """
+
+    subjects: Mapping[str, Subject]
+    cost: int | float
+    unit: Literal["CPU minutes", "GPU hours"]
+    notes: tuple[str, ...] = ()
+    besides: tuple[str, ...] = ()
+
+    def sources(self) -> tuple[str, ...]:
+        """All it reads, by the names that `--use` takes."""
+        named = (name for subject in self.subjects.values() for name in subject.sources())
+        return tuple(dict.fromkeys((*named, *self.besides)))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment of the paper.
+
+    Attributes:
+        name: what a user types.
+        title: what it is about.
+        figures: those of the paper: "Fig. 4".
+        shows: what the paper shows there, in a sentence or two.
+        plans: by scale.
+        measure: all numbers of one seed.
+        claims: what decides, from the numbers of all seeds.
+        panels: of its figure; none for no figure.
+        notes: what the paper gets wrong or leaves open here.
+        version: raised when it measures something else.
+        seeded: False where nothing is drawn, so that one seed is all.
+    """
+
+    name: str
+    title: str
+    figures: tuple[str, ...]
+    shows: str
+    plans: Mapping[Scale, Plan]
+    measure: Callable[[Bench], Values]
+    claims: Callable[[Found], Sequence[Claim]]
+    panels: Callable[[Found], Sequence[Panel]]
+    notes: tuple[str, ...] = ()
+    version: int = 1
+    seeded: bool = True
+
+    def settings(self, scale: Scale, *, as_printed: bool = False) -> dict[str, Any]:
+        """All that decides what its results are, beside the seed."""
+        subjects = {name: subject.as_plain() for name, subject in self.plans[scale].subjects.items()}
+        return {"subjects": subjects, "as_printed": as_printed}

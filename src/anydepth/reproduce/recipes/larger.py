@@ -1,0 +1,97 @@
+"""App. C.1: a larger language model, traced; and, where it can be trained, aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anydepth.reproduce.bench import Bench
+from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipes.language import LLAMA, SMALL_LLAMA
+
+
+def measure(bench: Bench) -> Values:
+    """As it is (a released model) or trained from scratch, both ways."""
+    subject = bench.subjects["llama"]
+    if not subject.from_scratch:
+        return {"as released": by_depth(bench.traced("llama", bench.source(subject.model)))}
+    found = {
+        objective: by_depth(bench.traced("llama", bench.trained("llama", objective)))
+        for objective in ("standard", "aligned")
+    }
+    return {**found, "random weights": by_depth(bench.traced("llama", bench.untrained("llama")))}
+
+
+def claims(found: Found) -> Sequence[Claim]:
+    """What the paper says of a larger model, of whichever was traced."""
+    first = found.variants[0]
+    agreement = found.each(first, "cosine_spearman")
+    cosine = found.each(first, "cosine")
+    decided = [
+        claim(
+            "cosine-cka",
+            "App. C.1",
+            "the cosine shows what CKA shows in a larger language model, too",
+            f"{first}: rank correlation of the cosine with CKA over pairs of depths",
+            agreement,
+            above=0.8,
+        ),
+        claim(
+            "closeness",
+            "App. C.1",
+            "similarity to the last layer rises with depth",
+            f"{first}: largest fall of the cosine to the last from one depth to the next",
+            (cosine[:, :-1] - cosine[:, 1:]).max(1),
+            below=0.02,
+        ),
+    ]
+    if found.has("aligned", "early"):
+        decided += [
+            claim(
+                "saturation",
+                "App. C.1",
+                "alignment raises the share of tokens whose prediction settles early",
+                "share of predictions that settle before depth L, aligned less standard",
+                found.each("aligned", "early") - found.each("standard", "early"),
+            ),
+            claim(
+                "last-layer",
+                "App. C.1",
+                "nothing is said of what the last layer pays",
+                "nats at depth L, aligned less standard",
+                found.each("aligned", "cross_entropy")[:, -1] - found.each("standard", "cross_entropy")[:, -1],
+                below=0.01,
+            ),
+        ]
+    return decided
+
+
+def panels(found: Found) -> Sequence[Panel]:
+    """Both measures of similarity, and what is predicted."""
+    return (
+        Panel("cosine", "Cosine to the last", "similarity"),
+        Panel("cka", "CKA with the last", "similarity"),
+        Panel("accuracy", "Accuracy, next token", "number", start=1),
+        Panel("cross_entropy", "Nats", "number", start=1),
+        Panel("saturated", "Predictions settled by depth", "share", start=1),
+    )
+
+
+RECIPE = Recipe(
+    name="larger",
+    title="A larger language model, of another architecture",
+    figures=("App. C.1",),
+    shows="What holds for GPT-2 holds for Llama 3: similarity rises towards the last layer, and the cosine shows it.",
+    plans={
+        "cpu": Plan({"llama": SMALL_LLAMA}, 8, "CPU minutes"),
+        "full": Plan(
+            {"llama": LLAMA}, 1, "GPU hours", notes=("Traced as released: aligning 8 billion weights is no recipe.",)
+        ),
+    },
+    measure=measure,
+    claims=claims,
+    panels=panels,
+    notes=("The paper's figures of Llama 3 are looked at only; no coefficient is given.",),
+)

@@ -1,0 +1,134 @@
+"""Figs. 1 to 3, 10 and 11: similarity between layers and accuracy by layer, from scratch and fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from anydepth.measures.rsa import mid_ranks
+from anydepth.reproduce.bench import Bench
+from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipes import glue
+from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
+from anydepth.reproduce.theories import NULLS, theory_of
+
+RANDOM = "random weights"
+
+
+def measure(bench: Bench) -> Values:
+    """Each subject trained the usual way, its path through the depths beside every null, and random weights."""
+    found = {}
+    for name in bench.subjects:
+        model = bench.trained(name)
+        found[name] = {**by_depth(bench.traced(name, model)), **theory_of(bench, name, model)}
+        found[f"{name}, {RANDOM}"] = by_depth(bench.traced(name, bench.untrained(name)))
+    return found
+
+
+def claims(found: Found) -> Sequence[Claim]:
+    """Agreement of the measures, similarity beyond the nulls, and accuracy along with it, for each subject."""
+    return [one for name in found.settings["subjects"] for one in _of(found, name)]
+
+
+def _of(found: Found, name: str) -> list[Claim]:
+    violations = found.each(name, "violations")
+    agreement = (found.each(name, "cosine"), found.each(name, "accuracy"))
+    return [
+        claim(
+            "cosine-cka",
+            "Fig. 2",
+            "cosine and CKA look alike; no coefficient is given",
+            f"{name}: rank correlation of the two over pairs of depths",
+            found.each(name, "cosine_spearman"),
+            above=0.8,
+        ),
+        *(
+            claim(
+                "closeness",
+                "Fig. 1",
+                "the closer two layers, the more alike; no null is drawn beside it",
+                f"{name}: share of triples of depths of which the far pair is the more alike, less that of {null}",
+                violations - found.each(name, f"violations, {null}"),
+                below=0.0,
+            )
+            for null in NULLS
+            if found.has(name, f"violations, {null}")
+        ),
+        claim(
+            "",
+            "Fig. 3",
+            "accuracy by layer rises along with the similarity to the last layer",
+            f"{name}: rank correlation of the two over depths 1 to L",
+            [_rank_correlation(*seed) for seed in zip(*(rows[:, 1:] for rows in agreement), strict=True)],
+            above=0.8,
+        ),
+        claim(
+            "minimal-depth",
+            "Fig. 3",
+            "accuracy rises with every layer",
+            f"{name}: largest fall from one depth to the next",
+            found.each(name, "largest_fall"),
+            below=0.01,
+        ),
+    ]
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; NaN where one of the two does not vary."""
+    if np.isnan(a).any() or not np.ptp(a) or not np.ptp(b):
+        return float("nan")
+    return float(np.corrcoef(mid_ranks(a), mid_ranks(b))[0, 1])
+
+
+SMALL = {
+    "from scratch": SMALL_SCRATCH,
+    "fine-tuned": SMALL_PRETRAINED,
+    "sentiment": glue.SMALL["sentiment"],
+}
+
+
+def panels(found: Found) -> Sequence[Panel]:
+    """Two measures of similarity beside random weights, accuracy, and the paper's own."""
+    subjects = tuple(found.settings["subjects"])
+    beside = tuple(one for name in subjects for one in (name, f"{name}, {RANDOM}"))
+    return (
+        Panel("cosine", "Cosine to the last", "similarity", beside, start=1),
+        Panel("cka", "CKA with the last", "similarity", beside, start=1),
+        Panel("accuracy", "Accuracy", "share", subjects, start=1),
+        Panel(
+            "accuracy",
+            "Accuracy, as printed (DeiT-S fine-tuned, CIFAR-10)",
+            "share",
+            start=1,
+            printed={
+                "standard": (0.10, 0.10, 0.10, 0.10, 0.10, 0.11, 0.16, 0.23, 0.39, 0.53, 0.88, 0.98),
+                "aligned": (0.22, 0.45, 0.51, 0.60, 0.76, 0.87, 0.92, 0.95, 0.97, 0.98, 0.98, 0.98),
+            },
+        ),
+    )
+
+
+RECIPE = Recipe(
+    name="progression",
+    title="Similarity between layers and accuracy by layer",
+    figures=("Fig. 1", "Fig. 2", "Fig. 3", "Fig. 10", "Fig. 11"),
+    shows="States of a sample grow more alike as layers get closer, cosine shows it as CKA does, and the last layer's "
+    "classifier grows more accurate along with it, layer by layer.",
+    plans={
+        "cpu": Plan(SMALL, 7, "CPU minutes"),
+        "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED, "sst2": glue.FULL["sst2"]}, 40, "GPU hours"),
+    },
+    measure=measure,
+    claims=claims,
+    panels=panels,
+    notes=(
+        "That cosine aligns with CKA is judged by eye; here it has a coefficient.",
+        "Similarity that rises with closeness needs no geodesic: a random walk has it, and so have random weights.",
+        "The recipe for fine-tuning on CIFAR-10 is not stated; AdamW at 0.1, printed for training from scratch, is not "
+        "plausible.",
+    ),
+)

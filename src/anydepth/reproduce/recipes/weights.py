@@ -1,0 +1,76 @@
+"""Fig. 15: the same weight for every layer, or more for deeper ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anydepth.reproduce.bench import Bench
+from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipes.vision import SCRATCH, SMALL_SCRATCH
+
+SUBJECT = "from scratch"
+OBJECTIVES = ("standard", "uniform", "aligned")
+"""`aligned` has the paper's weights, proportional to depth."""
+
+
+def measure(bench: Bench) -> Values:
+    """Both weights, and the usual way."""
+    return {name: by_depth(bench.traced(SUBJECT, bench.trained(SUBJECT, name))) for name in OBJECTIVES}
+
+
+def claims(found: Found) -> Sequence[Claim]:
+    """What linear weights give, and what they take."""
+    uniform, linear = (found.each(name, "accuracy") for name in OBJECTIVES[1:])
+    half = uniform.shape[1] // 2
+    return [
+        claim(
+            "",
+            "Fig. 15",
+            "linear weights are better at the last layer than uniform ones",
+            "accuracy at depth L, linear less uniform",
+            linear[:, -1] - uniform[:, -1],
+        ),
+        claim(
+            "",
+            "Fig. 15",
+            "uniform weights are better at shallow layers",
+            "mean accuracy of the shallow half of the depths, uniform less linear",
+            (uniform - linear)[:, 1:half].mean(1),
+        ),
+        claim(
+            "last-layer",
+            "Fig. 15",
+            "uniform weights cost the last layer",
+            "accuracy at depth L, uniform less standard",
+            uniform[:, -1] - found.each("standard", "accuracy")[:, -1],
+            above=-0.005,
+        ),
+    ]
+
+
+def panels(found: Found) -> Sequence[Panel]:
+    """Accuracy, similarity and saturation."""
+    return (
+        Panel("accuracy", "Accuracy", "share", OBJECTIVES, start=1),
+        Panel("cosine", "Cosine to the last", "similarity", OBJECTIVES, start=1),
+        Panel("saturated", "Answers settled by depth", "share", OBJECTIVES, start=1),
+    )
+
+
+RECIPE = Recipe(
+    name="weights",
+    title="Uniform and linear weights",
+    figures=("Fig. 15",),
+    shows="Weights proportional to depth, the paper's choice, against the same weight for every layer.",
+    plans={
+        "cpu": Plan({SUBJECT: SMALL_SCRATCH}, 6, "CPU minutes"),
+        "full": Plan({SUBJECT: SCRATCH}, 60, "GPU hours"),
+    },
+    measure=measure,
+    claims=claims,
+    panels=panels,
+    notes=("Figures 15 to 20 were not at hand when this was written: the claims are those of the text around them.",),
+)

@@ -1,0 +1,205 @@
+"""Every recipe at full scale on tiny stand-ins of its models and data: trained two steps, measured and judged."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import standins
+
+from anydepth.aligned import Aligned
+from anydepth.errors import AnydepthError
+from anydepth.jobs import Job
+from anydepth.reproduce import bench, running
+from anydepth.reproduce.bench import Bench
+from anydepth.reproduce.curves import THRESHOLDS, by_depth, exits
+from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.recipe import Plan, Recipe
+from anydepth.reproduce.recipes import RECIPES
+from anydepth.reproduce.running import Order, reproduce, results_path
+from anydepth.reproduce.subjects import SCALES, Scale, Subject
+
+FIGURES = {
+    *(f"Fig. {number}" for number in (*range(1, 13), 14, 15, 16, 21, 22, 23)),
+    "App. B.4",
+    "App. C.1",
+    "Table 1",
+}
+"""What the paper shows that can be reproduced; Fig. 13 and 17 to 20 are of detection and of transfer (App. B.4)."""
+ELSEWHERE = ("clip", "skip", "parameters")
+"""Recipes whose stand-ins and tests are in test_reproduce_recipes_other.py."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reproduce")
+
+
+def order(root: Path, name: str, scale: Scale = "cpu", seeds: int = 1) -> Order:
+    use = standins.use(root / "standins", running.RECIPES[name].plans[scale].sources())
+    return Order(name, root / scale, scale=scale, seeds=seeds, steps=2, use=use)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ELSEWHERE])
+def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
+    recipe, asked = RECIPES[name], order(root, name, "full")
+    assert set(asked.use) == set(recipe.plans["full"].sources()), "nothing is downloaded"
+
+    found = reproduce(asked)
+
+    assert Found.load(results_path(asked.out, recipe, "full", 2)) == found
+    assert found.seeds[0].provenance["versions"]["anydepth"]
+    decided = recipe.claims(found)
+    assert decided
+    for one in decided:
+        assert len(one.values) == 1
+        assert one.verdict == "undecided", "one seed decides nothing"
+    for panel in recipe.panels(found):
+        for variant in panel.variants:
+            assert found.has(variant, panel.quantity), (panel.title, variant)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Order:
+    """An order of two seeds of a recipe of two small trainings."""
+    subject = Subject(
+        title="a ViT of 3 blocks",
+        model="made:vit-12",
+        data="asset:fashion-mnist",
+        task="image-classification",
+        eval_split="test",
+        from_scratch=True,
+    )
+
+    def measure(bench: Bench) -> Values:
+        return {
+            name: by_depth(bench.traced("vit", bench.trained("vit", name), measures=("cosine",)))
+            for name in ("standard", "aligned")
+        }
+
+    plans = {scale: Plan({"vit": subject}, 1, "CPU minutes") for scale in SCALES}
+    toy = Recipe("toy", "A toy", ("Fig. 0",), "Nothing.", plans, measure, lambda found: [], lambda found: [])
+    monkeypatch.setattr(running, "RECIPES", {**RECIPES, "toy": toy})
+    folder = tmp_path / "vit"
+    standins.deit(folder, blocks=3, channels=1)
+    asked = order(tmp_path, "toy", seeds=2)
+    return replace(asked, use={**asked.use, "made:vit-12": str(folder)})
+
+
+def test_all_of_the_paper_is_there() -> None:
+    assert {figure for recipe in RECIPES.values() for figure in recipe.figures} == FIGURES - {"Fig. 13"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_a_recipe_says_what_it_is(recipe) -> None:
+    assert set(recipe.plans) == set(SCALES)
+    for plan in recipe.plans.values():
+        assert plan.cost > 0
+    assert recipe.plans["cpu"].unit == "CPU minutes"
+    assert recipe.title
+    assert all(said.endswith(".") for said in (recipe.shows, *recipe.notes))
+    assert Path(__file__).parents[1].joinpath(f"src/anydepth/reproduce/recipes/{recipe.name}.py").is_file()
+
+
+def path_of(asked: Order) -> Path:
+    return results_path(asked.out, running.RECIPES[asked.recipe], "cpu", asked.steps)
+
+
+def test_what_is_finished_is_not_made_again(toy: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reproduce(toy)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(bench, "align", never)
+    monkeypatch.setattr(bench, "trace", never)
+    assert reproduce(toy) == first
+    path_of(toy).unlink()
+    again = reproduce(toy)
+    assert {number: seed.values for number, seed in again.seeds.items()} == {
+        number: seed.values for number, seed in first.seeds.items()
+    }
+    assert again.seeds[0].cpu_seconds == first.seeds[0].cpu_seconds > 0, "what the parts took when they were made"
+
+
+def test_an_interrupted_run_goes_on(toy: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, trained = bench.align, []
+
+    def align(job: Job, out: Path, **how: Any) -> Aligned:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(out)
+        return whole(job, out, **how)
+
+    monkeypatch.setattr(bench, "align", align)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(toy)
+    assert set(Found.load(path_of(toy)).seeds) == {0}, "what is finished is kept"
+    monkeypatch.setattr(bench, "align", lambda job, out, **how: (trained.append(out), whole(job, out, **how)))
+    found = reproduce(toy)
+    assert set(found.seeds) == {0, 1}
+    assert len(trained) == len(set(trained)) == 4
+    assert found.seeds[0].values != found.seeds[1].values
+
+
+def test_a_seed_is_the_same_wherever_it_is_run(toy: Order, tmp_path: Path) -> None:
+    found = reproduce(toy)
+    again = reproduce(replace(toy, out=tmp_path / "elsewhere", seeds=1))
+    assert again.seeds[0].values == found.seeds[0].values
+
+
+def test_results_of_another_version_are_refused(toy: Order) -> None:
+    reproduce(toy)
+    path = path_of(toy)
+    content = json.loads(path.read_text())
+    for change, message in (
+        ({"version": 7}, "is of version 7 of 'toy', and this anydepth runs 1: give another --out, or remove the file"),
+        ({"settings": {}}, "was made with other settings than 'toy' has now"),
+        ({"steps": 3}, "was made with other steps"),
+        ({"format": 2}, "is of format 2, and this anydepth reads up to 1: upgrade anydepth"),
+        ({"seeds": {"0": {}}}, "is corrupt"),
+    ):
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(AnydepthError, match=message):
+            reproduce(toy)
+
+
+def test_missing_assets_are_told_before_anything_is_trained(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path))
+    monkeypatch.setattr("anydepth.reproduce.bench.align", pytest.fail)
+    with pytest.raises(AnydepthError, match=r"anydepth\.assets get fashion-mnist"):
+        reproduce(Order("weights", tmp_path / "out", steps=2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"recipe": "wieghts"}, "unknown recipe 'wieghts', did you mean weights?"),
+        ({"recipe": "xyz"}, "unknown recipe 'xyz', expected one of progression, depths"),
+        ({"scale": "huge"}, "unknown scale 'huge', expected one of cpu, full"),
+        ({"seeds": 0}, "seeds is 0, expected at least 1"),
+        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"use": {"asset:mr": "here"}}, "'weights' uses no 'asset:mr', only"),
+    ],
+)
+def test_bad_orders(tmp_path: Path, wrong: dict, message: str) -> None:
+    with pytest.raises(AnydepthError, match=message):
+        reproduce(Order(**{"recipe": "weights", "out": tmp_path, **wrong}))
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_the_exit_curve_is_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    confidence, right = rng.uniform(size=(50, 5)).astype(np.float32), rng.integers(0, 2, size=(50, 5)).astype(float)
+    made = SimpleNamespace(rows=SimpleNamespace(confidence=confidence), per_answer=lambda _: right, depth=4)
+    accuracy, blocks = exits.__wrapped__(made) if hasattr(exits, "__wrapped__") else exits(made)
+    for place, threshold in enumerate(THRESHOLDS):
+        left = [next((depth for depth in range(1, 5) if row[depth] > threshold), 4) for row in confidence]
+        assert math.isclose(blocks[place], sum(left) / len(left) / 4)
+        assert math.isclose(accuracy[place], sum(right[row, depth] for row, depth in enumerate(left)) / len(left))
