@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from anydepth import data, models
+from anydepth.data.augment import SHIFT, augmented
 from anydepth.data.loading import Wanted
 from anydepth.data.sources import training_splits
 from anydepth.data.training import class_names, examples, load_to_train
@@ -108,6 +109,14 @@ def test_a_limit_holds_for_each_split():
     train, held_out = both("digits", Wanted(limit=30, seed=3))
     assert (train.split, len(train), held_out.split, len(held_out)) == ("train", 30, "test", 30)
     assert held_out.notes == ("30 of 450 rows, drawn with seed 3",)
+
+
+def test_what_is_evaluated_has_a_limit_of_its_own():
+    train, held_out = both("digits", Wanted(limit=20, seed=5), eval_limit=30)
+    assert (len(train), len(held_out)) == (20, 30)
+    other, same = both("digits", Wanted(limit=20, seed=6), eval_limit=30)
+    assert train.rows.tolist() != other.rows.tolist()
+    assert held_out.rows.tolist() == same.rows.tolist(), "another seed is evaluated on the same rows"
 
 
 def test_other_data_to_evaluate_on(tmp_path):
@@ -329,3 +338,53 @@ def test_workers_are_sent_the_transform_and_not_the_model(vit):
     assert not any(isinstance(value, torch.nn.Module) for value in vars(found.dataset).values())
     copy = pickle.loads(pickle.dumps(found.dataset))
     assert torch.equal(copy[3]["pixel_values"], found.dataset[3]["pixel_values"])
+
+
+# --- random views ----------------------------------------------------------------------------------------------------
+
+
+def test_views_differ_and_a_seed_repeats_them(vit):
+    rows = data.load("digits", split="train", limit=4)
+    plain, made = examples(rows, vit), examples(rows, vit, augment=True)
+
+    def views() -> torch.Tensor:
+        return torch.stack([made.dataset[index]["pixel_values"] for index in range(4)])
+
+    torch.manual_seed(0)
+    first, second = views(), views()
+    torch.manual_seed(0)
+    assert torch.equal(views(), first)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], plain.dataset[0]["pixel_values"])
+    assert made.dataset[0]["labels"] == plain.dataset[0]["labels"]
+
+
+def test_a_view_is_turned_and_shifted_no_further_than_is_said():
+    image = Image.new("L", (64, 64))
+    image.paste(255, (28, 28, 36, 36))  # a square in the middle
+    far = []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        view = np.asarray(augmented(image), float)
+        assert view.shape == (64, 64)
+        middle = (view.sum(0) @ np.arange(64) / view.sum(), view.sum(1) @ np.arange(64) / view.sum())
+        far.append(max(abs(one - 31.5) for one in middle))
+        assert view.sum() == pytest.approx(255 * 64, rel=0.1), "nothing is lost from the middle"
+    assert 5 < max(far) <= SHIFT * 64 + 1.0
+
+
+def test_half_of_the_views_are_mirrored():
+    left = Image.new("L", (64, 64))
+    left.paste(255, (0, 16, 32, 48))
+    bright = 0
+    for seed in range(400):
+        torch.manual_seed(seed)
+        view = np.asarray(augmented(left), float)
+        bright += view[:, :32].sum() > view[:, 32:].sum()
+    assert 150 < bright < 250
+
+
+def test_texts_have_no_views(bert, tmp_path):
+    rows, _ = both(saved(tmp_path / "rows", text=TEXTS, label=[0, 1] * 3))
+    with pytest.raises(DataError, match="reads text, and only images have random views: leave --augment out"):
+        examples(rows, bert, augment=True)

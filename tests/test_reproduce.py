@@ -203,3 +203,13 @@ def test_the_exit_curve_is_the_papers() -> None:
         left = [next((depth for depth in range(1, 5) if row[depth] > threshold), 4) for row in confidence]
         assert math.isclose(blocks[place], sum(left) / len(left) / 4)
         assert math.isclose(accuracy[place], sum(right[row, depth] for row, depth in enumerate(left)) / len(left))
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    batch = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 4}
+    assert bench.shared(batch, 1) == batch
+    for processes in (2, 3, 4, 8, 12, 24):
+        own = bench.shared(batch, processes)
+        assert own["per_device_train_batch_size"] * own["gradient_accumulation_steps"] * processes == 24
+    with pytest.raises(AnydepthError, match="5 processes cannot share batches of 24 samples evenly"):
+        bench.shared(batch, 5)

@@ -139,8 +139,9 @@ def _ready(job: Job, objective: Objective, scratch: bool) -> _Ready:
     )
     depth = Stack(model.model, blocks=job.blocks).depth
     objective.loss.expected(depth)  # refuses weights and exits that do not fit the model
-    made = [examples(rows, model, max_length=job.max_length) for rows in (train, held_out)]
-    return _Ready(model, depth, (train, held_out), (made[0], made[1]))
+    to_learn = examples(train, model, max_length=job.max_length, augment=job.augment)
+    to_evaluate = examples(held_out, model, max_length=job.max_length)
+    return _Ready(model, depth, (train, held_out), (to_learn, to_evaluate))
 
 
 def _task(job: Job, config: Any, data: LoadedData) -> Task:
@@ -233,8 +234,8 @@ def _aligned(
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings a reader wants to know: those in use."""
-    own = ("from_scratch", "weights", "exits", "distillation", "max_length", "split", "eval_split", "processes")
-    found = dict(settings["training"]) | {name: settings[name] for name in own}
+    own = ("from_scratch", "weights", "exits", "distillation", "max_length", "augment", "split", "eval_split")
+    found = dict(settings["training"]) | {name: settings[name] for name in (*own, "processes")}
     del found["num_train_epochs" if found["max_steps"] > 0 else "max_steps"]
     return {name: value for name, value in found.items() if value is not None and value is not False}
 

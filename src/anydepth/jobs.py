@@ -74,6 +74,7 @@ class Job:
         wanted: columns, a limit for each split, and the seed of everything random.
         eval_limit: of the rows to evaluate on, in place of that limit; drawn alike for every seed.
         max_length: cut texts at so many tokens; of a language model, the length of the blocks its texts are packed in.
+        augment: train on random views of images; see `anydepth.data.augment`.
         blocks: the dotted name of the list of blocks, for a model that has several.
         trust_remote_code: run the Python code that comes with the checkpoint.
         training: fields of `transformers.TrainingArguments`.
@@ -97,6 +98,7 @@ class Job:
     wanted: Wanted = field(default_factory=Wanted)
     eval_limit: int | None = None
     max_length: int | None = None
+    augment: bool = False
     blocks: str | None = None
     trust_remote_code: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)

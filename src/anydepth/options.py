@@ -103,6 +103,8 @@ BlockLength = Annotated[
     int | None, typer.Option(min=2, help="Most tokens of a text; a language model's are packed in blocks of it.")
 ]
 
+Augment = Annotated[bool, typer.Option("--augment", help="Train on random views of images: turned, shifted, mirrored.")]
+
 # Ranges are checked by `anydepth.jobs`: in the help they would leave no room for the names.
 _TRAINING = "Training, by the names that transformers has for it"
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from anydepth.data.augment import augmented
 from anydepth.data.batching import Batches, batches, text_length, with_text
 from anydepth.data.columns import describe
 from anydepth.data.inputs import Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
@@ -139,25 +140,28 @@ def _largest_label(data: LoadedData) -> int:
     return max((int(value) for value in flat if isinstance(value, int | float) and value == value), default=0)
 
 
-def examples(data: LoadedData, model: LoadedModel, *, max_length: int | None = None) -> Examples:
+def examples(data: LoadedData, model: LoadedModel, *, max_length: int | None = None, augment: bool = False) -> Examples:
     """Make loaded data into what Trainer takes. All texts and labels are checked before any is learnt from.
 
     Args:
         data: from `load_to_train`.
         model: from `anydepth.models.load`.
         max_length: cut texts at so many tokens; of a language model, the length of the blocks its texts are packed in.
+        augment: give a random view of an image each time it is asked for; see `anydepth.data.augment`.
 
     Raises:
-        DataError: no column of the kind the model takes, a text missing, a setting out of range.
+        DataError: no column of the kind the model takes, a text missing, a setting out of range; `augment` for texts.
         LabelError: a label is missing, or no class of the classifier.
     """
+    if augment and model.kind != "image":
+        raise DataError(f"'{model.name}' reads {model.kind}, and only images have random views: leave --augment out")
     if model.task == "causal-lm":
         return _packed(data, model, max_length)
     found = batches(data, model, batch_size=_AT_ONCE, max_length=max_length)
     if found.labels is None:
         raise LabelError(f"'{model.name}' learns from labels, and there are none: {found.notes[-1]}")
     if model.kind == "image":
-        return Examples(_Images(found), default_collate, found.notes)
+        return Examples(_Images(found, augment=augment), default_collate, found.notes)
     return Examples(_texts(found), Padding.of(model), found.notes)
 
 
@@ -223,8 +227,8 @@ def _packed(data: LoadedData, model: LoadedModel, max_length: int | None) -> Exa
 class _Images(Dataset[Example]):
     """Decoded when asked for, a batch at a time. It has nothing of the model but the transform: workers get a copy."""
 
-    def __init__(self, found: Batches) -> None:
-        self.data, self.transform = found.data, found.model.processor
+    def __init__(self, found: Batches, *, augment: bool) -> None:
+        self.data, self.transform, self.augment = found.data, found.model.processor, augment
         self.name, self.dtype = pixel_input(found.model)
         self.labels = torch.tensor(found.labels)
 
@@ -236,5 +240,6 @@ class _Images(Dataset[Example]):
 
     def __getitems__(self, indices: list[int]) -> list[Example]:
         rows = self.data.dataset[indices]
-        pixels = self.transform(images_of(rows, indices, self.data)).to(self.dtype)
+        images = images_of(rows, indices, self.data)
+        pixels = self.transform([augmented(one) for one in images] if self.augment else images).to(self.dtype)
         return [{self.name: one, "labels": self.labels[index]} for one, index in zip(pixels, indices, strict=True)]

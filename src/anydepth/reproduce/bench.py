@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from anydepth import assets, data, models
 from anydepth.aligning import align
 from anydepth.collect import Progress, Readout
 from anydepth.data.loading import Wanted
+from anydepth.errors import ReproduceError
 from anydepth.jobs import Job
 from anydepth.loaded import LoadedModel
 from anydepth.provenance import now
@@ -237,7 +239,8 @@ class Bench:
             wanted=Wanted(limit=self.rows(subject.train), seed=self.seed, **subject.columns),
             eval_limit=self.rows(subject.held_out),
             max_length=subject.length,
-            training=training,
+            augment=subject.augment,
+            training=shared(training, rank_and_count()[1]),
         )
 
     def rows(self, count: int | None) -> int | None:
@@ -298,6 +301,31 @@ class Bench:
     def at(self, seed: int) -> Bench:
         """The same bench for another seed, with nothing counted yet."""
         return replace(self, seed=seed, cpu_seconds=0.0)
+
+
+def shared(training: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """The same batches over several processes: first less accumulation for each, then fewer samples.
+
+    Args:
+        training: fields of `transformers.TrainingArguments`, for one process.
+        processes: how many there are.
+
+    Raises:
+        ReproduceError: so many cannot share a batch evenly.
+
+    Example:
+        >>> batch = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+        >>> shared(batch, 8)
+        {'per_device_train_batch_size': 4, 'gradient_accumulation_steps': 1}
+    """
+    steps, size = training.get("gradient_accumulation_steps", 1), training["per_device_train_batch_size"]
+    fewer = math.gcd(steps, processes)
+    if size % (processes // fewer):
+        raise ReproduceError(
+            f"{processes} processes cannot share batches of {size * steps} samples evenly: start as many as divide it"
+        )
+    own = {"per_device_train_batch_size": size // (processes // fewer), "gradient_accumulation_steps": steps // fewer}
+    return {**training, **own}
 
 
 def _spent(folder: Path) -> float:

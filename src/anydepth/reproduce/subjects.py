@@ -27,6 +27,7 @@ class Subject:
         eval_split: to evaluate and trace on; None for what there is.
         columns: which column is what, by "text", "label" and "image", where it cannot be guessed.
         from_scratch: random weights instead of the model's.
+        augment: train on random views of the images; see `anydepth.data.augment`.
         length: most tokens of a text; of a language model, the length of its windows.
         positions: of a language model, positions of each window that go into similarities.
         batch_size: samples of a forward pass, in tracing.
@@ -44,6 +45,7 @@ class Subject:
     eval_split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     from_scratch: bool = False
+    augment: bool = False
     length: int | None = None
     positions: int | None = None
     batch_size: int = 64

@@ -49,6 +49,7 @@ def align(
     eval_split: options.EvalSplit = None,
     limit: options.TrainLimit = None,
     max_length: options.BlockLength = None,
+    augment: options.Augment = False,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     image_column: options.ImageColumn = None,
@@ -106,6 +107,7 @@ def align(
         eval_split=eval_split,
         wanted=Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
         max_length=max_length,
+        augment=augment,
         blocks=blocks,
         trust_remote_code=trust_remote_code,
         training={

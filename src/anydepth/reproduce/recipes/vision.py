@@ -56,6 +56,7 @@ SCRATCH = Subject(
     eval_split="test",
     columns={"image": "img", "label": "label"},
     from_scratch=True,
+    augment=True,
     training={**_DEIT, "num_train_epochs": 200.0, "learning_rate": 1e-3},
     printed=_IMPLAUSIBLE,
 )
@@ -66,6 +67,7 @@ PRETRAINED = Subject(
     task="image-classification",
     eval_split="test",
     columns={"image": "img", "label": "label"},
+    augment=True,
     training={**_DEIT, "num_train_epochs": 10.0, "learning_rate": 1e-4},
 )
 IMAGENET = Subject(
@@ -75,6 +77,7 @@ IMAGENET = Subject(
     task="image-classification",
     eval_split="validation",
     from_scratch=True,
+    augment=True,
     training={**_DEIT, "num_train_epochs": 200.0, "learning_rate": 1e-3},
     printed=_IMPLAUSIBLE,
 )

@@ -1,0 +1,30 @@
+"""Random views of an image to train on: turned, shifted, mirrored."""
+
+from __future__ import annotations
+
+import torch
+from PIL.Image import Image, Resampling, Transpose
+
+DEGREES = 15.0
+"""An image is turned by at most so much to either side."""
+SHIFT = 0.125
+"""And shifted by at most this share of its size, as crops of a padded image are: 4 of 32 pixels."""
+
+
+def augmented(image: Image) -> Image:
+    """A random view of an image, of the same size and mode; what it leaves bare is black.
+
+    Torch's generator draws, so that a training's seed decides, and a resumed one goes on with its draws.
+
+    Args:
+        image: any.
+
+    Example:
+        >>> from PIL import Image
+        >>> augmented(Image.new("L", (28, 20), 255)).size
+        (28, 20)
+    """
+    turn, across, down, mirror = torch.rand(4).tolist()
+    view = image.transpose(Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else image
+    moved = tuple(round((2 * share - 1) * SHIFT * side) for share, side in zip((across, down), image.size, strict=True))
+    return view.rotate((2 * turn - 1) * DEGREES, resample=Resampling.BILINEAR, translate=moved)
