@@ -14,9 +14,10 @@ from PIL import Image
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.reproduce.claims import ABSTRACT, claim
 from anydepth.reproduce.drawing import draw, figure
-from anydepth.reproduce.found import Found
+from anydepth.reproduce.found import Found, Seed
 from anydepth.reproduce.listing import cost, kept, listed
 from anydepth.reproduce.recipe import Panel, Recipe
+from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.verdict import render, write
 
 
@@ -111,9 +112,18 @@ def test_what_the_paper_gets_wrong_is_collected(tmp_path: Path) -> None:
     page = render(tmp_path)
     wrong = section(page, "What the paper gets wrong or leaves open")
     assert "- [made-up](#made-up): It prints a | b." in wrong
-    assert "for A model | B data are not plausible: `learning_rate` 0.1 (here 0.001), `warmup_steps` 0" in wrong
-    assert r"| A model \| B data | `learning_rate` | 0.1 | 0.001 |" in section(page, "made-up")
-    assert "the library's default" in section(page, "made-up")
+    assert "| `learning_rate` | 0.1 | 0.001 | [made-up](#made-up), [other](#other) |" in wrong
+    assert "| `warmup_steps` | 0 | the library's default | [made-up](#made-up), [other](#other) |" in wrong
+    assert "One seed, no intervals" in wrong
+
+
+def test_numbers_without_a_figure_are_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "other", replace(OTHER, claims=lambda found: ()))
+    values = {"BERT": {"single": 109483778, "share": 0.25, "curve": [0.1, 0.2]}, "none": {"single": 7}}
+    found = replace(results(1), recipe="other", seeds={0: Seed(values, 1.0, {})})
+    found.save(tmp_path / "results" / "other.json")
+    told = section(render(tmp_path), "other")
+    assert "|  | single | share |\n| --- | --- | --- |\n| BERT | 109,483,778 | 0.25 |\n| none | 7 |  |\n" in told
 
 
 def test_tables_stay_tables(tmp_path: Path) -> None:

@@ -20,6 +20,17 @@ from anydepth.store import replacing, writing
 
 PAGE = "verdict.md"
 _SCALES = {"cpu": "small", "full": "full"}
+_GENERAL = (
+    "One seed, no intervals, no clock, and no sweep of the exit threshold.",
+    "Two figures of the same model come from different checkpoints.",
+    "One classifier for all exits is called a first; CALM, LayerSkip, the auxiliary losses of DETR and the early-exit "
+    "loss of torchtune share a head as well. New are the analysis, and the practice for classifiers.",
+    "Theorem 2.1: the printed derivative is wrong, the result holds; it needs a straight line, and a random walk is "
+    "monotone without one.",
+    "Theorem 2.2 needs that a block's update leaves all other classes alone, too; `anydepth trace --theory` counts how "
+    "often that is so.",
+)
+"""What is wrong with no experiment in particular."""
 _MISSED = 0.05
 """The share of 95 % intervals that miss what they are of."""
 
@@ -134,7 +145,6 @@ def _section(recipe: Recipe, judged: Sequence[_Judged]) -> Iterator[str]:
         yield f"- {_line(note)}"
     if recipe.notes:
         yield ""
-    yield from _printed(recipe)
 
 
 def _not_run(recipe: Recipe, scale: Scale) -> Iterator[str]:
@@ -174,50 +184,59 @@ def _results(judged: _Judged) -> Iterator[str]:
         measured = f"{one.measured}<br>**{one.told()}**, asked: {one.sense} {one.bound:g}"
         yield from _row(one.where, one.paper, measured, f"**{one.verdict}**")
     yield ""
+    if not recipe.panels(found):
+        yield from _numbers(found)
     for path in figure_paths(recipe, found, Path())[:1]:
         yield f"![{recipe.title}]({FIGURES}/{path.name})"
         yield ""
 
 
+def _numbers(found: Found) -> Iterator[str]:
+    """The single numbers of a recipe that has no figure: a line for each variant."""
+    first = found.seeds[min(found.seeds)].values
+    names = list(dict.fromkeys(name for values in first.values() for name, one in values.items() if np.ndim(one) == 0))
+    yield from _row("", *names)
+    yield from _row(*["---"] * (1 + len(names)))
+    for variant in found.variants:
+        means = [found.mean(variant, name).value if found.has(variant, name) else np.nan for name in names]
+        yield from _row(variant, *(_number(float(mean)) for mean in means))
+    yield ""
+
+
 # --- what is wrong with the paper -------------------------------------------------------------------------------------
-
-
-def _printed(recipe: Recipe) -> Iterator[str]:
-    rows = _implausible(recipe)
-    if not rows:
-        return
-    yield "Settings that the paper prints and that are not plausible; `--as-printed` trains with them:"
-    yield ""
-    yield from _row("on", "setting", "as printed", "here")
-    yield from _row("---", "---", "---", "---")
-    for row in rows:
-        yield from _row(*row)
-    yield ""
-
-
-def _implausible(recipe: Recipe) -> list[tuple[str, str, str, str]]:
-    """Of each subject's settings that the paper prints and that are not plausible: on what, which, printed, here."""
-    rows = [
-        (subject.title, f"`{name}`", str(value), str(subject.training.get(name, "the library's default")))
-        for plan in recipe.plans.values()
-        for subject in plan.subjects.values()
-        for name, value in subject.printed.items()
-    ]
-    return list(dict.fromkeys(rows))
 
 
 def _wrong() -> Iterator[str]:
     yield "## What the paper gets wrong or leaves open"
     yield ""
+    for note in _GENERAL:
+        yield f"- {note}"
     for recipe in RECIPES.values():
         for note in recipe.notes:
             yield f"- [{recipe.name}](#{recipe.name}): {_line(note)}"
-    settings: dict[tuple[str, str], list[str]] = {}
+    yield ""
+    changed: dict[tuple[str, str, str], list[str]] = {}
     for recipe in RECIPES.values():
-        for title, name, printed, here in _implausible(recipe):
-            settings.setdefault((title, recipe.name), []).append(f"{name} {printed} (here {here})")
-    for (title, name), told in settings.items():
-        yield f"- [{name}](#{name}): the settings printed for {title} are not plausible: {', '.join(told)}."
+        for row in _implausible(recipe):
+            changed.setdefault(row, []).append(f"[{recipe.name}](#{recipe.name})")
+    if changed:
+        yield "Settings that the paper prints and that are not plausible; `--as-printed` trains with them:"
+        yield ""
+        yield from _row("setting", "as printed", "here", "in")
+        yield from _row("---", "---", "---", "---")
+        for (name, printed, here), recipes in changed.items():
+            yield from _row(f"`{name}`", printed, here, ", ".join(recipes))
+
+
+def _implausible(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Settings that the paper prints for a subject and that are not plausible: which, as printed, and here."""
+    rows = [
+        (name, str(value), str(subject.training.get(name, "the library's default")))
+        for plan in recipe.plans.values()
+        for subject in plan.subjects.values()
+        for name, value in subject.printed.items()
+    ]
+    return list(dict.fromkeys(rows))
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -240,6 +259,18 @@ def _counted(claims: Sequence[Claim]) -> str:
 
 def _minutes(spent: float) -> str:
     return "under 0.1 CPU minutes" if spent < 0.1 else f"{spent:,.1f} CPU minutes"
+
+
+def _number(value: float) -> str:
+    """A count in full, anything else to four digits.
+
+    Example:
+        >>> _number(86567656.0), _number(0.12345), _number(float("nan"))
+        ('86,567,656', '0.1235', '')
+    """
+    if np.isnan(value):
+        return ""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def _many(count: int, what: str) -> str:
