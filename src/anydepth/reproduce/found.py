@@ -80,7 +80,7 @@ class Found:
         """Its mean over seeds, with the 95 % interval of Student's t; NaN ends of a single seed."""
         rows = self.each(variant, quantity)
         low, high = t_interval(rows)
-        return Estimate(rows.mean(0), low, high)
+        return Estimate(*(np.asarray(one) for one in (rows.mean(0), low, high)))
 
     @property
     def variants(self) -> tuple[str, ...]:
