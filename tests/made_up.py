@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from anydepth.reproduce import listing, running, verdict
 from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.found import Found, Seed, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.running import results_path
 from anydepth.reproduce.subjects import Scale, Subject
 
@@ -77,12 +77,13 @@ RECIPE = Recipe(
 OTHER = Recipe("other", "Another", ("Fig. 3",), "Nothing.", RECIPE.plans, measure, claims, lambda found: ())
 
 
+RECIPES = {"made-up": RECIPE, "other": OTHER}
+
+
 def only_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """These two recipes are all there are."""
-    for name in list(RECIPES):
-        monkeypatch.delitem(RECIPES, name)
-    for recipe in (RECIPE, OTHER):
-        monkeypatch.setitem(RECIPES, recipe.name, recipe)
+    for module in (running, listing, verdict):
+        monkeypatch.setattr(module, "RECIPES", RECIPES)
 
 
 def results(count: int = 3, *, scale: Scale = "cpu", version: int = 1, steps: int | None = None) -> Found:

@@ -57,7 +57,7 @@ def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
     assert decided
     for one in decided:
         assert len(one.values) == 1
-        assert one.verdict == "undecided", "one seed decides nothing"
+        assert one.certain or one.verdict == "undecided", "one seed decides nothing that is drawn"
     for panel in recipe.panels(found):
         for variant in panel.variants:
             assert found.has(variant, panel.quantity), (panel.title, variant)
@@ -152,14 +152,55 @@ def test_a_seed_is_the_same_wherever_it_is_run(toy: Order, tmp_path: Path) -> No
     assert again.seeds[0].values == found.seeds[0].values
 
 
+def test_a_damaged_curve_is_told(toy: Order) -> None:
+    reproduce(toy)
+    path = path_of(toy)
+    content = json.loads(path.read_text())
+    content["seeds"]["1"]["values"]["standard"]["accuracy"].append(0.5)
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnydepthError, match="'accuracy' of 'standard', of another length in another seed"):
+        reproduce(toy)
+    content["seeds"]["1"]["values"]["standard"]["accuracy"] = "high"
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnydepthError, match="is corrupt"):
+        reproduce(toy)
+
+
+def test_another_copy_is_another_part(toy: Order, tmp_path: Path) -> None:
+    first = reproduce(toy)
+    standins.deit(tmp_path / "other", blocks=2, channels=1)
+    other = replace(toy, use={**toy.use, "made:vit-12": str(tmp_path / "other")})
+    with pytest.raises(AnydepthError, match="was started with made:vit-12 .*, and is now asked for"):
+        reproduce(other)
+    path_of(toy).unlink()
+    assert len(reproduce(other).seeds[0].values["standard"]["accuracy"]) == 3
+    assert len(first.seeds[0].values["standard"]["accuracy"]) == 4
+
+
+def test_another_title_is_the_same_subject(toy: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reproduce(toy)
+    old = running.RECIPES["toy"]
+    subject = replace(old.plans["cpu"].subjects["vit"], title="better words")
+    plans = {scale: Plan({"vit": subject}, 1, "CPU minutes") for scale in SCALES}
+    monkeypatch.setitem(running.RECIPES, "toy", replace(old, plans=plans))
+    assert reproduce(toy).seeds == first.seeds
+    path_of(toy).unlink()
+    monkeypatch.setattr(bench, "align", None)
+    assert reproduce(toy).seeds[0].values == first.seeds[0].values
+
+
 def test_results_of_another_version_are_refused(toy: Order) -> None:
     reproduce(toy)
     path = path_of(toy)
     content = json.loads(path.read_text())
     for change, message in (
         ({"version": 7}, "is of version 7 of 'toy', and this anydepth runs 1: give another --out, or remove the file"),
-        ({"settings": {}}, "was made with other settings than 'toy' has now"),
-        ({"steps": 3}, "was made with other steps"),
+        ({"settings": {**content["settings"], "as_printed": True}}, "was started with as_printed true, and is now"),
+        ({"settings": {}}, "is corrupt: KeyError at 'subjects'"),
+        ({"steps": 3}, "was stopped after 3 steps, and is now asked for 2"),
+        ({"recipe": "glue"}, "is of 'glue', and was looked for as 'toy'"),
+        ({"recipe": []}, "is corrupt"),
+        ({"seeds": {"-1": content["seeds"]["0"]}}, "is corrupt"),
         ({"format": 2}, "is of format 2, and this anydepth reads up to 1: upgrade anydepth"),
         ({"seeds": {"0": {}}}, "is corrupt"),
     ):
@@ -184,8 +225,12 @@ def test_missing_assets_are_told_before_anything_is_trained(
         ({"recipe": "xyz"}, "unknown recipe 'xyz', expected one of progression, depths"),
         ({"scale": "huge"}, "unknown scale 'huge', expected one of cpu, full"),
         ({"seeds": 0}, "seeds is 0, expected at least 1"),
+        ({"as_printed": True}, "'weights' has no printed settings that are not plausible at scale 'cpu'"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
-        ({"use": {"asset:mr": "here"}}, "'weights' uses no 'asset:mr', only"),
+        (
+            {"use": {"asset:mr": "here"}},
+            "--use names 'asset:mr', and 'weights' reads made:vit-12, asset:fashion-mnist at scale 'cpu'",
+        ),
     ],
 )
 def test_bad_orders(tmp_path: Path, wrong: dict, message: str) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 import made_up
 import pytest
 from commanding import Command, in_folder
-from made_up import RECIPE, only_made_up, put, results
+from made_up import RECIPE, RECIPES, only_made_up, put, results
 
 from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.found import Found, Values
-from anydepth.reproduce.recipes import RECIPES
 
 OUT = Path("runs/reproduce")
 
@@ -139,7 +138,10 @@ BAD = {
     "no steps": (["made-up", "--steps", "0"], "--steps"),
     "use without a path": (["made-up", "--use", "org/model"], "--use is 'org/model', expected NAME=PATH"),
     "use of nothing": (["made-up", "--use", "org/model=none"], "--use org/model: there is no folder or file 'none'"),
-    "use of another name": (["made-up", "--use", "org/other=."], "uses no 'org/other', only org/data, org/model"),
+    "use of another name": (
+        ["made-up", "--use", "org/other=."],
+        "--use names 'org/other', and 'made-up' reads org/model, org/data at scale 'cpu'",
+    ),
     "a list of one": (["made-up", "--list"], "--list is about all recipes, and 'made-up' came with it"),
     "both": (["--verdict", "--list"], "--list and --verdict came together"),
     "no results": (["--verdict"], "holds no results, expected some"),
@@ -162,7 +164,7 @@ def test_results_of_another_version_are_refused_before_anything_runs(command: Co
     for arguments in (["made-up"], ["other"], ["--verdict"]):
         done = command("reproduce", *arguments)
         assert done.status == 2
-        assert "is of version 7 of 'made-up', expected 1" in done.err
+        assert "is of version 7 of 'made-up', and this anydepth runs 1: remove it" in done.err
         assert len(done.err.strip().splitlines()) == 1
     assert "other version" in command("reproduce", "--list").out
 
@@ -171,7 +173,7 @@ def test_results_with_other_settings_are_not_gone_on_with(command: Command) -> N
     put(OUT, replace(results(1), settings=RECIPE.settings("cpu", as_printed=True)))
     done = command("reproduce", "made-up")
     assert done.status == 2
-    assert "other settings" in done.err
+    assert "was started with as_printed true, and is now asked for false: give another --out" in done.err
 
 
 def test_a_corrupt_file_is_one_line(command: Command) -> None:

@@ -65,7 +65,7 @@ class RunFolder:
             return None
         known = read_json(self.path / FILE)
         self._require_leave(known, resume=resume)
-        if resume and (difference := _first_difference(known["settings"], settings)):
+        if resume and (difference := first_difference(known["settings"], settings)):
             raise TrainingError(f"'{self.path}' {difference}: give the same, another --out, or --restart to start over")
         result: dict[str, Any] | None = known.get("result")
         return result
@@ -144,17 +144,17 @@ class RunFolder:
             self._remove_checkpoints()
 
 
-def _first_difference(before: Any, now: Any) -> str | None:
+def first_difference(before: Any, now: Any) -> str | None:
     """What differs first, in words, among the settings that are known now.
 
     Example:
-        >>> _first_difference({"data": "a.csv", "training": {"seed": 0}}, {"training": {"seed": 1}})
+        >>> first_difference({"data": "a.csv", "training": {"seed": 0}}, {"training": {"seed": 1}})
         'was started with seed 0, and is now asked for 1'
     """
     for name, value in json.loads(json.dumps(now)).items():
         known = before.get(name)
         if isinstance(value, dict):
-            if found := _first_difference(known or {}, value):
+            if found := first_difference(known or {}, value):
                 return found
         elif known != value:
             return f"was started with {name} {_shown(known)}, and is now asked for {_shown(value)}"

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from anydepth import assets, data, models
 from anydepth.aligning import align
 from anydepth.collect import Progress, Readout
 from anydepth.data.loading import Wanted
-from anydepth.errors import ReproduceError
+from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.jobs import Job
 from anydepth.loaded import LoadedModel
 from anydepth.provenance import now
@@ -51,12 +51,14 @@ class Bench:
         subjects: of the recipe at this scale, by name.
         seed: of weights, order and draws.
         steps: stop every training after so many, and read few rows: a trial.
+        version: of the recipe; what it remembers is of this version only.
         as_printed: train with the paper's settings where they are not plausible, too.
         use: local folders and files in the place of hub ids and assets, by name.
-        device: as torch names it; None for the best there is.
+        device: as torch names it; None for the best there is. Training takes it for "cpu" only: else Trainer decides.
         progress: called with what is done, how much there is, and what it is.
         say: called with a line for the user; Ctrl-C then ends a training after a step, with a checkpoint.
         cpu_seconds: that the parts took that were asked for, when they were made.
+        traces: fingerprints of the model and the data of each trace that was asked for, by the name of the part.
     """
 
     out: Path
@@ -64,12 +66,14 @@ class Bench:
     subjects: Mapping[str, Subject]
     seed: int = 0
     steps: int | None = None
+    version: int = 1
     as_printed: bool = False
     use: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
     progress: Progress | None = None
     say: Say | None = None
     cpu_seconds: float = 0.0
+    traces: dict[str, Any] = field(default_factory=dict)
 
     # --- what there is ---------------------------------------------------------------------------------------------
 
@@ -100,7 +104,7 @@ class Bench:
     def trained(self, name: str, objective: str = "standard") -> Path:
         """The folder of a subject's model, trained by an objective of `anydepth.objectives.OBJECTIVES`."""
         subject = self.subjects[name]
-        what = {"train": subject.as_plain(), "objective": objective}
+        what = {"train": subject.decisive(), "objective": objective}
         with self._part(f"{name}-{objective}", what) as (folder, done):
             if not done:
                 if self.say is not None:
@@ -113,7 +117,8 @@ class Bench:
         import torch
 
         subject = self.subjects[name]
-        with self._part(f"{name}-random", {"random": subject.model, "task": subject.task}) as (folder, done):
+        what = {"random": subject.model, "task": subject.task, "data": subject.data}
+        with self._part(f"{name}-random", what) as (folder, done):
             if not done and rank_and_count()[0] == 0:
                 classes = self._classes(subject)
                 torch.manual_seed(self.seed)
@@ -153,34 +158,46 @@ class Bench:
         """
         subject = self.subjects[name]
         told = model.parent.name if isinstance(model, Path) else model
-        what: dict[str, Any] = {"trace": subject.as_plain(), "model": told, "source": source}
+        what: dict[str, Any] = {"trace": subject.decisive(), "model": told, "source": source}
         what |= {"measures": measures, "readout": readout}
         if split is not None or keep_states or not labels:
             what |= {"split": split, "labels": labels, "states": keep_states}
         with self._part(f"{name}-trace", what) as (folder, done):
-            if done:
-                return Trace.load(folder / _TRACE)
-            loaded = models.load(str(model), device=self.device)
-            batches = self.batches(subject, loaded, source=source, split=split, labels=labels)
-            return trace(
-                models.stack_of(loaded, batches),
-                batches,
-                measures=measures,
-                positions=subject.positions,
-                readout=readout,
-                labels=labels,
-                out=folder / _TRACE,
-                keep_states=keep_states,
-                sums=False,
-                describe={"model": told, "data": {"name": source or subject.data}, "notes": batches.notes},
-                progress=self.progress,
-            )
+            found = Trace.load(folder / _TRACE) if done else None
+            if found is None:
+                loaded = models.load(str(model), device=self.device)
+                batches = self.batches(subject, loaded, source=source, split=split, labels=labels)
+                found = trace(
+                    models.stack_of(loaded, batches),
+                    batches,
+                    measures=measures,
+                    positions=subject.positions,
+                    readout=readout,
+                    labels=labels,
+                    out=folder / _TRACE,
+                    keep_states=keep_states,
+                    sums=False,
+                    describe={"model": told, "data": {"name": source or subject.data}, "notes": batches.notes},
+                    progress=self.progress,
+                )
+        prints = {of: found.provenance[of]["fingerprint"] for of in ("model", "data")}
+        self.traces[folder.name] = prints
+        return found
 
-    def remembered(self, what: str, settings: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """Numbers that are computed once: whatever `compute` returns, as JSON holds it."""
-        with self._part(what, {"values": what, **settings}) as (folder, done):
+    def remembered(self, what: str, settings: Mapping[str, Any], compute: Callable[[Path], Any]) -> Any:
+        """Numbers that are computed once, by this version of the recipe.
+
+        Args:
+            what: names them.
+            settings: all that decides them, beside the seed and the version.
+            compute: gives them; it is handed a folder of its own, for traces: several processes need one they share.
+
+        Returns:
+            What `compute` returned, as JSON holds it.
+        """
+        with self._part(what, {"values": what, "version": self.version, **settings}) as (folder, done):
             if not done:
-                found = plain(compute())
+                found = plain(compute(folder))
                 if rank_and_count()[0] == 0:
                     write_json(folder / _VALUES, found)
                 wait_for_all()
@@ -188,8 +205,13 @@ class Bench:
 
     @contextmanager
     def _part(self, name: str, what: Mapping[str, Any]) -> Iterator[tuple[Path, bool]]:
-        """The folder of a part, and whether it is finished; it is, once the block ends without an error."""
+        """The folder of a part, and whether it is finished; it is, once the block ends without an error.
+
+        Parts are not made within parts: each would count the other's time.
+        """
         settings = plain({**what, "seed": self.seed, "steps": self.steps, "as_printed": self.as_printed})
+        if self.use:
+            settings["use"] = {name: str(Path(path).expanduser().absolute()) for name, path in self.use.items()}
         key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
         folder = self.out / PARTS / f"{name}-{self.seed}-{key}"
         done, before = (folder / _DONE).is_file(), _spent(folder)
@@ -200,8 +222,10 @@ class Bench:
         try:
             yield folder, done
         except BaseException:
-            if rank_and_count()[0] == 0:  # what was spent counts, for whoever goes on from here
-                write_json(folder / _SPENT, before + time.process_time() - started)
+            if rank_and_count()[0] == 0:
+                with suppress(AnydepthError):  # a full disk is told by the first error, not by this
+                    # what was spent counts, for whoever goes on from here
+                    write_json(folder / _SPENT, before + time.process_time() - started)
             raise
         if not done and rank_and_count()[0] == 0:
             spent = before + time.process_time() - started
@@ -222,7 +246,7 @@ class Bench:
             "eval_steps": 10**9,  # once, at the end
             "save_steps": 500,
             "save_total_limit": 1,
-            "use_cpu": self.scale == "cpu",
+            "use_cpu": self.device == "cpu",
             **subject.training,
             **(subject.printed if self.as_printed else {}),
         }
@@ -254,21 +278,26 @@ class Bench:
         source: str | None = None,
         split: str | None = None,
         limit: int | None = None,
-        seed: int = 0,
+        training: bool = False,
     ) -> data.LoadedData:
-        """The rows a subject holds out, or as many of other data or of another split, drawn by `seed`.
+        """The rows a subject holds out, the same for every seed; or as many of other data, or of another split.
 
-        `limit` takes the place of as many.
+        Args:
+            subject: whose rows.
+            source: other data than the subject's.
+            split: another split.
+            limit: how many, in the place of as many as are held out.
+            training: those to train on instead, drawn by the seed.
         """
         columns = subject.columns if source is None else {}
         return data.load(
             self.source(source or subject.data),
-            split=split or (None if source else subject.eval_split),
-            limit=self.rows(limit or subject.held_out),
+            split=split or (None if source else subject.split if training else subject.eval_split),
+            limit=self.rows(subject.train if training else limit or subject.held_out),
             text=columns.get("text"),
             label=columns.get("label"),
             image=columns.get("image"),
-            seed=seed,
+            seed=self.seed if training else 0,
         )
 
     def batches(
@@ -300,7 +329,7 @@ class Bench:
 
     def at(self, seed: int) -> Bench:
         """The same bench for another seed, with nothing counted yet."""
-        return replace(self, seed=seed, cpu_seconds=0.0)
+        return replace(self, seed=seed, cpu_seconds=0.0, traces={})
 
 
 def shared(training: Mapping[str, Any], processes: int) -> dict[str, Any]:

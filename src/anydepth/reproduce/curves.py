@@ -12,7 +12,7 @@ from anydepth.result import Trace
 THRESHOLDS = tuple(float(one) for one in (*np.arange(0.3, 0.95, 0.05).round(2), 0.95, 0.97, 0.99, 0.995, 0.999, 1.0))
 """Confidences at which the paper's exit is swept; 1 is never exceeded: every sample goes to depth L."""
 CLOSE = 0.03
-"""The paper's ε: how far below the last depth's accuracy counts as the same."""
+"""How far below the last depth's accuracy counts as enough. (The paper's ε is as large, and counts from 1.)"""
 
 
 def by_depth(trace: Trace) -> dict[str, Any]:
@@ -64,11 +64,11 @@ def exits(trace: Trace) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, 
 
 
 def accuracy_at(blocks: Float64[np.ndarray, " t"], accuracy: Float64[np.ndarray, " t"], share: float) -> float:
-    """The accuracy of an exit that runs this share of the blocks on average, read off its curve.
+    """The accuracy of an exit that runs this share of the blocks on average, read off its curve; NaN beyond its ends.
 
     Example:
         >>> accuracy_at(np.array([0.2, 0.6, 1.0]), np.array([0.5, 0.8, 0.9]), 0.4)
         0.65
     """
     order = np.argsort(blocks)
-    return float(np.interp(share, blocks[order], accuracy[order]))
+    return float(np.interp(share, blocks[order], accuracy[order], left=np.nan, right=np.nan))

@@ -306,6 +306,6 @@ def _told(recipe: Recipe, found: Found, drawn: Sequence[tuple[Panel, Sequence[_C
     if found.settings.get("as_printed"):
         how.append("Trained with the settings as the paper prints them.")
     if any(panel.printed for panel, _ in drawn):
-        how.append("Dashed: as the paper prints it.")
+        how.append("Dashed: as published.")
     letters = int((columns * (_WIDTH + 2 * _GAP)) / _LETTER)
     return [line for text in (subjects, " ".join(how)) for line in textwrap.wrap(text, letters)]

@@ -121,9 +121,32 @@ class Found:
         try:
             seeds = {int(number): Seed(**seed) for number, seed in content["seeds"].items()}
             known = {name: content[name] for name in ("recipe", "version", "scale", "settings", "steps")}
-            return cls(**known, seeds=seeds)
+            found = cls(**known, seeds=seeds)
+            found.require_whole()
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise ReproduceError(f"'{path}' is corrupt: {type(problem).__name__} at {problem}") from None
+        return found
+
+    def require_whole(self) -> None:
+        """See that everything is of its kind, and every curve of one length in all seeds.
+
+        Raises:
+            ValueError: something is not.
+        """
+        kinds = {"recipe": str, "version": int, "scale": str, "settings": dict}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"'{name}'")
+        if not isinstance(self.settings["subjects"], dict) or any(number < 0 for number in self.seeds):
+            raise ValueError("'subjects', or the number of a seed")
+        shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+        for seed in self.seeds.values():
+            dict(seed.provenance)
+            for variant, values in seed.values.items():
+                for quantity, value in values.items():
+                    shape = np.array(value, dtype=object).astype(np.float64).shape
+                    if shapes.setdefault((variant, quantity), shape) != shape:
+                        raise ValueError(f"'{quantity}' of '{variant}', of another length in another seed")
 
 
 def as_kept(values: Any) -> Any:

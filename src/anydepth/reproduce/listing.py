@@ -12,7 +12,6 @@ from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.running import RESULTS, results_path
 from anydepth.reproduce.subjects import Scale
-from anydepth.store import plain
 
 _LONG = 90
 """Minutes beyond which a cost is told in hours."""
@@ -103,11 +102,6 @@ def _refuse_others(found: Found, path: Path, out: Path) -> None:
         known = ", ".join(RECIPES)
         raise ReproduceError(f"'{path}' holds results of '{found.recipe}', expected one of {known}: move it elsewhere")
     recipe = RECIPES[found.recipe]
-    if found.version != recipe.version:
-        raise ReproduceError(
-            f"'{path}' is of version {found.version} of '{recipe.name}', expected {recipe.version}: remove it, and run "
-            f"`anydepth reproduce {recipe.name}` anew"
-        )
     if found.steps is not None:
         raise ReproduceError(
             f"'{path}' is a trial of {found.steps} steps, expected whole trainings: remove it; trials lie in "
@@ -117,6 +111,8 @@ def _refuse_others(found: Found, path: Path, out: Path) -> None:
         raise ReproduceError(
             f"'{path}' is of scale '{found.scale}', expected one of {', '.join(recipe.plans)}: remove it"
         )
+    if difference := _difference(recipe, found):
+        raise ReproduceError(f"'{path}' {difference}: remove it, and run `anydepth reproduce {recipe.name}` anew")
     expected = results_path(out, recipe, found.scale)
     if path != expected:
         raise ReproduceError(
@@ -125,6 +121,13 @@ def _refuse_others(found: Found, path: Path, out: Path) -> None:
         )
     if not found.seeds:
         raise ReproduceError(f"'{path}' holds no seed, expected at least one: remove it")
+
+
+def _difference(recipe: Recipe, found: Found) -> str | None:
+    """How results differ from what the recipe finds today: with copies of what it reads, if they were made of such."""
+    own = found.settings
+    asked = recipe.settings(found.scale, as_printed=bool(own.get("as_printed")), use=own.get("use"))
+    return recipe.difference(found, asked)
 
 
 def _state(recipe: Recipe, scale: Scale, out: Path, seeds: int) -> str:
@@ -137,10 +140,8 @@ def _state(recipe: Recipe, scale: Scale, out: Path, seeds: int) -> str:
         return "unreadable"
     if (found.recipe, found.scale, found.steps) != (recipe.name, scale, None):
         return "of something else"
-    if found.version != recipe.version:
-        return "other version"
-    if found.settings not in [plain(recipe.settings(scale, as_printed=printed)) for printed in (False, True)]:
-        return "other settings"
+    if _difference(recipe, found):
+        return "other version" if found.version != recipe.version else "other settings"
     asked = set(range(seeds if recipe.seeded else 1))
     have = len(asked & set(found.seeds))
     return "done" if have == len(asked) else f"{have} of {len(asked)} seeds"

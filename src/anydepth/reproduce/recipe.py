@@ -10,6 +10,8 @@ from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.subjects import Scale, Subject
+from anydepth.runfolder import first_difference
+from anydepth.store import plain
 
 Unit = Literal["share", "number", "similarity"]
 
@@ -79,6 +81,7 @@ class Recipe:
         claims: what decides, from the numbers of all seeds.
         panels: of its figure; none for no figure.
         notes: what the paper gets wrong or leaves open here.
+        ours: what is decided here where the paper does not say, and what else a reader should know.
         version: raised when it measures something else.
         seeded: False where nothing is drawn, so that one seed is all.
     """
@@ -92,10 +95,33 @@ class Recipe:
     claims: Callable[[Found], Sequence[Claim]]
     panels: Callable[[Found], Sequence[Panel]]
     notes: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
     version: int = 1
     seeded: bool = True
 
-    def settings(self, scale: Scale, *, as_printed: bool = False) -> dict[str, Any]:
-        """All that decides what its results are, beside the seed."""
+    def settings(
+        self, scale: Scale, *, as_printed: bool = False, use: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """All that decides what its results are, beside the seed, as JSON holds it."""
         subjects = {name: subject.as_plain() for name, subject in self.plans[scale].subjects.items()}
-        return {"subjects": subjects, "as_printed": as_printed}
+        own: dict[str, Any] = plain({"subjects": subjects, "as_printed": as_printed})
+        return own | ({"use": dict(use)} if use else {})
+
+    def difference(self, found: Found, settings: Mapping[str, Any]) -> str | None:
+        """How results differ from what this recipe would find with these settings, in words; None if they do not."""
+        if found.recipe != self.name:
+            return f"is of '{found.recipe}', and was looked for as '{self.name}'"
+        if found.version != self.version:
+            return f"is of version {found.version} of '{self.name}', and this anydepth runs {self.version}"
+        return first_difference(_untitled(found.settings), _untitled(settings)) or first_difference(
+            _untitled(settings), _untitled(found.settings)
+        )
+
+
+def _untitled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the titles of their subjects: those may be reworded."""
+    subjects = {
+        name: {key: value for key, value in subject.items() if key != "title"}
+        for name, subject in settings["subjects"].items()
+    }
+    return {**settings, "subjects": subjects}

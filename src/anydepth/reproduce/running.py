@@ -17,7 +17,6 @@ from anydepth.reproduce.found import Found, Seed, as_kept
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.subjects import SCALES, Scale
-from anydepth.store import plain
 
 RESULTS = "results"
 
@@ -74,39 +73,62 @@ def reproduce(order: Order, *, progress: Progress | None = None, say: Say | None
     """
     recipe = recipe_named(order.recipe)
     scale = plan_of(recipe, order.scale)
-    asked = recipe.settings(scale, as_printed=order.as_printed)
-    found = Found(recipe.name, recipe.version, scale, plain(asked), order.steps)
+    _check_what_it_takes(recipe, scale, order)
+    settings = recipe.settings(scale, as_printed=order.as_printed, use=order.use)
+    found = Found(recipe.name, recipe.version, scale, settings, order.steps)
     path = results_path(order.out, recipe, scale, order.steps)
     if path.is_file():
-        found = _same(Found.load(path), found, path)
-    known = recipe.plans[scale].sources()
-    for name in order.use:
-        if name not in known:
-            raise ReproduceError(f"'{recipe.name}' uses no '{name}', only {', '.join(sorted(known)) or 'nothing'}")
+        found = Found.load(path)
+        difference = recipe.difference(found, settings)
+        if found.steps != order.steps:
+            difference = f"was stopped after {found.steps} steps, and is now asked for {order.steps}"
+        if difference:
+            raise ReproduceError(f"'{path}' {difference}: give another --out, or remove the file to begin anew")
     bench = Bench(
         order.out if order.steps is None else order.out / "trial",
         scale,
         recipe.plans[scale].subjects,
         steps=order.steps,
+        version=recipe.version,
         as_printed=order.as_printed,
         use=order.use,
         device=order.device or ("cpu" if scale == "cpu" else None),
         progress=progress,
         say=say,
     )
-    for name in known:
+    for name in recipe.plans[scale].sources():
         bench.source(name)  # what is missing is missed now, not after the first training
     for number in range(order.seeds if recipe.seeded else 1):
         if number in found.seeds:
             continue
         one = bench.at(number)
         values = as_kept(recipe.measure(one))
-        origin = {"created": now(), "machine": platform.machine(), "versions": versions()}
+        origin = {
+            "created": now(),
+            "machine": platform.machine(),
+            "device": bench.device or "the best there is",
+            "processes": rank_and_count()[1],
+            "versions": versions(),
+            "traces": one.traces,
+        }
         found = found.with_seed(number, Seed(values, round(one.cpu_seconds, 1), origin))
         if rank_and_count()[0] == 0:
             found.save(path)
         wait_for_all()
     return found
+
+
+def _check_what_it_takes(recipe: Recipe, scale: Scale, order: Order) -> None:
+    """That what is to be replaced, or trained as printed, is there to be."""
+    known = recipe.plans[scale].sources()
+    for name in order.use:
+        if name not in known:
+            what = f"reads {', '.join(known)}" if known else "reads nothing"
+            raise ReproduceError(f"--use names '{name}', and '{recipe.name}' {what} at scale '{scale}'")
+    if order.as_printed and not any(subject.printed for subject in recipe.plans[scale].subjects.values()):
+        raise ReproduceError(
+            f"'{recipe.name}' has no printed settings that are not plausible at scale '{scale}': leave --as-printed out"
+        )
 
 
 def recipe_named(name: str) -> Recipe:
@@ -143,17 +165,3 @@ def results_path(out: Path, recipe: Recipe, scale: Scale, steps: int | None = No
     """Where the results of a recipe lie; those of a trial apart."""
     folder = out if steps is None else out / "trial"
     return folder / RESULTS / f"{recipe.name}{'' if scale == 'cpu' else '-' + scale}.json"
-
-
-def _same(left: Found, asked: Found, path: Path) -> Found:
-    """What an earlier run left, if this one would go on with it."""
-    ways_out = "give another --out, or remove the file to begin anew"
-    if left.version != asked.version:
-        raise ReproduceError(
-            f"'{path}' is of version {left.version} of '{asked.recipe}', and this anydepth runs {asked.version}: "
-            f"{ways_out}"
-        )
-    for what, one, other in (("settings", left.settings, asked.settings), ("steps", left.steps, asked.steps)):
-        if one != other:
-            raise ReproduceError(f"'{path}' was made with other {what} than '{asked.recipe}' has now: {ways_out}")
-    return left

@@ -68,6 +68,7 @@ def show_found(
         "scale": found.scale,
         "seeds": sorted(found.seeds),
         "trial": found.steps is not None,
+        "steps": found.steps,
         "claims": [_plain(one) for one in claims],
         "results": str(results),
         "figures": [str(path) for path in figures],
@@ -110,4 +111,4 @@ def _plain(claim: Claim) -> dict[str, object]:
     low, high = claim.interval
     found = {"about": claim.about, "where": claim.where, "paper": claim.paper, "measured": claim.measured}
     numbers = {"values": claim.values, "mean": claim.mean, "low": low, "high": high, "bound": claim.bound}
-    return plain({**found, **numbers, "sense": claim.sense, "verdict": claim.verdict})  # type: ignore[no-any-return]
+    return plain({**found, **numbers, "sense": claim.sense, "certain": claim.certain, "verdict": claim.verdict})  # type: ignore[no-any-return]

@@ -49,7 +49,7 @@ def vit(folder: Path, *, blocks: int) -> None:
 
 def deit_s(folder: Path, *, blocks: int) -> None:
     """The config of a DeiT-S of fewer blocks, and the transform of its images."""
-    from transformers import ViTConfig, ViTImageProcessor
+    from transformers import DeiTImageProcessor, ViTConfig
 
     config = ViTConfig(
         hidden_size=384,
@@ -58,7 +58,7 @@ def deit_s(folder: Path, *, blocks: int) -> None:
         intermediate_size=1536,
         architectures=["ViTForImageClassification"],
     )
-    _save(folder, config, ViTImageProcessor())
+    _save(folder, config, DeiTImageProcessor())
 
 
 def dinov2(folder: Path) -> None:

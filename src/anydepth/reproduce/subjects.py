@@ -18,7 +18,8 @@ class Subject:
 
     Attributes:
         title: what a reader is told: "ViT of 12 blocks from scratch, Fashion-MNIST".
-        model: a hub id; `asset:NAME`, of `anydepth.assets`; or `made:NAME`, of `anydepth.reproduce.starts`.
+        model: a hub id; `asset:NAME`, of `anydepth.assets`; or `made:NAME`, of `anydepth.reproduce.starts`. Empty where
+            the recipe builds it by itself.
         data: a hub id, with its configuration as `ID:CONFIGURATION`; `asset:NAME`; `made:NAME`; or `digits`.
         task: as in `anydepth.loaded.Task`.
         train: rows to train on, drawn by the seed; None for all.
@@ -32,7 +33,7 @@ class Subject:
         positions: of a language model, positions of each window that go into similarities.
         batch_size: samples of a forward pass, in tracing.
         training: fields of `transformers.TrainingArguments`.
-        printed: those the paper prints that are not plausible, for `--as-printed`; the others stand in `training`.
+        printed: what the paper prints in the place of some of them and is not plausible, for `--as-printed`.
     """
 
     title: str
@@ -64,8 +65,12 @@ class Subject:
             >>> Subject("BERT", "google-bert/bert-base-uncased", "nyu-mll/glue:rte", "text-classification").sources()
             ('google-bert/bert-base-uncased', 'nyu-mll/glue:rte')
         """
-        return self.model, self.data
+        return tuple(name for name in (self.model, self.data) if name)
 
     def as_plain(self) -> dict[str, Any]:
-        """All that decides what comes out, for keys of parts and for results; what is not set is left out."""
+        """All of it, as results keep it; what is not set is left out."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {}, False)}
+
+    def decisive(self) -> dict[str, Any]:
+        """All that decides what comes out, for keys of parts: another title is the same subject."""
+        return {name: value for name, value in self.as_plain().items() if name != "title"}

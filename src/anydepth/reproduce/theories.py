@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,19 @@ def theory_of(bench: Bench, name: str, model: Path) -> dict[str, Any]:
         violations, the share of triples of depths of which the far pair is the more alike; and the same of each null,
         as "violations, random walk". By depth: nc1, nc2_angle and nc3, and nc1 with shuffled labels.
     """
-    return dict(bench.remembered(f"{name}-theory", {"model": model.parent.name}, lambda: _examined(bench, name, model)))
+    return dict(
+        bench.remembered(f"{name}-theory", {"model": model.parent.name}, partial(_examined, bench, name, model))
+    )
 
 
-def _examined(bench: Bench, name: str, model: Path) -> dict[str, Any]:
+def _examined(bench: Bench, name: str, model: Path, folder: Path) -> dict[str, Any]:
     loaded = models.load(str(model), device=bench.device)
     batches = bench.batches(bench.subjects[name], loaded)
     stack = models.stack_of(loaded, batches)
     reference, _ = with_random_weights(loaded, batches, blocks=None, trust_remote_code=False, seed=bench.seed)
     found = examine(stack, batches, reference=reference, seed=bench.seed, progress=bench.progress)
     numbers: dict[str, Any] = {"violations": found.geometry[MEASURED].violations.value}
-    numbers |= {
-        f"violations, {null}": found.geometry[null].violations.value for null in NULLS if null in found.geometry
-    }
-    if MEASURED in found.collapse:
-        collapsed = found.collapse[MEASURED]
-        numbers |= {"nc1": collapsed.nc1, "nc2_angle": collapsed.nc2_angle, "nc3": collapsed.nc3}
-        numbers["nc1, shuffled labels"] = found.collapse[SHUFFLED_LABELS].nc1
-    return numbers
+    numbers |= {f"violations, {null}": found.geometry[null].violations.value for null in NULLS}
+    collapsed = found.collapse[MEASURED]
+    numbers |= {"nc1": collapsed.nc1, "nc2_angle": collapsed.nc2_angle, "nc3": collapsed.nc3}
+    return {**numbers, "nc1, shuffled labels": found.collapse[SHUFFLED_LABELS].nc1}

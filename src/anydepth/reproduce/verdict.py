@@ -31,8 +31,8 @@ _GENERAL = (
     "often that is so.",
 )
 """What is wrong with no experiment in particular."""
-_MISSED = 0.05
-"""The share of 95 % intervals that miss what they are of."""
+_MISSED = 0.025
+"""The share of 95 % intervals that lie wholly on one side of what they are of."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ def _section(recipe: Recipe, judged: Sequence[_Judged]) -> Iterator[str]:
     missing = [scale for scale in recipe.plans if scale not in [one.found.scale for one in judged]]
     for scale in missing:
         yield from _not_run(recipe, scale)
-    for note in recipe.notes:
+    for note in (*recipe.notes, *recipe.ours):
         yield f"- {_line(note)}"
-    if recipe.notes:
+    if recipe.notes or recipe.ours:
         yield ""
 
 

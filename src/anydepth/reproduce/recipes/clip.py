@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,13 +109,13 @@ def measure(bench: Bench) -> Values:
     for random in (False, True):
         found |= bench.remembered(
             "clip-random" if random else "clip",
-            {"subject": subject.as_plain(), "random": random},
+            {"subject": subject.decisive(), "random": random},
             partial(_measured, bench, subject, random=random),
         )
     return found
 
 
-def _measured(bench: Bench, subject: Subject, *, random: bool) -> dict[str, Any]:
+def _measured(bench: Bench, subject: Subject, folder: Path, *, random: bool) -> dict[str, Any]:
     pair = Pair.load(bench, subject, random=random or subject.from_scratch)
     if subject.from_scratch and not random:
         if bench.say is not None:
@@ -126,7 +127,16 @@ def _measured(bench: Bench, subject: Subject, *, random: bool) -> dict[str, Any]
         "text": (Stack(TextTower(pair.clip).eval()), [captions]),
     }
     found = {
-        tower: by_depth(trace(stack, data, measures=MEASURES, labels=False, readout=None, progress=bench.progress))
+        tower: by_depth(
+            trace(
+                *(stack, data),
+                measures=MEASURES,
+                labels=False,
+                readout=None,
+                out=folder / tower,
+                progress=bench.progress,
+            )
+        )
         for tower, (stack, data) in shown.items()
     }
     with torch.inference_mode():
@@ -338,8 +348,8 @@ RECIPE = Recipe(
     measure=measure,
     claims=claims,
     panels=panels,
-    notes=(
-        "The paper's summary has similarity rise; its own curve of the text tower falls between layers 3 and 5.",
+    notes=("The paper's summary has similarity rise; its own curve of the text tower falls between layers 3 and 5.",),
+    ours=(
         "Images and captions lie in different parts of the shared space, so a bare cosine across them says little: "
         "here it is held against captions of other classes.",
         "The captions are ten, one a class: similarities of the text tower are over ten texts.",

@@ -38,7 +38,7 @@ def _of(found: Found, name: str) -> list[Claim]:
         claim(
             "",
             "Fig. 16",
-            "classes draw together layer by layer",
+            "do classes draw together layer by layer?",
             f"{name}, standard: log10 of NC1 at depth L less that at depth 1",
             spread["standard"][:, -1] - spread["standard"][:, 0],
             below=0.0,
@@ -46,7 +46,7 @@ def _of(found: Found, name: str) -> list[Claim]:
         claim(
             "",
             "Fig. 16",
-            "and more than labels that have nothing to do with the samples would",
+            "and more than labels that have nothing to do with the samples would?",
             f"{name}, standard: log10 of NC1 at depth L, less the same with shuffled labels",
             spread["standard"][:, -1] - shuffled[:, -1],
             below=0.0,
@@ -54,7 +54,7 @@ def _of(found: Found, name: str) -> list[Claim]:
         claim(
             "",
             "Fig. 16",
-            "after alignment they have drawn together at shallower layers",
+            "have they drawn together at shallower layers after alignment?",
             f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned less standard",
             spread["aligned"][:, :-1].mean(1) - spread["standard"][:, :-1].mean(1),
             below=0.0,
@@ -62,7 +62,7 @@ def _of(found: Found, name: str) -> list[Claim]:
         claim(
             "",
             "Fig. 16",
-            "and sit closer to the weights of their classes",
+            "and do they sit closer to the weights of their classes?",
             f"{name}: mean NC3 over depths 1 to L - 1, aligned less standard",
             apart[1] - apart[0],
             below=0.0,
@@ -86,7 +86,8 @@ RECIPE = Recipe(
     name="collapse",
     title="Neural collapse by layer",
     figures=("Fig. 16",),
-    shows="The states of a class draw together layer by layer, and earlier in an aligned model.",
+    shows="Neural collapse by layer. What the figure shows was not at hand when this was written: the claims are "
+    "questions of ours.",
     plans={
         "cpu": Plan(SMALL, 7, "CPU minutes"),
         "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED}, 50, "GPU hours"),
@@ -94,7 +95,7 @@ RECIPE = Recipe(
     measure=measure,
     claims=claims,
     panels=panels,
-    notes=(
+    ours=(
         "Theorem 2.2 needs collapse, equal norms, and updates that leave all other classes alone; `anydepth trace "
         "--theory` checks each.",
     ),

@@ -24,7 +24,7 @@ def class_names(bench: Bench, subject: Subject) -> tuple[str, ...]:
 
 def to_learn(bench: Bench, subject: Subject, model: LoadedModel) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
     """The images to train on, drawn by the seed, as the model takes them."""
-    rows = bench.samples(subject, split=subject.split, limit=subject.train, seed=bench.seed)
+    rows = bench.samples(subject, training=True)
     batches = list(data.batches(rows, model, batch_size=_AT_ONCE))
     return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
 

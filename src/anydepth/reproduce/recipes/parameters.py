@@ -121,7 +121,7 @@ def claims(found: Found) -> Sequence[Claim]:
         claim(
             "",
             "Table 1",
-            "one classifier for all saves parameters, with few classes too",
+            "is it worth a hundredth of the model where classes are few? (the paper's rows are of many)",
             "BERT-base, 2 classes: what a classifier for each depth adds, as a share of the model",
             found.each("BERT-base, 2 classes", "share")[:1],
             above=0.01,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,25 +65,25 @@ def measure(bench: Bench) -> Values:
     return {
         variant: bench.remembered(
             f"mlp-{variant.replace(' ', '-')}",
-            {"subject": subject.as_plain(), "skip": skip},
+            {"subject": subject.decisive(), "skip": skip},
             partial(_measured, bench, subject, skip=skip),
         )
         for variant, skip in VARIANTS.items()
     }
 
 
-def _measured(bench: Bench, subject: Subject, *, skip: bool) -> dict[str, Any]:
+def _measured(bench: Bench, subject: Subject, folder: Path, *, skip: bool) -> dict[str, Any]:
     if bench.say is not None:
         bench.say(f"seed {bench.seed}: {subject.title}, {'with skip' if skip else 'without'}")
     classes = class_names(bench, subject)
     torch.manual_seed(bench.seed)
     network = Network(SIDE * SIDE, WIDTH, len(classes), skip=skip)
     network.to(bench.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = LoadedModel(
-        network, plain((SIDE, SIDE), channels=1), "image", "image-classification", subject.model, classes
-    )
+    model = LoadedModel(network, plain((SIDE, SIDE), channels=1), "image", "image-classification", "mlp", classes)
     _train(network, bench, subject, model)
-    return by_depth(trace(network, bench.batches(subject, model), measures=MEASURES, progress=bench.progress))
+    return by_depth(
+        trace(network, bench.batches(subject, model), measures=MEASURES, out=folder / "trace", progress=bench.progress)
+    )
 
 
 def _train(network: Network, bench: Bench, subject: Subject, model: LoadedModel) -> None:
@@ -146,7 +147,7 @@ def claims(found: Found) -> Sequence[Claim]:
         claim(
             "",
             "Fig. 12",
-            "without skip connections, the cosine does not show what CKA shows",
+            "do cosine and CKA part without skip connections?",
             "the largest gap between cosine and CKA to the last depth, without less with skip",
             apart["without"] - apart["with skip"],
         ),
@@ -181,7 +182,7 @@ RECIPE = Recipe(
             {
                 "mlp": Subject(
                     title="MLP of 9 layers, Fashion-MNIST",
-                    model="mlp",
+                    model="",
                     train=6_000,
                     split="train",
                     from_scratch=True,
@@ -198,7 +199,7 @@ RECIPE = Recipe(
             {
                 "mlp": Subject(
                     title="MLP of 9 layers, MNIST",
-                    model="mlp",
+                    model="",
                     data="ylecun/mnist",
                     task="image-classification",
                     split="train",

@@ -24,29 +24,29 @@ def measure(bench: Bench) -> Values:
 def claims(found: Found) -> Sequence[Claim]:
     """What linear weights give, and what they take."""
     uniform, linear = (found.each(name, "accuracy") for name in OBJECTIVES[1:])
-    half = uniform.shape[1] // 2
+    half = slice(1, (uniform.shape[1] - 1) // 2 + 1)
     return [
         claim(
             "",
             "Fig. 15",
-            "linear weights are better at the last layer than uniform ones",
+            "are linear weights better at the last layer than uniform ones?",
             "accuracy at depth L, linear less uniform",
             linear[:, -1] - uniform[:, -1],
         ),
         claim(
             "",
             "Fig. 15",
-            "uniform weights are better at shallow layers",
+            "are uniform weights better at shallow layers?",
             "mean accuracy of the shallow half of the depths, uniform less linear",
-            (uniform - linear)[:, 1:half].mean(1),
+            (uniform - linear)[:, half].mean(1),
         ),
         claim(
-            "last-layer",
+            "",
             "Fig. 15",
-            "uniform weights cost the last layer",
+            "do uniform weights cost the last layer?",
             "accuracy at depth L, uniform less standard",
             uniform[:, -1] - found.each("standard", "accuracy")[:, -1],
-            above=-0.005,
+            below=0.0,
         ),
     ]
 
@@ -64,7 +64,8 @@ RECIPE = Recipe(
     name="weights",
     title="Uniform and linear weights",
     figures=("Fig. 15",),
-    shows="Weights proportional to depth, the paper's choice, against the same weight for every layer.",
+    shows="Weights proportional to depth, the paper's choice, against the same weight for every layer. What the figure "
+    "shows was not at hand when this was written: the claims are questions of ours.",
     plans={
         "cpu": Plan({SUBJECT: SMALL_SCRATCH}, 6, "CPU minutes"),
         "full": Plan({SUBJECT: SCRATCH}, 60, "GPU hours"),
@@ -72,5 +73,4 @@ RECIPE = Recipe(
     measure=measure,
     claims=claims,
     panels=panels,
-    notes=("Figures 15 to 20 were not at hand when this was written: the claims are those of the text around them.",),
 )
