@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,6 +169,14 @@ def test_a_damaged_curve_is_told(toy: Order) -> None:
         reproduce(toy)
 
 
+def test_rows_to_train_on_and_rows_held_out(toy: Order) -> None:
+    plan = running.RECIPES["toy"].plans["cpu"]
+    for seed in (0, 1):
+        one = bench.Bench(toy.out, "cpu", plan.subjects, seed=seed, use=toy.use)
+        assert one.samples(plan.subjects["vit"]).split == "test"
+        assert one.samples(plan.subjects["vit"], training=True).split == "train"
+
+
 def test_another_copy_is_another_part(toy: Order, tmp_path: Path) -> None:
     first = reproduce(toy)
     standins.deit(tmp_path / "other", blocks=2, channels=1)
@@ -258,3 +269,19 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
         assert own["per_device_train_batch_size"] * own["gradient_accumulation_steps"] * processes == 24
     with pytest.raises(AnydepthError, match="5 processes cannot share batches of 24 samples evenly"):
         bench.shared(batch, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["weights", "transfer"])
+def test_two_processes(tmp_path: Path, name: str) -> None:
+    asked = order(tmp_path, name, "full")
+    use = [word for one, path in asked.use.items() for word in ("--use", f"{one}={path}")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "anydepth", "reproduce"]
+    command += [name, "--scale", "full", "--steps", "2", "--seeds", "1", "--out", str(tmp_path / "out"), *use]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = Found.load(results_path(tmp_path / "out", RECIPES[name], "full", 2))
+    assert found.seeds[0].provenance["processes"] == 2
+    assert done.stdout.count("Results: ") == 1

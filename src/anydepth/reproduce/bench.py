@@ -287,12 +287,12 @@ class Bench:
             source: other data than the subject's.
             split: another split.
             limit: how many, in the place of as many as are held out.
-            training: those to train on instead, drawn by the seed.
+            training: those to train on instead, drawn by the seed: of the split "train", if the subject names none.
         """
         columns = subject.columns if source is None else {}
         return data.load(
             self.source(source or subject.data),
-            split=split or (None if source else subject.split if training else subject.eval_split),
+            split=split or (None if source else (subject.split or "train") if training else subject.eval_split),
             limit=self.rows(subject.train if training else limit or subject.held_out),
             text=columns.get("text"),
             label=columns.get("label"),

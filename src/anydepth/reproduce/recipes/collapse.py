@@ -89,7 +89,7 @@ RECIPE = Recipe(
     shows="Neural collapse by layer. What the figure shows was not at hand when this was written: the claims are "
     "questions of ours.",
     plans={
-        "cpu": Plan(SMALL, 7, "CPU minutes"),
+        "cpu": Plan(SMALL, 8, "CPU minutes"),
         "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED}, 50, "GPU hours"),
     },
     measure=measure,
