@@ -100,7 +100,8 @@ def _head(judged: Sequence[_Judged]) -> Iterator[str]:
         "lies within, or where there is one seed only. Intervals are Student's t over seeds: they cover the draw of "
         "weights, order and training rows, not other data sets, other models or other held-out rows. Of three seeds "
         "they are wide, 2.5 standard deviations to each side, so that *undecided* often means too few seeds. What is "
-        "counted, not drawn, has no interval."
+        "counted, not drawn, has no interval; where all seeds give the same number the interval has no width, and the "
+        "verdict rests on their agreement alone."
     )
     yield ""
     yield (

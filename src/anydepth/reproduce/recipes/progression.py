@@ -17,6 +17,12 @@ from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAI
 from anydepth.reproduce.theories import NULLS, theory_of
 
 RANDOM = "random weights"
+SHOWN = {
+    "random walk": "that of a random walk",
+    "shuffled": "that of its own steps in random order",
+    RANDOM: "that of random weights",
+}
+"""Nulls in words."""
 
 
 def measure(bench: Bench) -> Values:
@@ -42,7 +48,7 @@ def _of(found: Found, name: str) -> list[Claim]:
             "cosine-cka",
             "Fig. 2",
             "cosine and CKA look alike; no coefficient is given",
-            f"{name}: rank correlation of the two over pairs of depths",
+            f"{name}: rank correlation of cosine and CKA over pairs of depths",
             found.each(name, "cosine_spearman"),
             above=0.8,
         ),
@@ -51,7 +57,7 @@ def _of(found: Found, name: str) -> list[Claim]:
                 "closeness",
                 "Fig. 1",
                 "the closer two layers, the more alike; no null is drawn beside it",
-                f"{name}: share of triples of depths of which the far pair is the more alike, less that of {null}",
+                f"{name}: share of triples of depths whose far pair is the more alike, less {SHOWN[null]}",
                 violations - found.each(name, f"violations, {null}"),
                 below=0.0,
             )
@@ -61,7 +67,7 @@ def _of(found: Found, name: str) -> list[Claim]:
             "",
             "Fig. 3",
             "accuracy by layer rises along with the similarity to the last layer",
-            f"{name}: rank correlation of the two over depths 1 to L",
+            f"{name}: rank correlation of accuracy and cosine to the last over depths 1 to L",
             [_rank_correlation(*seed) for seed in zip(*curves, strict=True)],
             above=0.8,
         ),

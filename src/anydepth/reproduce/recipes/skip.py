@@ -116,7 +116,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "cosine-cka",
             "Fig. 12",
             "with skip connections, a plain cosine and CKA rise together",
-            "with skip: rank correlation of the two over pairs of depths",
+            "with skip: rank correlation of cosine and CKA over pairs of depths",
             found.each("with skip", "cosine_spearman"),
             above=0.9,
         ),
