@@ -252,6 +252,7 @@ class Bench:
         }
         if self.steps is not None:
             training |= {"max_steps": self.steps, "gradient_accumulation_steps": 1, "bf16": False, "use_cpu": True}
+            training["dataloader_num_workers"] = 0
         return Job(
             model=self.source(subject.model),
             data=self.source(subject.data),

@@ -10,7 +10,7 @@ from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
+from anydepth.reproduce.recipes.vision import FULL, SMALL
 from anydepth.reproduce.theories import theory_of
 
 OBJECTIVES = ("standard", "aligned")
@@ -70,9 +70,6 @@ def _of(found: Found, name: str) -> list[Claim]:
     ]
 
 
-SMALL = {"from scratch": SMALL_SCRATCH, "fine-tuned": SMALL_PRETRAINED}
-
-
 def panels(found: Found) -> Sequence[Panel]:
     """All three parts of neural collapse."""
     return (
@@ -90,7 +87,7 @@ RECIPE = Recipe(
     "questions of ours.",
     plans={
         "cpu": Plan(SMALL, 8, "CPU minutes"),
-        "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED}, 50, "GPU hours"),
+        "full": Plan(FULL, 4, "GPU hours"),
     },
     measure=measure,
     claims=claims,

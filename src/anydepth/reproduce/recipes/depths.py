@@ -99,7 +99,7 @@ RECIPE = Recipe(
                 "9 blocks": replace(SCRATCH, title="DeiT-S of 9 blocks", model="made:deit-s-9"),
                 WHOLE: SCRATCH,
             },
-            60,
+            6,
             "GPU hours",
         ),
     },

@@ -180,7 +180,7 @@ RECIPE = Recipe(
                 "at chance, whatever the objective.",
             ),
         ),
-        "full": Plan(FULL, 30, "GPU hours"),
+        "full": Plan(FULL, 4, "GPU hours"),
     },
     measure=measure,
     claims=claims,

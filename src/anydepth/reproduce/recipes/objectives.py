@@ -9,7 +9,7 @@ from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import accuracy_at, by_depth
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.recipes.vision import IMAGENET, PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
+from anydepth.reproduce.recipes.vision import FULL, IMAGENET, SMALL
 
 OBJECTIVES = ("standard", "aligned", "heads")
 SHARES = (0.25, 0.5, 0.75)
@@ -116,7 +116,6 @@ PRINTED_ACCURACY = {
     "aligned": (0.08, 0.20, 0.31, 0.38, 0.46, 0.53, 0.60, 0.63, 0.68, 0.73, 0.775, 0.79),
     "heads": (0.05, 0.18, 0.29, 0.39, 0.47, 0.56, 0.63, 0.67, 0.71, 0.76, 0.78, 0.79),
 }
-SMALL = {"from scratch": SMALL_SCRATCH, "fine-tuned": SMALL_PRETRAINED}
 
 RECIPE = Recipe(
     name="objectives",
@@ -126,7 +125,7 @@ RECIPE = Recipe(
     "settle early, and serves as a multi-exit model as well as a classifier for each layer does.",
     plans={
         "cpu": Plan(SMALL, cost=10, unit="CPU minutes"),
-        "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED, "imagenet": IMAGENET}, 900, "GPU hours"),
+        "full": Plan({**FULL, "imagenet": IMAGENET}, 125, "GPU hours"),
     },
     measure=measure,
     claims=claims,

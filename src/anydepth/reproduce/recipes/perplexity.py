@@ -223,7 +223,7 @@ RECIPE = Recipe(
             ),
             besides=(ENCODERS["cpu"],),
         ),
-        "full": Plan({"gpt2": GPT2}, 120, "GPU hours", besides=(ENCODERS["full"],)),
+        "full": Plan({"gpt2": GPT2}, 10, "GPU hours", besides=(ENCODERS["full"],)),
     },
     measure=measure,
     claims=claims,

@@ -20,7 +20,7 @@ from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
+from anydepth.reproduce.recipes.vision import FULL, SMALL
 from anydepth.tracing import trace
 
 OBJECTIVES = ("standard", "aligned")
@@ -177,9 +177,6 @@ def _of(found: Found, name: str) -> list[Claim]:
     ]
 
 
-SMALL = {"from scratch": SMALL_SCRATCH, "fine-tuned": SMALL_PRETRAINED}
-
-
 def panels(found: Found) -> Sequence[Panel]:
     """Accuracy as images are and under each shift, and the probes."""
     return tuple(
@@ -200,7 +197,7 @@ RECIPE = Recipe(
     "was written: the shifts, the other task and the claims are ours.",
     plans={
         "cpu": Plan(SMALL, 10, "CPU minutes", besides=(OTHER["cpu"][0],)),
-        "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED}, 50, "GPU hours", besides=(OTHER["full"][0],)),
+        "full": Plan(FULL, 4, "GPU hours", besides=(OTHER["full"][0],)),
     },
     measure=measure,
     claims=claims,

@@ -44,6 +44,7 @@ _DEIT = {
     "weight_decay": 0.05,
     "per_device_train_batch_size": 256,
     "bf16": True,
+    "dataloader_num_workers": 8,
 }
 _IMPLAUSIBLE = {"learning_rate": 0.1}
 """Of AdamW: it reads like a recipe for SGD, as do the steps down at epochs 100 and 150."""
@@ -81,3 +82,7 @@ IMAGENET = Subject(
     training={**_DEIT, "num_train_epochs": 200.0, "learning_rate": 1e-3},
     printed=_IMPLAUSIBLE,
 )
+
+SMALL = {"from scratch": SMALL_SCRATCH, "fine-tuned": SMALL_PRETRAINED}
+FULL = {"from scratch": SCRATCH, "fine-tuned": PRETRAINED}
+"""Both ways to come by a vision transformer, at each scale."""
