@@ -253,7 +253,8 @@ def test_bad_orders(tmp_path: Path, wrong: dict, message: str) -> None:
 def test_the_exit_curve_is_the_papers() -> None:
     rng = np.random.default_rng(0)
     confidence, right = rng.uniform(size=(50, 5)).astype(np.float32), rng.integers(0, 2, size=(50, 5)).astype(float)
-    made = SimpleNamespace(rows=SimpleNamespace(confidence=confidence), per_answer=lambda _: right, depth=4)
+    rows = SimpleNamespace(confidence=confidence, prediction=right.astype(np.int32), label=np.ones(50, np.int64))
+    made = SimpleNamespace(rows=rows, depth=4)
     accuracy, blocks = exits.__wrapped__(made) if hasattr(exits, "__wrapped__") else exits(made)
     for place, threshold in enumerate(THRESHOLDS):
         left = [next((depth for depth in range(1, 5) if row[depth] > threshold), 4) for row in confidence]

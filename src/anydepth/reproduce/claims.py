@@ -73,10 +73,7 @@ class Claim:
         """
         low, high = (self.mean, self.mean) if self.certain else self.interval
         above, below = low > self.bound, high < self.bound
-        # what all seeds give alike to the last bit has no spread: a count, or a certain outcome
-        if low == high == self.bound or np.isnan(self.mean):
-            return "undecided"
-        if above == below:
+        if above == below:  # the bound lies within, or nothing is known: NaN is on no side
             return "undecided"
         return "holds" if above == (self.sense == "above") else "does not hold"
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from anydepth.exits.looking import Shown
 from anydepth.result import Trace
 
 THRESHOLDS = tuple(float(one) for one in (*np.arange(0.3, 0.95, 0.05).round(2), 0.95, 0.97, 0.99, 0.995, 0.999, 1.0))
@@ -40,9 +41,22 @@ def by_depth(trace: Trace) -> dict[str, Any]:
         found |= {"accuracy": trace.accuracy, "cross_entropy": trace.cross_entropy}
         accuracy = trace.accuracy[1:]
         found["enough"] = (int(np.flatnonzero(accuracy >= accuracy[-1] - CLOSE)[0]) + 1) / trace.depth
-        found["largest_fall"] = float(np.maximum(0.0, -np.diff(accuracy)).max(initial=0.0))
+        found["largest_fall"] = float(largest_fall(trace.accuracy))
         found["exit_accuracy"], found["exit_blocks"] = exits(trace)
     return found
+
+
+def largest_fall(curve: Float64[np.ndarray, "... k"]) -> Float64[np.ndarray, ...]:
+    """The largest fall from one depth to the next, from depth 1 on; 0 where there is none.
+
+    Args:
+        curve: by depth 0..L along the last axis.
+
+    Example:
+        >>> largest_fall(np.array([[0.9, 0.1, 0.5, 0.25], [0.0, 0.1, 0.2, 0.3]]))
+        array([0.25, 0.  ])
+    """
+    return np.asarray((-np.diff(curve[..., 1:])).max(-1, initial=0.0))
 
 
 def exits(trace: Trace) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " t"]]:
@@ -52,15 +66,14 @@ def exits(trace: Trace) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, 
         Accuracy, and the mean share of the blocks that are run, at each threshold: the paper's speed-up, which counts
         blocks and leaves out what it costs to look, is the reciprocal. `anydepth exit` measures the clock.
     """
-    confidence, right = trace.rows.confidence[:, 1:], trace.per_answer("accuracy")[:, 1:]  # type: ignore[union-attr]
-    accuracy, blocks = [], []
-    for threshold in THRESHOLDS:
-        leaves = confidence > threshold
-        leaves[:, -1] = True
-        depth = leaves.argmax(1)
-        accuracy.append(right[np.arange(len(right)), depth].mean())
-        blocks.append((depth + 1).mean() / trace.depth)
-    return np.array(accuracy), np.array(blocks)
+    rows, depths = trace.rows, tuple(range(1, trace.depth + 1))
+    assert rows is not None
+    confidence, predictions = rows.confidence[:, 1:-1].astype(np.float64), rows.prediction[:, 1:].astype(np.int64)
+    shown = Shown(depths, confidence, predictions, rows.label)
+    # a policy leaves where its level is reached, the paper where the threshold is exceeded: at the next number
+    reached = [float(np.nextafter(np.float32(threshold), np.float32(2))) for threshold in THRESHOLDS]
+    accuracy = [(shown.answers(level) == rows.label).mean() for level in reached]
+    return np.array(accuracy), np.array([shown.mean_depth(level) / trace.depth for level in reached])
 
 
 def accuracy_at(blocks: Float64[np.ndarray, " t"], accuracy: Float64[np.ndarray, " t"], share: float) -> float:

@@ -72,6 +72,10 @@ class Found:
             ) from None
         return np.array(rows, dtype=object).astype(np.float64)  # None becomes NaN
 
+    def shallow(self, variant: str, quantity: str) -> Float64[np.ndarray, " s"]:
+        """The mean of a curve over the depths 1 to L - 1, one for each seed."""
+        return np.asarray(self.each(variant, quantity)[:, 1:-1].mean(1))
+
     def has(self, variant: str, quantity: str) -> bool:
         """Whether there is such a quantity."""
         return all(quantity in seed.values.get(variant, {}) for seed in self.seeds.values())

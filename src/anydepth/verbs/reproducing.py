@@ -40,18 +40,19 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper by its NAME, and say which of the paper's claims hold."""
     from anydepth.ranks import join, leave, rank_and_count
-    from anydepth.reproduce.drawing import draw
     from anydepth.reproduce.listing import kept, listed
     from anydepth.reproduce.running import Order, plan_of, recipe_named, results_path
     from anydepth.reproduce.running import reproduce as run_recipe
     from anydepth.reproduce.showing import show_found, show_listed, show_page
-    from anydepth.reproduce.verdict import write
 
     terminal.quiet_libraries()
     _check_what_is_asked(name, list_all=list_all, verdict=verdict)
     if list_all:
         show_listed(listed(out, seeds), out, seeds, as_json=as_json)
         return
+    from anydepth.reproduce.drawing import draw  # charts take a second to load, and a list has none
+    from anydepth.reproduce.verdict import write
+
     if verdict:
         every = kept(out)
         if not every:

@@ -19,7 +19,7 @@ from anydepth.calling import Batch, device_of, to_device
 from anydepth.loaded import LoadedModel
 from anydepth.reproduce.bench import MEASURES, Bench
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.curves import by_depth, largest_fall
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
@@ -221,7 +221,7 @@ def claims(found: Found) -> Sequence[Claim]:
     released = found.scale == "full"  # nothing is drawn then but the random weights
     trained, random = (found.each(f"across{kind}", "margin") for kind in ("", RANDOM))
     growth, null = trained[:, -1] - trained[:, 1], random[:, -1] - random[:, 1]
-    fall = np.maximum(0.0, -np.diff(found.each("across", "accuracy")[:, 1:])).max(1)
+    fall = largest_fall(found.each("across", "accuracy"))
     return [
         *(
             claim(
@@ -241,8 +241,7 @@ def claims(found: Found) -> Sequence[Claim]:
                 "Fig. 22",
                 "within a tower, shallow layers are like the last; no null is drawn, and random weights rise, too",
                 f"{tower} tower: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
-                found.each(tower, "cosine")[:, 1:-1].mean(1)
-                - found.each(f"{tower}{RANDOM}", "cosine")[:, 1:-1].mean(1),
+                found.shallow(tower, "cosine") - found.shallow(f"{tower}{RANDOM}", "cosine"),
             )
             for tower in TOWERS
         ),

@@ -9,7 +9,7 @@ import numpy as np
 
 from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.curves import by_depth, largest_fall
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.subjects import Subject
@@ -65,14 +65,14 @@ def _of(found: Found, name: str) -> list[Claim]:
             "Fig. 8",
             "alignment lifts shallow layers on every task",
             f"{name}: mean {score} of depths 1 to L - 1, aligned less standard",
-            (aligned - standard)[:, 1:-1].mean(1),
+            found.shallow(f"{name} aligned", score) - found.shallow(f"{name} standard", score),
         ),
         claim(
             "minimal-depth",
             "Fig. 8",
             "accuracy by depth is monotone",
             f"{name}: largest fall of the aligned {score} from one depth to the next",
-            np.maximum(0, aligned[:, 1:-1] - aligned[:, 2:]).max(1),
+            largest_fall(aligned),
             below=0.02,
         ),
         claim(

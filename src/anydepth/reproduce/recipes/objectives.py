@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import accuracy_at, by_depth
@@ -31,55 +33,42 @@ def claims(found: Found) -> Sequence[Claim]:
 
 
 def _effect(found: Found, name: str) -> list[Claim]:
-    standard, aligned = (found.each(f"{name} {objective}", "accuracy") for objective in OBJECTIVES[:2])
-    early = found.each(f"{name} aligned", "early") - found.each(f"{name} standard", "early")
-    cosine = [found.each(f"{name} {objective}", "cosine")[:, 1:-1].mean(1) for objective in OBJECTIVES[:2]]
-    middle = slice(1, -1)
+    standard, aligned = (f"{name} {objective}" for objective in OBJECTIVES[:2])
     return [
         claim(
             "saturation",
             "Fig. 4",
             "aligned training raises the share of samples whose answer settles before the last layer",
             f"{name}: share of answers that settle before depth L, aligned less standard",
-            early,
+            found.each(aligned, "early") - found.each(standard, "early"),
         ),
         claim(
             "",
             "Fig. 4",
             "aligned training raises the similarity of shallow layers to the last",
             f"{name}: mean cosine of depths 1 to L - 1 with L, aligned less standard",
-            cosine[1] - cosine[0],
+            found.shallow(aligned, "cosine") - found.shallow(standard, "cosine"),
         ),
         claim(
             "",
             "Fig. 6",
             "aligned training raises the accuracy at shallow layers",
             f"{name}: mean accuracy of depths 1 to L - 1, aligned less standard",
-            aligned[:, middle].mean(1) - standard[:, middle].mean(1),
+            found.shallow(aligned, "accuracy") - found.shallow(standard, "accuracy"),
         ),
         claim(
             "last-layer",
             "Fig. 6",
             "the last layer keeps its accuracy (ImageNet, off the plot: .80 and .79)",
             f"{name}: accuracy at depth L, aligned less standard",
-            aligned[:, -1] - standard[:, -1],
+            found.each(aligned, "accuracy")[:, -1] - found.each(standard, "accuracy")[:, -1],
             above=-0.005,
         ),
     ]
 
 
 def _rivals(found: Found, name: str) -> list[Claim]:
-    curves = {
-        objective: zip(
-            found.each(f"{name} {objective}", "exit_blocks"),
-            found.each(f"{name} {objective}", "exit_accuracy"),
-            strict=True,
-        )
-        for objective in OBJECTIVES
-    }
-    at = {
-        objective: [[accuracy_at(*seed, share) for share in SHARES] for seed in of] for objective, of in curves.items()
-    }
+    apart = _at_shares(found, f"{name} aligned") - _at_shares(found, f"{name} heads")
     return [
         claim(
             "one-classifier",
@@ -87,15 +76,21 @@ def _rivals(found: Found, name: str) -> list[Claim]:
             "as a multi-exit model, one classifier is on a par with one for each layer; its own bars say otherwise: "
             "77.96 % at 1.36 x against 78.32 % at 1.42 x",
             f"{name}: accuracy when {share:.0%} of the blocks run on average, aligned less heads",
-            [one[place] - other[place] for one, other in zip(at["aligned"], at["heads"], strict=True)],
+            apart[:, place],
             above=-0.005,
         )
         for place, share in enumerate(SHARES)
     ]
 
 
+def _at_shares(found: Found, variant: str) -> np.ndarray:
+    """The accuracy of a variant's exits at each of `SHARES`, a row a seed."""
+    curves = zip(found.each(variant, "exit_blocks"), found.each(variant, "exit_accuracy"), strict=True)
+    return np.array([[accuracy_at(*curve, share) for share in SHARES] for curve in curves])
+
+
 def panels(found: Found) -> Sequence[Panel]:
-    """Each subject's similarity, accuracy, saturation and exits, and two of the paper's own."""
+    """Each subject's similarity, accuracy, saturation and exits, and one of the paper's own."""
     drawn = []
     for name in found.settings["subjects"]:
         variants = tuple(f"{name} {objective}" for objective in OBJECTIVES)

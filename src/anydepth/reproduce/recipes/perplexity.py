@@ -153,7 +153,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "Fig. 9",
             "what is written at shallow layers is measured by its coherence: does alignment raise it?",
             "mean coherence of texts written at depths 1 to L - 1, alternating less standard",
-            _middle(found, "alternating", "coherence") - _middle(found, "standard", "coherence"),
+            found.shallow("alternating, texts", "coherence") - found.shallow("standard, texts", "coherence"),
         ),
         claim(
             "cosine-cka",
@@ -172,10 +172,6 @@ def claims(found: Found) -> Sequence[Claim]:
             below=0.8,
         ),
     ]
-
-
-def _middle(found: Found, objective: str, quantity: str) -> np.ndarray:
-    return np.asarray(found.each(f"{objective}, texts", quantity)[:, 1:-1].mean(1))
 
 
 PRINTED = {

@@ -22,8 +22,8 @@ def measure(bench: Bench) -> Values:
 
 def claims(found: Found) -> Sequence[Claim]:
     """Whether likeness alone makes shallow layers accurate."""
-    shallow = {name: found.each(name, "accuracy")[:, 1:-1].mean(1) for name in OBJECTIVES}
-    alike = {name: found.each(name, "cosine_raw")[:, 1:-1].mean(1) for name in OBJECTIVES}
+    shallow = {name: found.shallow(name, "accuracy") for name in OBJECTIVES}
+    alike = {name: found.shallow(name, "cosine_raw") for name in OBJECTIVES}
     return [
         claim(
             "",
