@@ -1,7 +1,9 @@
 # Two commands do everything on a machine with Python >= 3.11 and pip:
 #   make demo    set up, then the main job on real digits (no download); prints where the report is
 #   make test    set up, then the tests and the examples in the docstrings
-# For developers: make check (format, lint, types), make bench (benchmarks and slow tests), make format, make clean.
+# Both install the versions of requirements/locked.txt, which were tested.
+# For developers: make check (format, lint, types), make bench (benchmarks and slow tests), make format, make clean;
+# make test-newest and make test-oldest (the tests on the ends of the ranges in pyproject.toml), make lock (lock anew).
 # Another interpreter: make PYTHON=python3.12 test.  More processes for the tests: make JOBS=8 test.
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := $(filter-out %/machine.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test test-newest test-oldest check format bench lock clean
 
 help:
 	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
@@ -21,6 +23,17 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+# Each in an environment of its own, made anew. On the oldest, warnings of the libraries to their users are none of ours.
+test-newest: WARNINGS := error
+test-newest: RESOLUTION := highest
+test-oldest: WARNINGS := default
+test-oldest: RESOLUTION := lowest-direct
+test-newest test-oldest: test-%: $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(VENV)-$*
+	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) --compile-bytecode --editable '.[dev]'
+	$(BIN)/uv pip list --python $(VENV)-$*/bin/python
+	$(VENV)-$*/bin/python -m pytest -n $(JOBS) -m "not slow" -o filterwarnings=$(WARNINGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -36,13 +49,18 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script; done
 
+# For Python 3.11 to 3.13, on Linux and macOS; every package in the newest version that pyproject.toml allows.
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate \
+	  --no-emit-index-url --custom-compile-command "make lock" --output-file requirements/locked.txt pyproject.toml
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are always resolved together: a pair that does not match breaks the import of
 # most image models. torchvision pins its torch, so one call of pip is enough to keep them in step.
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]' torch torchvision
+$(VENV)/.installed-%: pyproject.toml requirements/locked.txt | $(BIN)/python
+	$(BIN)/python requirements/install.py $* torch torchvision
 	@touch $@
 
 $(BIN)/python:

@@ -11,11 +11,13 @@ import torch
 import zoo
 from torch import Tensor, nn
 
+from anydepth.dependencies import cache_name
 from anydepth.stack import Stack
 
 NAMES = ("gpt2", "llama", "qwen3", "gemma2", "gemma3_text")
 """One of each shape that is promised; Gemma's attend to windows of 4 positions, in part of their blocks or in all."""
 BLOCKS, SHALLOW = zoo.BLOCKS, 2
+CACHE = cache_name()
 
 
 def speaker(name: str, *, seed: int = 1, later: float = 0.5) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from speaking import BLOCKS, NAMES, Streamed, greedy, lengths, prompts, speaker, together, watched
+from speaking import BLOCKS, CACHE, NAMES, Streamed, greedy, lengths, prompts, speaker, together, watched
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteriaList
 
@@ -138,12 +138,12 @@ def test_caches_stay_level(name: str) -> None:
 
     looking = StoppingCriteriaList([look])
     mode = dynamic_exit(policy)
-    said = greedy(model, prompt, 10, mode, past_key_values=cache, stopping_criteria=looking)
+    said = greedy(model, prompt, 10, mode, **{CACHE: cache}, stopping_criteria=looking)
     assert seen == [[size] * BLOCKS for size in range(prompt.shape[1], prompt.shape[1] + 10)]
     # what it goes on with is the cache, and not the text alone
     before = [BLOCKS] * prompt.shape[1] + list(mode.spent.depths[1:])
     expected = reference(model, said, policy, 6, before)
-    more = greedy(model, said, 6, mode, past_key_values=cache)
+    more = greedy(model, said, 6, mode, **{CACHE: cache})
     assert more[0].tolist() == expected.text
     assert list(mode.spent.depths) == expected.depths[said.shape[1] - 1 :]
     assert set(map(len, cache.layers[0].keys[0])) == {more.shape[1] - 1}
@@ -204,7 +204,7 @@ def test_all_that_is_returned() -> None:
     assert len(found.logits) == 6
     assert streamer.puts == [prompt[0].tolist(), *found.sequences[:, prompt.shape[1] :].T.tolist()]
     assert streamer.ends == 1
-    assert lengths(found.past_key_values) == [found.sequences.shape[1] - 1] * BLOCKS
+    assert lengths(found[CACHE]) == [found.sequences.shape[1] - 1] * BLOCKS
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -214,7 +214,7 @@ def test_other_precisions_and_modes(dtype: torch.dtype) -> None:
     model, mode = model.to(dtype).train(), dynamic_exit(policy)
     with torch.inference_mode():
         found = greedy(model, prompt, 8, mode, return_dict_in_generate=True)
-    assert found.past_key_values.layers[-1].keys.dtype is dtype
+    assert found[CACHE].layers[-1].keys.dtype is dtype
     assert all(module.training for module in model.modules())
     if dtype is torch.float64:
         assert found.sequences[0].tolist() == reference(model, prompt, policy, 8).text

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 import zoo
-from speaking import SHALLOW, Streamed, greedy, lengths, looks_of, prompts, speaker
+from speaking import CACHE, SHALLOW, Streamed, greedy, lengths, looks_of, prompts, speaker
 from torch import Tensor
 from transformers import DynamicCache, StaticCache, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
@@ -80,11 +80,11 @@ def test_an_error_leaves_everything_as_it_was(way: Way, place: str) -> None:
     expected, before = greedy(model, prompt, 6, mode), looks_of(model)
     for calls, error in ((0, Failing), (4, Failing), (7, KeyboardInterrupt)):
         with failing(model, mode, place, calls, error) as settings, pytest.raises(error):
-            greedy(model, prompt, 30, mode, past_key_values=cache, **settings)
+            greedy(model, prompt, 30, mode, **{CACHE: cache}, **settings)
         assert looks_of(model) == before
         assert len(set(lengths(cache))) <= 1
         cache.crop(-cache.get_seq_length())
-        assert torch.equal(greedy(model, prompt, 6, mode, past_key_values=cache), expected)
+        assert torch.equal(greedy(model, prompt, 6, mode, **{CACHE: cache}), expected)
         cache.crop(-cache.get_seq_length())
 
 
@@ -135,7 +135,7 @@ def test_one_mode_for_several_models(way: Way) -> None:
 # --- What makes no sense ---------------------------------------------------------------------------------------------
 
 
-def refused(model: Any, mode: Any, message: str, prompt: Any = PROMPT, **settings: Any) -> None:
+def refused(model: Any, mode: Any, message: str | tuple[str, ...], prompt: Any = PROMPT, **settings: Any) -> None:
     """One line, and the model is as it was."""
     before = looks_of(model)
     with pytest.raises(AnydepthError) as caught:
@@ -173,7 +173,11 @@ def test_models_that_cannot_be(way: Way) -> None:
 NO_CACHE = {
     "mamba": (
         {"hidden_size": 32, "num_hidden_layers": 4, "vocab_size": 99, "state_size": 8},
-        "nothing to keep keys and values in: expected use_cache=True and a model that takes a DynamicCache",
+        # from transformers 5.24, which gives it a cache of a kind that keeps no positions; and before
+        (
+            "a DynamicCache of 4 layers (LinearAttentionLayer) cannot be taken back",
+            "nothing to keep keys and values in",
+        ),
     ),
     "lfm2": (
         zoo.DECODERS["llama"] | {"layer_types": ["conv", "full_attention"] * 2},
@@ -212,25 +216,23 @@ def test_caches_that_cannot_be_taken_back(way: Way) -> None:
     refused(model, way(), nothing, use_cache=False)
     static = StaticCache(config=model.config, max_cache_len=20)
     kept = "a StaticCache of 4 layers (StaticLayer, StaticSlidingWindowLayer) cannot be taken back; expected a Dynamic"
-    refused(model, way(), kept, past_key_values=static)
+    refused(model, way(), kept, **{CACHE: static})
     refused(model, way(), kept, cache_implementation="static")
     dropping = "a DynamicCache of 4 layers (DynamicLayer, DynamicSlidingWindowLayer) cannot be taken back; expected a"
-    refused(model, way(), dropping, past_key_values=DynamicCache(config=model.config))
+    refused(model, way(), dropping, **{CACHE: DynamicCache(config=model.config)})
     offloaded = DynamicCache()
     offloaded.offloading = True
-    refused(model, way(), "a DynamicCache of 0 layers (none, offloaded) cannot be taken", past_key_values=offloaded)
-    ahead = greedy(model, PROMPT, 3, way(), return_dict_in_generate=True).past_key_values
-    refused(
-        model, way(), "the cache has 5 positions, and the prompt 3 tokens: expected at least", past_key_values=ahead
-    )
+    refused(model, way(), "a DynamicCache of 0 layers (none, offloaded) cannot be taken", **{CACHE: offloaded})
+    ahead = greedy(model, PROMPT, 3, way(), return_dict_in_generate=True)[CACHE]
+    refused(model, way(), "the cache has 5 positions, and the prompt 3 tokens: expected at least", **{CACHE: ahead})
 
 
 @pytest.mark.parametrize("mode", [at_depth(3), at_depth(4), self_speculative(2), WAYS["dynamic_exit"]()])
 def test_a_cache_that_was_filled_at_a_lesser_depth(mode: Any) -> None:
     model, cache = speaker("gpt2"), DynamicCache()
-    said = greedy(model, PROMPT, 4, at_depth(2), past_key_values=cache)
+    said = greedy(model, PROMPT, 4, at_depth(2), **{CACHE: cache})
     with pytest.raises(GenerationError, match="a cache whose layers have 6, 6, 0(, 0)? positions: expected as many in"):
-        greedy(model, said, 2, mode, past_key_values=cache)
+        greedy(model, said, 2, mode, **{CACHE: cache})
     assert lengths(cache) == [6, 6]
 
 
@@ -313,10 +315,17 @@ def test_rows_that_end_and_no_token_to_fill_them_up() -> None:
 @pytest.mark.filterwarnings(
     "ignore:`gradient_checkpointing_enable:FutureWarning"
 )  # in the oldest release, its only name
-def test_checkpoints_in_training_leave_no_keys(way: Way) -> None:
-    model = speaker("llama").train()
-    model.gradient_checkpointing_enable()
-    refused(model, way(), "block 1 keeps 0 of 3 positions: expected a causal language model in which every block keeps")
+def test_checkpoints_in_training_may_leave_no_keys(way: Way) -> None:
+    """As before transformers 5.24, which keeps those of some models: then the text is the same, or it is refused."""
+    model = speaker("llama")
+    expected = greedy(model, PROMPT, 6, way())
+    model.train().gradient_checkpointing_enable()
+    nothing = "block 1 keeps 0 of 3 positions: expected a causal language model in which every block keeps"
+    try:
+        again = greedy(model, PROMPT, 6, way()).tolist()
+    except GenerationError as error:
+        again = str(error)[: len(nothing)]
+    assert again in (expected.tolist(), nothing)
 
 
 @of_ours

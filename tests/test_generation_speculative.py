@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from speaking import (
     BLOCKS,
+    CACHE,
     NAMES,
     SHALLOW,
     Streamed,
@@ -191,13 +192,13 @@ def test_all_that_is_returned() -> None:
     for name in ("scores", "logits"):
         assert len(found[name]) == 9
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
-    assert lengths(found.past_key_values) == lengths(expected.past_key_values)
-    for mine, theirs in zip(found.past_key_values, expected.past_key_values, strict=True):
+    assert lengths(found[CACHE]) == lengths(expected[CACHE])
+    for mine, theirs in zip(found[CACHE], expected[CACHE], strict=True):
         torch.testing.assert_close(mine[:2], theirs[:2], rtol=1e-4, atol=1e-5)
     plain = greedy(model, prompt, 9, self_speculative(SHALLOW), return_dict_in_generate=True)
     assert plain.scores is plain.logits is None
     batch = greedy(model, together(prompts(2)), 9, self_speculative(SHALLOW), return_dict_in_generate=True)
-    assert batch.past_key_values is None
+    assert getattr(batch, CACHE) is None
 
 
 def test_a_streamer_is_given_each_token() -> None:
@@ -239,10 +240,10 @@ def test_its_cache_goes_on(name: str) -> None:
     expected = greedy(model, prompt, 14)
     for goes_on in (None, mode):
         first = greedy(model, prompt, 6, mode, return_dict_in_generate=True)
-        cache = first.past_key_values
+        cache = first[CACHE]
         assert lengths(cache) == [first.sequences.shape[1] - 1] * BLOCKS
         assert all(len(layer.values[0, 0]) == len(layer.keys[0, 0]) for layer in cache.layers)
-        more = greedy(model, first.sequences, 8, goes_on, past_key_values=cache)
+        more = greedy(model, first.sequences, 8, goes_on, **{CACHE: cache})
         assert more.tolist() == expected.tolist()
         assert lengths(cache) == [expected.shape[1] - 1] * BLOCKS
 
@@ -254,7 +255,7 @@ def test_its_cache_ends_where_the_text_does() -> None:
     for end in set(said):
         found = greedy(model, prompt, 16, mode, eos_token_id=end, return_dict_in_generate=True)
         assert found.sequences[0, prompt.shape[1] :].tolist() == said[: said.index(end) + 1]
-        assert lengths(found.past_key_values) == [found.sequences.shape[1] - 1] * BLOCKS
+        assert lengths(found[CACHE]) == [found.sequences.shape[1] - 1] * BLOCKS
         shorter += mode.spent.tokens < 1 + mode.spent.rounds + mode.spent.accepted
     assert shorter, "else no text ended among drafts"
 
@@ -286,11 +287,11 @@ def test_a_cache_of_plain_generation_and_only_what_is_new() -> None:
     model, prompt, mode = speaker("llama"), prompts(2)[1], self_speculative(SHALLOW)
     expected = greedy(model, prompt, 24)
     cache = DynamicCache()
-    said = greedy(model, prompt, 10, past_key_values=cache)
+    said = greedy(model, prompt, 10, **{CACHE: cache})
     for known in (said, said[:, -1:]):  # all of it, or with a mask that says how much there is
         inputs = {"input_ids": known, "attention_mask": torch.ones_like(said)}
         now = cache if known is said else DynamicCache([layer[:2] for layer in cache])
-        found = greedy(model, inputs, 14, mode, past_key_values=now)
+        found = greedy(model, inputs, 14, mode, **{CACHE: now})
         assert found[:, known.shape[1] :].tolist() == expected[:, said.shape[1] :].tolist()
         assert lengths(now) == [expected.shape[1] - 1] * BLOCKS
         now.crop(said.shape[1] - expected.shape[1])
@@ -300,11 +301,11 @@ def test_a_cache_of_plain_generation_and_only_what_is_new() -> None:
 def test_a_cache_given_with_a_batch_stays_as_it_is() -> None:
     """Rows move in the cache, each by its own drafts: what its user has of it would not fit any more."""
     model, rows, cache = speaker("llama"), together(prompts(4)), DynamicCache()
-    model(**rows, past_key_values=cache)
+    model(**rows, **{CACHE: cache})
     cache.crop(-1)
     kept = [tuple(one.clone() for one in layer[:2]) for layer in cache]
-    expected = greedy(model, rows, 12, past_key_values=DynamicCache(kept))
-    assert greedy(model, rows, 12, self_speculative(SHALLOW), past_key_values=cache).tolist() == expected.tolist()
+    expected = greedy(model, rows, 12, **{CACHE: DynamicCache(kept)})
+    assert greedy(model, rows, 12, self_speculative(SHALLOW), **{CACHE: cache}).tolist() == expected.tolist()
     for layer, before in zip(cache, kept, strict=True):
         torch.testing.assert_close(tuple(layer[:2]), before, rtol=0, atol=0)
 
@@ -314,7 +315,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     model, mode = speaker("llama").to(dtype), self_speculative(SHALLOW)
     for prompt in prompts(3):
         said = greedy(model, prompt, 12, mode, return_dict_in_generate=True)
-        assert said.past_key_values.layers[0].keys.dtype is dtype
+        assert said[CACHE].layers[0].keys.dtype is dtype
         if dtype is torch.float64:
             assert said.sequences.tolist() == greedy(model, prompt, 12).tolist()
         with torch.no_grad():  # each token is the likeliest, up to rounding

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 import zoo
-from speaking import NAMES, SHALLOW, Streamed, greedy, lengths, prompts, speaker, together, watched
+from speaking import CACHE, NAMES, SHALLOW, Streamed, greedy, lengths, prompts, speaker, together, watched
 from transformers import StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
@@ -87,8 +87,8 @@ def test_all_that_is_returned() -> None:
     for name, each in (("hidden_states", SHALLOW + 1), ("attentions", SHALLOW)):
         assert [len(step) for step in found[name]] == [each] * 5
         torch.testing.assert_close(found[name], expected[name])
-    assert lengths(found.past_key_values) == lengths(expected.past_key_values)
-    for mine, theirs in zip(found.past_key_values, expected.past_key_values, strict=True):
+    assert lengths(found[CACHE]) == lengths(expected[CACHE])
+    for mine, theirs in zip(found[CACHE], expected[CACHE], strict=True):
         torch.testing.assert_close(mine[:2], theirs[:2])
 
 
@@ -131,8 +131,8 @@ def test_its_cache_goes_on_at_that_depth_only() -> None:
     model, prompt = speaker("gemma2"), prompts(1)[0]
     expected = greedy(model, prompt, 8, at_depth(SHALLOW))
     first = greedy(model, prompt, 4, at_depth(SHALLOW), return_dict_in_generate=True)
-    assert lengths(first.past_key_values) == [prompt.shape[1] + 3] * SHALLOW
-    more = greedy(model, first.sequences, 4, at_depth(SHALLOW), past_key_values=first.past_key_values)
+    assert lengths(first[CACHE]) == [prompt.shape[1] + 3] * SHALLOW
+    more = greedy(model, first.sequences, 4, at_depth(SHALLOW), **{CACHE: first[CACHE]})
     assert torch.equal(more, expected)
     with pytest.raises(IndexError):
-        greedy(model, more, 2, past_key_values=first.past_key_values)
+        greedy(model, more, 2, **{CACHE: first[CACHE]})

@@ -85,6 +85,10 @@ class CertificateError(AnydepthError):
     """What was asked to be promised makes no sense, or takes more samples than there are."""
 
 
+class DependencyError(AnydepthError):
+    """A library that is installed does something differently than anydepth knows it; the message names both."""
+
+
 class ReproduceError(AnydepthError):
     """There is no such recipe, or results of one that are of another version, scale or setting."""
 

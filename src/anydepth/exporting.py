@@ -23,6 +23,7 @@ from torch import nn
 
 from anydepth.calling import Batch, distance
 from anydepth.collect import Progress
+from anydepth.dependencies import require
 from anydepth.errors import ExportError
 from anydepth.exits.policies import Policy
 from anydepth.exits.reading import Reader
@@ -166,10 +167,12 @@ def require_extras() -> None:
 
     Raises:
         ExportError: a package is not installed.
+        DependencyError: the installed torch exports differently.
     """
     missing = [package for package in _EXTRAS if find_spec(package) is None]
     if missing:
         raise ExportError(f"an export takes {', '.join(missing)}: pip install 'anydepth[onnx]'")
+    require("torch")
 
 
 def require_float32(model: nn.Module) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from anydepth.blocks import find_blocks
 from anydepth.calling import Batch, answer_of, call_model, call_with, distance, first_samples, hidden_of, state_of
+from anydepth.dependencies import require
 from anydepth.errors import ReadoutMismatch, UnsupportedHead
 from anydepth.heads import Heads
 from anydepth.legs import Legs
@@ -113,6 +114,9 @@ class Stack:
     """
 
     def __init__(self, model: nn.Module, *, blocks: str | None = None, heads: Heads | None = None) -> None:
+        require("torch")
+        if hasattr(model, "peft_config"):
+            require("peft")
         # a compiled wrapper has the blocks of the model it wraps, but would run them without the stubs
         self.model = model = getattr(model, "_orig_mod", model)
         self.path, self._list = find_blocks(model, blocks)

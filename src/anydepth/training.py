@@ -29,6 +29,7 @@ from anydepth.checkpoints import (
     require_room,
     without,
 )
+from anydepth.dependencies import require
 from anydepth.errors import TrainingError
 from anydepth.heads import ATTACHED, HEADS_FILE, Heads, separate_heads
 from anydepth.objectives import DEFAULT, AlignedLoss, Objective, objective_named
@@ -101,6 +102,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         TrainingError: what cannot go together, a checkpoint to resume from that is not there, too small a disk.
         ObjectiveError: an unknown objective; while training, one that the model cannot learn from.
         LabelError: while training, labels that are missing or out of range.
+        DependencyError: the installed transformers trains differently.
         NonFiniteLoss: while training, before anything is overwritten by it.
 
     Example:
@@ -128,6 +130,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         heads: Heads | None = None,
         **kwargs: Any,
     ) -> None:
+        require("transformers")
         chosen = objective_named(objective) if isinstance(objective, str) else objective
         super().__init__(*args, **kwargs)
         self._refuse(heads)

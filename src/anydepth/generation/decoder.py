@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
+from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import Seen, choose_positions, cut_back
 from anydepth.legs import Legs
@@ -89,7 +90,7 @@ class Decoder:
         mask = given.get("attention_mask")
         self._mask: Tensor | None = None if mask is None else mask.long()
         self._counts_positions = given.get("position_ids") is not None
-        self._rest = {name: value for name, value in given.items() if name not in (*_GROWING, "past_key_values")}
+        self._rest = {name: value for name, value in given.items() if name not in (*_GROWING, cache_name())}
         self.length = cache.get_seq_length()
         self.spent = spent
 
@@ -142,10 +143,9 @@ class Decoder:
         prepared: dict[str, Any] = model.prepare_inputs_for_generation(
             tokens,
             next_sequence_length=count,
-            past_key_values=Seen(self.cache, at),
             attention_mask=mask,
             is_first_iteration=False,
-            **given,
+            **{**given, cache_name(): Seen(self.cache, at)},
         )
         return prepared
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from anydepth.calling import call_with
+from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.generation.cache import Filled, Seen, levelled, require_filled, whole_cache
@@ -47,7 +48,7 @@ class DynamicExit(Mode):
         """What `generate` calls in place of its own loop: that loop itself, with a forward that may stop early."""
         refuse(model, generation_config, unless="dynamic exit")
         stack = self.stack(model, input_ids, given)
-        cache = whole_cache(given.get("past_key_values"), stack.depth)
+        cache = whole_cache(given.get(cache_name()), stack.depth)
         prompted = cache.get_seq_length() + new_tokens(input_ids, cache, given, generation_config).shape[1]
         streamer = self.streaming(input_ids, streamer)
         forward = model.forward
@@ -63,7 +64,7 @@ class DynamicExit(Mode):
                     stopping_criteria=stopping_criteria,
                     generation_config=generation_config,
                     streamer=streamer,
-                    **{**given, "past_key_values": cache},
+                    **{**given, cache_name(): cache},
                 )
         self.spent.tokens = written(output, input_ids)
         return output
@@ -87,18 +88,19 @@ class _Steps:
         legs.notes = True
 
     def __call__(self, **inputs: Any) -> Any:
-        cache: Cache = inputs["past_key_values"]
+        name = cache_name()
+        cache: Cache = inputs[name]
         length = cache.get_seq_length()
         seen = Seen(cache, length)
         tested = () if length < self._prompted else self._tested
         step = _Step(self._policy, tested, torch.zeros_like(inputs["input_ids"][:, 0], dtype=torch.bool))
-        output = self._run(step, {**inputs, "past_key_values": seen})
+        output = self._run(step, {**inputs, name: seen})
         self._fill(seen)
         length += inputs["input_ids"].shape[1]
         require_filled(cache, length)
         if length >= self._prompted:
             self._spent.depths += tuple(step.depths.tolist())
-        output.past_key_values = cache
+        output[name] = cache
         return output
 
     def _run(self, step: _Step, inputs: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from anydepth.calling import answer_of, call_model, distance
+from anydepth.dependencies import require
 from anydepth.errors import GenerationError
 from anydepth.generation.decoder import Spent, checked_on
 from anydepth.ranks import rank_and_count
@@ -42,10 +43,12 @@ class Mode:
         """The model as blocks, its law checked on the end of the prompt when it is first used.
 
         Raises:
+            DependencyError: the installed transformers generates differently.
             GenerationError: an encoder, an encoder-decoder, or a model that keeps what came before in a way of its
                 own; the prompt is empty, or longer than the model has positions for.
             UnknownArchitecture: see `Stack`.
         """
+        require("transformers")
         config, name = getattr(model, "config", None), type(model).__name__
         if getattr(config, "is_encoder_decoder", False):
             raise GenerationError(f"{name} is an encoder-decoder: expected a model that only decodes")

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import copied, require_filled, whole_cache
 from anydepth.generation.decoder import Decoder, Spent, decoding
@@ -139,7 +140,7 @@ class SelfSpeculative(Mode):
         require_padding(input_ids, generation_config, stopping_criteria)
         stack = self.stack(model, input_ids, given)
         require_depth(self.draft_depth, stack, below=True)
-        cache = whole_cache(given.get("past_key_values"), stack.depth)
+        cache = whole_cache(given.get(cache_name()), stack.depth)
         new = new_tokens(input_ids, cache, given, generation_config)
         total = cache.get_seq_length() + new.shape[1]
         if not single:
@@ -165,7 +166,7 @@ class SelfSpeculative(Mode):
             sequences=writing.padded(),
             scores=None if writing.scores is None else tuple(writing.scores),
             logits=None if writing.logits is None else tuple(writing.logits),
-            past_key_values=cache if single else None,
+            **{cache_name(): cache if single else None},
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import GenerationMode
 
+from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import levelled, require_even
 from anydepth.generation.decoder import Spent, checked_on
@@ -42,7 +43,7 @@ class StaticDepth(Mode):
         beams = mode in (GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
         if not beams and mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise GenerationError(f"{mode.value} at a static depth: expected greedy search, sampling or beams")
-        cache = given.get("past_key_values")
+        cache = given.get(cache_name())
         require_even(cache, self.depth)
         if isinstance(cache, Cache) and not getattr(cache, "_is_user_defined", False):
             del cache.layers[self.depth :]  # given to the whole model, it then fails, and is not silently wrong
