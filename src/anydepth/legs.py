@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from anydepth.calling import hidden_of, state_of
+from anydepth.errors import UnknownArchitecture
 from anydepth.watching import Shape
 
 Stops = Callable[[int, Tensor], bool]
@@ -80,10 +81,20 @@ class Legs:
         Args:
             batch: the samples that are left.
             stops: where the leg ends.
+
+        Raises:
+            UnknownArchitecture: it ended before any of that: blocks did not run.
         """
+        before, last = self.depth, len(self._shapes)
         self._stops, self._ended = stops, False
         self.passed.clear()
-        return self._forward(batch)
+        answer = self._forward(batch)
+        if not self._ended and self.depth < last:
+            raise UnknownArchitecture(
+                f"a forward from depth {before} ran {self.depth - before} of {last - before} blocks, expected each up "
+                "to the depth where it stops: the model skips blocks, or runs them in a thread of its own"
+            )
+        return answer
 
     def enter(self, depth: int, state: Tensor | None = None) -> None:
         """Have the next leg begin behind a block, with a state of one's own.

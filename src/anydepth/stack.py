@@ -11,6 +11,7 @@ Words: the state `h[0]` is what enters the first block, `h[l]` the raw output of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -142,16 +143,17 @@ class Stack:
             labelled: whether the data carry labels. A model that answers with a bare tensor does not say what it is:
                 it counts as logits if there are labels to hold it against, or if the model states its classes (timm).
         """
-        if self._learnt is None:
+        if (learnt := self._learnt) is None:
             return False
-        if self._learnt.answer:
-            return self._learnt.answer in ("logits", "logits_per_image")
+        if learnt.answer:
+            return learnt.answer in ("logits", "logits_per_image")
         return labelled or bool(getattr(self.model, "num_classes", 0))
 
     @property
     def has_final_norm(self) -> bool:
         """Whether a norm reads the last block's output as it is, so that a readout can leave it out."""
-        return self._learnt is not None and bool(self._learnt.final_norms)
+        learnt = self._learnt
+        return learnt is not None and bool(learnt.final_norms)
 
     def classifier(self, batch: Batch) -> nn.Module:
         """The last module with parameters of its own that runs after the blocks: what turns features into classes.
@@ -167,7 +169,8 @@ class Stack:
     @property
     def classifier_path(self) -> str | None:
         """The dotted name of the classifier; None before the first batch, and where there is none."""
-        found = self._learnt.classifier if self._learnt else None
+        learnt = self._learnt
+        found = learnt.classifier if learnt else None
         return next((name for name, module in self.model.named_modules() if module is found), None)
 
     def states(self, batch: Batch) -> list[Tensor]:
@@ -321,27 +324,30 @@ class Stack:
         Raises:
             ReadoutMismatch: with the size of the error.
         """
+        return self._verified(batch)[1]
+
+    def _verified(self, batch: Batch) -> tuple[Learnt, Verification]:
         few = first_samples(batch, 2)
-        # tensors of inference mode do not tell whether they were written to
-        with evaluating(self.model), torch.inference_mode(False), torch.no_grad():
-            watched = self._watch(few, Prefix(), learn=True)
-            self._learnt = learnt = watched.learnt()
-            if learnt.in_place:
-                watched = self._watch(few, Prefix())
-            try:
-                found = self._check_law(few, watched, learnt)
-                is_all = watched.answer.ndim == 3 and self.maps_linearly(watched.states[-1], watched.answer, few)
-                self._learnt = replace(learnt, classifier_is_all=is_all)
-                return found
-            except BaseException:
-                self._learnt = None
-                raise
+        # Another Stack on the same model: before the law is known to hold, no thread is to go by what is learnt here.
+        trial = copy.copy(self)
+        trial._prefix = Prefix()
+        try:
+            # tensors of inference mode do not tell whether they were written to
+            with evaluating(self.model), torch.inference_mode(False), torch.no_grad():
+                watched = trial._watch(few, Prefix(), learn=True)
+                trial._learnt = learnt = watched.learnt()
+                if learnt.in_place:
+                    watched = trial._watch(few, Prefix())
+                found = trial._check_law(few, watched, learnt)
+                is_all = watched.answer.ndim == 3 and trial.maps_linearly(watched.states[-1], watched.answer, few)
+        except BaseException:
+            self._learnt = None
+            raise
+        self._learnt = learnt = replace(learnt, classifier_is_all=is_all)
+        return learnt, found
 
     def _ensure_verified(self, batch: Batch) -> Learnt:
-        if self._learnt is None:
-            self.verify(batch)
-        assert self._learnt is not None
-        return self._learnt
+        return self._learnt or self._verified(batch)[0]
 
     def _check_law(self, batch: Batch, watched: Watched, learnt: Learnt) -> Verification:
         states, answer, k = watched.states, watched.answer, max(1, self.depth // 2)
@@ -374,12 +380,12 @@ class Stack:
 
     def _watch(self, batch: Batch, prefix: Prefix, *, learn: bool = False) -> Watched:
         """One forward in which every block runs and leaves its input and output behind."""
-        watched = Watched(self.model, self.path, self._list)
+        watched, learnt = Watched(self.model, self.path, self._list), self._learnt
         with ExitStack() as undo:
             if learn:
                 undo.enter_context(watched.calls_outside())
-            undo.enter_context(prefix.recorded(batch, self._learnt.before if self._learnt else []))
-            name, answer = self._run(batch, watched.calls(clone=bool(self._learnt and self._learnt.in_place)))
+            undo.enter_context(prefix.recorded(batch, learnt.before if learnt else []))
+            name, answer = self._run(batch, watched.calls(clone=bool(learnt and learnt.in_place)))
         return watched.finish(name, answer)
 
     def _record(self, batch: Batch, learnt: Learnt) -> Replay:

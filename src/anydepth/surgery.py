@@ -1,12 +1,18 @@
-"""Changes made to a model for the length of one forward, each undone on the way out whatever happens inside."""
+"""Changes made to a model for the length of one forward, each undone on the way out whatever happens inside.
+
+All but the mode (`evaluating`) are seen only by who made them: other threads, and other tasks of an event loop, go on
+with the model as it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
+
+from anydepth.overrides import Override, shared_lock
 
 
 class Stub(nn.Module):
@@ -28,29 +34,17 @@ class Stub(nn.Module):
 @contextmanager
 def replaced(blocks: nn.ModuleList | nn.Sequential, calls: list[Any]) -> Iterator[None]:
     """Each block answers with its call. The list object stays the same: whoever else holds it sees the stubs too."""
-    kept = dict(blocks._modules)
-    try:
-        for (name, block), call in zip(kept.items(), calls, strict=True):
-            assert block is not None
-            blocks._modules[name] = Stub(block, call)
+    stubs = {}
+    for (name, block), call in zip(blocks._modules.items(), calls, strict=True):
+        assert block is not None
+        stubs[name] = Stub(block, call)
+    with Override(blocks, "_modules", stubs):
         yield
-    finally:
-        blocks._modules.update(kept)
 
 
-@contextmanager
-def forward_as(module: nn.Module, forward: Any) -> Iterator[None]:
+def forward_as(module: nn.Module, forward: Any) -> AbstractContextManager[None]:
     """The module's forward is another function; hooks on the module still fire."""
-    shadowed = "forward" in module.__dict__
-    kept = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if shadowed:
-            module.__dict__["forward"] = kept
-        else:
-            del module.__dict__["forward"]
+    return Override(module, "forward", forward)
 
 
 def switches(model: nn.Module) -> list[tuple[Any, str]]:
@@ -70,23 +64,44 @@ def switches(model: nn.Module) -> list[tuple[Any, str]]:
 @contextmanager
 def quiet(switched_off: list[tuple[Any, str]]) -> Iterator[None]:
     """These attributes are False inside."""
-    before = [(owner, name, value) for owner, name in switched_off if (value := getattr(owner, name))]
-    try:
-        for owner, name, _ in before:
-            setattr(owner, name, False)
+    with ExitStack() as undo:
+        for owner, name in switched_off:
+            if getattr(owner, name):
+                undo.enter_context(Override(owner, name, False))
         yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
+
+
+_LOCK = shared_lock()
+_MODES: dict[int, tuple[bool, int]] = {}  # of modules in `evaluating`, by id: their mode before, and how many hold them
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is back in the mode it was in, even where they differed."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Eval mode inside; afterwards every module is back in the mode it was in, even where they differed.
+
+    Threads share the mode: the first to come changes it, and the last to go puts it back.
+    """
+    held: list[nn.Module] = []
     try:
+        with _LOCK:
+            for module in model.modules():
+                before, holders = _MODES.get(id(module), (module.training, 0))
+                _MODES[id(module)] = before, holders + 1
+                held.append(module)
+            model.eval()
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _LOCK:
+            for module in held:
+                before, holders = _MODES.pop(id(module))
+                if holders > 1:
+                    _MODES[id(module)] = before, holders - 1
+                else:
+                    module.training = before
+
+
+def in_eval_mode(model: nn.Module) -> AbstractContextManager[None]:
+    """The same, without going through all modules where the model is in eval mode and nobody will put it back."""
+    with _LOCK:
+        needed = model.training or id(model) in _MODES
+    return evaluating(model) if needed else nullcontext()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from anydepth.calling import hidden_of, state_of
 from anydepth.errors import UnknownArchitecture
+from anydepth.surgery import forward_as
 
 
 @dataclass(frozen=True)
@@ -93,26 +95,24 @@ class Watched:
     def calls_outside(self) -> Iterator[None]:
         """Notes when modules outside the blocks start and finish."""
         within = {id(inner) for block in self.blocks for inner in block.modules()}
-        handles = []
-        for module in self.model.modules():
-            if id(module) in within or module is self.blocks:
-                continue
-            handles += [
-                module.register_forward_pre_hook(self._note_start, with_kwargs=True),
-                module.register_forward_hook(self._note_end),
-            ]
-        try:
+        with ExitStack() as undo:
+            for module in self.model.modules():
+                if id(module) not in within and module is not self.blocks:
+                    undo.enter_context(forward_as(module, self._noting(module)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _note_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        self.outside.append((module, "start", (len(self.order), bool(self.states), first)))
+    def _noting(self, module: nn.Module) -> Callable[..., Any]:
+        own = module.forward
 
-    def _note_end(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.outside.append((module, "end", (len(self.order), bool(self.states), None)))
+        @wraps(own)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            self.outside.append((module, "start", (len(self.order), bool(self.states), first)))
+            output = own(*args, **kwargs)
+            self.outside.append((module, "end", (len(self.order), bool(self.states), None)))
+            return output
+
+        return forward
 
     def finish(self, name: str, answer: Tensor) -> Watched:
         """Add the model's answer, and see that the blocks ran once each, in order, with states of one shape.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from anydepth.exits.saving import Saved, save_exits
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder
-from anydepth.surgery import evaluating
+from anydepth.surgery import in_eval_mode
 
 
 class EarlyExit:
@@ -75,9 +74,8 @@ class EarlyExit:
     def __call__(self, batch: Any) -> Exits:
         """Answer a batch; its labels, if it has any, are set aside."""
         inputs, _ = without_labels(batch)
-        model = self.stack.model
         self._reader.prepare(inputs)
-        with evaluating(model) if model.training else nullcontext(), torch.inference_mode():
+        with in_eval_mode(self.stack.model), torch.inference_mode():
             return Flight(self._reader, self._lanes, inputs).run()
 
     def look(
