@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from anydepth import tally
 from anydepth.errors import LabelError, NonFiniteLoss, ObjectiveError, UnsupportedHead
-from anydepth.heads import separate_heads
+from anydepth.heads import Heads, separate_heads
 from anydepth.objectives import DEFAULT, OBJECTIVES, AlignedLoss, objective_named
 from anydepth.stack import Stack
 from anydepth.tally import by_sample
@@ -172,6 +172,59 @@ def test_heads_have_their_own_gradients(name: str, vocabulary: int, monkeypatch:
     shared = gradients(Stack(stack.model), AlignedLoss()(Stack(stack.model), batch).loss)
     assert not torch.allclose(mine["heads.1.weight"], torch.zeros(()).double())
     assert shared.keys() < mine.keys()
+
+
+class Twice(nn.Linear):
+    """A linear map by its class, and more than that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 10**9], ids=["large", "small"])
+def test_heads_may_be_any_module(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm before the map, a map that is more than its weights, a plain one: each as it reads itself."""
+    monkeypatch.setattr(tally, "_VOCABULARY", vocabulary)
+    stack, batch = exact("gpt2")
+    width, classes = zoo.WIDTH, zoo.VOCABULARY
+    own = [nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes)), Twice(width, classes)]
+    stack = Stack(stack.model, heads=Heads([*own, nn.Linear(width, classes)]).double())
+    for settings in ({}, {"label_smoothing": 0.2, "distillation": 0.4}):
+        found = AlignedLoss(**settings)(stack, batch)
+        smoothing, distillation = settings.get("label_smoothing", 0.0), settings.get("distillation", 0.0)
+        plan = AlignedLoss().plan(0, stack.depth)
+        expected = naive(stack, batch, plan, smoothing=smoothing, distillation=distillation)
+        torch.testing.assert_close(found.loss, expected, rtol=1e-10, atol=0)
+        same_gradients(gradients(stack, found.loss), gradients(stack, expected))
+        assert found.accuracy.isfinite().all()
+
+
+@pytest.mark.parametrize("vocabulary", [1, 10**9], ids=["large", "small"])
+@pytest.mark.parametrize("head", [nn.Linear, Twice])
+def test_heads_for_other_classes(head: type[nn.Linear], vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "_VOCABULARY", vocabulary)
+    stack, batch = exact("gpt2")
+    stack = Stack(stack.model, heads=Heads(head(zoo.WIDTH, 7) for _ in range(3)).double())
+    message = f"the head of depth 1 has 7 classes, expected the model's {zoo.VOCABULARY}: give each depth a head for"
+    with pytest.raises(UnsupportedHead, match=message):
+        AlignedLoss()(stack, batch)
+
+
+def test_an_encoder_decoder_learns_as_by_its_own_loss_at_every_depth() -> None:
+    """The model with fewer blocks in its decoder, asked for its own loss."""
+    model, batch = zoo.seq2seq()
+    stack = Stack(model, blocks="model.decoder.layers")
+    found = AlignedLoss()(stack, batch)
+    expected = torch.zeros((), dtype=torch.float64)
+    for depth in (1, 2, 3):
+        shallow = copy.deepcopy(model)
+        shallow.model.decoder.layers = shallow.model.decoder.layers[:depth]
+        expected = expected + depth / 6 * shallow(**batch).loss.detach()
+        _, nats, count = by_sample(stack, batch)[:, depth - 1].double().sum(0).tolist()
+        assert nats / count == pytest.approx(shallow(**batch).loss.item(), rel=1e-6)
+        assert count == 16
+    torch.testing.assert_close(found.loss.detach(), expected, rtol=1e-10, atol=0)
+    assert torch.equal(AlignedLoss("final")(stack, batch).loss, model(**batch).loss)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "nobody's"])

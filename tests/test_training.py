@@ -35,7 +35,7 @@ from train_worker import (
     weights,
 )
 from transformers import Trainer
-from zoo import Nobodys
+from zoo import Nobodys, seq2seq
 
 from anydepth.errors import LabelError, ObjectiveError, TrainingError
 from anydepth.heads import Heads
@@ -308,6 +308,114 @@ def test_a_model_may_be_made_in_training(tmp_path: Path) -> None:
     ours.train()
     assert {name for name in once if name.startswith("heads.")}
     assert all(torch.equal(once[name], value) for name, value in weights(ours).items())
+
+
+# --- labels under other names, and losses of the user's own -----------------------------------------------------------
+
+
+def renamed(kind: str, count: int = 32, seed: int = 0) -> list[dict[str, Any]]:
+    """The same samples, whose labels are called target."""
+    return [{("target" if name == "labels" else name): row[name] for name in row} for row in data(kind, count, seed)]
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_labels_are_what_label_names_names(kind: str, tmp_path: Path) -> None:
+    settings = {"objective": "aligned", "gradient_accumulation_steps": 2}
+    ours = trained(kind, tmp_path, train_dataset=renamed(kind), label_names=["target"], **settings)
+    plain = trained(kind, tmp_path, **settings)
+    assert same(ours, plain)
+    assert logged(ours, "loss") == logged(plain, "loss")
+    theirs, own = plain.evaluate(data(kind, 7, 1)), ours.evaluate(renamed(kind, 7, 1))
+    assert {name: theirs[name] for name in theirs if "depth" in name or "loss" in name}.items() <= own.items()
+    predicted, expected = ours.predict(renamed(kind, 7, 1)), plain.predict(data(kind, 7, 1))
+    assert np.array_equal(predicted.label_ids, expected.label_ids)
+    assert np.array_equal(predicted.predictions, expected.predictions)
+
+
+def test_labels_under_several_names_are_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=60, **sizes)
+    message = (
+        "BertForQuestionAnswering has the labels start_positions, end_positions, expected one class for each answer"
+    )
+    with pytest.raises(TrainingError, match=message):
+        AlignedTrainer(transformers.BertForQuestionAnswering(config), arguments(tmp_path))
+    rows = [{**row, "next_sentence_label": 1} for row in data("bert")]
+    with pytest.raises(
+        TrainingError, match="a batch has next_sentence_label beside labels, and an objective learns fro"
+    ):
+        trained("bert", tmp_path, own=transformers.BertForPreTraining(config), train_dataset=rows)
+
+
+def test_an_encoder_decoder_trains_by_its_decoder(tmp_path: Path) -> None:
+    made, batch = seq2seq()
+    rows = [{name: batch[name][index] for name in batch} for index in range(3)]
+    ours = AlignedTrainer(
+        copy.deepcopy(made).float(),
+        arguments(tmp_path, max_steps=1),
+        blocks="model.decoder.layers",
+        train_dataset=rows,
+        eval_dataset=rows,
+    )
+    metrics = ours.evaluate()
+    with torch.no_grad():
+        expected = OBJECTIVES["aligned"].loss(Stack(made, blocks="model.decoder.layers"), batch)
+    assert metrics["eval_loss"] == pytest.approx(expected.loss.item(), rel=1e-5)
+    assert metrics["eval_accuracy_depth_1"] == pytest.approx(expected.accuracy[0].item())
+    assert ours.predict(rows).predictions[0].shape == (3, 6, 50)
+    before = weights(ours)
+    ours.train()
+    assert any(not torch.equal(before[name], value) for name, value in weights(ours).items() if "encoder" in name)
+
+
+class Added(AlignedTrainer):
+    """The objective, and as much again."""
+
+    def compute_loss(self, *args: Any, **given: Any) -> Any:
+        return 2 * super().compute_loss(*args, **given)
+
+
+class Weighted(AlignedTrainer):
+    """A loss of its own, as class weights are put into Trainer."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs.logits, labels, weight=torch.arange(1.0, CLASSES + 1))
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_a_loss_may_be_added_to_the_objective(tmp_path: Path) -> None:
+    settings = {"objective": "aligned", "dropout": 0.0, "optim": "sgd", "max_grad_norm": 0.0}
+    ours = trained("vit", tmp_path, cls=Added, learning_rate=0.05, **settings)
+    assert furthest(ours, trained("vit", tmp_path, learning_rate=0.1, **settings)) < 1e-6
+
+
+def test_a_loss_in_the_place_of_the_objective_is_refused_before_it_trains(tmp_path: Path) -> None:
+    ours = trainer("vit", tmp_path, cls=Weighted, objective="aligned")
+    before = weights(ours)
+    with pytest.raises(TrainingError, match="the loss of Weighted does not come from the objective, which nothing wou"):
+        ours.train()
+    assert all(torch.equal(before[name], value) for name, value in weights(ours).items())
+    ours = trainer("vit", tmp_path, objective="aligned")
+    ours.compute_loss_func = lambda *args, **given: None
+    with pytest.raises(TrainingError, match="two losses: leave one out"):
+        ours.train()
+
+
+def test_heads_of_any_kind_are_trained_saved_and_resumed(tmp_path: Path) -> None:
+    def heads() -> Heads:
+        torch.manual_seed(3)
+        return Heads(
+            [nn.Sequential(nn.LayerNorm(16), nn.Linear(16, CLASSES)), nn.Linear(16, CLASSES), nn.Linear(16, 4)]
+        )
+
+    settings = {"objective": "aligned", "save_strategy": "steps", "save_steps": 2}
+    ours = trained("vit", tmp_path, heads=heads(), **settings)
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    again = trainer("vit", tmp_path, heads=heads(), **settings)
+    again.train(resume_from_checkpoint=True)
+    assert same(again, ours)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

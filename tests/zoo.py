@@ -178,6 +178,19 @@ class Nobodys(nn.Module):
         return self.last(x)
 
 
+def seq2seq() -> tuple[nn.Module, dict[str, Tensor]]:
+    """In float64, with labels of which two do not count."""
+    torch.manual_seed(0)
+    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    sizes |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "decoder_layers": 3}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = transformers.BartConfig(vocab_size=50, d_model=16, max_position_embeddings=32, **sizes, **special)
+    labels = torch.randint(3, 50, (3, 6))
+    labels[1, 4:] = -100
+    model = transformers.BartForConditionalGeneration(config).double().eval()
+    return model, {"input_ids": torch.randint(3, 50, (3, 8)), "labels": labels}
+
+
 CASES: dict[str, Callable[[], Case]] = {
     **{name: lambda name=name: encoder(name) for name in ENCODERS},
     **{name: lambda name=name: decoder(name) for name in DECODERS},

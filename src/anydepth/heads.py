@@ -69,18 +69,26 @@ class Heads(nn.Module):
         Raises:
             ModelError: the file is missing, corrupt, or does not fit the model.
         """
+        heads = cls(copy.deepcopy(classifier) for _ in range(1, depth))
+        heads.restore(folder)
+        return heads
+
+    def restore(self, folder: Path | str) -> None:
+        """Read what `save` wrote beside a model into these heads, of whatever kind they are.
+
+        Raises:
+            ModelError: the file is missing, corrupt, or of other heads.
+        """
         from safetensors.torch import load_model
 
         path = Path(folder) / HEADS_FILE
-        heads = cls(copy.deepcopy(classifier) for _ in range(1, depth))
         try:
-            load_model(heads, path)
+            load_model(self, path)
         except Exception as error:  # safetensors raises its own, torch RuntimeError, the disk OSError
             raise ModelError(
-                f"'{path}' holds no heads for this model of {depth} blocks: {' '.join(str(error).split())[:200]}; "
-                "train them with the objective 'heads', or use the model alone"
+                f"'{path}' holds no heads for this model of {len(self) + 1} blocks: "
+                f"{' '.join(str(error).split())[:200]}; train them with the objective 'heads', or use the model alone"
             ) from error
-        return heads
 
 
 def separate_heads(classifier: nn.Module, depth: int) -> Heads:

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from anydepth.calling import Batch
 from anydepth.errors import ObjectiveError
-from anydepth.questions import Questions, without_labels
+from anydepth.questions import Questions
 from anydepth.stack import Stack
-from anydepth.tally import Tally, require_learnable
+from anydepth.tally import Tally, inputs_and_labels, require_learnable
 from anydepth.tokens import Policy, default_policy, select, valid_positions
 from anydepth.weights import EXITS, SCHEDULES, Exits, Weights, sampled, weights_of
 
@@ -136,7 +136,8 @@ class AlignedLoss:
 
         Args:
             stack: the model; with `heads`, depths below L are read out by theirs.
-            batch: a dict with "labels", or a pair (x, y). A language model without labels is asked its own tokens.
+            batch: a dict with "labels", or a pair (x, y). A language model without labels is asked its own tokens; an
+                encoder-decoder is given the labels shifted to the right, as transformers shifts them.
             step: the optimizer step: it decides what alternates and what is sampled.
             items: how many labels the whole optimizer step has, if this is a part of it: what sums are divided by.
 
@@ -145,7 +146,7 @@ class AlignedLoss:
             LabelError: labels are missing, of the wrong shape, or out of range.
             NonFiniteLoss: the loss at some depth is NaN or infinite.
         """
-        inputs, labels = without_labels(batch)
+        inputs, labels = inputs_and_labels(stack.model, batch)
         plan = self.plan(step, stack.depth)
         if torch.is_grad_enabled():
             require_learnable(stack, inputs, plan)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from anydepth.calling import Batch
-from anydepth.errors import NonFiniteLoss, ObjectiveError
+from anydepth.errors import NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.measures.readout import readout_rows
 from anydepth.questions import Questions, predicts_next_token, without_labels
 from anydepth.stack import Stack
@@ -85,7 +85,7 @@ class Tally:
         """Losses out of all the logits."""
         logits = []
         for depth in weights:
-            logits.append(_rows(self._stack.readout(states[depth], batch, depth=depth)))
+            logits.append(_rows(self._read(batch, states[depth], depth)))
             _require_gradient(logits[-1], states[depth], depth)
         loss, nats, right = _losses(torch.stack(logits)[:, self._asked.rows], target)
         self._note(list(weights), nats, right)
@@ -94,14 +94,16 @@ class Tally:
     def _vocabulary(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float], target: Target) -> Tensor:
         """Losses through a classifier too large for the logits of several depths."""
         stack = self._stack
-        features = {depth: stack.features(states[depth], batch) for depth in weights}
-        if any(one is None for one in features.values()):
-            return self._one_by_one(batch, states, weights, target)
         total = []
         for depths in [list(weights)] if stack.heads is None else [[depth] for depth in weights]:
             head = stack.classifier(batch) if stack.heads is None else stack.heads[depths[0]]
-            assert isinstance(head, nn.Linear)
-            rows = [_rows(one)[self._asked.rows] for depth in depths if (one := features[depth]) is not None]
+            linear = stack.heads is None or is_linear(head)  # of the model's own `features` knows
+            features = [stack.features(states[depth], batch) for depth in depths] if linear else []
+            rows = [_rows(one)[self._asked.rows] for one in features if one is not None]
+            if not isinstance(head, nn.Linear) or len(rows) < len(depths):
+                total.append(self._one_by_one(batch, states, {depth: weights[depth] for depth in depths}, target))
+                continue
+            self._require_classes(len(head.weight), depths[0])
             for depth, one in zip(depths, rows, strict=True):
                 _require_gradient(one, states[depth], depth)
             found = depth_losses(rows, head.weight, head.bias, target, [weights[depth] for depth in depths])
@@ -113,7 +115,7 @@ class Tally:
         """Where more than a linear map follows: the logits of one depth at a time, made again for the gradient."""
 
         def work(state: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
-            logits = _rows(self._stack.readout(state, batch, depth=depth))
+            logits = _rows(self._read(batch, state, depth))
             _require_gradient(logits, state, depth)
             return _losses(logits[None, self._asked.rows], target)
 
@@ -123,6 +125,18 @@ class Tally:
             self._note([depth], nats, right)
             total.append(weight * loss[0])
         return torch.stack(total).sum()
+
+    def _read(self, batch: Batch, state: Tensor, depth: int) -> Tensor:
+        logits = self._stack.readout(state, batch, depth=depth)
+        self._require_classes(logits.shape[-1], depth)
+        return logits
+
+    def _require_classes(self, classes: int, depth: int) -> None:
+        if classes != self._answer.shape[-1]:
+            raise UnsupportedHead(
+                f"the head of depth {depth} has {classes} classes, expected the model's {self._answer.shape[-1]}: give "
+                "each depth a head for the same classes"
+            )
 
     def _note(self, depths: list[int], nats: Tensor, right: Tensor) -> None:
         where = [depth - 1 for depth in depths]
@@ -144,6 +158,12 @@ class Tally:
                 f"the loss at depth {depth} is {value} at optimizer step {step}; expected a finite number: lower the "
                 "learning rate, clip gradients, or take float32 or bfloat16 instead of float16"
             )
+
+
+def is_linear(head: nn.Module) -> bool:
+    """Whether a head is a linear map and nothing else: no subclass that does more, no hooks on it."""
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    return type(head).forward is nn.Linear.forward and "forward" not in vars(head) and not any(hooks)
 
 
 def _losses(logits: Float[Tensor, "k n c"], target: Target) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,6 +214,25 @@ def _require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
         )
 
 
+def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Tensor | None]:
+    """What the model takes of a batch, and the labels.
+
+    An encoder-decoder reads the labels so far; where the batch does not hold them, they are made of the labels as
+    transformers makes them.
+
+    Args:
+        model: that is to be trained.
+        batch: a dict with "labels", or a pair (x, y).
+    """
+    inputs, labels = without_labels(batch)
+    shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if labels is None or not callable(shifted) or not isinstance(inputs, Mapping):
+        return inputs, labels
+    if any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds")):
+        return inputs, labels
+    return {**inputs, "decoder_input_ids": shifted(labels=labels)}, labels
+
+
 @torch.no_grad()
 def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
     """What every depth of every sample is worth, for an evaluation that gathers no states.
@@ -210,7 +249,7 @@ def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
         >>> by_sample(Stack(model), (torch.eye(4), torch.tensor([0, 1, 0, 1]))).shape
         torch.Size([4, 3, 3])
     """
-    inputs, labels = without_labels(batch)
+    inputs, labels = inputs_and_labels(stack.model, batch)
     states, answer = stack.forward(inputs)
     asked = Questions.of(stack, inputs, labels, answer)
     found = torch.zeros(len(answer), stack.depth, 3, dtype=torch.float32)

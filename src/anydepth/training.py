@@ -7,7 +7,7 @@ accumulation, activation checkpointing, mixed precision, PEFT, several processes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from anydepth.questions import predicts_next_token
 from anydepth.ranks import wait_for_all
 from anydepth.stack import Stack
 from anydepth.surgery import forward_as
-from anydepth.tally import by_sample
+from anydepth.tally import by_sample, inputs_and_labels
 from anydepth.trace_callback import TraceCallback
+from anydepth.trainer_labels import RequireObjective, label_of, labelled
 
 __all__ = ["AlignedTrainer", "TraceCallback", "last_checkpoint", "within_forward"]
 
@@ -93,13 +94,18 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         *args: as Trainer takes them.
         objective: a name of `anydepth.objectives.OBJECTIVES`, an `Objective`, or an `AlignedLoss` of your own.
             `args.label_smoothing_factor` goes into its loss.
-        blocks: the dotted name of the list of blocks, for a model that has several.
+        blocks: the dotted name of the list of blocks, for a model that has several (an encoder-decoder).
         heads: one classifier for each depth below L, to be trained with the model. The objective "heads" makes its
             own, as copies of the model's. Saved beside the model as `heads.safetensors`.
         **kwargs: as Trainer takes them.
 
+    The labels are what `args.label_names` names, else "labels". A subclass may override `compute_loss` to add to what
+    `super().compute_loss` returns; one that does not call it would not train the objective, and is refused before the
+    first step changes a weight.
+
     Raises:
-        TrainingError: what cannot go together, a checkpoint to resume from that is not there, too small a disk.
+        TrainingError: what cannot go together, several labels, a loss beside the objective, a checkpoint to resume from
+            that is not there, too small a disk.
         ObjectiveError: an unknown objective; while training, one that the model cannot learn from.
         LabelError: while training, labels that are missing or out of range.
         DependencyError: the installed transformers trains differently.
@@ -146,6 +152,10 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         self._sums: Tensor | None = None
         self.model_accepts_loss_kwargs = True  # Trainer then counts the labels of the whole optimizer step
         self.label_names = self.label_names or ["labels"]  # of a model that takes none: it is the objective that does
+        named = self.args.label_names is not None
+        self._label = label_of(self.label_names, type(self._inner(self.model)).__name__, given=named)
+        self._guard = RequireObjective(type(self).__name__)
+        self.add_callback(self._guard)
         # accelerate would compile the model as a whole, and the stubs in it
         self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
 
@@ -155,10 +165,22 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
                 f"one process has {self.args.n_gpu} GPUs, expected one process for each: start it with "
                 f"torchrun --nproc-per-node {self.args.n_gpu}, or let it see one (CUDA_VISIBLE_DEVICES=0)"
             )
-        if self.compute_loss_func is not None:
-            raise TrainingError("compute_loss_func and an objective are two losses: leave one out")
+        self._require_one_loss()
         if heads is not None and self.model_init is not None:
             raise TrainingError("heads belong to one model, and model_init makes others: give the model itself")
+
+    def _require_one_loss(self) -> None:
+        if self.compute_loss_func is not None:
+            raise TrainingError("compute_loss_func and an objective are two losses: leave one out")
+
+    # --- labels -----------------------------------------------------------------------------------------------------
+
+    def _labelled(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return labelled(inputs, self.label_names, self._label)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Trainer's, which counts what is called labels."""
+        return super().get_batch_samples(map(self._labelled, epoch_iterator), num_batches, device)
 
     # --- loss -------------------------------------------------------------------------------------------------------
 
@@ -171,6 +193,9 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """The objective's loss of a batch; with `return_outputs` also the dict of `loss`, `by_depth`, `accuracy`."""
         inner = self._inner(model)
+        self._require_one_loss()
+        self._guard.asked = True
+        inputs = self._labelled(inputs)
 
         def work(inputs: dict[str, Any]) -> dict[str, Tensor]:
             with self.accelerator.autocast():  # opened once around all readouts, which then share the cast weights
@@ -193,7 +218,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     def _stack_of(self, inner: nn.Module, batch: Mapping[str, Any]) -> Stack:
         if self._stack is None or self._stack.model is not inner:
             self._stack = Stack(inner, blocks=self._blocks, heads=self.heads)
-            self._stack.verify(batch)
+            self._stack.verify(inputs_and_labels(inner, batch)[0])
             if self.args.torch_compile:
                 for block in inner.get_submodule(self._stack.path).children():
                     if block._compiled_call_impl is None:
@@ -244,7 +269,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Count what each depth gets right; logits are computed only for those who ask for predictions."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._labelled(self._prepare_inputs(inputs))
         labels = inputs.get("labels")
         loss = None
         if labels is not None or predicts_next_token(self._inner(model)):
@@ -254,8 +279,8 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             self._sums = sums if self._sums is None else self._sums + sums
         if prediction_loss_only:
             return loss, None, None
-        unlabelled = {name: value for name, value in inputs.items() if name != "labels"}
-        _, logits, _ = super().prediction_step(model, unlabelled, False, ignore_keys)
+        unlabelled, _ = inputs_and_labels(self._inner(model), inputs)
+        _, logits, _ = super().prediction_step(model, dict(unlabelled), False, ignore_keys)
         return loss, logits, labels
 
     def _by_sample(self, model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "b l 3"]:
@@ -397,4 +422,4 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             else:
                 load()
         if self.heads is not None and len(self.heads):
-            self.heads.load_state_dict(Heads.load(folder, self.heads[1], len(self.heads) + 1).state_dict())
+            self.heads.restore(folder)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from anydepth.blocks import DEPTH_NAMES
-from anydepth.calling import Batch, answer_of, call_model, distance, first_samples
-from anydepth.errors import TruncationError
+from anydepth.calling import Batch, answer_of, call_model, device_of, distance, first_samples
+from anydepth.config_cut import built, is_of_its_config, likeliest_config, packed, plain_settings, shallower_config
+from anydepth.errors import TruncationError, one_line
 from anydepth.questions import without_labels
 from anydepth.stack import Stack, tolerance_of
 from anydepth.surgery import evaluating
@@ -61,14 +61,14 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
     with _only(stack.model.get_submodule(stack.path), depth):
         cut = copy.deepcopy(stack.model)
-    for config in _configs(cut):
-        _trim(config, stack.depth, depth)
-    if batch is not None:
-        inputs = first_samples(without_labels(batch)[0], 2)
-        if stack.heads is not None and depth < stack.depth:
-            stack.classifier(inputs)  # refuses a model without one, and finds where it is
-            cut.set_submodule(str(stack.classifier_path), copy.deepcopy(stack.heads[depth]))
-        _require_same(stack, cut, depth, inputs)
+    inputs = None if batch is None else first_samples(without_labels(batch)[0], 2)
+    if stack.heads is not None and depth < stack.depth and inputs is not None:
+        _give_head(cut, stack, depth, inputs)
+    loaded = _loaded(cut, stack, depth, seen=inputs is not None)
+    if inputs is not None:
+        _require_same(stack, cut, depth, inputs, "it keeps a depth elsewhere than in its config")
+        if loaded is not None:
+            _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
     return cut
 
 
@@ -84,42 +84,105 @@ def _only(blocks: nn.Module, depth: int) -> Iterator[None]:
         blocks._modules.update(kept)
 
 
-def _configs(model: nn.Module) -> list[Any]:
-    """Every config that a part of the model holds, and those inside them, once each."""
-    found = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    for config in list(found.values()):
-        inner = (
-            [value for value in vars(config).values() if hasattr(value, "to_dict")]
-            if hasattr(config, "to_dict")
-            else []
+def _give_head(cut: nn.Module, stack: Stack, depth: int, batch: Batch) -> None:
+    """Put the head of a depth in the place of the classifier of a cut model."""
+    own = stack.classifier(batch)  # refuses a model without one, and finds where it is
+    cut.set_submodule(str(stack.classifier_path), copy.deepcopy(stack.heads[depth]) if stack.heads else own)
+    inside = {id(parameter) for parameter in own.parameters()}
+    others = (module for module in stack.model.modules() if module is not own)
+    config: Any = getattr(cut, "config", None)
+    if config is not None and any(id(weight) in inside for module in others for weight in module._parameters.values()):
+        for each in (config, config.get_text_config()):
+            each.tie_word_embeddings = False  # the head is no copy of the embedding, and must not become one
+
+
+# --- what is saved is what is loaded ----------------------------------------------------------------------------------
+
+
+def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Module | None:
+    """The cut model as it will be when it has been saved and loaded; the cut one is given its config.
+
+    Returns:
+        A new model that shares the weights of the cut one. None for models that no config makes: those of other
+        libraries than transformers, quantized ones, and those that were changed after they were built.
+
+    Raises:
+        TruncationError: the class cannot be built with so many blocks, or takes other weights then.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(cut, PreTrainedModel):
+        return None
+    before = stack.depth
+    try:
+        config = shallower_config(cut, stack.path, before, depth, seen=seen)
+    except TruncationError:
+        if is_of_its_config(stack.model):
+            raise
+        _replace_configs(cut, cut.config, likeliest_config(cut, stack.path, before, depth))
+        return None
+    weights = cut.state_dict()
+    parts = packed(weights, built(cut, config).state_dict(), (before, depth))
+    loaded = _from_pretrained(cut, config, {**weights, **parts})
+    for name, module in loaded.named_modules():
+        own = cut.get_submodule(name)
+        if hasattr(module, "config"):
+            own.config = module.config
+        for setting, value in plain_settings(own).items():
+            if value == before and plain_settings(module).get(setting) == depth:
+                setattr(own, setting, depth)
+    for name in {name.rpartition(".")[0] for name in parts}:
+        cut.set_submodule(name, copy.deepcopy(loaded.get_submodule(name)))
+    cut.name_or_path = cut.config.name_or_path = stack.model.config.name_or_path  # type: ignore[union-attr]
+    return loaded.to(device_of(cut))
+
+
+def _from_pretrained(cut: Any, config: Any, weights: dict[str, Any]) -> nn.Module:
+    """What transformers makes of a config and weights, as it does with those of a folder."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        loaded, report = type(cut).from_pretrained(
+            None, config=config, state_dict=weights, dtype=cut.dtype, output_loading_info=True
         )
-        found |= {id(value): value for value in inner}
-    return [config for config in found.values() if hasattr(config, "to_dict")]
+    except Exception as error:  # of any library below transformers
+        raise TruncationError(f"{type(cut).__name__} could not be loaded once cut: {one_line(error)}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
+        raise TruncationError(f"{type(cut).__name__} could not be loaded once cut: {str(wrong)[:200]}")
+    return loaded  # type: ignore[no-any-return]
 
 
-def _trim(config: Any, before: int, now: int) -> None:
-    """Where a config tells a depth, or has an entry for each block, it tells the new one."""
-    names = [name for name in DEPTH_NAMES if getattr(config, name, None) == before]
-    if not names:
-        return
-    for name, value in vars(config).items():
-        if isinstance(value, list | tuple) and len(value) == before and "layer" in name:
-            vars(config)[name] = value[:now]
-    for name in names:
-        setattr(config, name, now)
-    stages = getattr(config, "stage_names", None)
-    if stages and len(stages) == before + 1:  # a backbone's: one for each state, and which of them it gives
-        vars(config).update(stage_names=stages[: now + 1], _out_features=[stages[now]], _out_indices=[now])
+def _replace_configs(model: nn.Module, before: Any, now: Any) -> None:
+    """Give every part of a model that has a config, or one inside it, the new one in its place."""
+    pairs = [(before, now)]
+    for old, new in pairs:
+        pairs += [(value, getattr(new, name)) for name, value in vars(old).items() if hasattr(value, "to_dict")]
+    new_of = {id(old): new for old, new in pairs}
+    for module in model.modules():
+        if id(getattr(module, "config", None)) in new_of:
+            module.config = new_of[id(module.config)]
 
 
-def _require_same(stack: Stack, cut: nn.Module, depth: int, batch: Batch) -> None:
+def _require_same(stack: Stack, cut: nn.Module, depth: int, batch: Batch, why: str) -> None:
     with evaluating(stack.model), evaluating(cut), torch.no_grad():
         state = stack.states(batch)[depth]
         expected = stack.readout(state, batch, depth=depth)
-        found = answer_of(call_model(cut, batch))[1]
+        try:
+            found = answer_of(call_model(cut, batch))[1]
+        except Exception as problem:  # of the model's own code
+            raise TruncationError(
+                f"{type(cut).__name__} cut after block {depth} does not run ({one_line(problem)}); cut it after another"
+            ) from problem
     error, tolerance = distance(found, expected), tolerance_of(state)
     if not error <= tolerance:
         raise TruncationError(
             f"{type(cut).__name__} cut after block {depth} does not answer as its readout there: largest relative "
-            f"difference {error:.2g}, expected at most {tolerance:.0e}; it keeps a depth elsewhere than in its config"
+            f"difference {error:.2g}, expected at most {tolerance:.0e}; {why}"
         )
