@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise
 from anydepth.generation.modes import Mode, positions_of
 from anydepth.loaded import LoadedModel
+from anydepth.paths import local_path
 from anydepth.stack import Stack
 from anydepth.surgery import evaluating
 
@@ -197,7 +197,7 @@ def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode |
         return self_speculative(depth, draft_length=wish.draft_length, blocks=wish.blocks), f"drafts at {depth}", None
     if wish.exits is None:
         return None, "all blocks", None
-    saved = Saved.read(Path(wish.exits))
+    saved = Saved.read(local_path(wish.exits))
     stack = Stack(loaded.model, blocks=saved.model["blocks"])
     saved.require_same(stack)
     promise = saved.about.get("promise", "never calibrated")

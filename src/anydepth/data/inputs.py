@@ -17,6 +17,7 @@ from anydepth.data.columns import is_words
 from anydepth.data.loading import LoadedData
 from anydepth.errors import DataError, ModelError
 from anydepth.loaded import LoadedModel
+from anydepth.paths import local_path
 from anydepth.tokens import IGNORED
 
 Rows = Mapping[str, Any]
@@ -202,7 +203,7 @@ def images_of(rows: Rows, indices: Sequence[int], data: LoadedData) -> list[Imag
 
 def _read(value: Any, data: LoadedData, index: int) -> Image.Image:
     try:
-        return _image(value, Path(data.name).expanduser().parent)
+        return _image(value, local_path(data.name).parent)
     except Exception as error:  # PIL's decoders raise anything from OSError to struct.error at a broken file
         path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
         what = f"'{path}' in {data.where(index)}" if path else f"the image in {data.where(index)}"
