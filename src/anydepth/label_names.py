@@ -60,8 +60,6 @@ def match_names(names: Sequence[str], classes: Sequence[str]) -> NameMatch:
         >>> match_names(["us"], ["US", "Us"]).unmatched
         ('us',)
     """
-    if list(names) == list(classes):  # even where two classes share a name
-        return NameMatch(table={name: index for index, name in enumerate(names)}, unmatched=(), inexact={})
     exact, folded = _unique(classes), _unique([_folded(name) for name in classes])
     table = {}
     for name in names:

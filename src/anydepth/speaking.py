@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anydepth import models
 from anydepth.calling import device_of
+from anydepth.data.decoding import require_text
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.saving import Saved
@@ -172,7 +173,10 @@ def speak(wish: Wish, *, say: Callable[[str], None] | None = None) -> Spoken:
 
 def _encoded(loaded: LoadedModel, prompt: str) -> Tensor:
     """A prompt as token ids, (1, T)."""
+    require_text(prompt, "the prompt")
     ids = loaded.processor(prompt, return_tensors="pt")["input_ids"]
+    if not ids.shape[1]:
+        raise GenerationError(f"the prompt {prompt!r:.40} becomes no tokens, expected some text to write on from")
     if ids.shape[1] >= (room := positions_of(loaded.model)):
         raise GenerationError(
             f"a prompt has {ids.shape[1]:,} tokens, and '{loaded.name}' has positions for {room:,}: expected one that "

@@ -8,8 +8,9 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from anydepth.errors import DataError
 
@@ -42,7 +43,7 @@ def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
     """
     try:
         with _opened(path) as file:
-            content = file.read()
+            content: bytes = file.read()
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"'{path}' cannot be read: {why}") from error
@@ -50,6 +51,22 @@ def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
     if "\0" in text:
         raise DataError(f"'{path}' holds null characters, expected text: save it as UTF-8")
     return text, notes
+
+
+def require_text(text: str, what: str) -> None:
+    """See that a text from the command line is one: bytes that are no UTF-8 come as halves of characters.
+
+    Args:
+        text: as it came.
+        what: it is, for the message.
+
+    Raises:
+        DataError: it holds half a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} {text[:20]!r} holds bytes that are no UTF-8, expected text") from error
 
 
 def lines_of(text: str) -> list[str]:
@@ -63,7 +80,7 @@ def lines_of(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> AbstractContextManager[Any]:
     opener = COMPRESSED.get(path.suffix.lower())
     return path.open("rb") if opener is None else opener(path)
 

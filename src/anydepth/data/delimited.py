@@ -82,10 +82,11 @@ def _has_header(rows: Sequence[Sequence[str]], path: Path, given: GivenColumns) 
         DataError: it may as well be a sample.
     """
     first = [cell.strip() for cell in rows[0]]
-    if set(given.names) & set(first):
-        return True
-    if any(name.isdecimal() and 1 <= int(name) <= len(first) for name in given.names):
+    asked = set(given.names)
+    if asked and asked <= set(_numbers(first)) and not asked <= set(first):
         return False
+    if asked & set(first):
+        return True
     known = sum(cell.lower() in KNOWN for cell in first)
     if known > 1 or first == [str(index) for index in range(len(first))] or (len(first) > 1 and not first[0]):
         return True
@@ -102,14 +103,18 @@ def _has_header(rows: Sequence[Sequence[str]], path: Path, given: GivenColumns) 
     return bool(known) or not sample
 
 
+def _numbers(row: Sequence[str]) -> list[str]:
+    """What the columns of a row are called where nothing names them."""
+    return [str(index + 1) for index in range(len(row))]
+
+
 def _is_number(cell: str) -> bool:
     return bool(re.search("[0-9]", cell) and re.match(_NUMBER, cell))
 
 
 def _names(rows: Sequence[Sequence[str]], given: GivenColumns) -> list[str]:
     """Names for columns without one: "text" and "label" where it is clear which is which, else numbers from 1."""
-    count = len(rows[0])
-    numbers = [str(index + 1) for index in range(count)]
+    count, numbers = len(rows[0]), _numbers(rows[0])
     if set(given.names) & set(numbers):
         return numbers
     columns = [[row[index] for row in rows if len(row) > index] for index in range(count)]

@@ -64,6 +64,8 @@ def class_indices(
         if name is None or (numbered and not in_range):
             raise LabelError(f"the label in {where(row)} is {value!r:.40}, expected a class: an integer or a name")
         present.append(name)
+    if numbered and list(names) == list(classes):  # even where two classes share a name
+        return np.array(values, dtype=np.int64), None
     every = [name for name in names or dict.fromkeys(present) if name not in ("", "-1", str(IGNORED))]
     truth = any(isinstance(value, bool) for value in values)
     table, note = _numbering(every, classes, numbered=numbered, by_number=by_number, truth=truth)

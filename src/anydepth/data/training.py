@@ -189,7 +189,8 @@ def _texts(found: Batches) -> _Texts:
     tagged = found.model.task == "token-classification"
     for start in range(0, len(found.data), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        batch = text_inputs(found.data.dataset[part], found.data, found.model, found.max_length)
+        indices = range(start, min(start + _AT_ONCE, len(found.data)))
+        batch = text_inputs(found.data.dataset[part], indices, found.data, found.model, found.max_length)
         if tagged and found.labels is not None:
             batch["labels"] = word_labels(batch.pop("words"), found.labels[part])
         mask = batch.pop("attention_mask", torch.ones_like(batch["input_ids"])).bool()
