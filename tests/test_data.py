@@ -146,19 +146,23 @@ def test_folder_of_files(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", "text,label\n", "'.*a.csv' is empty: expected at least one row"),
-        ("a.csv", "", "the data set '.*a.csv' cannot be loaded: No columns to parse from file"),
-        ("a.csv", 'text,label\n"open,1\n', "the data set '.*a.csv' cannot be loaded: .*EOF inside string"),
-        ("a.jsonl", '{"text": "a"}\n{"text":\n', "the data set '.*a.jsonl' cannot be loaded: JSON parse error"),
+        ("a.csv", "", "'.*a.csv' is empty: expected at least one row"),
+        (
+            "a.csv",
+            'text,label\n"open,1\n',
+            "'.*a.csv' cannot be read as columns separated by commas: EOF inside string",
+        ),
+        ("a.jsonl", '{"text": "a"}\n{"text":\n', "'.*a.jsonl' is no JSON that can be read, in line 2: Expecting value"),
         (
             "a.parquet",
             "PAR1 and nothing else",
-            "the data set '.*a.parquet' cannot be loaded: Parquet magic bytes not found",
+            "the data set '.*a.parquet' cannot be loaded: .*Parquet magic bytes not found",
         ),
         ("a.txt", "\n\n", "'.*a.txt' is empty: expected at least one row"),
         (
             "a.doc",
             "text",
-            r"is no kind of file that can be read here: expected .csv, .tsv, .json, .jsonl, .parquet, .txt",
+            r"is no kind of file that can be read here: expected .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .arrow",
         ),
     ],
 )
@@ -352,9 +356,20 @@ def test_labels_become_classes(values, classes, names, numbered, expected):
     ("names", "classes", "numbered", "note"),
     [
         (("b", "a"), ("a", "b"), True, "labels are matched to the classifier's classes by name, not by number"),
-        (("a", "b"), ("A", "B"), True, None),
-        (("a", "b"), GENERIC, True, None),
-        (("a", "b"), ("x", "y"), True, "the data's classes (a, b) are not the classifier's (x, y): matched by number"),
+        (("a", "b"), ("a", "b"), True, None),
+        (
+            ("a", "b"),
+            ("A", "B"),
+            True,
+            "labels match the classifier's classes but for case or spaces: 'a' is 'A', 'b' is 'B'",
+        ),
+        (
+            ("a", "b"),
+            GENERIC,
+            True,
+            "the classifier has no names for its classes, labels go by number: a = LABEL_0, b = LABEL_1",
+        ),
+        (("0", "1"), GENERIC, True, None),
         (("a", "b"), GENERIC, False, "label names are numbered in sorted order: a = 0, b = 1"),
     ],
 )

@@ -25,6 +25,7 @@ from anydepth.jobs import Job
 from anydepth.loaded import LoadedModel, Task
 from anydepth.measures.intervals import wilson
 from anydepth.objectives import Objective
+from anydepth.paths import local_path
 from anydepth.provenance import versions
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.runfolder import RunFolder
@@ -89,7 +90,7 @@ def align(
     """
     run = RunFolder(Path(out))
     objective, arguments, scratch = job.resolved(), job.arguments(run.checkpoints), job.starts_from_scratch()
-    if Path(job.model).expanduser().resolve() == run.path.resolve():
+    if local_path(job.model).resolve() == run.path.resolve():
         raise TrainingError(f"'{out}' is the model to begin with, and would be overwritten: give another --out")
     settings = job.settings(arguments)
     if (result := run.standing(settings, resume=resume, restart=restart)) is not None:

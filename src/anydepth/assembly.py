@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from anydepth.collect import Progress
 from anydepth.errors import IncompatibleTraces, LabelError
 from anydepth.measures.similarity import similarities
+from anydepth.padding import COUNTED
 from anydepth.provenance import data_fingerprint, now, versions
 from anydepth.result import ROW_COLUMNS, Rows, Trace, by_field
 from anydepth.stack import Stack
@@ -160,6 +161,8 @@ def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
             "each": "the model answers at each position",
         }[facts["tokens"]]
         yield f"token policy {facts['tokens']!r}: {why}"
+    if facts.get("counts_padding"):
+        yield COUNTED
     if facts["drawn"] is not None:
         yield f"similarity is over at most {facts['drawn']:,} positions of each sample, drawn at random"
     if not facts["has_classes"]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from anydepth.aligned import Aligned
+from anydepth.paths import local_path
 
 _CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -100,7 +100,7 @@ def is_hub_id(name: str) -> bool:
         >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./vit"), is_hub_id("a: b"), is_hub_id("reviews.csv")
         (True, False, False, False)
     """
-    if Path(name).expanduser().exists() or name == "digits":
+    if local_path(name).exists() or name == "digits":
         return False
     owner = r"[A-Za-z0-9][\w.-]*"
     file = re.search(r"\.(csv|tsv|jsonl?|parquet|txt)$", name)
@@ -114,7 +114,7 @@ def short_name(name: str) -> str:
         >>> short_name("google/vit-base-patch16-224"), short_name("./data/reviews.csv")
         ('google/vit-base-patch16-224', 'reviews.csv')
     """
-    return name if is_hub_id(name.partition(":")[0]) else Path(name).expanduser().resolve().name or name
+    return name if is_hub_id(name.partition(":")[0]) else local_path(name).resolve().name or name
 
 
 def _value(value: Any) -> str:

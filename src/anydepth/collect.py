@@ -17,6 +17,7 @@ from torch import Tensor
 from anydepth.calling import Batch, device_of, first_samples, sample_count, samples_of, to_device
 from anydepth.errors import DataError, LabelError, NonFiniteStates
 from anydepth.measures.readout import readout_rows
+from anydepth.padding import require_tokens, warn_of_padding
 from anydepth.questions import predicts_next_token, require_one_class
 from anydepth.room import Room
 from anydepth.stack import Stack
@@ -101,6 +102,10 @@ class Pass:
         device = device_of(self.stack.model)
         if not workspace.facts:
             workspace.facts = self._decide(batch, labels, device)
+        if workspace.facts.get("counts_padding") is None:
+            workspace.facts["counts_padding"] = warn_of_padding(self.stack, to_device(batch, device))
+        if workspace.facts["readout"] and not workspace.facts["per_position"]:
+            require_tokens(batch, f"batch {index}")
         found = self._collect(index, to_device(batch, device), labels, workspace.facts, first)
         if self.keep_states:
             states = next(rows for name, rows, _ in found if name == "states")

@@ -17,6 +17,7 @@ from anydepth.errors import ModelError, ObjectiveError, TrainingError, one_line
 from anydepth.loaded import has_weights
 from anydepth.models import check_name
 from anydepth.objectives import DEFAULT, Objective, objective_named
+from anydepth.paths import entry_at, local_path
 from anydepth.tasks import check_task
 from anydepth.timm_models import PREFIX as TIMM
 from anydepth.weights import WEIGHTS
@@ -127,7 +128,8 @@ class Job:
                 f"'{self.model}' is no model of transformers, which Trainer takes: train it with anydepth.AlignedLoss "
                 "in a loop of your own"
             )
-        folder = Path(self.model).expanduser()
+        folder = local_path(self.model)
+        entry_at(self.model, ModelError)  # before anything is read of it
         scratch = self.from_scratch or ((folder / "config.json").is_file() and not has_weights(folder))
         check_name(self.model, pretrained=not scratch)
         return scratch

@@ -18,6 +18,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from anydepth.calling import Batch, device_of, to_device
+from anydepth.data.decoding import require_text
 from anydepth.data.inputs import check_vocabulary
 from anydepth.errors import DataError, ModelError, NonFiniteStates, UnsupportedHead
 from anydepth.loaded import LoadedModel
@@ -209,6 +210,7 @@ def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[
     """The text as a batch of one, and what was cut."""
     if longest < 1:
         raise DataError(f"a lens of {longest} tokens was asked for, expected at least 1")
+    require_text(text, "the text")
     tokenizer, network = loaded.processor, loaded.model
     if not tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
         raise DataError(f"the text {text[:20]!r} becomes no tokens, expected at least one: give a longer text")

@@ -1,12 +1,13 @@
 """A model that has been loaded, and what a folder must hold to be one."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from anydepth.errors import ModelError
+from anydepth.errors import ModelError, one_line
 from anydepth.heads import HEADS_FILE
 
 Task = Literal["text-classification", "image-classification", "token-classification", "causal-lm", "features"]
@@ -72,7 +73,14 @@ def check_folder(folder: Path, *, pretrained: bool) -> None:
     Raises:
         ModelError: it lacks a config, or weights that can be read safely.
     """
-    if not (folder / "config.json").is_file():
+    config = folder / "config.json"
+    if not config.is_file():
         raise ModelError(f"'{folder}' is no model: it holds no config.json")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"'{config}' cannot be read as JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"'{config}' holds {json.dumps(content):.40}, expected an object: the config of a model")
     if pretrained and not has_weights(folder):
         raise ModelError(f"'{folder}' holds no weights (*.safetensors)")

@@ -4,6 +4,7 @@ Weights are safetensors, never pickles; code that comes with a checkpoint runs o
 made up: a checkpoint without a classifier is loaded as features, and says so.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from anydepth.collect import as_batch
 from anydepth.errors import ModelError, one_line
 from anydepth.heads import HEADS_FILE, Heads
 from anydepth.hub import translated
+from anydepth.label_names import are_numbers, are_placeholders, listed, match_names
 from anydepth.loaded import Kind, LoadedModel, Task, check_folder
+from anydepth.paths import entry_at, local_path
 from anydepth.stack import Stack
 from anydepth.tasks import check_task, loader_of, task_of
 from anydepth.timm_models import PREFIX as TIMM
@@ -29,6 +32,7 @@ __all__ = ["LoadedModel", "Task", "check_name", "config_of", "load", "stack_of"]
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 # Never read by a forward pass in evaluation mode, and left out of many checkpoints.
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _UNUSED_KEYS = ("mask_token",)
 
 
@@ -80,7 +84,7 @@ def load(
         check_name(name, pretrained=pretrained)
         with translated(ModelError, "model", name), _quiet():
             config = config_of(name, trust_remote_code=trust_remote_code)
-            checkpoint = _Checkpoint(str(Path(name).expanduser()), config, dtype, trust_remote_code)
+            checkpoint = _Checkpoint(str(local_path(name)), config, dtype, trust_remote_code)
             loaded = _load_transformers(name, wanted, checkpoint, pretrained, classes)
     loaded.model.to(place).eval()
     return loaded
@@ -119,7 +123,7 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
 
     with translated(ModelError, "model", name):
         try:
-            return AutoConfig.from_pretrained(str(Path(name).expanduser()), trust_remote_code=trust_remote_code)
+            return AutoConfig.from_pretrained(str(local_path(name)), trust_remote_code=trust_remote_code)
         except ValueError as error:
             if "trust_remote_code" in str(error):
                 raise ModelError(
@@ -198,7 +202,7 @@ class _Checkpoint:
     def choose_among(self, classes: Sequence[str], *, trained: bool, notes: list[str]) -> None:
         """Make these the config's classes, unless those it has will do."""
         own = _classes(self.config)
-        if _will_do(own, classes, trained):
+        if _will_do(own, classes, trained, self.name):
             return
         if trained and len(own) == len(classes):
             notes.append(f"the classifier goes on from the checkpoint's: {_by_number(own, classes)}")
@@ -240,12 +244,23 @@ def _of_the_head(keys: Set[str], model: Any) -> set[str]:
     return {key for key in keys if not key.startswith(prefix) or "pooler" in key}
 
 
-def _will_do(own: Sequence[str], classes: Sequence[str], trained: bool) -> bool:
-    """Whether a config's classes hold those of the data, by name, or by number where the data have no names."""
-    if all(name.isdecimal() for name in classes):
-        named = not all(name.startswith("LABEL_") for name in own)
-        return len(classes) <= len(own) if trained else named and len(classes) == len(own)
-    return trained and {*map(str.casefold, classes)} <= {*map(str.casefold, own)}
+def _will_do(own: Sequence[str], classes: Sequence[str], trained: bool, name: str) -> bool:
+    """Whether a config's classes hold those of the data, by name, or by number where the data have no names.
+
+    Raises:
+        ModelError: a trained classifier has some of them: their weights would go on as those of other classes.
+    """
+    match = match_names(classes, own)
+    if trained and match.partial:
+        raise ModelError(
+            f"'{name}' tells apart {listed(own)}, and only some of the data's classes ({listed(classes)}) have these "
+            f"names, not {listed(match.unmatched)}: rename them, or begin from a model without a classifier"
+        )
+    if trained and not match.unmatched:
+        return True
+    if are_numbers(classes) and not match.table:
+        return len(classes) <= len(own) if trained else not are_placeholders(own) and len(classes) == len(own)
+    return False
 
 
 def _by_number(own: Sequence[str], classes: Sequence[str]) -> str:
@@ -326,17 +341,19 @@ def check_name(name: str, *, pretrained: bool = True) -> None:
     Raises:
         ModelError: the name leads nowhere.
     """
-    path = Path(name).expanduser()
     if not name:
         raise ModelError("no model named: expected a folder, a hub id or timm:NAME")
-    if path.is_file():
+    entry = entry_at(name, ModelError)
+    if entry == "folder":
+        check_folder(local_path(name), pretrained=pretrained)
+    elif entry is not None:
         raise ModelError(f"'{name}' is a file, expected the folder of a model, a hub id or timm:NAME")
-    if path.is_dir():
-        check_folder(path, pretrained=pretrained)
     elif name.startswith((".", "~", "/")) or "\\" in name:
         raise ModelError(f"no folder '{name}'")
     elif name.count("/") > 1:
         raise ModelError(f"no folder '{name}', and a hub id has at most one '/'")
+    elif not _HUB_ID.fullmatch(name):
+        raise ModelError(f"no folder '{name}', and a hub id is made of letters, digits, '.', '-' and '_'")
 
 
 def _device(name: str | None) -> torch.device:

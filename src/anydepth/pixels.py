@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from PIL.Image import Image, Resampling
+from PIL.Image import Image, Resampling, fromarray
 from torch import Tensor
 
 from anydepth.errors import DataError, ModelError
@@ -39,7 +39,7 @@ class Pixels:
         """Convert and transform.
 
         Raises:
-            DataError: an image with 16 bits or more a channel, which PIL would cut off rather than scale.
+            DataError: an image in floating point or more than 16 bits, of which nobody knows what is white.
             ModelError: the transform does not give the channels the model takes.
         """
         pixels = self.transform([_in_mode(image, _MODES[self.channels]) for image in images])
@@ -51,9 +51,20 @@ class Pixels:
         return pixels
 
 
+def has_16_bits(image: Image) -> bool:
+    """Whether an image is grey in 16 bits, from 0 for black to 65,535 for white, as PNG and TIFF have it."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+
+
 def _in_mode(image: Image, mode: str) -> Image:
+    if has_16_bits(image):
+        grey = np.asarray(image, dtype=np.float64) / 257  # 65,535 becomes 255
+        image = fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if image.mode[0] in "IF":
-        raise DataError(f"an image has mode {image.mode}, expected 8 bits a channel: convert it to {mode} first")
+        raise DataError(
+            f"an image has mode {image.mode}, whose range nothing tells, expected 8 or 16 bits a channel: "
+            f"convert it to {mode} first"
+        )
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -18,8 +18,10 @@ from anydepth.calling import Batch, device_of, to_device
 from anydepth.collect import Progress, go_through
 from anydepth.data.batching import batches
 from anydepth.data.loading import Wanted, take
+from anydepth.errors import ModelError
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.saving import Saved
+from anydepth.paths import entry_at, local_path
 from anydepth.store import replacing, write_json
 from anydepth.workspace import Workspace, working_folder
 
@@ -104,9 +106,10 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
         DataError: the data cannot be read, or do not fit the model.
     """
     folder = Path(out)
-    saved = Saved.read(Path(request.model))
+    entry_at(request.model, ModelError)  # before anything is read of it
+    saved = Saved.read(local_path(request.model))
     loaded = models.load(
-        saved.source(Path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
+        saved.source(local_path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
     )
     rows = take(request.data, request.split, request.wanted)
     found = batches(rows, loaded, batch_size=request.batch_size, max_length=request.max_length, labels=False)

@@ -13,11 +13,12 @@ import numpy as np
 from anydepth import models
 from anydepth.collect import Progress
 from anydepth.data.inputs import check_vocabulary, pixel_input
-from anydepth.errors import ExportError
+from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
 from anydepth.exits.saving import FILE, Saved
 from anydepth.exporting import Exported, export, require_extras, require_new
 from anydepth.loaded import LoadedModel
+from anydepth.paths import entry_at, local_path
 
 _TEXTS = ("The film was good.", "It was not, and I would not see it again for any money.", "Why?")
 _PIXELS = 64
@@ -61,7 +62,8 @@ def ship(wish: Wish, out: str | Path, *, progress: Progress | None = None) -> Ex
     """
     require_new(Path(out))
     require_extras()
-    folder = Path(wish.model).expanduser()
+    entry_at(wish.model, ModelError)  # before anything is read of it
+    folder = local_path(wish.model)
     saved = Saved.read(folder) if (folder / FILE).is_file() else None
     policy, notes = _policy(wish, saved)
     loaded = models.load(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from anydepth import models
 from anydepth.calling import device_of
+from anydepth.data.decoding import require_text
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.saving import Saved
@@ -20,6 +20,7 @@ from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise
 from anydepth.generation.modes import Mode, positions_of
 from anydepth.loaded import LoadedModel
+from anydepth.paths import local_path
 from anydepth.stack import Stack
 from anydepth.surgery import evaluating
 
@@ -172,7 +173,10 @@ def speak(wish: Wish, *, say: Callable[[str], None] | None = None) -> Spoken:
 
 def _encoded(loaded: LoadedModel, prompt: str) -> Tensor:
     """A prompt as token ids, (1, T)."""
+    require_text(prompt, "the prompt")
     ids = loaded.processor(prompt, return_tensors="pt")["input_ids"]
+    if not ids.shape[1]:
+        raise GenerationError(f"the prompt {prompt!r:.40} becomes no tokens, expected some text to write on from")
     if ids.shape[1] >= (room := positions_of(loaded.model)):
         raise GenerationError(
             f"a prompt has {ids.shape[1]:,} tokens, and '{loaded.name}' has positions for {room:,}: expected one that "
@@ -197,7 +201,7 @@ def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode |
         return self_speculative(depth, draft_length=wish.draft_length, blocks=wish.blocks), f"drafts at {depth}", None
     if wish.exits is None:
         return None, "all blocks", None
-    saved = Saved.read(Path(wish.exits))
+    saved = Saved.read(local_path(wish.exits))
     stack = Stack(loaded.model, blocks=saved.model["blocks"])
     saved.require_same(stack)
     promise = saved.about.get("promise", "never calibrated")

@@ -75,8 +75,11 @@ def embed(
             reads; or "last". The encoder's own pooler is left out: most checkpoints have none that is trained.
         batch: texts at a time.
 
+    Returns:
+        NaN for a text that becomes no tokens.
+
     Raises:
-        DataError: no such pooling.
+        DataError: no such pooling, or no text that becomes tokens.
         ModelError: the model gives no hidden states of a text.
     """
     policy = check_policy(pooling)
@@ -85,11 +88,11 @@ def embed(
     if encoder.kind != "text":
         raise ModelError(f"'{encoder.name}' takes no text, expected a text encoder")
     takes = inspect.signature(encoder.model.forward).parameters
-    found = []
+    found, filled = [], _with_tokens(texts, encoder)
     with evaluating(encoder.model), torch.no_grad():
-        for start in range(0, len(texts), batch):
+        for start in range(0, len(filled), batch):
             tokens = encoder.processor(
-                list(texts[start : start + batch]),
+                [texts[index] for index in filled[start : start + batch]],
                 padding=True,
                 truncation=True,
                 max_length=encoder.max_length,
@@ -104,8 +107,20 @@ def embed(
                 )
             mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
             found.append(select(states, mask.bool(), policy)[0].cpu().double())
-    vectors: Float64[np.ndarray, "n d"] = torch.cat(found).numpy()
+    rows = torch.cat(found).numpy()
+    vectors: Float64[np.ndarray, "n d"] = np.full((len(texts), rows.shape[1]), np.nan)
+    vectors[filled] = rows
     return vectors
+
+
+def _with_tokens(texts: Sequence[str], encoder: LoadedModel) -> list[int]:
+    """Which texts become tokens: all of them, where the tokenizer adds some of its own."""
+    if encoder.processor("")["input_ids"]:
+        return list(range(len(texts)))
+    filled = [index for index, ids in enumerate(encoder.processor(list(texts))["input_ids"]) if ids]
+    if not filled:
+        raise DataError(f"none of {len(texts)} texts becomes a token of '{encoder.name}', expected one that does")
+    return filled
 
 
 def coherence(

@@ -1,13 +1,12 @@
 """What `timm:NAME` means: an image model of timm's, with the transform timm keeps for it."""
 
-from pathlib import Path
-
 import torch
 
 from anydepth import pixels
 from anydepth.errors import ModelError
 from anydepth.hub import translated
 from anydepth.loaded import LoadedModel, Task, check_folder
+from anydepth.paths import entry_at, local_path
 
 PREFIX = "timm:"
 
@@ -31,9 +30,10 @@ def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> Loa
     except ImportError as error:
         raise ModelError(f"'{name}' needs timm and torchvision: pip install 'anydepth[timm]'") from error
     architecture = name.removeprefix(PREFIX)
-    if architecture and Path(architecture).is_dir():
-        check_folder(Path(architecture), pretrained=pretrained)
-        architecture, overlay = f"local-dir:{architecture}", None
+    if architecture and entry_at(architecture, ModelError) == "folder":
+        folder = local_path(architecture)
+        check_folder(folder, pretrained=pretrained)
+        architecture, overlay = f"local-dir:{folder}", None
     else:
         _check_name(architecture, pretrained)
         overlay = {"hf_hub_filename": "model.safetensors"}  # timm would fall back to a pickle otherwise

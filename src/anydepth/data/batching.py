@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from anydepth.data.columns import describe, type_name
-from anydepth.data.inputs import Padding, image_inputs, text_inputs, word_labels
+from anydepth.data.inputs import Padding, image_inputs, images_of, nothing_in, text_inputs, word_labels
 from anydepth.data.labels import labels_of
 from anydepth.data.loading import LoadedData
 from anydepth.data.windowed import Windows, windows_of
 from anydepth.errors import DataError
 from anydepth.loaded import LoadedModel
+from anydepth.pixels import has_16_bits
 
 # Where texts are cut unless told otherwise: a language model may allow a hundred times as many tokens, and a model
 # without a table of positions any number.
@@ -66,7 +67,7 @@ class Batches:
         if self.model.kind == "image":
             batch = image_inputs(rows, indices, self.data, self.model)
         else:
-            batch = text_inputs(rows, self.data, self.model, self.max_length)
+            batch = text_inputs(rows, indices, self.data, self.model, self.max_length)
         words = batch.pop("words", None)  # the word of each token, where words are labelled
         if self.labels is not None:
             labels = self.labels[part]
@@ -169,10 +170,12 @@ def _with_images(data: LoadedData, notes: list[str]) -> LoadedData:
     image = _require(data, "image")
     notes.append(f"images: column '{image}'")
     data = _narrow(data, image)
-    if type_name(data.dataset.features[image]) != "image":
-        return data
-    # Decoded here rather than by `datasets`, so that a broken file can be named.
-    return replace(data, dataset=data.dataset.cast_column(image, datasets.Image(decode=False)))
+    if type_name(data.dataset.features[image]) == "image":
+        # Decoded here rather than by `datasets`, so that a broken file can be named.
+        data = replace(data, dataset=data.dataset.cast_column(image, datasets.Image(decode=False)))
+    if has_16_bits(images_of(data.dataset[:1], [0], data)[0]):
+        notes.append("images of 16 bits are scaled to 8: 65,535 is white")
+    return data
 
 
 def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedData:
@@ -184,7 +187,7 @@ def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedD
         notes: grows by the columns, and by what was left out.
 
     Raises:
-        DataError: there is no column of texts, a text is missing, or all are blank.
+        DataError: there is no column of texts, a text is missing, one becomes no tokens, or all are blank.
     """
     text, pair = _require(data, "text"), data.columns.pair
     notes.append(f"text: column '{text}'" + (f" with '{pair}'" if pair else ""))
@@ -193,7 +196,24 @@ def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedD
         for index, value in enumerate(data.dataset[column]):
             if value is None:
                 raise DataError(f"column '{column}' has no text in {data.where(index)}: fill it or leave the row out")
-    return _without_blanks(data, text, notes) if model.task == "causal-lm" else data
+    if model.task == "causal-lm":
+        return _without_blanks(data, text, notes)
+    if not model.processor("")["input_ids"]:
+        _require_tokens(data, text, pair, model)
+    return data
+
+
+def _require_tokens(data: LoadedData, text: str, pair: str | None, model: LoadedModel) -> None:
+    """See that blank texts become tokens, where the tokenizer adds none of its own; others show when they are read."""
+    for index, value in enumerate(data.dataset[text]):
+        second = None if pair is None else data.dataset[pair][index]
+        words = {"is_split_into_words": isinstance(value, list)}
+        if (
+            _is_blank(value)
+            and _is_blank(second)
+            and not (value and model.processor(value, second, **words)["input_ids"])
+        ):
+            raise DataError(nothing_in(data, index))
 
 
 def _without_blanks(data: LoadedData, text: str, notes: list[str]) -> LoadedData:

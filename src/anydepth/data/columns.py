@@ -1,6 +1,6 @@
 """Which column of a data set is the text, the image, the label, the id."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,24 @@ class Columns:
     image: str | None = None
     label: str | None = None
     id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenColumns:
+    """Names of columns that the user gave, before there is a table to find them in.
+
+    Attributes:
+        texts: of a text, or of two.
+        others: of labels, images, ids.
+    """
+
+    texts: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.texts + self.others
 
 
 def type_name(feature: Any) -> str:
@@ -181,7 +199,7 @@ def _guess_label(features: Mapping[str, Any], taken: set[str | None]) -> str | N
 
 def _guess_texts(features: Mapping[str, Any], taken: set[str | None]) -> tuple[str | None, str | None]:
     free = {name: feature for name, feature in features.items() if name not in taken}
-    lower = {name.lower(): name for name, feature in free.items() if is_text(feature)}
+    lower = _by_lower_name(name for name, feature in free.items() if is_text(feature))
     for first, second in PAIRS:
         if first in lower and second in lower:
             return lower[first], lower[second]
@@ -192,8 +210,16 @@ def _guess_one(
     features: Mapping[str, Any], names: Sequence[str], fits: Callable[[Any], bool], *, only: bool = True
 ) -> str | None:
     """The first of `names` that fits; else, if `only`, the one column that does."""
-    fitting = {name.lower(): name for name, feature in features.items() if fits(feature)}
+    fitting = [name for name, feature in features.items() if fits(feature)]
+    known = _by_lower_name(fitting)
     for name in names:
-        if name in fitting:
-            return fitting[name]
-    return next(iter(fitting.values())) if only and len(fitting) == 1 else None
+        if name in known:
+            return known[name]
+    return fitting[0] if only and len(fitting) == 1 else None
+
+
+def _by_lower_name(names: Iterable[str]) -> dict[str, str]:
+    """Columns by their names in lower case; one inside an object (`data.text`) also by the last part of its name."""
+    names = list(names)
+    last = {name.rpartition(".")[2].lower(): name for name in reversed(names)}
+    return last | {name.lower(): name for name in reversed(names)}

@@ -17,6 +17,7 @@ from anydepth.data.columns import is_words
 from anydepth.data.loading import LoadedData
 from anydepth.errors import DataError, ModelError
 from anydepth.loaded import LoadedModel
+from anydepth.paths import local_path
 from anydepth.tokens import IGNORED
 
 Rows = Mapping[str, Any]
@@ -25,12 +26,22 @@ Rows = Mapping[str, Any]
 _AT_ONCE = 1000  # texts tokenised by one call
 
 
-def text_inputs(rows: Rows, data: LoadedData, model: LoadedModel, max_length: int | None) -> dict[str, Any]:
+def text_inputs(
+    rows: Rows, indices: Sequence[int], data: LoadedData, model: LoadedModel, max_length: int | None
+) -> dict[str, Any]:
     """Tokens, padded to the longest text of the batch; and for each token its word, where texts come as words.
 
     Padding goes to the right: models that count positions themselves would count it on the left.
 
+    Args:
+        rows: read from the data set.
+        indices: which they are, for messages.
+        data: where they come from.
+        model: that takes them.
+        max_length: texts are cut at so many tokens.
+
     Raises:
+        DataError: a text becomes no tokens.
         ModelError: the tokenizer is not the model's.
     """
     text, pair = data.columns.text, data.columns.pair
@@ -46,13 +57,23 @@ def text_inputs(rows: Rows, data: LoadedData, model: LoadedModel, max_length: in
         return_tensors="pt",
     )
     ids, network = tokens["input_ids"], model.model
-    if ids.numel():
-        check_vocabulary(int(ids.max()), model)
+    empty = ~tokens.get("attention_mask", torch.ones_like(ids)).bool().any(1)
+    if empty.any():
+        raise DataError(nothing_in(data, indices[int(empty.nonzero()[0])]))
+    check_vocabulary(int(ids.max()), model)
     takes = inspect.signature(network.forward).parameters
     batch = {name: tensor for name, tensor in tokens.items() if name in takes}
     if model.task == "token-classification" and tokens.is_fast:
         batch["words"] = [tokens.word_ids(row) for row in range(len(ids))]
     return batch
+
+
+def nothing_in(data: LoadedData, index: int) -> str:
+    """The message about a text that becomes no tokens: what a model answers to padding alone is no answer to it."""
+    return (
+        f"the text in {data.where(index)} becomes no tokens, expected at least one for the model to answer to: fill it "
+        "or leave the row out"
+    )
 
 
 @dataclass(frozen=True)
@@ -202,7 +223,7 @@ def images_of(rows: Rows, indices: Sequence[int], data: LoadedData) -> list[Imag
 
 def _read(value: Any, data: LoadedData, index: int) -> Image.Image:
     try:
-        return _image(value, Path(data.name).expanduser().parent)
+        return _image(value, local_path(data.name).parent)
     except Exception as error:  # PIL's decoders raise anything from OSError to struct.error at a broken file
         path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
         what = f"'{path}' in {data.where(index)}" if path else f"the image in {data.where(index)}"

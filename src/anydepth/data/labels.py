@@ -1,20 +1,17 @@
 """From the labels of a data set to the classes of a classifier."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from anydepth.data.columns import describe, is_words, type_name
-from anydepth.data.loading import LoadedData
+from anydepth.data.loading import BY_NUMBER, LoadedData
 from anydepth.errors import LabelError
+from anydepth.label_names import NameMatch, are_numbers, are_placeholders, listed, match_names, name_of
 from anydepth.loaded import LoadedModel
 from anydepth.tokens import IGNORED
-
-_GENERIC = re.compile(r"(LABEL_)?\d+")
-_SHOWN = 8
 
 
 def class_indices(
@@ -23,25 +20,28 @@ def class_indices(
     *,
     names: Sequence[str] = (),
     numbered: bool = False,
+    by_number: bool = False,
     where: Callable[[int], str] = "row {}".format,
     advice: str = "",
 ) -> tuple[Int64[np.ndarray, " n"], str | None]:
     """Number labels as the classifier numbers its classes.
 
-    Names are matched to the classifier's, whatever the case. If they do not match, a class label keeps its own order,
-    names that are numbers are those numbers, and other names are numbered in sorted order if the classifier does
-    not name its classes and has as many.
+    Names decide wherever they match, whatever the type: the whole number 3, the text "3" and the class label called "3"
+    are the class "3"; true is "True". Only where none matches do numbers count: of whole numbers, and of names where
+    the classifier's are placeholders (LABEL_0, ...), which are then numbered as the class label numbers them, else in
+    sorted order if there are as many.
 
     Args:
         values: one label a row: integers, whole floats, booleans, or strings.
         classes: the classifier's names for its classes, in order.
-        names: names of the data's classes, if it has any.
+        names: names of all classes of the data, some of which may have no row here; those of the values if empty.
         numbered: the values are indices into `names`, as those of a class label.
+        by_number: take labels as numbers of classes without asking what they are called.
         where: words for a row, for messages.
         advice: what to do about missing labels, for that message.
 
     Returns:
-        The class of each row, and a note on how names were matched where that was a guess.
+        The class of each row, and a note on how they were matched where that was a guess.
 
     Raises:
         LabelError: a label is missing, no class, or outside the classifier's range; or the names do not match.
@@ -52,62 +52,98 @@ def class_indices(
         anydepth.errors.LabelError: the data's classes (bad, good) are not the classifier's (NEGATIVE, POSITIVE): ...
         >>> class_indices(["good", "bad"], ["LABEL_0", "LABEL_1"], names=["bad", "good"])
         (array([1, 0]), 'label names are numbered in sorted order: bad = 0, good = 1')
+        >>> class_indices([True, False], ["True", "False"])[0]
+        array([0, 1])
     """
-    table, note = _numbering(names, classes, numbered) if names else ({}, None)
-    indices = np.empty(len(values), dtype=np.int64)
+    present: list[str] = []
     for row, value in enumerate(values):
-        if _is_missing(value, numbered):
+        if _is_missing(value):
             raise LabelError(f"the label in {where(row)} is missing ({value!r}){advice}")
-        if numbered and isinstance(value, int) and 0 <= value < len(names):
-            value = names[value]
-        index = table.get(value) if isinstance(value, str) else _whole(value)
-        if index is None:
+        in_range = numbered and isinstance(value, int) and 0 <= value < len(names)
+        name = names[value] if in_range else name_of(value)
+        if name is None or (numbered and not in_range):
             raise LabelError(f"the label in {where(row)} is {value!r:.40}, expected a class: an integer or a name")
-        if not 0 <= index < len(classes):
+        present.append(name)
+    if numbered and list(names) == list(classes):  # even where two classes share a name
+        return np.array(values, dtype=np.int64), None
+    every = [name for name in names or dict.fromkeys(present) if name not in ("", "-1", str(IGNORED))]
+    truth = any(isinstance(value, bool) for value in values)
+    table, note = _numbering(every, classes, numbered=numbered, by_number=by_number, truth=truth)
+    indices = np.empty(len(values), dtype=np.int64)
+    for row, name in enumerate(present):
+        index = table.get(name)
+        if index is None or not 0 <= index < len(classes):
             raise LabelError(
-                f"the label in {where(row)} is {index}, outside the classifier's {len(classes)} classes "
-                f"(0 to {len(classes) - 1}): choose the column with --label-column"
+                f"the label in {where(row)} is {name if index is None else index}, outside the classifier's "
+                f"{len(classes)} classes (0 to {len(classes) - 1}): choose the column with --label-column"
             )
         indices[row] = index
     return indices, note
 
 
-def _numbering(names: Sequence[str], classes: Sequence[str], numbered: bool) -> tuple[dict[str, int], str | None]:
-    """The classifier's number for each name in the data."""
-    by_name = {name.casefold(): index for index, name in enumerate(classes)}
-    if len(by_name) == len(classes) and all(name.casefold() in by_name for name in names):
-        table = {name: by_name[name.casefold()] for name in names}
-        moved = numbered and list(table.values()) != list(range(len(names)))
-        return table, "labels are matched to the classifier's classes by name, not by number" if moved else None
-    generic = all(_GENERIC.fullmatch(name) for name in classes)
-    numbers = {name: int(name) for name in names if name.isdecimal()}
-    if len(numbers) == len(names) and (not numbered or sorted(numbers.values()) == list(range(len(names)))):
-        return numbers, None
-    own_order = {name: index for index, name in enumerate(names)}
-    if numbered:
-        note = f"the data's classes ({_list(names)}) are not the classifier's ({_list(classes)}): matched by number"
-        return own_order, None if generic else note
-    if generic and len(names) == len(classes):
-        return own_order, "label names are numbered in sorted order: " + _list(
-            [f"{name} = {index}" for name, index in own_order.items()]
+def _numbering(
+    names: Sequence[str], classes: Sequence[str], *, numbered: bool, by_number: bool, truth: bool
+) -> tuple[dict[str, int], str | None]:
+    """The classifier's number for each name in the data, and a note where it was a guess."""
+    own = _own_numbers(names, numbered=numbered, truth=truth)
+    if by_number:
+        if own is None:
+            raise LabelError(
+                f"the data's classes ({listed(names)}) are no numbers, expected some: leave {BY_NUMBER} out"
+            )
+        return own, f"labels are taken as numbers of classes, as asked for: {_pairs(own, classes)}"
+    match = match_names(names, classes)
+    if not match.unmatched:
+        return dict(match.table), _on_match(match, own)
+    difference = f"the data's classes ({listed(names)}) are not the classifier's ({listed(classes)})"
+    if match.partial:
+        raise LabelError(
+            f"{difference}, and only some have the same names, not {listed(match.unmatched)}: rename them, or take all "
+            f"as numbers (--label-column NAME{BY_NUMBER})"
         )
+    anonymous = are_placeholders(classes)
+    if are_numbers(names) and (not numbered or sorted(map(int, names)) == list(range(len(names)))):
+        numbers = {name: int(name) for name in names}
+        guessed = not anonymous or (numbered and numbers != own)
+        return numbers, f"labels are taken as numbers of classes: {_pairs(numbers, classes)}" if guessed else None
+    if anonymous and own is not None:
+        return own, f"the classifier has no names for its classes, labels go by number: {_pairs(own, classes)}"
+    if anonymous and len(names) == len(classes):
+        table = {name: index for index, name in enumerate(sorted(names))}
+        return table, "label names are numbered in sorted order: " + listed([f"{n} = {i}" for n, i in table.items()])
+    numbers_too = f", or take them as numbers (--label-column NAME{BY_NUMBER})" if own is not None else ""
     raise LabelError(
-        f"the data's classes ({_list(names)}) are not the classifier's ({_list(classes)}): "
-        "use the classifier's names or numbers, or choose the column with --label-column"
+        f"{difference}: use the classifier's names or numbers, or choose the column with --label-column{numbers_too}"
     )
 
 
-def _is_missing(value: Any, numbered: bool) -> bool:
+def _own_numbers(names: Sequence[str], *, numbered: bool, truth: bool) -> dict[str, int] | None:
+    """What the data number their classes as; None for texts."""
+    if numbered:
+        return {name: index for index, name in enumerate(names)}
+    if truth:
+        return {"False": 0, "True": 1}
+    return {name: int(name) for name in names} if are_numbers(names) else None
+
+
+def _on_match(match: NameMatch, own: Mapping[str, int] | None) -> str | None:
+    notes = []
+    if own is not None and any(own.get(name) != index for name, index in match.table.items()):
+        notes.append("labels are matched to the classifier's classes by name, not by number")
+    if match.inexact:
+        pairs = listed([f"{name!r} is {class_name!r}" for name, class_name in match.inexact.items()])
+        notes.append(f"labels match the classifier's classes but for case or spaces: {pairs}")
+    return "; ".join(notes) or None
+
+
+def _pairs(numbers: Mapping[str, int], classes: Sequence[str]) -> str:
+    known = [(name, index) for name, index in numbers.items() if 0 <= index < len(classes)]
+    return listed([f"{name} = {classes[index]}" for name, index in known])
+
+
+def _is_missing(value: Any) -> bool:
     """None and NaN; and -1, the hub's mark for labels that are kept back."""
     return value is None or value != value or (value == -1 and not isinstance(value, str)) or (value == "")
-
-
-def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and value == int(value) else None
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def labels_of(data: LoadedData, model: LoadedModel, notes: list[str]) -> list[Any] | None:
@@ -173,6 +209,7 @@ def _classes(
         model.classes,
         names=data.label_names,
         numbered=kind == "class label",
+        by_number=data.by_number,
         where=lambda index: data.where(rows[index]),
         advice=f": another split may have them (--split, of {others})" if others else ": fill it or leave the row out",
     )

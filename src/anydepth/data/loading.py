@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from anydepth.data.columns import Columns, guess, is_text, is_words, type_name
+from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
+from anydepth.data.folders import in_natural_order
 from anydepth.data.sources import choose_split, splits
+from anydepth.data.tables import kind_of
 from anydepth.errors import DataError
+from anydepth.label_names import name_of
+from anydepth.tokens import IGNORED
+
+BY_NUMBER = ":number"
+"""Behind the name of a column of labels: take them as numbers of classes, whatever the classes are called."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,10 @@ class LoadedData:
         name: as the user gave it.
         split: the split in use.
         rows: where each row stands in the split.
-        label_names: names of the classes over the whole split: a class label's own, or the sorted strings of a text
-            column; empty for numbers.
+        label_names: names of the classes over the whole split: a class label's own, else those of the labels there, in
+            natural order; see `anydepth.label_names.name_of`.
         other_splits: the splits not in use.
+        by_number: whether labels are to be taken as numbers of classes, whatever these are called.
         notes: what a reader of the results should know, one sentence each.
     """
 
@@ -37,6 +46,7 @@ class LoadedData:
     rows: Int64[np.ndarray, " n"]
     label_names: tuple[str, ...] = ()
     other_splits: tuple[str, ...] = ()
+    by_number: bool = False
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -66,7 +76,7 @@ def load(
         limit: take this many rows, drawn by `seed`; a smaller limit draws from within a larger one. The rows keep
             their order.
         text: the text column, or two as "first,second"; guessed if None, as are the next two.
-        label: the label column.
+        label: the label column; with ":number" behind it, labels are numbers of classes, whatever these are called.
         image: the image column.
         id: the column that names samples; their row in the split if None.
         seed: of the draw.
@@ -93,7 +103,7 @@ def take(source: str, split: str | None, wanted: Wanted) -> LoadedData:
     Raises:
         DataError: as `load` does.
     """
-    parts = splits(source)
+    parts = splits(source, given=wanted.given)
     chosen = choose_split(tuple(parts), split, source)
     found = wanted.of(parts, chosen, source)
     return replace(found, notes=(*_split_note(tuple(parts), chosen, asked=split is not None), *found.notes))
@@ -110,6 +120,14 @@ class Wanted:
     id: str | None = None
     seed: int = 0
 
+    @property
+    def given(self) -> GivenColumns:
+        """The names of columns that were given, as they may stand in a table."""
+        texts = () if self.text is None else (self.text, *(part.strip() for part in self.text.split(",", 1)))
+        label = () if self.label is None else (self.label, self.label.removesuffix(BY_NUMBER))
+        others = tuple(name for name in (*label, self.image, self.id) if name is not None)
+        return GivenColumns(texts=texts, others=others)
+
     def of(self, parts: Mapping[str, Any], split: str, source: str) -> LoadedData:
         """Take it.
 
@@ -124,7 +142,11 @@ class Wanted:
         if self.limit is not None and self.limit < 1:
             raise DataError(f"limit is {self.limit}, expected at least 1")
         dataset = parts[split].with_format(None)
-        columns = guess(dataset.features, text=self.text, label=self.label, image=self.image, id=self.id)
+        if any(isinstance(feature, dict) for feature in dataset.features.values()):
+            dataset = dataset.flatten()
+        by_number = self.label is not None and self.label not in dataset.features and self.label.endswith(BY_NUMBER)
+        label = str(self.label).removesuffix(BY_NUMBER) if by_number else self.label
+        columns = guess(dataset.features, text=self.text, label=label, image=self.image, id=self.id)
         _check_types(dataset, columns, given_text=self.text is not None)
         rows, notes = _rows(dataset, columns, source)
         if self.limit is not None and self.limit < len(rows):
@@ -138,7 +160,8 @@ class Wanted:
             rows=rows,
             label_names=_label_names(dataset, columns.label),
             other_splits=tuple(name for name in parts if name != split),
-            notes=tuple(notes),
+            by_number=by_number,
+            notes=(*getattr(parts, "notes", ()), *notes),
         )
         _check_ids(loaded)
         return loaded
@@ -173,7 +196,7 @@ def _check_types(dataset: Any, columns: Columns, given_text: bool) -> None:
 def _rows(dataset: Any, columns: Columns, source: str) -> tuple[Int64[np.ndarray, " n"], list[str]]:
     """All rows that hold something; the blank lines of a text file only divide it."""
     rows, notes = np.arange(len(dataset)), []
-    if source.lower().endswith(".txt") and columns.text is not None:
+    if kind_of(Path(source)) == ".txt" and columns.text is not None:
         filled = np.array([bool(line and not line.isspace()) for line in dataset[columns.text]], dtype=bool)
         if not filled.all():
             notes.append(f"{(~filled).sum():,} blank lines left out")
@@ -187,13 +210,14 @@ def _label_names(dataset: Any, label: str | None) -> tuple[str, ...]:
     if label is None:
         return ()
     feature = dataset.features[label]
-    feature = getattr(feature, "feature", feature)  # a tagger's labels come as lists
-    if hasattr(feature, "names"):
-        return tuple(feature.names)
-    if not is_text(feature):
-        return ()
-    values = dataset[label] if is_text(dataset.features[label]) else (v for row in dataset[label] for v in row or ())
-    return tuple(sorted({value for value in values if value is not None}))
+    kind = getattr(feature, "feature", feature)  # a tagger's labels come as lists
+    if hasattr(kind, "names"):
+        return tuple(kind.names)
+    if type_name(kind) == "bool":
+        return ("False", "True")
+    values = dataset.unique(label) if kind is feature else {value for row in dataset[label] for value in row or ()}
+    names = {name_of(value) for value in values if value not in (-1, IGNORED)} - {None}
+    return tuple(in_natural_order(name for name in names if name is not None))
 
 
 def _check_ids(data: LoadedData) -> None:

@@ -1,5 +1,7 @@
 """Where data come from: the splits behind a name."""
 
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,52 +9,74 @@ from typing import Any
 
 import numpy as np
 
+from anydepth.data.columns import GivenColumns
+from anydepth.data.folders import read_folder
+from anydepth.data.tables import kind_of, read_tables
 from anydepth.errors import DataError
 from anydepth.hub import translated
+from anydepth.paths import entry_at, local_path, shown
 
 DIGITS = "digits"
-# Only an empty cell is missing: a sentence may well read "NA", "null" or "nan".
-_CSV = {"keep_default_na": False, "na_values": [""]}
-_FILES: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", _CSV),
-    ".tsv": ("csv", _CSV | {"sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-    ".txt": ("text", {}),
-}
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# Names under which `datasets` would read whatever files of a kind lie in the folder one happens to be in.
+_BUILDERS = ("csv", "json", "text", "pandas", "parquet", "arrow", "xml", "sql", "generator", "webdataset", "hdf5")
+# Characters that `datasets` and what it stands on take for patterns or addresses.
+_SPECIAL = re.compile(r"[*?\[\]]|::|://")
 # The part to look at if nobody says: one that was not trained on.
 _HELD_OUT = ("test", "validation", "valid", "dev", "val")
 
 
-def splits(source: str) -> dict[str, Any]:
+class Splits(dict[str, Any]):
+    """`datasets.Dataset` by the name of its split, and what was assumed to read them.
+
+    Attributes:
+        notes: one sentence each.
+    """
+
+    def __init__(self, parts: Mapping[str, Any], notes: tuple[str, ...] = ()) -> None:
+        super().__init__(parts)
+        self.notes = notes
+
+
+def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
     """Open every split behind a name.
 
+    A path is taken literally, whatever characters are in it: no part of it is a pattern.
+
     Args:
-        source: `digits`; a .csv, .tsv, .json, .jsonl, .parquet or .txt file; a folder of such files, of images
-            in one sub-folder a class, or written by `Dataset.save_to_disk`; or a hub id, `ID:CONFIGURATION` where
-            it has several.
+        source: `digits`; a .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .arrow, .feather or .txt file (text also as
+            .gz, .bz2 or .xz); a folder of such files, of images in one sub-folder a class, or written by
+            `Dataset.save_to_disk`; or a hub id, `ID:CONFIGURATION` where it has several.
+        given: names of columns that the user gave, which tell whether a file has a header, and what is to stay text.
 
     Returns:
-        `datasets.Dataset` by the name of the split. A single file is one split called "file".
+        The splits. A single file is one split called "file".
 
     Raises:
         DataError: nothing there, unreadable, or out of reach.
     """
-    if source == DIGITS:
-        return _digits()
     if not source:
         raise DataError("no data named: expected a file, a folder, a hub id or 'digits'")
-    path = Path(source).expanduser()
-    if path.is_file():
-        return _file(path)
-    if path.is_dir():
-        return _folder(path)
-    if _looks_local(source):
-        raise DataError(f"no file or folder '{source}'")
+    given = given or GivenColumns()
+    path, entry = local_path(source), entry_at(source, DataError)
+    if source == DIGITS:
+        if entry is not None:
+            raise DataError(
+                "'digits' are the digits built in, and there is a path of that name: for it, give './digits'"
+            )
+        return Splits(_digits())
+    if entry == "file":
+        return _file(path, given)
+    if entry == "folder":
+        return _folder(path, given)
+    if entry == "other":
+        raise DataError(f"'{shown(source)}' is neither a file nor a folder: copy what it gives into a file")
     name, _, configuration = source.partition(":")
+    if _looks_local(source) or not _HUB_ID.fullmatch(name) or name in _BUILDERS or name.endswith("folder"):
+        literal = ": names are taken literally, give one file or folder" if _SPECIAL.search(source) else ""
+        raise DataError(f"no file or folder '{shown(source)}'{literal}")
     with translated(DataError, "data set", source):
-        return _load(name, configuration or None)
+        return Splits(_load(name, configuration or None))
 
 
 def choose_split(names: tuple[str, ...], wanted: str | None, source: str) -> str:
@@ -109,43 +133,61 @@ def training_splits(
 
 
 def _looks_local(source: str) -> bool:
-    named_file = Path(source).suffix in _FILES and ":" not in source
+    named_file = kind_of(Path(source)) is not None and ":" not in source
     return source[0] in "./~" or source.count("/") > 1 or "\\" in source or named_file
 
 
-def _file(path: Path) -> dict[str, Any]:
-    if path.suffix.lower() not in _FILES:
-        raise DataError(f"'{path}' is no kind of file that can be read here: expected {', '.join(_FILES)}")
-    kind, options = _FILES[path.suffix.lower()]
-    with translated(DataError, "data set", str(path)), _quiet():
-        return _load(kind, None, data_files={"file": str(path)}, options=options)
+def _file(path: Path, given: GivenColumns) -> Splits:
+    import datasets
+
+    with translated(DataError, "data set", str(path)):
+        tables, notes = read_tables(path, given)
+        return Splits({name: datasets.Dataset(table) for name, table in tables.items()}, notes)
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(path: Path, given: GivenColumns) -> Splits:
     import datasets
 
     with translated(DataError, "data set", str(path)), _quiet():
         if (path / "dataset_dict.json").is_file():
-            return dict(datasets.DatasetDict.load_from_disk(str(path)))
+            with _plainly_named(path) as plain:
+                return Splits(dict(datasets.DatasetDict.load_from_disk(plain)))
         if (path / "state.json").is_file():
-            return {"saved": datasets.Dataset.load_from_disk(str(path))}
-        return _load(str(path), None)
+            with _plainly_named(path) as plain:
+                return Splits({"saved": datasets.Dataset.load_from_disk(plain)})
+        if _has_a_card(path):
+            with _plainly_named(path) as plain:
+                return Splits(_load(plain, None))
+        parts, notes = read_folder(path, given)
+        return Splits(parts, notes)
 
 
-def _load(
-    name: str,
-    configuration: str | None,
-    data_files: Mapping[str, str] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def _has_a_card(folder: Path) -> bool:
+    """Whether a README says, as on the hub, what the files are: only `datasets` knows all that it may say."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    head = card.read_bytes().split(b"\n---", 1)[0]
+    return head.startswith(b"---") and (b"\nconfigs:" in head or b"\ndataset_info:" in head)
+
+
+@contextmanager
+def _plainly_named(folder: Path) -> Iterator[str]:
+    """The path of a folder in characters that `datasets` takes literally: its own, or that of a link to it."""
+    absolute = folder.absolute()
+    if not _SPECIAL.search(str(absolute)):
+        yield str(absolute)
+        return
+    with tempfile.TemporaryDirectory(prefix="anydepth-") as place:
+        link = Path(place) / "data"
+        link.symlink_to(absolute, target_is_directory=True)
+        yield str(link)
+
+
+def _load(name: str, configuration: str | None) -> dict[str, Any]:
     import datasets
 
-    try:
-        return dict(datasets.load_dataset(name, configuration, data_files=data_files, **(options or {})))
-    except ValueError as error:
-        if "corresponds to no data" in str(error):  # what datasets says of a file with a header and no rows
-            raise DataError(f"'{(data_files or {}).get('file', name)}' is empty: expected at least one row") from error
-        raise
+    return dict(datasets.load_dataset(name, configuration))
 
 
 def _digits() -> dict[str, Any]:

@@ -17,10 +17,12 @@ from torch.utils.data import Dataset, default_collate
 from anydepth.data.augment import augmented
 from anydepth.data.batching import Batches, batches, text_length, with_text
 from anydepth.data.columns import describe
+from anydepth.data.folders import in_natural_order
 from anydepth.data.inputs import Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
 from anydepth.data.loading import LoadedData, Wanted, draw
 from anydepth.data.sources import choose_split, splits, training_splits
 from anydepth.errors import DataError, LabelError
+from anydepth.label_names import are_numbers
 from anydepth.loaded import LoadedModel
 
 Example = dict[str, Tensor]
@@ -75,13 +77,13 @@ def load_to_train(
         >>> (train.split, len(train)), (held_out.split, len(held_out))
         (('train', 1347), ('test', 450))
     """
-    parts = splits(source)
+    parts = splits(source, given=wanted.given)
     names = tuple(parts)
     chosen, other = training_splits(names, split, None if eval_source else eval_split, source)
     train = wanted.of(parts, chosen, source)
     to_evaluate = wanted if eval_limit is None else replace(wanted, limit=eval_limit, seed=0)
     if eval_source:
-        others = splits(eval_source)
+        others = splits(eval_source, given=wanted.given)
         return train, to_evaluate.of(others, choose_split(tuple(others), eval_split, eval_source), eval_source)
     if other is not None:
         return train, to_evaluate.of(parts, other, source)
@@ -105,7 +107,8 @@ def _rows(data: LoadedData, rows: Any) -> LoadedData:
 def class_names(*parts: LoadedData) -> tuple[str, ...]:
     """Names of the classes a classifier for these data needs, in order.
 
-    The data's own where they have some; else the numbers 0 to the largest label.
+    A class label's own where they have them; else the labels themselves in natural order. Whole numbers that begin with
+    0 or 1 go on to the largest without a gap.
 
     Raises:
         LabelError: no labels are known, or they are all the same.
@@ -119,25 +122,19 @@ def class_names(*parts: LoadedData) -> tuple[str, ...]:
     if column is None:
         raise LabelError(f"no labels known; {describe(data.dataset.features)}: name them with --label-column")
     kind = getattr(data.dataset.features[column], "feature", data.dataset.features[column])
+    names: tuple[str, ...] = tuple({name for part in parts for name in part.label_names if name})
     if hasattr(kind, "names"):
         names = data.label_names
-    elif any(part.label_names for part in parts):
-        names = tuple(sorted({name for part in parts for name in part.label_names}))
+        if data.by_number:
+            names = tuple(map(str, range(len(names))))
+    elif are_numbers(names):
+        numbers = sorted(map(int, names))
+        names = tuple(map(str, range(numbers[0], numbers[-1] + 1) if numbers[0] in (0, 1) else numbers))
     else:
-        names = tuple(str(index) for index in range(1 + max(map(_largest_label, parts))))
+        names = tuple(in_natural_order(names))
     if len(names) < 2:
         raise LabelError(f"column '{column}' holds one class ({', '.join(names)}), expected at least two to tell apart")
     return names
-
-
-def _largest_label(data: LoadedData) -> int:
-    """Of whole numbers; whatever else stands there is refused when labels become classes."""
-    column = data.columns.label
-    if column is None or column not in data.dataset.column_names:
-        return 0
-    values: list[Any] = list(data.dataset[column])
-    flat = [value for one in values for value in (one if isinstance(one, list) else [one])]
-    return max((int(value) for value in flat if isinstance(value, int | float) and value == value), default=0)
 
 
 def examples(data: LoadedData, model: LoadedModel, *, max_length: int | None = None, augment: bool = False) -> Examples:
@@ -192,7 +189,8 @@ def _texts(found: Batches) -> _Texts:
     tagged = found.model.task == "token-classification"
     for start in range(0, len(found.data), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        batch = text_inputs(found.data.dataset[part], found.data, found.model, found.max_length)
+        indices = range(start, min(start + _AT_ONCE, len(found.data)))
+        batch = text_inputs(found.data.dataset[part], indices, found.data, found.model, found.max_length)
         if tagged and found.labels is not None:
             batch["labels"] = word_labels(batch.pop("words"), found.labels[part])
         mask = batch.pop("attention_mask", torch.ones_like(batch["input_ids"])).bool()

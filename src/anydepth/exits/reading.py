@@ -8,6 +8,7 @@ from torch import Tensor
 from anydepth.calling import Batch
 from anydepth.errors import UnsupportedHead
 from anydepth.exits.policies import Policy
+from anydepth.padding import require_tokens, warn_of_padding
 from anydepth.questions import require_one_class
 from anydepth.stack import Stack
 from anydepth.tokens import Policy as Tokens
@@ -29,9 +30,19 @@ class Reader:
         self.stack, self.policy = stack, policy
         self.tested = policy.tested(stack.depth)
         self._tokens: Tokens | None = None
+        self._counts_padding: bool | None = None
 
     def prepare(self, batch: Batch) -> None:
-        """Find the positions that stand for the samples, if the policy looks at states; needs gradients allowed."""
+        """Check the padding, and find the positions that stand for the samples, if the policy looks at states.
+
+        Needs gradients allowed.
+
+        Raises:
+            DataError: a sample is padding alone.
+        """
+        require_tokens(batch, "the batch")
+        if self._counts_padding is None:
+            self._counts_padding = warn_of_padding(self.stack, batch)
         if self.policy.reads == "state" and self._tokens is None:
             self._tokens = default_policy(self.stack, batch, labels_each=False)
 

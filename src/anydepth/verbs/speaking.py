@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -72,14 +73,18 @@ def _lines(file: Path | None) -> list[str]:
     Raises:
         GenerationError: it cannot be read, or holds none.
     """
-    from anydepth.errors import GenerationError, one_line
+    from anydepth.data.decoding import lines_of, read_text
+    from anydepth.errors import AnydepthWarning, DataError, GenerationError
 
     if file is None:
         return []
     try:
-        found = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise GenerationError(f"the prompts in '{file}' cannot be read: {one_line(error)}") from error
-    if not found:
+        text, notes = read_text(file)
+    except DataError as error:
+        raise GenerationError(f"the prompts cannot be read: {error}") from error
+    for note in notes:
+        warnings.warn(note, AnydepthWarning, stacklevel=2)
+    prompts = [line for line in lines_of(text) if line.strip()]
+    if not prompts:
         raise GenerationError(f"'{file}' holds no prompt: expected one on each line")
-    return found
+    return prompts

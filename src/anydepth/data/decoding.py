@@ -1,0 +1,110 @@
+"""The text in a file, whatever encodes or compresses it, where it is clear what does."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from anydepth.errors import DataError
+
+COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""How a file is opened, by the last part of its name."""
+
+# Longer marks first: that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Of the letters in a text of Western Europe, few have accents; of another script read in its encoding, most seem to.
+_MOST_ACCENTS = 0.3
+
+
+def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The text of a file, and what was assumed to read it.
+
+    Byte order marks say what they say; without one, text is UTF-8. What is no UTF-8 at all and reads like a Western
+    European text in cp1252 (of which Latin-1 is a part) is read as that, and a note says so.
+
+    Args:
+        path: of a file, compressed if its name ends in .gz, .bz2 or .xz.
+
+    Raises:
+        DataError: it cannot be read or decompressed, is damaged UTF-8, or no text.
+    """
+    try:
+        with _opened(path) as file:
+            content: bytes = file.read()
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"'{path}' cannot be read: {why}") from error
+    text, notes = _decoded(content, path)
+    if "\0" in text:
+        raise DataError(f"'{path}' holds null characters, expected text: save it as UTF-8")
+    return text, notes
+
+
+def require_text(text: str, what: str) -> None:
+    """See that a text from the command line is one: bytes that are no UTF-8 come as halves of characters.
+
+    Args:
+        text: as it came.
+        what: it is, for the message.
+
+    Raises:
+        DataError: it holds half a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} {text[:20]!r} holds bytes that are no UTF-8, expected text") from error
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text, whichever system ended them; form feeds and the like are characters.
+
+    Example:
+        >>> lines_of("one\r\ntwo\x0bhalves\n\nfour\n")
+        ['one', 'two\x0bhalves', '', 'four']
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    opener = COMPRESSED.get(path.suffix.lower())
+    return path.open("rb") if opener is None else opener(path)
+
+
+def _decoded(content: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding), ()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"'{path}' is no {encoding.removesuffix('-sig').upper()} text in line {line}"
+        if encoding != "utf-8" or b"\0" in content or _is_damaged(content):
+            raise DataError(f"{what}: mend it, or save it as UTF-8") from error
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{what}, and no cp1252 (Latin-1) either: save it as UTF-8") from error
+    letters = [character for character in text if character.isalpha() or ord(character) > 127]
+    if sum(ord(character) > 127 for character in letters) > _MOST_ACCENTS * len(letters):
+        raise DataError(f"{what}, and no script of Western Europe: save it as UTF-8")
+    return text, (f"'{path.name}' is no UTF-8 and was read as cp1252 (Latin-1)",)
+
+
+def _is_damaged(content: bytes) -> bool:
+    """Whether bytes are UTF-8 here and there: cp1252 would read two letters for each of its accents."""
+    lenient = content.decode("utf-8", errors="ignore")
+    return not lenient.isascii()

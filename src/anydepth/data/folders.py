@@ -1,0 +1,197 @@
+"""What a folder holds: tables named after their splits, or images in a folder a class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from anydepth.data.columns import GivenColumns
+from anydepth.data.tables import kind_of, read_tables
+from anydepth.errors import DataError
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_WORD = re.compile(rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?![a-z])")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")  # as the hub names the parts of a split
+_METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)")
+_SPARE = ("readme", "license", "licence", "citation", "requirements")  # texts beside the data
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted as people number things: "2" before "10".
+
+    Example:
+        >>> in_natural_order(["10", "2", "class 10", "class 9"])
+        ['2', '10', 'class 9', 'class 10']
+    """
+
+    def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+        parts = re.split(r"([0-9]+)", name)
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], name
+
+    return sorted(names, key=key)
+
+
+def read_folder(folder: Path, given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The data sets in a folder by the names of their splits, and what was assumed to read them.
+
+    Args:
+        folder: of files whose names, or whose folders' names, tell the split: `train.csv`, `test/cat/1.png`.
+        given: names of columns that the user gave.
+
+    Raises:
+        DataError: it holds nothing that can be read, or both tables and images.
+    """
+    files = sorted(_files(folder, set()), key=lambda file: file.relative_to(folder).as_posix())
+    endings = _image_endings()
+    images = [file for file in files if file.suffix.lower() in endings]
+    beside = [file for file in files if images and _METADATA.fullmatch(file.name)]
+    tables = [
+        file for file in files if kind_of(file) and file not in beside and not file.name.lower().startswith(_SPARE)
+    ]
+    note: tuple[str, ...] = ()
+    if tables and images and len(tables) != len(images):
+        fewer = min(tables, images, key=len)
+        note = (f"left out of '{folder}': {len(fewer):,} files of another kind, such as {fewer[0].name}",)
+        tables, images = (tables, []) if fewer is images else ([], images)
+    if tables and images:
+        raise DataError(f"'{folder}' holds tables ({tables[0].name}) and images ({images[0].name}): name one table")
+    if tables:
+        parts, notes = _tables(folder, tables, given)
+    elif images:
+        parts, notes = _images(folder, images, beside, given)
+    else:
+        raise DataError(f"'{folder}' doesn't contain any data files: expected tables, or images in a folder a class")
+    return parts, (*note, *notes)
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """All files below a folder but hidden ones; links are followed, once."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"'{folder}' cannot be looked into: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith((".", "__")):
+            continue
+        if entry.is_dir():
+            yield from _files(entry, seen)
+        elif entry.is_file():
+            yield entry
+
+
+def _image_endings() -> set[str]:
+    from PIL import Image
+
+    endings = Image.registered_extensions()
+    return {ending for ending, kind in endings.items() if kind in Image.OPEN} - {".pdf", ".mpg", ".mpeg"}
+
+
+def _by_split(folder: Path, files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Files by their split, and those of none: by the folder they lie in, else by name, else all are to train on."""
+    by_folder = {file: _SPLITS.get(file.relative_to(folder).parts[0].lower()) for file in files}
+    by_name = {file: _named(file) for file in files}
+    # a class may be called "test": folders are splits if all of them are
+    for names in (by_folder, by_name):
+        if names is by_folder and not all(names.values()):
+            continue
+        named = [file for file in files if names[file]]
+        if named:
+            parts: dict[str, list[Path]] = {}
+            for file in named:
+                parts.setdefault(str(names[file]), []).append(file)
+            return parts, [file for file in files if not names[file]]
+    return {"train": list(files)}, []
+
+
+def _named(file: Path) -> str | None:
+    """The split that the name of a table says."""
+    stem = file.name.split(".")[0]
+    if shard := _SHARD.fullmatch(stem):
+        stem = shard[1]
+        return _SPLITS.get(stem.lower(), stem)
+    word = _WORD.search(stem.lower())
+    return None if word is None else _SPLITS[word[1]]
+
+
+def _tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
+    import datasets
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    chosen, others = _by_split(folder, files)
+    notes = [f"left out of '{folder}': {', '.join(file.name for file in others[:3])}, of no split"] if others else []
+    parts = {}
+    for split, paths in chosen.items():
+        tables = []
+        for path in paths:
+            read, more = read_tables(path, given)
+            if list(read) != ["file"]:
+                raise DataError(f"'{path}' holds splits of its own ({', '.join(read)}): name that file")
+            tables.append(read["file"])
+            notes += more
+        try:
+            parts[split] = datasets.Dataset(tables[0] if len(tables) == 1 else _one_below_the_other(tables))
+        except pa.ArrowException as error:
+            names = ", ".join(path.name for path in paths[:3])
+            raise DataError(f"the tables of split '{split}' in '{folder}' ({names}) do not fit: {error}") from error
+    return parts, tuple(dict.fromkeys(notes))
+
+
+def _one_below_the_other(tables: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _images(
+    folder: Path, files: Sequence[Path], beside: Sequence[Path], given: GivenColumns
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    import datasets
+
+    by_folder = {file: _SPLITS.get(file.relative_to(folder).parts[0].lower()) for file in files}
+    nested = all(by_folder.values()) and all(len(file.relative_to(folder).parts) > 1 for file in files)
+    chosen: dict[str, list[Path]] = {}
+    for file in files:
+        chosen.setdefault(str(by_folder[file]) if nested else "train", []).append(file)
+    if beside:
+        return _described(folder, chosen, beside, given), ()
+    depths = {len(file.relative_to(folder).parts) for file in files}
+    names = in_natural_order({file.parent.name for file in files})
+    classes = len(depths) == 1 and depths.pop() > 1 + nested and len(names) > 1
+    notes = () if classes else (f"no classes: expected the images of '{folder}' in a folder each for two or more",)
+    parts = {}
+    for split, paths in chosen.items():
+        columns: dict[str, list[Any]] = {"image": [str(path.absolute()) for path in paths]}
+        features: dict[str, Any] = {"image": datasets.Image()}
+        if classes:
+            columns["label"] = [names.index(path.parent.name) for path in paths]
+            features["label"] = datasets.ClassLabel(names=names)
+        parts[split] = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    return parts, notes
+
+
+def _described(
+    folder: Path, chosen: dict[str, list[Path]], beside: Sequence[Path], given: GivenColumns
+) -> dict[str, Any]:
+    """Images with a table beside them that says more of each, by its `file_name`."""
+    import datasets
+
+    parts: dict[str, list[Any]] = {}
+    for path in beside:
+        table = datasets.Dataset(read_tables(path, given)[0]["file"])
+        if "file_name" not in table.column_names:
+            raise DataError(f"'{path}' has no column 'file_name', expected the image of each row there")
+        images = [str((path.parent / str(name)).absolute()) for name in table["file_name"]]
+        table = table.remove_columns("file_name").add_column("image", images).cast_column("image", datasets.Image())
+        top = path.relative_to(folder).parts[0].lower()
+        parts.setdefault(_SPLITS.get(top, "train") if len(chosen) > 1 or top in _SPLITS else "train", []).append(table)
+    return {split: datasets.concatenate_datasets(tables) for split, tables in parts.items()}

@@ -1,0 +1,101 @@
+"""Which class of a classifier a label of the data means. Names decide wherever they match, whatever their type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SHOWN = 8
+
+
+def name_of(label: Any) -> str | None:
+    """The name of a label, whatever its type: a whole number's digits, "True" or "False", a text as it is.
+
+    Returns:
+        None for what names no class: a missing value, a share, a list.
+
+    Example:
+        >>> name_of(3), name_of(3.0), name_of(True), name_of("3"), name_of(0.5)
+        ('3', '3', 'True', '3', None)
+    """
+    if isinstance(label, str):
+        return label
+    if isinstance(label, bool):
+        return str(label)
+    return str(int(label)) if isinstance(label, int | float) and label == label and label == int(label) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameMatch:
+    """Names of the data's classes, held against a classifier's.
+
+    Attributes:
+        table: the class of each name that matches one.
+        unmatched: the names that match none.
+        inexact: the names that match but for case or spaces, each with the class's own.
+    """
+
+    table: Mapping[str, int]
+    unmatched: tuple[str, ...]
+    inexact: Mapping[str, str]
+
+    @property
+    def partial(self) -> bool:
+        """Whether some match and some do not."""
+        return bool(self.table) and bool(self.unmatched)
+
+
+def match_names(names: Sequence[str], classes: Sequence[str]) -> NameMatch:
+    """Find the class that each name means: the one of that name, else the only one that differs in case or spaces.
+
+    Args:
+        names: of the data's classes.
+        classes: the classifier's names for its classes, in order.
+
+    Example:
+        >>> match_names(["good", " Bad"], ["bad", "good", "fair"]).table
+        {'good': 1, ' Bad': 0}
+        >>> match_names(["us"], ["US", "Us"]).unmatched
+        ('us',)
+    """
+    exact, folded = _unique(classes), _unique([_folded(name) for name in classes])
+    table = {}
+    for name in names:
+        index = exact.get(name, folded.get(_folded(name)))
+        if index is not None:
+            table[name] = index
+    return NameMatch(
+        table=table,
+        unmatched=tuple(name for name in names if name not in table),
+        inexact={name: classes[index] for name, index in table.items() if name != classes[index]},
+    )
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.split()).casefold()
+
+
+def _unique(names: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names) if names.count(name) == 1}
+
+
+def are_placeholders(classes: Sequence[str]) -> bool:
+    """Whether a classifier's names say no more than the numbers of its classes: LABEL_0, LABEL_1, or 0, 1.
+
+    Example:
+        >>> are_placeholders(["LABEL_0", "LABEL_1"]), are_placeholders(["0", "1"]), are_placeholders(["1", "2"])
+        (True, True, False)
+    """
+    return list(classes) in ([f"LABEL_{index}" for index in range(len(classes))], [*map(str, range(len(classes)))])
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether all names are whole numbers."""
+    return bool(names) and all(re.fullmatch("-?[0-9]{1,18}", name) for name in names)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first few."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
