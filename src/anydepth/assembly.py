@@ -137,6 +137,8 @@ def assemble(
         *origin["notes"],
         *_notes(facts, type(stack.model).__name__),
         *(["each depth below the last is read out by a classifier of its own"] if stack.heads is not None else []),
+        *_broken(left),
+        *unequal(texts_of(left.ids), rows),
         *explained(fields.pop("notes"), facts["tokens"]),
     )
     return Trace(
@@ -174,6 +176,37 @@ def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
             yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"
         else:
             yield "readout 'raw' is the same as 'tail' here: no norm reads the last block's output as it is"
+
+
+def _broken(left: Left) -> Iterator[str]:
+    """Which depths are blank because they hold NaN or infinity, and where that was seen first."""
+    seen = left.read("broken")
+    if seen is None or not len(seen):
+        return
+    ids, seen = left.ids, seen[np.lexsort(seen.T[::-1])]
+    for kind, what in ((0, "the state at depth {} holds NaN or infinity"), (1, "the readout at depth {} gives NaN")):
+        for depth in np.unique(seen[seen[:, 0] == kind, 1]).tolist():
+            here = seen[(seen[:, 0] == kind) & (seen[:, 1] == depth)]
+            batches = f"batch {here[0, 2]}" + (f" and {len(np.unique(here[:, 2])) - 1} more" if len(here) > 1 else "")
+            yield f"{what.format(depth)} in {batches}, first in sample {ids[here[0, 3]]!r}: it is blank there"
+
+
+MOST = 0.2  # of all answers, beyond which a text weighs so much that a note says it
+
+
+def unequal(texts: NDArray[np.int64], rows: Rows | None) -> Iterator[str]:
+    """That one text holds a great part of all answers, if one does.
+
+    Args:
+        texts: of each sample.
+        rows: the answers.
+    """
+    counts = np.zeros(0) if rows is None else np.bincount(texts[rows.sample])
+    if counts.sum() > np.count_nonzero(counts) and counts.max() > MOST * counts.sum():
+        yield (
+            f"one text holds {counts.max() / counts.sum():.0%} of all positions that have an answer, of "
+            f"{np.count_nonzero(counts):,} texts: intervals are wide, and rest on few texts"
+        )
 
 
 def explained(notes: Sequence[str], tokens: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -26,18 +27,50 @@ def call_model(model: nn.Module, batch: Batch) -> Any:
 
 
 def answer_of(output: Any) -> tuple[str, Tensor]:
-    """The name and value of what the model answers with; the name is empty for a bare tensor."""
+    """The name and value of what the model answers with.
+
+    The name is empty for what does not say what it is: a bare tensor, the first of a tuple, or the only one of a
+    mapping (or named tuple, or dataclass) that has one value for each sample. A loss is no answer. Of several under
+    names that mean nothing here, the first is given with its name.
+    """
     if isinstance(output, Tensor):
         return "", output
-    if isinstance(output, Mapping):
-        for name in (*_ANSWERS, *output):
-            if isinstance(output.get(name), Tensor):
-                return name, output[name]
-    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
-        return "", output[0]
+    named = fields_of(output)
+    for name in _ANSWERS:
+        if isinstance(named.get(name), Tensor):
+            return name, named[name]
+    answers = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim > 1}
+    if answers:
+        name = next(iter(answers))
+        return name if len(answers) > 1 else "", answers[name]
+    if isinstance(output, tuple | list):
+        for value in output:
+            if isinstance(value, Tensor) and value.ndim > 1:
+                return "", value
     raise UnknownArchitecture(
         f"the model answers with {type(output).__name__}, expected a tensor, or a mapping or tuple that holds one"
     )
+
+
+def fields_of(output: Any) -> Mapping[str, Any]:
+    """What a model answers with by name: a mapping, the fields of a named tuple or a dataclass; nothing of others."""
+    if isinstance(output, Mapping):
+        return output
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True))
+    if is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in fields(output)}
+    return {}
+
+
+def is_known_answer(name: str) -> bool:
+    """Whether the name of an answer says what it is.
+
+    Example:
+        >>> is_known_answer("logits"), is_known_answer("start_scores")
+        (True, False)
+    """
+    return name in _ANSWERS
 
 
 def state_of(output: Any) -> Tensor:
@@ -117,5 +150,5 @@ def distance(a: Tensor, b: Tensor) -> float:
     agree = (a == b) | (a.isnan() & b.isnan())
     if agree.all():
         return 0.0
-    scale = b[b.isfinite()].abs().max().clamp(min=1e-6) if b.isfinite().any() else torch.tensor(1.0)
+    scale = b[b.isfinite()].abs().max().clamp(min=1e-6) if b.isfinite().any() else b.new_tensor(1.0)
     return float((a - b).masked_fill(agree, 0.0).abs().max() / scale)

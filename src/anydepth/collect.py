@@ -14,8 +14,8 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anydepth.calling import Batch, device_of, first_samples, sample_count, samples_of, to_device
-from anydepth.errors import DataError, LabelError, NonFiniteStates
+from anydepth.calling import Batch, call_model, device_of, fields_of, first_samples, sample_count, samples_of, to_device
+from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.measures.readout import readout_rows
 from anydepth.padding import require_tokens, warn_of_padding
 from anydepth.questions import predicts_next_token, require_one_class
@@ -74,7 +74,8 @@ class Pass:
             DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
             LabelError: labels are missing or not among the model's classes.
             UnsupportedHead: the model's answer is not a choice among classes.
-            NonFiniteStates: a state holds NaN or infinity.
+            NonFiniteStates: the model's own answer is NaN, or no depth has a state that is finite. (One depth that is
+                not is kept as it is, and noted.)
             TraceFileError: the disk, or `states_limit`, has no room for what is to be kept.
         """
         batches = len(data) if isinstance(data, Sized) else None
@@ -121,6 +122,13 @@ class Pass:
         answer = self.stack.readout(state, few)
         per_position, next_token = answer.ndim == 3, predicts_next_token(model)
         has_classes = self.stack.answers_with_logits(labelled=labels is not None)
+        if self.readout and labels is not None and self.labels and self.stack.unnamed_answers:
+            names = [name for name, value in fields_of(call_model(model, few)).items() if isinstance(value, Tensor)]
+            raise UnsupportedHead(
+                f"{type(model).__name__} answers with {', '.join(map(repr, names))}, expected one answer for each "
+                "sample, or one that is called 'logits': rename it, or trace its similarity alone (readout=None, "
+                "--readout none)"
+            )
         if has_classes and self.readout:
             require_one_class(model, answer, labels, "trace its similarity alone (readout=None, --readout none)")
         if has_classes and self.readout and self.labels and labels is None and not next_token:
@@ -154,13 +162,15 @@ class Pass:
             part = samples_of(batch, piece)
             states = self.stack.states(part)
             valid = valid_positions(part, states[0])
-            rows = self._state_rows(
-                states, self._drawn(part, valid, facts), facts["tokens"], index, first + piece.start
-            )
+            rows = self._state_rows(states, self._drawn(part, valid, facts), facts["tokens"], first + piece.start)
+            broken = _broken_states(rows, len(states), index, states[0])
             table = rows if self.keep_states else {}
             if facts["readout"]:
                 own = labels[piece] if labels is not None and facts["labelled"] else None
-                table |= self._readout_rows(part, states, valid, own, facts, index, first + piece.start)
+                answers = self._readout_rows(part, states, valid, own, facts, index, first + piece.start)
+                broken += _broken_readouts(answers, index, states[0], [depth for _, depth, _, _ in broken])
+                table |= answers
+            table["broken"] = np.array(broken, dtype=np.int64).reshape(-1, 4)
             tables.append(table)
         return [(name, np.concatenate([table[name] for table in tables]), tables[0][name].dtype) for name in tables[0]]
 
@@ -171,16 +181,11 @@ class Pass:
         return some_of(valid, facts["drawn"], [(self.seed, int(content)) for content in digest(batch)])
 
     def _state_rows(
-        self, states: list[Tensor], valid: Bool[Tensor, "b t"], tokens: Policy, index: int, first: int
+        self, states: list[Tensor], valid: Bool[Tensor, "b t"], tokens: Policy, first: int
     ) -> dict[str, NDArray[Any]]:
         selected = []
-        for depth, state in enumerate(states):
+        for state in states:
             rows, sample = select(state, valid, tokens)
-            if not rows.isfinite().all():
-                kind = "NaN" if rows.isnan().any() else "infinity"
-                raise NonFiniteStates(
-                    f"the state at depth {depth} holds {kind} in batch {index}; {_expected_finite(state)}"
-                )
             selected.append(rows.float())
         return {
             "states": torch.cat(selected, dim=1).cpu().numpy(),
@@ -215,14 +220,10 @@ class Pass:
             # nothing was trained to read h[0] with: it takes the model's own classifier
             logits = self.stack.readout(state, batch, depth=depth or None, final_norm=final_norm)
             found.append(readout_rows(logits if position is None else logits[sample, position], labels))
-            if found[-1].confidence.isnan().any():
-                raise NonFiniteStates(
-                    f"the readout at depth {depth} gives NaN in batch {index}; {_expected_finite(state)}"
-                )
         absent = torch.full_like(sample, IGNORED)
         # counted without padding, which may stand before a text, and is as long as the other texts of the batch make it
         place = absent if position is None else (valid.cumsum(dim=1) - 1)[sample, position]
-        unknown = torch.full(found[0].confidence.shape, float("nan"))
+        unknown = torch.full(found[0].confidence.shape, float("nan"), dtype=torch.float32, device="cpu")
         entropies = [unknown if one.cross_entropy is None else one.cross_entropy.cpu() for one in found]
         return {
             "sample": sample.cpu().numpy() + first,
@@ -382,6 +383,39 @@ def _pieces(batch: Batch, facts: Mapping[str, Any]) -> Iterator[slice]:
     size = max(1, _LOGITS_AT_ONCE // each)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def _broken_states(
+    rows: Mapping[str, NDArray[Any]], depths: int, index: int, state: Tensor
+) -> list[tuple[int, int, int, int]]:
+    """Which depths hold NaN or infinity: kind 0, depth, batch, and the first sample; see `assembly`.
+
+    Raises:
+        NonFiniteStates: all depths do.
+    """
+    finite = np.isfinite(rows["states"].reshape(len(rows["states"]), depths, -1)).all(2)
+    broken = np.flatnonzero(~finite.all(0))
+    if depths and len(broken) == depths:
+        raise NonFiniteStates(
+            f"the states at all depths hold NaN or infinity in batch {index}; {_expected_finite(state)}"
+        )
+    return [(0, int(depth), index, int(rows["states_sample"][~finite[:, depth]][0])) for depth in broken]
+
+
+def _broken_readouts(
+    answers: Mapping[str, NDArray[Any]], index: int, state: Tensor, depths: list[int]
+) -> list[tuple[int, int, int, int]]:
+    """At which depths the readout gives NaN: kind 1, depth, batch, and the first sample.
+
+    Raises:
+        NonFiniteStates: at the last depth, which is the model's own answer.
+    """
+    undefined = np.isnan(answers["confidence"])
+    if undefined.shape[1] and undefined[:, -1].any():
+        since = f", and the state not finite from depth {depths[0]} on" if depths else ""
+        raise NonFiniteStates(f"the model's own answer is NaN in batch {index}{since}; {_expected_finite(state)}")
+    broken = np.flatnonzero(undefined.any(0))
+    return [(1, int(depth), index, int(answers["sample"][undefined[:, depth]][0])) for depth in broken]
 
 
 def _expected_finite(state: Tensor) -> str:

@@ -14,7 +14,7 @@ from anydepth.joining import Joined, common_states, join, require_alike
 from anydepth.measures.chance import Chance, chance
 from anydepth.measures.differences import Differences, paired
 from anydepth.measures.similarity import Progress, similarities
-from anydepth.measures.states import States, depth_slices, locate, rows_per_chunk
+from anydepth.measures.states import States, depth_slices, epsilons, locate, rows_per_chunk
 from anydepth.result import Trace, by_field
 from anydepth.store import plain
 from anydepth.tracing import check_measures
@@ -258,7 +258,8 @@ def _differences(
             continue
         one = _rows(a, name)[joined.first][:, places_a]
         other = _rows(b, name)[joined.second][:, places_b]
-        differences[name] = paired(other - one, groups, confidence, seed=seed)
+        most = np.inf if name == "cross_entropy" else 1.0
+        differences[name] = paired(other - one, groups, confidence, most=most, seed=seed)
         values[name] = np.stack([one.mean(0), other.mean(0)])
     return differences, values
 
@@ -285,7 +286,7 @@ def _closeness(
     known = np.isfinite(one[:, defined]).all(1) & np.isfinite(other[:, defined]).all(1)
     one, other = one[known], other[known]
     groups = None if first.groups is None else first.groups[known]
-    found = paired(np.where(defined, other - one, 0.0), groups, confidence, seed=seed)
+    found = paired(np.where(defined, other - one, 0.0), groups, confidence, most=2.0, seed=seed)
     blank = {name: np.where(defined, getattr(found, name), np.nan) for name in found.__dataclass_fields__}
     return np.stack([one.mean(0), other.mean(0)]), Differences(**blank)
 
@@ -293,7 +294,7 @@ def _closeness(
 def _to_last(states: States) -> Float64[np.ndarray, "n k"]:
     """The cosine of each row's state with its last one, each depth centred on its mean; NaN at a blank depth."""
     size = rows_per_chunk(states.widths, megabytes=8)
-    location, slices = locate(states.chunks(size), states.widths), depth_slices(states.widths)
+    location, slices = locate(states.chunks(size), states.widths, epsilons(states)), depth_slices(states.widths)
     found = []
     for rows in states.chunks(size):
         centred = rows.double() - location.mean

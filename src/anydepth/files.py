@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from anydepth.errors import MeasureError, TraceFileError
 from anydepth.intact import require_intact, stated
 from anydepth.measures.moments import Moments
+from anydepth.measures.states import ArrayStates
 from anydepth.result import Rows, Trace
 from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json, writing
 from anydepth.workspace import PARTIAL
@@ -101,12 +102,12 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     write_json(staged / TRACE, content)
 
 
-def _in_place(states: StoredStates | None, place: Path) -> bool:
+def _in_place(states: StoredStates | ArrayStates | None, place: Path) -> bool:
     """Whether these states are those of the very trace that is being written over."""
     return states is not None and [part.parent.resolve() for part in states.parts] == [place.resolve()]
 
 
-def _left_by_a_pass(states: StoredStates | None, folder: Path) -> Path | None:
+def _left_by_a_pass(states: StoredStates | ArrayStates | None, folder: Path) -> Path | None:
     """The file of states that a pass has left in this folder for this trace, which need not be copied."""
     if states is None or len(states.parts) != 1:
         return None
@@ -119,7 +120,7 @@ def _about_states(folder: Path, widths: tuple[int, ...]) -> dict[str, Any]:
     return {"widths": list(widths), "rows": states.count, "fingerprint": states.fingerprint}
 
 
-def _write_states(states: StoredStates, staged: Path, ready: Path | None) -> None:
+def _write_states(states: StoredStates | ArrayStates, staged: Path, ready: Path | None) -> None:
     """In the order of the samples, which several processes have not left them in."""
     staged.mkdir()
     groups = np.arange(states.count) if states.groups is None else states.groups

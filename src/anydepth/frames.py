@@ -82,7 +82,7 @@ def by_class(trace: Trace) -> pandas.DataFrame:
     import pandas
 
     assert trace.rows is not None
-    table = readout.by_class(trace.rows.label, trace.rows.prediction)
+    table = readout.by_class(trace.rows.label, trace.rows.prediction, trace.blank)
     depths = table.accuracy.shape[1]
     return pandas.DataFrame(
         {

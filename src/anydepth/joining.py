@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from anydepth.errors import IncompatibleTraces
+from anydepth.measures.states import ArrayStates, epsilons
 from anydepth.result import Trace
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
@@ -90,6 +91,11 @@ def join(a: Trace, b: Trace, despite: Sequence[str] = ()) -> Joined:
     """
     places = {one: index for index, one in enumerate(b.ids)}
     common = [(index, places[one]) for index, one in enumerate(a.ids) if one in places]
+    if not a.ids or not b.ids:
+        raise IncompatibleTraces(
+            f"the {'second' if a.ids else 'first'} trace names no samples, by which the two are joined: "
+            "give trace_states(..., ids=...)"
+        )
     if not common:
         raise IncompatibleTraces(
             f"no sample is in both traces: the first has {_few(a.ids)}, the second {_few(b.ids)}; trace the same data, "
@@ -168,13 +174,14 @@ class SomeStates:
     """Rows of kept states in an order of their own: what measures read (see `anydepth.measures.states.States`)."""
 
     def __init__(
-        self, states: StoredStates, rows: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"] | None
+        self, states: StoredStates | ArrayStates, rows: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"] | None
     ) -> None:
         self._states, self._rows = states, rows
         self.count, self.widths, self.groups = len(rows), states.widths, groups
+        self.epsilons = epsilons(states)
 
     def chunks(self, size: int) -> Iterator[Tensor]:
-        """The rows in their order, (<= size, K·D) float32 at a time."""
+        """The rows in their order, (<= size, K·D) at a time."""
         for start in range(0, self.count, size):
             yield torch.from_numpy(self._states.rows(self._rows[start : start + size]))
 
@@ -216,5 +223,5 @@ def common_states(a: Trace, b: Trace) -> tuple[SomeStates, SomeStates]:
     )
 
 
-def _samples(states: StoredStates) -> Int64[np.ndarray, " n"]:
+def _samples(states: StoredStates | ArrayStates) -> Int64[np.ndarray, " n"]:
     return np.arange(states.count) if states.groups is None else states.groups

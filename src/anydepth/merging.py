@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from anydepth.assembly import explained
+from anydepth.assembly import explained, unequal
 from anydepth.errors import IncompatibleTraces
 from anydepth.measures.cka import cka
 from anydepth.measures.moments import merge as merge_moments
 from anydepth.measures.similarity import blank_notes, similarities
+from anydepth.measures.states import ArrayStates
 from anydepth.provenance import data_fingerprint, now
 from anydepth.result import Rows, Trace, by_field
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
 
 _FROM_SUMS = ("cka", "cka_biased")
+_BLANK = re.compile(r"the (state|readout) at depth ")
 _ABOUT_SIMILARITY = ("depth ", "CKA ", "similarity ", "debiased ", "cosine ")
 
 
@@ -40,10 +45,13 @@ def merge(a: Trace, b: Trace) -> Trace:
     if a.states is not None and b.states is not None:
         alone = a.states.groups is None and b.states.groups is None
         groups = np.concatenate([_groups(a.states), _groups(b.states) + len(a.ids)])
-        states = StoredStates([*a.states.parts, *b.states.parts], a.states.widths, None if alone else groups)
+        states = _joined(a.states, b.states, None if alone else groups)
     similarity = _similarity(a, b, states and _by_text(states, a.ids + b.ids))
     # what was said of both and not of their similarities, which are measured anew
     said = [note for note in a.notes if note in b.notes and not note.startswith(_ABOUT_SIMILARITY)]
+    said = [note for note in said if not note.startswith("one text ")]
+    said += [note for trace in (a, b) for note in trace.notes if _BLANK.match(note) and note not in said]
+    said += unequal(texts_of(a.ids + b.ids), _rows(a, b)) if a.ids and b.ids else ()
     notes = (*said, *explained(similarity.pop("notes", ()), a.provenance.get("tokens", "")))
     digests = np.concatenate([a.digests, b.digests])
     samples, rows = a.provenance["samples"] + b.provenance["samples"], _rows(a, b)
@@ -68,7 +76,7 @@ def merge(a: Trace, b: Trace) -> Trace:
     )
 
 
-def _similarity(a: Trace, b: Trace, states: StoredStates | None) -> dict[str, Any]:
+def _similarity(a: Trace, b: Trace, states: StoredStates | ArrayStates | None) -> dict[str, Any]:
     names = tuple(a.similarity)
     if states is not None:
         return by_field(similarities(states, names))
@@ -90,13 +98,34 @@ def _similarity(a: Trace, b: Trace, states: StoredStates | None) -> dict[str, An
     return {"similarity": found, "moments": moments, "notes": blank_notes(moments.location)}
 
 
-def _by_text(states: StoredStates, ids: Sequence[Any]) -> StoredStates:
+def _joined(
+    first: StoredStates | ArrayStates, second: StoredStates | ArrayStates, groups: Any
+) -> StoredStates | ArrayStates | None:
+    """The rows of both; None where one lies in files and the other in memory."""
+    if isinstance(first, StoredStates) and isinstance(second, StoredStates):
+        return StoredStates([*first.parts, *second.parts], first.widths, groups)
+    if isinstance(first, ArrayStates) and isinstance(second, ArrayStates):
+        pairs = zip(first.names, first.arrays, second.arrays, strict=True)
+        return ArrayStates({name: _stacked(one, other) for name, one, other in pairs}, groups)
+    return None
+
+
+def _stacked(one: np.ndarray | Tensor, other: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return torch.cat([torch.as_tensor(each).cpu() for each in (one, other)])
+    return np.concatenate([one, other])
+
+
+def _by_text(states: StoredStates | ArrayStates, ids: Sequence[Any]) -> StoredStates | ArrayStates:
     """The states as measures take them: what belongs together are the rows of a text, not of each window of it."""
     groups = texts_of(ids)[_groups(states)]
-    return StoredStates(states.parts, states.widths, None if len(np.unique(groups)) == len(groups) else groups)
+    given = None if len(np.unique(groups)) == len(groups) else groups
+    if isinstance(states, ArrayStates):
+        return ArrayStates(dict(zip(states.names, states.arrays, strict=True)), given)
+    return StoredStates(states.parts, states.widths, given)
 
 
-def _groups(states: StoredStates) -> Any:
+def _groups(states: StoredStates | ArrayStates) -> Any:
     return np.arange(states.count) if states.groups is None else states.groups
 
 

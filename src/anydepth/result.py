@@ -18,6 +18,7 @@ from anydepth.measures import intervals, readout
 from anydepth.measures.agreement import Agreement, agreements
 from anydepth.measures.moments import Moments
 from anydepth.measures.similarity import Similarity
+from anydepth.measures.states import ArrayStates
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 STATISTICS = ("accuracy", "cross_entropy", "confidence", "entropy", "agreement", "stays_correct")
+_SHARES = ("accuracy", "agreement", "stays_correct")
 _NEED_LABELS = ("accuracy", "cross_entropy", "stays_correct")
 
 
@@ -94,7 +96,7 @@ class Trace:
     """What is blank, and why; what was chosen by default."""
     moments: Moments | None = None
     """The sums that CKA came from, to merge with those of other samples."""
-    states: StoredStates | None = None
+    states: StoredStates | ArrayStates | None = None
     """The states, if they were kept."""
 
     @property
@@ -140,7 +142,7 @@ class Trace:
     def stays_correct(self) -> Float64[np.ndarray, " k"]:
         """Of the answers right at a depth, the share right at every later depth too; NaN where none is right."""
         self._require("stays_correct")
-        return readout.stays_correct(self._correct)
+        return np.where(self.blank, np.nan, readout.stays_correct(self._correct | self.blank))
 
     @property
     def saturation(self) -> Int64[np.ndarray, " k"]:
@@ -155,35 +157,42 @@ class Trace:
         """The saturation depth of each answer, 1..L."""
         self._require("agreement")
         assert self.rows is not None
-        return readout.saturation_depth(self.rows.prediction)
+        return readout.saturation_depth(self.rows.prediction, self.blank)
+
+    @cached_property
+    def blank(self) -> NDArray[np.bool_]:
+        """(K,) at which depths the readout is NaN for some answer: nothing is said of these but that they are blank."""
+        if self.rows is None:
+            return np.zeros(len(self.names), dtype=bool)
+        return np.asarray(np.isnan(self.rows.confidence).any(axis=0))
 
     def interval(self, name: str, confidence: float = 0.95) -> Float64[np.ndarray, "2 k"]:
         """Lower and upper bounds of a statistic at each depth.
 
-        Shares of independent samples get Wilson's interval; means, and everything about positions that share a
-        text, Student's t over texts: samples, unless several windows of a text are samples (see `anydepth.windows`).
+        Shares of independent samples get Wilson's interval; those of positions that share a text the same, with the
+        number of independent answers that has the same variance. Means get Student's t, over texts: samples, unless
+        several windows of a text are samples (see `anydepth.windows`); what lies beyond the values a mean can have is
+        cut off.
 
         Args:
             name: one of `statistics`.
             confidence: of the interval, in (0, 1).
 
+        Returns:
+            Low and high; NaN at a depth whose readout is blank, and of positions of a single text.
+
         Raises:
             MeasureError: this trace has no such statistic.
         """
         self._require(name)
-        assert self.rows is not None
         values, counted = self._values(name)
-        if self._independent and name in ("accuracy", "agreement", "stays_correct"):
-            return intervals.wilson((values * counted).sum(0), counted.sum(0), confidence)
         groups = None if self._independent else self._text
-        if name != "stays_correct":
-            return intervals.t_interval(values, groups, confidence)
-        # another set of rows counts at each depth
-        bounds = [
-            intervals.t_interval(values[kept, depth], None if groups is None else groups[kept], confidence)
-            for depth, kept in enumerate(counted.T > 0)
-        ]
-        return np.stack(bounds, axis=1)
+        if name not in _SHARES:
+            return intervals.t_interval(values, groups, confidence).clip(0, 1 if name == "confidence" else None)
+        if groups is None:
+            return intervals.wilson((values * counted).sum(0), counted.sum(0), confidence)
+        sums, counts = (intervals.sums_by_group(rows, groups) for rows in (values * counted, counted))
+        return intervals.share_interval(sums, counts, confidence)
 
     def per_answer(self, name: str) -> Float64[np.ndarray, "n k"]:
         """A statistic of each answer at each depth; `accuracy` and `agreement` are 0 or 1.
@@ -198,16 +207,19 @@ class Trace:
         """A statistic's value in each row at each depth, and whether the row counts there."""
         assert self.rows is not None
         shape = self.rows.prediction.shape
-        everywhere = np.ones(shape)
+        counted = np.ones(shape)
         match name:
             case "accuracy":
-                return self._correct.astype(float), everywhere
+                values = self._correct.astype(float)
             case "agreement":
-                return (self.rows.prediction == self.rows.prediction[:, -1:]).astype(float), everywhere
+                values = (self.rows.prediction == self.rows.prediction[:, -1:]).astype(float)
             case "stays_correct":
-                return readout.correct_from_here(self._correct).astype(float), self._correct.astype(float)
+                values = readout.correct_from_here(self._correct | self.blank).astype(float)
+                counted = self._correct.astype(float)
             case _:
-                return getattr(self.rows, name).astype(float), everywhere
+                values = getattr(self.rows, name).astype(float)
+        values[:, self.blank] = np.nan
+        return values, counted
 
     @cached_property
     def _text(self) -> Int64[np.ndarray, " n"]:

@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anydepth.blocks import find_blocks
-from anydepth.calling import Batch, answer_of, call_model, call_with, distance, first_samples, hidden_of, state_of
+from anydepth.calling import (
+    Batch,
+    answer_of,
+    call_model,
+    call_with,
+    distance,
+    first_samples,
+    hidden_of,
+    is_known_answer,
+    state_of,
+)
 from anydepth.dependencies import require
 from anydepth.errors import ReadoutMismatch, UnsupportedHead
 from anydepth.heads import Heads
@@ -148,6 +158,12 @@ class Stack:
         if learnt.answer:
             return learnt.answer in ("logits", "logits_per_image")
         return labelled or bool(getattr(self.model, "num_classes", 0))
+
+    @property
+    def unnamed_answers(self) -> str:
+        """The first of several answers under names that mean nothing here; empty where there are none."""
+        name = learnt.answer if (learnt := self._learnt) is not None else ""
+        return "" if not name or is_known_answer(name) else name
 
     @property
     def has_final_norm(self) -> bool:

@@ -18,7 +18,7 @@ from anydepth.assembly import Left, assemble
 from anydepth.collect import Pass, Progress, Readout
 from anydepth.errors import DataError, MeasureError
 from anydepth.measures.similarity import MEASURES, similarities
-from anydepth.measures.states import ArrayStates
+from anydepth.measures.states import ArrayStates, as_numbers
 from anydepth.provenance import describe_model, now, versions
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.result import ROW_COLUMNS, Trace, by_field
@@ -144,20 +144,30 @@ def trace(
 
 
 def trace_states(
-    states: Mapping[str, NDArray[Any] | Tensor],
+    states: Mapping[str, Any] | Sequence[Any] | NDArray[Any] | Tensor,
     *,
     measures: Sequence[str] = DEFAULT_MEASURES,
-    groups: NDArray[np.int64] | None = None,
+    groups: Sequence[int] | NDArray[Any] | Tensor | None = None,
+    ids: Sequence[int | str] | NDArray[Any] | None = None,
+    mask: NDArray[Any] | Tensor | None = None,
     progress: Progress | None = None,
 ) -> Trace:
     """Measure arrays one already has, without a model.
 
     Args:
-        states: arrays of shape (n, D), one per depth, in order; row i is the same sample in all. Widths may differ.
-            A memory-mapped array is read piece by piece.
+        states: one array for each depth, in order: a dict by the depths' names, a list or tuple, or one (K, n, D) array
+            of all. Each is (n, D), row i the same sample in all; widths may differ. Or each is (B, T, D), as the
+            `hidden_states` of a model: then every position is a row, and those of a sample belong together. Arrays of
+            numpy or torch, or what converts itself to one; a memory-mapped array is read piece by piece.
         measures: which similarities.
-        groups: (n,) the sample each row belongs to, if several rows share one.
+        groups: (n,) the sample each row belongs to, as whole numbers from 0, if several rows share one.
+        ids: the samples' names, one for each row, or for each group; with them the states are kept (by reference), and
+            two such traces can be compared and merged.
+        mask: (B, T) which positions count, where states are (B, T, D): those that are not padding.
         progress: called with what is done, how much there is, and what it is.
+
+    Raises:
+        DataError: what is no array of real numbers, is ragged or empty, or does not fit the rest.
 
     Example:
         >>> import numpy as np
@@ -165,12 +175,23 @@ def trace_states(
         >>> found = trace_states({"a": x, "b": 2 * x + 1})
         >>> found.similarity["cka"].round(6).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
+        >>> trace_states([x, x[:, :3]], measures=["cka"]).names
+        ('0', '1')
     """
     check_measures(measures)
-    arrays = ArrayStates(states, groups=groups)
+    depths, notes = _by_depth(states), []
+    if all(one.ndim == 3 for one in depths.values()):
+        depths, groups, notes = _positions(depths, groups, mask)
+    elif mask is not None:
+        raise DataError("a mask came with states of one row a sample: it is for states of shape (B, T, D)")
+    arrays = ArrayStates(depths, groups=groups)
+    kept = None if ids is None else _named(arrays, ids)
+    fields = by_field(similarities(arrays, tuple(measures), progress=progress))
     return Trace(
         names=arrays.names,
-        **by_field(similarities(arrays, tuple(measures), progress=progress)),
+        **{**fields, "notes": (*notes, *fields["notes"])},
+        ids=() if ids is None else _as_names(ids),
+        states=kept,
         provenance={
             "data": {"samples": arrays.count},
             "samples": arrays.count,
@@ -180,6 +201,72 @@ def trace_states(
             "created": now(),
         },
     )
+
+
+def _by_depth(states: Any) -> dict[str, NDArray[Any] | Tensor]:
+    """The array of each depth by its name, out of all that depths may come in."""
+    if isinstance(states, Mapping):
+        return {str(name): as_numbers(str(name), array) for name, array in states.items()}
+    if isinstance(states, list | tuple):
+        return {str(depth): as_numbers(str(depth), array) for depth, array in enumerate(states)}
+    every = as_numbers("of all depths", states)
+    if every.ndim != 3:
+        raise DataError(
+            f"states are one array of shape {tuple(every.shape)}, expected (K, n, D): K depths, n rows, D features; "
+            "of depths one by one, give a list or a dict of (n, D) arrays"
+        )
+    return {str(depth): every[depth] for depth in range(len(every))}
+
+
+def _positions(
+    depths: Mapping[str, NDArray[Any] | Tensor], groups: Any, mask: Any
+) -> tuple[dict[str, NDArray[Any] | Tensor], NDArray[np.int64], list[str]]:
+    """States (B, T, D) with a row for each position, the sample of each row, and what that takes for granted."""
+    shapes = {tuple(array.shape[:2]) for array in depths.values()}
+    if len(shapes) > 1 or groups is not None:
+        what = "groups" if groups is not None else f"samples and positions {sorted(shapes)}"
+        raise DataError(
+            f"states of shape (B, T, D) came with {what}: expected the same samples and positions at all depths, "
+            "which say themselves which rows belong together"
+        )
+    samples, length = shapes.pop()
+    counted = np.ones((samples, length)) if mask is None else np.asarray(as_numbers("mask", mask))
+    if counted.shape != (samples, length):
+        raise DataError(f"the mask has shape {counted.shape}: expected {(samples, length)}, as the states have")
+    chosen = np.flatnonzero(counted)
+    rows = {
+        name: array.reshape(samples * length, -1)[torch.from_numpy(chosen) if isinstance(array, Tensor) else chosen]
+        for name, array in depths.items()
+    }
+    notes = [f"each of {len(chosen):,} positions of {samples:,} samples is a row"]
+    if mask is None:
+        notes[0] += "; if some are padding, leave them out with mask="
+    return rows, chosen // length, notes
+
+
+def _as_names(ids: Any) -> tuple[int | str, ...]:
+    """Ids as plain numbers and texts, no two of them the same."""
+    found = tuple(one.item() if hasattr(one, "item") else one for one in ids)
+    for one in found:
+        if not isinstance(one, int | str):
+            raise DataError(f"the id {one!r:.40} is a {type(one).__name__}, expected a string or an integer")
+    if len(set(found)) < len(found):
+        twice = next(one for index, one in enumerate(found) if one in found[:index])
+        raise DataError(f"the id {twice!r} names two samples, expected one id for each")
+    return found
+
+
+def _named(arrays: ArrayStates, ids: Any) -> ArrayStates:
+    """The same states, whose rows belong to samples by their number among `ids`."""
+    names = _as_names(ids)
+    if arrays.groups is None and len(names) != arrays.count:
+        raise DataError(f"{len(names)} ids for {arrays.count} rows, expected one for each")
+    if arrays.groups is not None and not 0 <= arrays.groups.min() <= arrays.groups.max() < len(names):
+        raise DataError(
+            f"{len(names)} ids for groups {arrays.groups.min()}..{arrays.groups.max()}, expected groups that are "
+            f"numbers of ids: 0..{len(names) - 1}"
+        )
+    return arrays
 
 
 def check_measures(measures: Sequence[str]) -> None:

@@ -101,14 +101,20 @@ def _over_pairs(
 ) -> Similarity:
     """A measure (k, l), (l, k) of every pair of depths whose axes, cut, leave the correlations something to say."""
     most, ranks, values = run.states.count - 1, dict[int, int](), dict[tuple[int, int], float]()
+    left_out = dict[int, int]()
     for found in founds:
         axes = {depth: cut(one) for depth, one in found.axes.items()}
         ranks |= {depth: one.rank for depth, one in axes.items()}
+        left_out |= {depth: one.left_out for depth, one in axes.items() if one.left_out}
         for (k, other), cross in found.products.items():
             if max(ranks[k], ranks[other]) < most:
                 values[k, other], values[other, k] = of(cross, axes[k], axes[other])
     matrix = run.filled(values, {depth for depth, rank in ranks.items() if rank < most})
-    return Similarity(run.block(matrix), notes=(*run.blank_notes, *_notes(run, ranks, title)))
+    notes = [
+        f"similarity by {title}: {count} directions of {run.named(depth)} are left out: rounding, beside its mean"
+        for depth, count in sorted(left_out.items())
+    ]
+    return Similarity(run.block(matrix), notes=(*run.blank_notes, *_notes(run, ranks, title), *notes))
 
 
 def _notes(run: Run, ranks: dict[int, int], title: str) -> Iterator[str]:

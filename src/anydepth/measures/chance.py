@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
@@ -91,7 +91,7 @@ def chance(
     rng = np.random.default_rng(seed)
     rows = _rows(states, _drawn(states, min(CHANCE_ROWS, fitting), rng))
     values = np.empty((permutations + 1, depths, len(second.widths)))
-    for done, value in enumerate(_values(_aligned(rows, states.widths), depths, permutations, rng)):
+    for done, value in enumerate(_values(_aligned(rows, states.widths, states.epsilons), depths, permutations, rng)):
         values[done] = value
         if progress is not None:
             progress(done, permutations, "permutations")
@@ -112,7 +112,7 @@ def aligned_gram(rows: Float64[Tensor, "m d"]) -> Float32[Tensor, "m m"]:
     """
     m = len(rows)
     if m < 4:
-        return torch.full((m, m), torch.nan)
+        return torch.full((m, m), torch.nan, dtype=torch.float32, device=rows.device)
     y = rows - rows.mean(0)
     gram = y @ y.T
     whole = gram.norm()
@@ -141,10 +141,12 @@ def for_all_together(values: Float64[np.ndarray, "r a b"]) -> Float64[np.ndarray
     return np.where(np.isnan(units[0]), np.nan, found)
 
 
-def _aligned(rows: Float32[Tensor, "m w"], widths: tuple[int, ...]) -> Float32[Tensor, "m m k"]:
+def _aligned(
+    rows: Float[Tensor, "m w"], widths: tuple[int, ...], coarse: tuple[float, ...]
+) -> Float32[Tensor, "m m k"]:
     """`aligned_gram` of each depth, NaN at blank ones; the depths of a pair of rows side by side."""
-    blank = locate(iter([rows]), widths).blank
-    found = rows.new_full((len(rows), len(rows), len(widths)), torch.nan)
+    blank = locate(iter([rows]), widths, coarse).blank
+    found = torch.full((len(rows), len(rows), len(widths)), torch.nan, dtype=torch.float32, device=rows.device)
     for depth, part in enumerate(depth_slices(widths)):
         if depth not in blank:
             found[:, :, depth] = aligned_gram(rows[:, part].double())
@@ -175,10 +177,10 @@ def _drawn(states: States, most: int, rng: np.random.Generator) -> Int64[np.ndar
     return np.sort(order)
 
 
-def _rows(states: States, drawn: Int64[np.ndarray, " m"]) -> Float32[Tensor, "m w"]:
+def _rows(states: States, drawn: Int64[np.ndarray, " m"]) -> Float[Tensor, "m w"]:
     start, found = 0, []
     for rows in states.chunks(rows_per_chunk(states.widths, megabytes=8)):
         here = drawn[(drawn >= start) & (drawn < start + len(rows))]
-        found.append(rows[torch.from_numpy(here - start)].float())
+        found.append(rows[torch.from_numpy(here - start)])
         start += len(rows)
     return torch.cat(found)

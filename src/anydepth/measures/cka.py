@@ -15,6 +15,7 @@ from anydepth.measures.states import depth_slices, squared_norms, sum_by_depth
 # What debiasing leaves of a depth's HSIC with itself counts as nothing below this share of the biased value: the
 # products are rounded to float32. Rows that are all equally far apart leave nothing.
 NOTHING = 1e-6
+_LARGEST = 1e100
 
 
 def hsic(sums: GramSums, *, debiased: bool) -> Float64[Tensor, "k k"]:
@@ -70,6 +71,11 @@ def cka(sums: Moments | GramSums, *, debiased: bool = True) -> Float64[Tensor, "
 def normalised(products: Float64[Tensor, "*b k k"]) -> Float64[Tensor, "*b k k"]:
     """Inner products of K things -> their cosines; NaN where one has no positive product with itself."""
     own = products.diagonal(dim1=-2, dim2=-1)
+    if bool(((own > _LARGEST) | ((own > 0) & (own < 1 / _LARGEST))).any()):
+        # the product of two of them must be a number, too
+        size = torch.where(own > 0, own, 1.0).sqrt()
+        products = products / size[..., :, None] / size[..., None, :]
+        own = products.diagonal(dim1=-2, dim2=-1)
     own = torch.where(own > 0, own, torch.nan)
     return products / (own[..., :, None] * own[..., None, :]).sqrt()  # in this order the diagonal is exactly 1
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from anydepth.errors import MeasureError
 from anydepth.measures.cka import normalised
 from anydepth.measures.jackknife import PartSums, Split
-from anydepth.measures.states import Location, States, depth_slices, locate, rows_per_chunk, sample_ids
+from anydepth.measures.states import Location, States, depth_slices, epsilons, locate, rows_per_chunk, sample_ids
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -69,7 +69,7 @@ def cosine(
     widths = states.widths
     size = rows_per_chunk(widths, megabytes=8)
     if centred and location is None:
-        location = locate(states.chunks(size), widths)
+        location = locate(states.chunks(size), widths, epsilons(states))
     upper = np.triu_indices(len(widths), 1)
     parts = None if split is None else PartSums(split, len(widths))
     running = _Running(len(widths))

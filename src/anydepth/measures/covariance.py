@@ -18,7 +18,7 @@ from torch import Tensor
 from anydepth.errors import MeasureError
 from anydepth.measures.moments import SMALL
 from anydepth.measures.precision import full_precision
-from anydepth.measures.states import CONSTANT, Location, States, depth_slices, rows_per_chunk
+from anydepth.measures.states import Location, States, depth_slices, rows_per_chunk
 
 Pair = tuple[int, int]
 
@@ -27,16 +27,18 @@ Pair = tuple[int, int]
 class Axes:
     """The principal axes of a depth: its centred rows are `scores · diag(scale) · axesᵀ`, scores orthonormal columns.
 
-    A direction counts when the rows' standard deviation along it is above 8 float32 roundings of the depth's root mean
+    A direction counts when the rows' standard deviation along it is above 8 roundings of the depth's root mean
     square (the mean included), the rule by which a whole depth is constant: what is below is rounding of the states.
 
     Attributes:
         scale: singular values of the centred rows, the largest first; as many as the rank r.
         axes: a column for each.
+        left_out: how many further directions would count but for the size of the mean, beside which they are rounding.
     """
 
     scale: Float64[Tensor, " r"]
     axes: Float64[Tensor, "d r"]
+    left_out: int = 0
 
     @property
     def rank(self) -> int:
@@ -53,16 +55,18 @@ class Axes:
         """
         variance = self.scale.square().cumsum(0)
         rank = int((variance < share * variance[-1]).sum()) + 1
-        return Axes(self.scale[:rank], self.axes[:, :rank])
+        return Axes(self.scale[:rank], self.axes[:, :rank], self.left_out)
 
 
 def principal_axes(covariance: Float64[Tensor, "d d"], location: Location, depth: int) -> Axes:
     """Principal axes from a depth's own `Σ_i y_i y_iᵀ` over centred rows."""
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0), vectors.flip(1)
-    least = CONSTANT**2 * location.size[depth].item() * location.count
+    least = location.rounding(depth) ** 2 * location.count
     rank = min(int((values > least).sum()), location.count - 1)
-    return Axes(values[:rank].sqrt(), vectors[:, :rank])
+    about_the_mean = least * float(location.variance[depth] / location.size[depth])
+    left_out = min(int((values > about_the_mean).sum()), location.count - 1) - rank
+    return Axes(values[:rank].sqrt(), vectors[:, :rank], left_out)
 
 
 def whitened(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Float64[Tensor, "r s"]:

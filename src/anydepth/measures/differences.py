@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from anydepth.measures.intervals import t_interval
+from anydepth.measures.intervals import ratio, sums_by_group, t_interval
 
 _RESAMPLES = 2000
 _CELLS = 2**24  # most weights of draws at a time
@@ -40,10 +40,13 @@ class Differences:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """For each: "higher" or "lower" where the joint band leaves out zero, else "no difference shown"."""
+        """For each: "higher" or "lower" where the joint band leaves out zero, else "no difference shown".
+
+        "undefined" where one of the two is blank.
+        """
         return tuple(
-            "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
-            for low, high in zip(self.low_all, self.high_all, strict=True)
+            "undefined" if np.isnan(value) else "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
+            for value, low, high in zip(self.value, self.low_all, self.high_all, strict=True)
         )
 
 
@@ -52,6 +55,7 @@ def paired(
     groups: Int64[np.ndarray, " n"] | None = None,
     confidence: float = 0.95,
     *,
+    most: float = np.inf,
     seed: int = 0,
 ) -> Differences:
     """Means of paired differences, with intervals.
@@ -60,6 +64,7 @@ def paired(
         rows: the second's value less the first's, of the same answer.
         groups: the sample of each row, where several rows share one.
         confidence: of each interval by itself, and of the bands together.
+        most: how far apart two values can be: 1 for shares and probabilities. No interval reaches beyond.
         seed: of the draws.
 
     Example:
@@ -69,18 +74,24 @@ def paired(
         ('no difference shown', 'no difference shown', 'higher')
     """
     value = rows.mean(0)
-    low, high = t_interval(rows, groups, confidence)
+    low, high = t_interval(rows, groups, confidence).clip(-most, most)
     if len(rows) < 2 or (groups is not None and len(np.unique(groups)) < 2):
         blank = np.full_like(value, np.nan)
         return Differences(value, low, high, blank, blank)
     sums, sizes = _by_sample(rows - value, groups)
-    spread = np.sqrt((sums**2).sum(0))
-    error = spread * np.sqrt(len(sums) / (len(sums) - 1)) / len(rows)
-    known = spread > 0
-    margin = np.zeros_like(value)
+    error = ratio(sums, np.broadcast_to(sizes[:, None], sums.shape))[1]
+    known = error > 0
+    margin = np.where(np.isnan(value), np.nan, 0.0)
     if known.any():
         margin[known] = error[known] * _quantile(sums[:, known] / error[known], sizes, confidence, seed)
-    return Differences(value, low, high, value - margin, value + margin)
+    # of few samples, or of one that holds most rows, draws tell too little: no band is narrower than its own interval
+    return Differences(
+        value,
+        low,
+        high,
+        np.minimum((value - margin).clip(-most, most), low),
+        np.maximum((value + margin).clip(-most, most), high),
+    )
 
 
 def _quantile(
@@ -101,7 +112,4 @@ def _by_sample(
     """Sums of the rows of each sample, and how many they are."""
     if groups is None:
         return rows, np.ones(len(rows))
-    _, place = np.unique(groups, return_inverse=True)
-    sums = np.zeros((place.max() + 1, rows.shape[1]))
-    np.add.at(sums, place, rows)
-    return sums, np.bincount(place).astype(float)
+    return sums_by_group(rows, groups), sums_by_group(np.ones(len(rows)), groups)

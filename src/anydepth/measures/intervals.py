@@ -1,7 +1,9 @@
 """Intervals, each by a method that is valid for what it is put on.
 
-Proportions: Wilson. Means of rows: Student's t, or the bootstrap. CKA: the jackknife, in `jackknife`. Rows of one
-sample (the tokens of a text) are not independent: pass `groups`, and whole samples are what counts.
+Proportions: Wilson. Means of rows: Student's t, or the bootstrap. Correlations: Fisher's scale. CKA: the jackknife, in
+`jackknife`. Rows of one sample (the tokens of a text) are not independent: pass `groups`, and whole samples are what
+counts. How far the samples tell the error of a mean is Satterthwaite's degrees of freedom, from their sizes: of five
+texts one of which holds nearly everything, they are close to 1 and not 4.
 
 An interval is stacked as (2, ...): low, then high.
 """
@@ -44,12 +46,45 @@ def wilson(
     return bounds.clip(0, 1)  # beyond by rounding only
 
 
+def share_interval(
+    successes: Float64[np.ndarray, "g ..."], counts: Float64[np.ndarray, "g ..."], confidence: float = 0.95
+) -> Float64[np.ndarray, "2 ..."]:
+    """Interval of a share of rows of which those of one sample are not independent: within 0..1, never without width.
+
+    Wilson's, with the number of independent rows that has the same variance (Kish's effective size), made smaller where
+    few samples tell that variance (Korn and Graubard 1998). Where all rows agree, nothing tells how rows of one sample
+    depend on each other: as if each sample were one row.
+
+    Args:
+        successes: of each sample.
+        counts: rows of each sample; 0 where a sample has none.
+        confidence: the share of such intervals that hold the true share.
+
+    Returns:
+        Low and high; NaN with fewer than two samples.
+
+    Example:
+        >>> share_interval(np.array([9.0, 10.0, 10.0]), np.array([10.0, 10.0, 10.0])).round(2).tolist()
+        [0.65, 1.0]
+    """
+    from scipy.special import ndtri, stdtrit
+
+    upper = _upper(confidence)
+    value, error, freedom = ratio(successes, counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = counts.sum(0) ** 2 / (counts**2).sum(0)
+        worth = np.where(error > 0, value * (1 - value) / error**2, alike)
+        worth = worth * (ndtri(upper) / stdtrit(freedom, upper)) ** 2
+        trials = np.where(np.isfinite(freedom), np.minimum(counts.sum(0), worth), np.nan)
+        return wilson(np.asarray(value * trials), trials, confidence)
+
+
 def t_interval(
     rows: Float64[np.ndarray, "n ..."], groups: Groups = None, confidence: float = 0.95
 ) -> Float64[np.ndarray, "2 ..."]:
     """Interval of the mean of rows by Student's t, of samples where `groups` says which rows belong together.
 
-    With groups, the mean over rows is a ratio of sums over samples, with the usual linearised variance.
+    With groups, the mean over rows is a ratio of sums over samples; see `ratio`.
 
     Returns:
         Low and high; NaN with fewer than two samples.
@@ -60,13 +95,61 @@ def t_interval(
     """
     if len(rows) < 2:
         return np.full((2, *rows.shape[1:]), np.nan)
-    mean = rows.mean(0)
-    deviations = rows - mean if groups is None else _sums_by_group(rows - mean, groups)
-    samples = len(deviations)
-    if samples < 2:
-        return np.full((2, *mean.shape), np.nan)
-    error = np.sqrt((deviations**2).sum(0) * samples / (samples - 1)) / len(rows)
-    return around(mean, error, samples - 1, confidence)
+    if groups is None:
+        mean = rows.mean(0)
+        error = np.sqrt(((rows - mean) ** 2).sum(0) / (len(rows) - 1) / len(rows))
+        return around(mean, error, len(rows) - 1, confidence)
+    sizes = sums_by_group(np.ones(len(rows)), groups)
+    sums = sums_by_group(rows, groups)
+    return around(*ratio(sums, np.broadcast_to(sizes.reshape(-1, *[1] * (rows.ndim - 1)), sums.shape)), confidence)
+
+
+def ratio(
+    sums: Float64[np.ndarray, "g ..."], sizes: Float64[np.ndarray, "g ..."]
+) -> tuple[Float64[np.ndarray, ...], Float64[np.ndarray, ...], Float64[np.ndarray, ...]]:
+    """The mean of rows of samples of any size, its standard error, and the error's degrees of freedom.
+
+    The linearised variance of a ratio of sums, each sample's part of it made up for what the sample takes of the mean
+    itself: `error² = Σ_g (s_g - m_g mean)² / (1 - w_g) / n²`, w_g = m_g / n. It and its degrees of freedom are CR2 with
+    Satterthwaite's approximation (Bell and McCaffrey 2002), which for a mean come to
+    `1 / (Σ w² + (Σ a)² - Σ a²)`, `a_g = w_g² / (1 - w_g)`: one fewer than the samples where these are of one size.
+
+    Args:
+        sums: of the rows of each sample.
+        sizes: how many rows each sample has; 0 where it has none.
+
+    Returns:
+        NaN for error and degrees of freedom where a single sample has all rows.
+
+    Example:
+        >>> value, error, freedom = ratio(np.array([1.0, 2.0, 3.0]), np.ones(3))
+        >>> value.item(), error.round(3).item(), freedom.round(3).item()
+        (2.0, 0.577, 2.0)
+    """
+    total = sizes.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = np.asarray(sums.sum(0) / total)
+        weights = sizes / total
+        others = np.where(weights < 1, 1 - weights, np.nan)
+        error = np.sqrt(((sums - sizes * value) ** 2 / others).sum(0)) / total
+    return value, np.asarray(error), satterthwaite(weights)
+
+
+def satterthwaite(weights: Float64[np.ndarray, "g ..."]) -> Float64[np.ndarray, ...]:
+    """Degrees of freedom of the error of a mean over samples; see `ratio`.
+
+    Args:
+        weights: share of the rows that each sample holds; they add up to 1.
+
+    Example:
+        >>> satterthwaite(np.array([0.25, 0.25, 0.25, 0.25])).round(6).item()
+        3.0
+        >>> satterthwaite(np.array([0.9, 0.05, 0.05])).round(2).item()
+        1.1
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = np.where(weights < 1, weights**2 / (1 - weights), np.nan)
+        return np.asarray(1 / ((weights**2).sum(0) + own.sum(0) ** 2 - (own**2).sum(0)))
 
 
 def bootstrap(
@@ -98,8 +181,8 @@ def bootstrap(
         True
     """
     ids = np.arange(len(rows)) if groups is None else groups
-    sizes = _sums_by_group(np.ones(len(rows)), ids)
-    sums = _sums_by_group(rows.reshape(len(rows), -1), ids)
+    sizes = sums_by_group(np.ones(len(rows)), ids)
+    sums = sums_by_group(rows.reshape(len(rows), -1), ids)
     rng = np.random.default_rng(seed)
     means = np.empty((resamples, sums.shape[1]))
     for draw in range(resamples):
@@ -110,17 +193,23 @@ def bootstrap(
 
 
 def around(
-    value: Float64[np.ndarray, ...], error: Float64[np.ndarray, ...], freedom: int, confidence: float = 0.95
+    value: Float64[np.ndarray, ...],
+    error: Float64[np.ndarray, ...],
+    freedom: Float64[np.ndarray, ...] | float | int,
+    confidence: float = 0.95,
 ) -> Float64[np.ndarray, "2 ..."]:
-    """`value` plus and minus `error` times the quantile of Student's t."""
+    """`value` plus and minus `error` times the quantile of Student's t, of any degrees of freedom; NaN for NaN."""
     from scipy.special import stdtrit
 
-    margin = float(stdtrit(freedom, _upper(confidence))) * error
+    margin = stdtrit(np.asarray(freedom, dtype=np.float64), _upper(confidence)) * error
     return np.stack([value - margin, value + margin])
 
 
 def around_correlation(
-    value: Float64[np.ndarray, ...], error: Float64[np.ndarray, ...], freedom: int, confidence: float = 0.95
+    value: Float64[np.ndarray, ...],
+    error: Float64[np.ndarray, ...],
+    freedom: Float64[np.ndarray, ...] | float | int,
+    confidence: float = 0.95,
 ) -> Float64[np.ndarray, "2 ..."]:
     """The same on Fisher's scale, artanh, for values in -1..1: stays inside, and is as skewed as they are near 1."""
     # nearer to 1 than float32 products can tell, or beyond by rounding: what error there is, is rounding's own
@@ -130,9 +219,10 @@ def around_correlation(
     return np.where(perfect, value, bounds)
 
 
-def _sums_by_group(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def sums_by_group(rows: Float64[np.ndarray, "n ..."], groups: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "g ..."]:
+    """The sums of the rows of each group, the groups in ascending order."""
     _, index = np.unique(groups, return_inverse=True)
-    sums = np.zeros((index.max() + 1, *rows.shape[1:]))
+    sums = np.zeros((index.max() + 1 if len(rows) else 0, *rows.shape[1:]))
     np.add.at(sums, index, rows)
     return sums
 

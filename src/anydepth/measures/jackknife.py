@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from anydepth.errors import MeasureError
-from anydepth.measures.intervals import Groups
+from anydepth.measures.intervals import Groups, satterthwaite
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,17 @@ class PartSums:
 
         The jackknife's variance is `Σ (J_i - mean J)² / n²` over samples, J the influence (Arvesen 1969 for
         U-statistics, for which the bootstrap is not valid). Samples being dealt at random, the squares of the parts'
-        sums have that sum as their mean, but for `(parts - 1) / parts`.
+        sums have that sum as their mean, but for what a part takes of the mean itself, `1 - its share of the rows`.
         """
-        parts = len(self.sizes)
-        if parts < 2:
-            return np.full(self.sums.shape[1:], np.nan)
-        mean = self.sums.sum(0) / self.sizes.sum()
-        deviations = self.sums - self.sizes[:, None, None] * mean
-        return np.asarray(np.sqrt((deviations**2).sum(0) * self.split.parts / (parts - 1)) / count)
+        total = self.sizes.sum()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weights = (self.sizes / total)[:, None, None]
+            deviations = self.sums - self.sizes[:, None, None] * (self.sums.sum(0) / total)
+            squares = (deviations**2 / np.where(weights < 1, 1 - weights, np.nan)).sum(0)
+        return np.asarray(np.sqrt(squares * self.split.parts / self.split.used) / count)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of that error: one fewer than the parts where these are of one size."""
+        with np.errstate(invalid="ignore"):
+            return float(satterthwaite(self.sizes / self.sizes.sum()))

@@ -18,7 +18,7 @@ from anydepth.measures.intervals import around_correlation
 from anydepth.measures.measure import Similarity
 from anydepth.measures.precision import full_precision
 from anydepth.measures.sample import Sample
-from anydepth.measures.states import CONSTANT, depth_slices, squared_norms
+from anydepth.measures.states import depth_slices, squared_norms
 
 if TYPE_CHECKING:
     from anydepth.measures.run import Run
@@ -90,7 +90,7 @@ def cka_rbf(run: Run) -> Similarity:
         looked = part < parts.split.used
         without = kernels.leave_one_out(sums, torch.from_numpy(looked))
         parts.add(part[looked], ((sample.count - 1) * (value - without.cpu().numpy())))
-        low, high = map(run.block, around_correlation(value, parts.error(sample.count), len(parts.sizes) - 1))
+        low, high = map(run.block, around_correlation(value, parts.error(sample.count), parts.freedom))
     return Similarity(run.block(value), low, high, notes=tuple(notes))
 
 
@@ -99,7 +99,7 @@ def widths(sample: Sample, run: Run) -> list[float]:
     found = [float("nan")] * run.depths
     for depth, y in sample.centred(run.location, run.whole, run.memory // 4):
         width = median_distance(y)
-        found[depth] = width if width > CONSTANT * run.location.size[depth].item() ** 0.5 else float("nan")
+        found[depth] = width if width > run.location.rounding(depth) else float("nan")
     return found
 
 
@@ -128,7 +128,7 @@ class _Kernels:
         self.dtype = torch.float64 if sample.count <= _FEW or self._heavy() else torch.float32
 
     def _heavy(self) -> bool:
-        most = torch.zeros(len(self.widths))
+        most = torch.zeros(len(self.widths), dtype=torch.float32, device="cpu")
         for y in self.chunks(torch.float32):
             most = torch.maximum(most, squared_norms(y, self.widths).amax(0).cpu())
         return bool((most > _HEAVY * self.location.variance.cpu()).any())

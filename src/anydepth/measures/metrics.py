@@ -53,7 +53,8 @@ class CKA(Metric):
 
     def update(self, states: Sequence[Float[Tensor, "b _"]]) -> None:
         """Add the states (b, D) of a batch, one for each depth."""
-        self.moments.update(torch.cat([state.detach().float() for state in states], dim=1))
+        rows = torch.cat([state.detach() for state in states], dim=1)
+        self.moments.update(rows if rows.dtype == torch.float64 else rows.float())
 
     def compute(self) -> Float64[Tensor, "k k"]:
         """(K, K); NaN where undefined, with a warning that names the depth."""

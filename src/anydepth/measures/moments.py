@@ -21,6 +21,7 @@ sums are merged by moving one to the other's shift and adding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -31,11 +32,12 @@ from torch import Tensor
 
 from anydepth.errors import MeasureError
 from anydepth.measures.precision import full_precision
-from anydepth.measures.states import Location, depth_slices, squared_norms, sum_by_depth
+from anydepth.measures.states import Location, by_feature, depth_slices, squared_norms, sum_by_depth
 
 PIECE = 4096  # rows in one float32 product: bounds its rounding and the copy that is centred
 SMALL = 256  # rows up to which float64 products cost little more than float32 ones and a pass to add them up
 FAR = 0.1  # share of a depth's mean square that the shift's distance from the mean may make up
+_SMALLEST, _LARGEST = 1e-6, 1e6  # largest numbers of a depth between which its products are float32
 HEAVY = 100  # times the mean squared norm, from which on a row is summed in float64
 
 
@@ -164,15 +166,18 @@ class Moments:
         return self
 
     def _add(self, rows: Tensor) -> None:
-        rows = rows.double() if len(rows) <= SMALL or rows.dtype == torch.float64 else rows.float()
+        exact = rows.dtype == torch.float64
+        rows = rows.double() if len(rows) <= SMALL or exact else rows.float()
         if self.count == 0:
-            self.shift.copy_(rows.mean(0).float())
+            mean = rows.mean(0)
+            self.shift.copy_(mean if exact else mean.float())
         z = self._shifted(rows)
         count, total = self.count + len(rows), self.total + z.sum(0)
         norms = squared_norms(z, self.widths)
         far = sum_by_depth(total.square(), self.widths) > FAR * count * (self._traces + norms.sum(0))
         if count > SMALL and bool(far.any()):
-            self.data.copy_(self.about((self.shift + total / count).float().double()).data)
+            mean = self.shift + total / count
+            self.data.copy_(self.about(mean if exact else mean.float().double()).data)
             z = self._shifted(rows)
             norms = squared_norms(z, self.widths)
         # Debiasing takes a row's product with itself off again: where that is most of a sum, float32 keeps too little.
@@ -184,8 +189,19 @@ class Moments:
         self._part(1).add_(len(rows))
 
     def _shifted(self, rows: Tensor) -> Tensor:
-        z = rows - self.shift.to(rows.dtype)  # the shift is a float32 number: taken off without rounding it
-        return z if len(z) <= SMALL else z.float()
+        shift = self.shift.to(rows.dtype)
+        if torch.equal(shift.double().nan_to_num(), self.shift.nan_to_num()):
+            z = rows - shift  # of float32 rows the shift is a float32 number: taken off without rounding it
+        else:
+            z = rows.double() - self.shift
+        if len(z) <= SMALL:
+            return z
+        return z.float() if self._multiply_in_float32(z) else z.double()
+
+    def _multiply_in_float32(self, z: Tensor) -> bool:
+        """Whether the squares of all depths, and their products, lie well within what float32 holds."""
+        largest = torch.stack([z[:, part].abs().amax() for part in depth_slices(self.widths) if part.stop > part.start])
+        return bool(((largest == 0) | ((largest > _SMALLEST) & (largest < _LARGEST)) | largest.isnan()).all())
 
     def _accumulate(self, z: Tensor) -> None:
         """Add shifted rows to all sums but their number; in the precision of `z`."""
@@ -236,6 +252,19 @@ class Moments:
                 product[part, other_k] = block @ t[other]
                 product[other, k] = block.T @ t[part]
         return product
+
+    def scaled(self, exponents: tuple[int, ...]) -> Moments:
+        """The sums over the same rows with every depth multiplied by a power of two."""
+        feature = by_feature(exponents, self.widths).to(self.data.device)
+        depth = torch.tensor([math.ldexp(1.0, one) for one in exponents], dtype=torch.float64).to(self.data.device)
+        moved = Moments(self.widths, self.data.clone())
+        moved.shift.mul_(feature)
+        moved.total.mul_(feature)
+        moved.norm_products.mul_(depth.square().outer(depth.square()))
+        moved.norm_weighted.mul_(depth.square().outer(feature))
+        for part, factor, panel in zip(depth_slices(self.widths), depth, moved.panels, strict=True):
+            panel.mul_(factor * feature[part.start :])
+        return moved
 
     def centred_panels(self) -> Iterator[Float64[Tensor, "_ _"]]:
         """The panels of C about the mean, one at a time."""

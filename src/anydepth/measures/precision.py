@@ -1,11 +1,25 @@
-"""Full float32 products, whatever the caller's settings."""
+"""Full float32 products and the usual arithmetic, whatever the caller's settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+
+
+@contextmanager
+def usual_settings() -> Iterator[None]:
+    """Inside, numpy warns as it does by default, and new tensors lie on the CPU: no value hangs on the caller's choice.
+
+    Example:
+        >>> with np.errstate(all="raise"), usual_settings():
+        ...     np.exp(np.array([-1000.0]))
+        array([0.])
+    """
+    with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"), torch.device("cpu"):
+        yield
 
 
 @contextmanager

@@ -86,22 +86,30 @@ def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     return prediction, (-log_sum).exp(), log_sum - mean, nats
 
 
-def saturation_depth(predictions: Integer[np.ndarray, "n k"]) -> Int64[np.ndarray, " n"]:
+def saturation_depth(
+    predictions: Integer[np.ndarray, "n k"], blank: Bool[np.ndarray, " k"] | None = None
+) -> Int64[np.ndarray, " n"]:
     """The first depth in 1..L from which on the prediction is the final one (the paper's saturation layer).
 
     Labels play no part; L means the answer was not settled before the end.
 
     Args:
         predictions: of each row at the depths 0..L.
+        blank: depths that predict nothing: no answer settles there, and none is kept from settling before.
 
     Example:
         >>> saturation_depth(np.array([[7, 3, 7, 7], [3, 7, 7, 3]]))
         array([2, 3])
     """
     settled = predictions[:, 1:] == predictions[:, -1:]
+    if blank is not None:
+        settled |= blank[1:]
     trailing = np.logical_and.accumulate(settled[:, ::-1], axis=1).sum(axis=1)
     depths: Int64[np.ndarray, " n"] = (predictions.shape[1] - trailing).astype(np.int64)
-    return depths
+    if blank is None:
+        return depths
+    known = np.flatnonzero(~blank)
+    return np.asarray(known[np.searchsorted(known, depths)], dtype=np.int64)
 
 
 def saturation_histogram(saturation: Int64[np.ndarray, " n"], depth: int) -> Int64[np.ndarray, " k"]:
@@ -160,12 +168,17 @@ class ClassTable:
     saturated: Float64[np.ndarray, "c k"]
 
 
-def by_class(labels: Integer[np.ndarray, " n"], predictions: Integer[np.ndarray, "n k"]) -> ClassTable:
+def by_class(
+    labels: Integer[np.ndarray, " n"],
+    predictions: Integer[np.ndarray, "n k"],
+    blank: Bool[np.ndarray, " k"] | None = None,
+) -> ClassTable:
     """Accuracy and settled answers by class and depth.
 
     Args:
         labels: the true classes.
         predictions: of each row at the depths 0..L.
+        blank: depths that predict nothing, whose accuracy is NaN.
 
     Example:
         >>> table = by_class(np.array([0, 1, 1]), np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1]]))
@@ -173,9 +186,11 @@ def by_class(labels: Integer[np.ndarray, " n"], predictions: Integer[np.ndarray,
         array([[1. , 1. , 1. ], [0.5, 0.5, 1. ]])
     """
     label, index, count = np.unique(labels, return_inverse=True, return_counts=True)
-    settled = saturation_depth(predictions)[:, None] <= np.arange(predictions.shape[1])
+    settled = saturation_depth(predictions, blank)[:, None] <= np.arange(predictions.shape[1])
     sums = np.zeros((2, len(label), predictions.shape[1]))
     np.add.at(sums[0], index, predictions == labels[:, None])
     np.add.at(sums[1], index, settled)
     accuracy, saturated = sums / count[:, None]
+    if blank is not None:
+        accuracy[:, blank] = np.nan
     return ClassTable(label.astype(np.int64), count.astype(np.int64), accuracy, saturated)

@@ -50,7 +50,7 @@ def rsa(run: Run) -> Similarity:
     if dealt is not None and ranks:
         pairs = [pair for pair in run.pairs if set(pair) <= ranks.keys()]
         parts = _jackknife(dealt, ranks, pairs)
-        low, high = map(run.block, around_correlation(value, parts.error(sample.count), len(parts.sizes) - 1))
+        low, high = map(run.block, around_correlation(value, parts.error(sample.count), parts.freedom))
     return Similarity(run.block(value), low, high, notes=(*run.blank_notes, *sample.note("RSA"), *notes))
 
 

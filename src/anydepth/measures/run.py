@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,7 @@ from anydepth.measures.moments import GramSums, Moments
 from anydepth.measures.neighbours import LEAST_ROWS, NEIGHBOUR_ROWS, Neighbours, nearest
 from anydepth.measures.plan import Plan, plan
 from anydepth.measures.sample import Sample
-from anydepth.measures.states import Location, States, locate, rows_per_chunk, sample_ids
+from anydepth.measures.states import Location, States, epsilons, rows_per_chunk, sample_ids
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,7 +37,7 @@ class Watched:
     def __init__(self, states: States, device: torch.device, progress: Progress | None) -> None:
         self.states, self.device, self.progress = states, device, progress
         self.count, self.widths, self.groups = states.count, states.widths, states.groups
-        self.label = ""
+        self.epsilons, self.label = epsilons(states), ""
 
     def during(self, label: str) -> Watched:
         """The same states, read for the purpose `label`."""
@@ -73,7 +73,10 @@ class Run:
     """What the measures of one call share, each found when first asked for.
 
     Attributes:
-        states: of all depths, side by side: those of one model, or of two, one after the other.
+        states: of all depths, side by side: those of one model, or of two, one after the other; of a size at which
+            float32 products are right.
+        location: mean and spread of these.
+        exponents: the powers of two by which depths were multiplied to be of such a size.
         first: how many of the depths are the first model's, compared with the rest; None to compare all with all.
         intervals_of_cka: whether debiased CKA was asked for.
         jackknife_groups: parts into which samples are dealt for intervals; None for no intervals.
@@ -83,6 +86,8 @@ class Run:
     """
 
     states: Watched
+    location: Location
+    exponents: tuple[int, ...]
     first: int | None
     intervals_of_cka: bool
     jackknife_groups: int | None
@@ -130,12 +135,6 @@ class Run:
     def blank_notes(self) -> list[str]:
         """Which depths no similarity is defined for, and why, in words."""
         return list(blank_notes(self.location, self.named))
-
-    @cached_property
-    def location(self) -> Location:
-        """Mean and spread of the states."""
-        rows = rows_per_chunk(self.states.widths, megabytes=8)
-        return locate(self.states.during("mean").chunks(rows), self.states.widths)
 
     @property
     def whole(self) -> list[int]:
@@ -203,6 +202,7 @@ class Run:
         split = self.split(INTERVAL_ROWS) if self.intervals_of_cka and self.states.count > 4 else None
         if self.moments is not None:
             sums = self.moments.gram_sums()
+            sums = replace(sums, location=replace(sums.location, coarse=self.location.coarse))
             return sums, None if split is None else self._by_covariance(self.moments, sums, split)
         return self._by_gram(split)
 

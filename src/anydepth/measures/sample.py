@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import CONSTANT, Location, States, depth_slices, rows_per_chunk
+from anydepth.measures.states import Location, States, depth_slices, rows_per_chunk
 
 
 class Sample:
@@ -37,7 +37,7 @@ class Sample:
         self._drawn = None if self.count == self.of else _copy(states, drawn)
 
     def chunks(self, size: int) -> Iterator[Tensor]:
-        """The rows in order, at most `size` at a time, as float32 (rows, sum of widths)."""
+        """The rows in order, at most `size` at a time, (rows, sum of widths)."""
         if self._states is not None:
             yield from self._states.chunks(size)
         if self._drawn is not None:
@@ -72,20 +72,19 @@ class Sample:
     def directions(
         self, location: Location, depths: Sequence[int], memory: int
     ) -> Iterator[tuple[int, Float64[Tensor, "m d"]]]:
-        """The same, scaled to unit length; NaN where a row is the mean, to 8 float32 roundings of the states' size."""
+        """The same, scaled to unit length; NaN where a row is the mean, to 8 roundings of the states' size."""
         for depth, y in self.centred(location, depths, memory):
             norms = torch.linalg.vector_norm(y, dim=1, keepdim=True)
-            least = CONSTANT * location.size[depth].item() ** 0.5
-            yield depth, y / torch.where(norms > least, norms, torch.nan)
+            yield depth, y / torch.where(norms > location.rounding(depth), norms, torch.nan)
 
     def note(self, title: str) -> tuple[str, ...]:
         """That not all rows were taken, in words, where they were not."""
         return (f"similarity by {title}: over {self.count} of {self.of} rows",) if self.count < self.of else ()
 
 
-def _copy(states: States, drawn: Int64[np.ndarray, " m"]) -> np.memmap[Any, np.dtype[np.float32]]:
+def _copy(states: States, drawn: Int64[np.ndarray, " m"]) -> np.memmap[Any, np.dtype[Any]]:
     """The drawn rows, in a file without a name."""
-    width = sum(states.widths)
+    width, dtype = sum(states.widths), np.dtype(np.float32)
     with TemporaryFile() as file:
         try:
             start = 0
@@ -93,11 +92,13 @@ def _copy(states: States, drawn: Int64[np.ndarray, " m"]) -> np.memmap[Any, np.d
                 here = drawn[np.searchsorted(drawn, start) : np.searchsorted(drawn, start + len(rows))] - start
                 # plain writes: through a memory map a full disk would kill the process
                 file.write(rows.numpy()[here].tobytes())
+                dtype = rows.numpy().dtype
                 start += len(rows)
             file.flush()
         except OSError as error:
+            size = dtype.itemsize * len(drawn) * width // 2**20
             raise MeasureError(
-                f"{len(drawn)} rows of {width} features need {4 * len(drawn) * width // 2**20} MB in the folder for "
+                f"{len(drawn)} rows of {width} features need {size} MB in the folder for "
                 f"temporary files ({error.strerror}): set TMPDIR to a roomier one"
             ) from error
-        return np.memmap(file, dtype=np.float32, mode="r", shape=(len(drawn), width))
+        return np.memmap(file, dtype=dtype, mode="r", shape=(len(drawn), width))

@@ -18,10 +18,11 @@ from anydepth.measures.kernels import cka_rbf
 from anydepth.measures.knn import cknna, knn
 from anydepth.measures.measure import Invariance, Measure, Similarity
 from anydepth.measures.plan import available_memory
+from anydepth.measures.precision import usual_settings
 from anydepth.measures.procrustes import procrustes
 from anydepth.measures.rsa import rsa
 from anydepth.measures.run import Progress, Run, Watched, blank_notes
-from anydepth.measures.states import JoinedStates, States, undefined
+from anydepth.measures.states import JoinedStates, ScaledStates, States, epsilons, locate, rows_per_chunk, undefined
 
 __all__ = ["MEASURES", "Progress", "Similarity", "blank_notes", "similarities"]
 
@@ -75,16 +76,25 @@ def similarities(
     if states.count == 0:
         raise MeasureError("there are no rows to measure: expected at least one sample")
     allowed = available_memory() // 2 if memory is None else memory
-    run = Run(
-        Watched(states if other is None else JoinedStates(states, other), torch.device(device), progress),
-        None if other is None else len(states.widths),
-        "cka" in measures,
-        jackknife_groups,
-        allowed,
-        mergeable,
-        seed,
-    )
-    return {name: MEASURES[name].of(run) for name in measures}
+    every, device = states if other is None else JoinedStates(states, other), torch.device(device)
+    with usual_settings():
+        read = Watched(every, device, progress).during("mean").chunks(rows_per_chunk(every.widths, megabytes=8))
+        location = locate(read, every.widths, epsilons(every))
+        exponents = location.exponents(every.widths)
+        if any(exponents):
+            every, location = ScaledStates(every, exponents), location.scaled(exponents, every.widths)
+        run = Run(
+            Watched(every, device, progress),
+            location,
+            exponents,
+            None if other is None else len(states.widths),
+            "cka" in measures,
+            jackknife_groups,
+            allowed,
+            mergeable,
+            seed,
+        )
+        return {name: MEASURES[name].of(run) for name in measures}
 
 
 def _cosine(run: Run, *, centred: bool) -> Similarity:
@@ -102,10 +112,11 @@ def _cosine(run: Run, *, centred: bool) -> Similarity:
     ]
     low = high = None
     if run.jackknife_groups is not None and states.count > 1:
-        error, freedom = found.std / np.sqrt(states.count), states.count - 1
+        error, freedom = found.std / np.sqrt(states.count), float(states.count - 1)
         if found.parts is not None:
-            error, freedom = found.parts.error(states.count), len(found.parts.sizes) - 1
-        low, high = (run.block(undefined(blank, bound)) for bound in around(found.mean, error, freedom))
+            error, freedom = found.parts.error(states.count), found.parts.freedom
+        bounds = around(found.mean, error, freedom).clip(-1, 1)  # where no mean of cosines lies beyond
+        low, high = (run.block(undefined(blank, bound)) for bound in bounds)
     mean, quantiles = (run.block(undefined(blank, values)) for values in (found.mean, found.quantiles))
     return Similarity(mean, low, high, quantiles, notes=tuple(notes))
 
@@ -125,8 +136,10 @@ def _cka(run: Run, *, debiased: bool) -> Similarity:
         ]
     low = high = None
     if debiased and parts is not None and len(parts.sizes) > 1:
-        low, high = map(run.block, around_correlation(value, parts.error(n), len(parts.sizes) - 1))
+        low, high = map(run.block, around_correlation(value, parts.error(n), parts.freedom))
     moments = run.moments if run.first is None else None
+    if moments is not None and any(run.exponents):
+        moments = moments.scaled(tuple(-one for one in run.exponents))  # of the states as they came
     return Similarity(run.block(value), low, high, moments=moments, notes=tuple(notes))
 
 

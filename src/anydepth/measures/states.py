@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,8 +17,8 @@ from torch import Tensor
 
 from anydepth.errors import DataError
 
-# A depth whose spread is below a few roundings of its size holds no information, only the noise of its arithmetic.
-CONSTANT = 8 * torch.finfo(torch.float32).eps
+_LOOKED_AT = 1000  # rows that tell whether numbers of float64 use it
+_FAR_FROM_ONE = 10  # powers of two from which on float32 products are taken of scaled states
 
 
 @runtime_checkable
@@ -38,15 +41,16 @@ class States(Protocol):
         """The sample each row belongs to, (n,) int64; `None` where every row is a sample of its own."""
 
     def chunks(self, size: int) -> Iterator[Tensor]:
-        """All rows in order, at most `size` at a time, as float32 (rows, sum of widths)."""
+        """All rows in order, at most `size` at a time, (rows, sum of widths), as float32 or float64."""
 
 
 class ArrayStates:
     """States one already has, as arrays, tensors or memory maps of shape (n, D), one per depth.
 
     Args:
-        arrays: name of each depth -> its states (n, D), real numbers of any dtype. Nothing is copied: a memory map is
-            read chunk by chunk.
+        arrays: name of each depth -> its states (n, D), real numbers of any dtype, in anything that numpy or torch
+            reads. Nothing is copied: a memory map is read chunk by chunk. Where one holds float64 or large integers,
+            all are read as float64.
         groups: the sample each row belongs to, (n,) integers, where several rows share one.
 
     Raises:
@@ -64,31 +68,106 @@ class ArrayStates:
         if not arrays:
             raise DataError("no states were given: expected at least one array of shape (n, D)")
         self.names = tuple(arrays)
-        self.arrays = [array.detach() if isinstance(array, Tensor) else np.asarray(array) for array in arrays.values()]
+        self.arrays = [as_numbers(name, array) for name, array in arrays.items()]
         for name, array in zip(self.names, self.arrays, strict=True):
             if array.ndim != 2:
                 raise DataError(f"states {name!r} have shape {tuple(array.shape)}: expected (n, D), one row a sample")
-            if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
-                raise DataError(f"states {name!r} are of dtype {array.dtype}: expected real numbers")
         counts = {name: len(array) for name, array in zip(self.names, self.arrays, strict=True)}
         if len(set(counts.values())) > 1:
             raise DataError(f"every depth needs the same rows, but they number {counts}")
         self.count = counts[self.names[0]]
         self.widths = tuple(array.shape[1] for array in self.arrays)
-        if groups is not None and np.shape(groups) != (self.count,):
-            raise DataError(f"groups have shape {np.shape(groups)}: expected one for each of the {self.count} rows")
-        self.groups = None if groups is None else np.asarray(groups, dtype=np.int64)
+        self.groups = None if groups is None else _as_groups(groups, self.count)
+        self.parts: list[Path] = []  # the files they lie in: none
+        self.dtype = torch.float64 if any(_needs_double(array) for array in self.arrays) else torch.float32
 
-    def chunks(self, size: int) -> Iterator[Float32[Tensor, "_ w"]]:
+    def chunks(self, size: int) -> Iterator[Float[Tensor, "_ w"]]:
         """All rows in order, at most `size` at a time, the depths side by side."""
         for start in range(0, self.count, size):
-            rows = torch.empty(min(size, self.count - start), sum(self.widths))
-            for part, array in zip(depth_slices(self.widths), self.arrays, strict=True):
+            yield self._read(slice(start, start + size))
+
+    @property
+    def bytes(self) -> int:
+        """What the states take on disk, in float32."""
+        return 4 * self.count * sum(self.widths)
+
+    def rows(self, which: Int64[np.ndarray, " m"]) -> Float[np.ndarray, "m w"]:
+        """Some of the rows, in any order."""
+        return np.asarray(self._read(which).numpy())
+
+    def _read(self, which: slice | Int64[np.ndarray, " m"]) -> Float[Tensor, "m w"]:
+        parts = [array[which] for array in self.arrays]
+        rows = torch.empty(len(parts[0]), sum(self.widths), dtype=self.dtype, device="cpu")
+        with np.errstate(all="ignore"):  # of what float64 cannot hold, infinity is left, and is seen
+            for part, array in zip(depth_slices(self.widths), parts, strict=True):
                 if isinstance(array, Tensor):
-                    rows[:, part] = array[start : start + size]
+                    rows[:, part] = array
                 else:
-                    rows.numpy()[:, part] = array[start : start + size]
-            yield rows
+                    rows.numpy()[:, part] = array
+        return rows
+
+    @cached_property
+    def epsilons(self) -> tuple[float, ...]:
+        """How coarse the numbers of each depth are: float64's rounding where they use it, else float32's."""
+        first = self._read(slice(_LOOKED_AT)).double()
+        exact = (first == first.float()) | first.isnan()
+        return tuple(
+            torch.finfo(torch.float32 if exact[:, part].all() else torch.float64).eps
+            for part in depth_slices(self.widths)
+        )
+
+
+def as_numbers(name: str, array: Any) -> np.ndarray | Tensor:
+    """An array or tensor of real numbers, without gradients, out of anything that is one.
+
+    Args:
+        name: what it is called in messages.
+        array: a numpy array, a tensor, or what converts itself to an array (`__array__`), nested lists among it.
+
+    Raises:
+        DataError: it holds no real numbers, rows of unequal length, or masked entries.
+    """
+    if isinstance(array, Tensor):
+        if array.is_complex() or array.is_quantized or array.layout != torch.strided or array.device.type == "meta":
+            kind = f"{str(array.layout).removeprefix('torch.')} {str(array.dtype).removeprefix('torch.')}"
+            raise DataError(
+                f"states {name!r} are a tensor of {kind} on {array.device.type!r}: expected a dense one of real numbers"
+            )
+        return array.detach()
+    if np.ma.is_masked(array):
+        raise DataError(f"states {name!r} have masked entries: fill them, or leave their rows out at all depths")
+    try:
+        found = np.asarray(array)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(array).__name__
+        raise DataError(f"states {name!r} are a {kind} that is no array: expected (n, D), rows of one length") from None
+    if found.dtype.kind == "V" and found.dtype.name.startswith(("bfloat16", "float8")):  # as jax gives them
+        found = found.astype(np.float32)
+    if found.dtype.kind not in "fiub":
+        raise DataError(f"states {name!r} are of dtype {found.dtype}: expected real numbers")
+    return found
+
+
+def _needs_double(array: np.ndarray | Tensor) -> bool:
+    """Whether float32 does not hold what an array of this type may hold."""
+    if isinstance(array, Tensor):
+        return array.dtype in (torch.float64, torch.int32, torch.int64)
+    return array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)
+
+
+def _as_groups(groups: Any, count: int) -> Int64[np.ndarray, " n"]:
+    try:
+        found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    except ValueError:
+        found = np.asarray(None)
+    if found.shape != (count,):
+        raise DataError(f"groups have shape {found.shape}: expected one for each of the {count} rows")
+    if found.dtype.kind not in "iu":
+        raise DataError(
+            f"groups are of dtype {found.dtype}: expected whole numbers, as numpy.unique(groups, "
+            "return_inverse=True)[1] makes of names"
+        )
+    return found.astype(np.int64)
 
 
 class JoinedStates:
@@ -115,17 +194,60 @@ class JoinedStates:
         self.first, self.second = first, second
         self.count, self.groups = first.count, first.groups
         self.widths = (*first.widths, *second.widths)
+        self.epsilons = (*epsilons(first), *epsilons(second))
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All rows in order, at most `size` at a time; in shorter pieces where the two are cut differently."""
         others = self.second.chunks(size)
-        right = torch.empty(0, sum(self.second.widths))
+        right = torch.empty(0, sum(self.second.widths), dtype=torch.float32, device="cpu")
         for left in self.first.chunks(size):
             while len(left):
                 right = right if len(right) else next(others)
                 common = min(len(left), len(right))
                 yield torch.cat([left[:common], right[:common].to(left.device)], dim=1)
                 left, right = left[common:], right[common:]
+
+
+class ScaledStates:
+    """States with every depth multiplied by a power of two, which changes nothing but their size.
+
+    Args:
+        states: of n rows.
+        exponents: of 2, one for each depth.
+
+    Example:
+        >>> states = ScaledStates(ArrayStates({"a": np.full((1, 2), 1e-30, np.float32)}), (100,))
+        >>> next(states.chunks(1))
+        tensor([[1.2677, 1.2677]])
+    """
+
+    def __init__(self, states: States, exponents: tuple[int, ...]) -> None:
+        self.states, self.exponents = states, exponents
+        self.count, self.widths, self.groups = states.count, states.widths, states.groups
+        self.epsilons = epsilons(states)
+
+    def chunks(self, size: int) -> Iterator[Float[Tensor, "_ w"]]:
+        """All rows in order, at most `size` at a time."""
+        factors = by_feature(self.exponents, self.widths)
+        for rows in self.states.chunks(size):
+            # in float64: the factor itself may be beyond what float32 holds
+            yield (rows.double() * factors.to(rows.device)).to(rows.dtype)
+
+
+def by_feature(exponents: Sequence[int], widths: tuple[int, ...]) -> Float64[Tensor, " w"]:
+    """The powers of two of each depth, for every feature."""
+    return torch.cat(
+        [
+            torch.full((width,), math.ldexp(1.0, exponent), dtype=torch.float64, device="cpu")
+            for width, exponent in zip(widths, exponents, strict=True)
+        ]
+    )
+
+
+def epsilons(states: States) -> tuple[float, ...]:
+    """How coarse the numbers of each depth are: float32's rounding, unless the states say otherwise."""
+    found: tuple[float, ...] | None = getattr(states, "epsilons", None)
+    return (torch.finfo(torch.float32).eps,) * len(states.widths) if found is None else found
 
 
 def _same_samples(first: np.ndarray | None, second: np.ndarray | None) -> bool:
@@ -174,61 +296,90 @@ class Location:
         mean: global mean of every feature.
         variance: of each depth, mean squared distance of a row from the mean.
         size: of each depth, mean squared norm of a row.
+        coarse: of each depth, how coarse its numbers are; float32's rounding where it is not said.
     """
 
     count: int
     mean: Float64[Tensor, " w"]
     variance: Float64[Tensor, " k"]
     size: Float64[Tensor, " k"]
+    coarse: tuple[float, ...] = ()
 
     def centre(self, rows: Float[Tensor, "b w"]) -> Float32[Tensor, "b w"]:
         """The rows about the mean, in float32 without the rounding of the mean: it is taken off in two parts."""
+        if rows.dtype == torch.float64:
+            return (rows - self.mean).float()
         near = self.mean.float()
         return (rows.float() - near).sub_((self.mean - near).float())
+
+    def rounding(self, depth: int) -> float:
+        """What is no more than the noise of arithmetic at a depth: 8 roundings of its root mean square."""
+        coarse = self.coarse[depth] if self.coarse else torch.finfo(torch.float32).eps
+        return 8 * coarse * float(self.size[depth].sqrt())
 
     @property
     def blank(self) -> dict[int, str]:
         """Depths no similarity is defined for, with the reason.
 
-        A depth is constant when its standard deviation is at most 8 float32 roundings of its root mean square.
+        A depth is constant when its standard deviation is at most 8 roundings of its root mean square.
         """
-        finite = torch.isfinite(self.size) & torch.isfinite(self.variance)
-        constant = finite & (self.variance <= CONSTANT**2 * self.size)
         reasons = {}
-        for depth in range(len(self.size)):
-            if not finite[depth]:
+        for depth, (variance, size) in enumerate(zip(self.variance.tolist(), self.size.tolist(), strict=True)):
+            if not (math.isfinite(variance) and math.isfinite(size)):
                 reasons[depth] = "holds NaN or infinite values"
-            elif constant[depth]:
-                reasons[depth] = "is the same for every row"
+            elif variance <= (noise := self.rounding(depth) ** 2):
+                reasons[depth] = "is the same for every row" + ("" if variance <= noise / 2**12 else ", to rounding")
         return reasons
 
+    def exponents(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """By which powers of two depths must be multiplied for float32 products of them to be right; 0 for most.
 
-def locate(chunks: Iterator[Tensor], widths: tuple[int, ...]) -> Location:
+        A factor changes no similarity. But squares of numbers beyond 1e19 are infinite in float32, and those of numbers
+        below 1e-23 are 0.
+        """
+        wanted = []
+        for width, variance in zip(widths, self.variance.tolist(), strict=True):
+            spread = math.sqrt(variance / width) if 0 < variance < math.inf else 1.0
+            exponent = -round(math.log2(spread))
+            wanted.append(exponent if abs(exponent) > _FAR_FROM_ONE else 0)
+        return tuple(wanted)
+
+    def scaled(self, exponents: tuple[int, ...], widths: tuple[int, ...]) -> Location:
+        """Of the same rows with every depth multiplied by a power of two."""
+        squares = torch.tensor([math.ldexp(1.0, 2 * one) for one in exponents], dtype=torch.float64, device="cpu")
+        squares, factors = squares.to(self.size.device), by_feature(exponents, widths).to(self.mean.device)
+        return replace(self, mean=self.mean * factors, variance=self.variance * squares, size=self.size * squares)
+
+
+def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[float, ...] = ()) -> Location:
     """Mean and spread of the states in one pass, in float64.
 
     Args:
         chunks: rows (b, sum of widths).
         widths: width of each depth.
+        coarse: how coarse the numbers of each depth are; see `epsilons`.
 
     Example:
         >>> rows = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
         >>> locate(iter([rows]), (1, 1)).blank
         {1: 'is the same for every row'}
     """
-    count, shift = 0, torch.zeros(sum(widths))
-    total, squares = torch.zeros(sum(widths), dtype=torch.float64), torch.zeros(len(widths), dtype=torch.float64)
+    count = 0
+    shift = total = torch.zeros(sum(widths), dtype=torch.float64, device="cpu")
+    squares = torch.zeros(len(widths), dtype=torch.float64, device="cpu")
     for rows in chunks:
+        rows = rows.double()  # in float32, squares would leave its range for states that do not
         if count == 0:
-            shift = rows.mean(0).float()  # squares about a far-away origin would cancel to noise
+            shift = rows.mean(0)  # squares about a far-away origin would cancel to noise
             total, squares = total.to(rows.device), squares.to(rows.device)
         z = rows - shift
         count += len(z)
-        total += z.double().sum(0)
-        squares += squared_norms(z, widths).double().sum(0)
+        total = total + z.sum(0)
+        squares += squared_norms(z, widths).sum(0)
     offset = total / count
-    mean = shift.to(total) + offset
+    mean = shift + offset
     variance = squares / count - sum_by_depth(offset.square(), widths)
-    return Location(count, mean, variance, variance + sum_by_depth(mean.square(), widths))
+    return Location(count, mean, variance, variance + sum_by_depth(mean.square(), widths), coarse)
 
 
 def undefined(blank: dict[int, str], value: Float64[np.ndarray, "... k k"]) -> Float64[np.ndarray, "... k k"]:

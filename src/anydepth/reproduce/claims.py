@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anydepth.measures.intervals import t_interval
+from anydepth.measures.intervals import around_correlation, t_interval
 
 ABSTRACT = {
     "cosine-cka": "A plain cosine shows what CKA shows.",
@@ -38,6 +38,7 @@ class Claim:
         sense: which of the two.
         digits: decimals that are shown.
         certain: nothing is drawn in it, so that the number itself decides: one value is all there is.
+        correlation: it is a correlation, in -1..1, and so is its interval.
     """
 
     about: str
@@ -49,6 +50,7 @@ class Claim:
     sense: Sense = "above"
     digits: int = 3
     certain: bool = False
+    correlation: bool = False
 
     @property
     def mean(self) -> float:
@@ -57,8 +59,13 @@ class Claim:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of Student's t over seeds; NaN of a single one."""
-        low, high = t_interval(np.array(self.values, dtype=float)[:, None])[:, 0]
+        """95 % of Student's t over seeds, of a correlation on Fisher's scale; NaN of a single one."""
+        values = np.array(self.values, dtype=float)[:, None]
+        if self.correlation and len(values) > 1:
+            error = values.std(0, ddof=1) / np.sqrt(len(values))
+            low, high = around_correlation(values.mean(0), error, len(values) - 1)[:, 0]
+        else:
+            low, high = t_interval(values)[:, 0]
         return float(low), float(high)
 
     @property
@@ -102,6 +109,7 @@ def claim(
     below: int | float | None = None,
     digits: int = 3,
     certain: bool = False,
+    correlation: bool = False,
 ) -> Claim:
     """A claim from the numbers of all seeds; it is to be above a bound (0 if none is given), or below one.
 
@@ -111,5 +119,5 @@ def claim(
     """
     each = tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=float)))
     if below is not None:
-        return Claim(about, where, paper, measured, each, float(below), "below", digits, certain)
-    return Claim(about, where, paper, measured, each, float(above or 0), "above", digits, certain)
+        return Claim(about, where, paper, measured, each, float(below), "below", digits, certain, correlation)
+    return Claim(about, where, paper, measured, each, float(above or 0), "above", digits, certain, correlation)

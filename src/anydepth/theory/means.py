@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from anydepth.measures.intervals import around, wilson
+from anydepth.measures.intervals import around, ratio, share_interval, wilson
 from anydepth.measures.jackknife import Split
 from anydepth.measures.states import States
 
@@ -45,7 +45,7 @@ class Means:
     """Means of named columns of rows, over the rows in which a column is not NaN.
 
     Rows are added up by the sample they belong to; where there are more than `PARTS` samples, by the part to which a
-    hash deals them. The mean is a ratio of two sums over those parts, with the usual linearised variance: rows of one
+    hash deals them. The mean is a ratio of two sums over those parts (`anydepth.measures.intervals.ratio`): rows of one
     sample are not taken for independent evidence.
 
     Args:
@@ -94,12 +94,8 @@ class Means:
 
     def mean(self, name: str) -> Estimate:
         """The means of one column, with Student's t over samples."""
-        value, error, parts = _moments(self._sums[name], self._sizes[name])
-        low, high = np.full((2, *value.shape), np.nan)
-        for several in np.unique(parts[parts > 1]):
-            here = parts == several
-            low[here], high[here] = around(value[here], error[here], int(several) - 1, CONFIDENCE)
-        return Estimate(value, low, high)
+        value, error, freedom = ratio(self._sums[name], self._sizes[name])
+        return Estimate(value, *around(value, error, freedom, CONFIDENCE))
 
     def share(self, name: str) -> Estimate:
         """The same of a column of zeros and ones, with Wilson's interval: inside 0..1, with a width at both ends."""
@@ -111,36 +107,11 @@ class Means:
         return _share(sums, sizes, alone=False)[0]
 
 
-def _moments(
-    sums: Float64[np.ndarray, "p c"], sizes: Float64[np.ndarray, "p c"]
-) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
-    """Mean and standard error of each entry, and from how many parts."""
-    total, parts = sizes.sum(0), (sizes > 0).sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = sums.sum(0) / total
-        squares = ((sums - sizes * value) ** 2).sum(0)
-        error = np.sqrt(squares * parts / (parts - 1)) / total
-    return value, error, parts
-
-
 def _share(sums: Float64[np.ndarray, "p c"], sizes: Float64[np.ndarray, "p c"], *, alone: bool) -> Estimate:
-    """A share with Wilson's interval.
-
-    Entries that belong together are counted as the number of independent ones that has their variance (Kish's
-    effective size), made smaller where few samples tell that variance (Korn and Graubard 1998).
-
-    Args:
-        sums: of each part.
-        sizes: of each part.
-        alone: whether all that was added up is independent.
-    """
-    from scipy.special import stdtrit
-
-    value, error, parts = _moments(sums, sizes)
-    trials, upper = sizes.sum(0), (1 + CONFIDENCE) / 2
-    if not alone:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            worth = np.where(error > 0, value * (1 - value) / error**2, parts)
-            worth = worth * (stdtrit(np.inf, upper) / stdtrit(parts - 1.0, upper)) ** 2
-        trials = np.where(parts > 1, np.minimum(trials, worth), np.nan)
-    return Estimate(value, *wilson(value * trials, trials, CONFIDENCE))
+    """A share of rows, with Wilson's interval; `alone` says that they are all independent."""
+    total, trials = sums.sum(0), sizes.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = total / trials
+    if alone:
+        return Estimate(value, *wilson(total, trials, CONFIDENCE))
+    return Estimate(value, *share_interval(sums, sizes, CONFIDENCE))

@@ -37,6 +37,7 @@ def claims(found: Found) -> Sequence[Claim]:
             f"{first}: rank correlation of the cosine with CKA over pairs of depths",
             agreement,
             above=0.8,
+            correlation=True,
             certain=released,
         ),
         claim(

@@ -162,6 +162,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "standard: rank correlation of the centred cosine with CKA over pairs of depths",
             found.each("standard", "cosine_spearman"),
             above=0.8,
+            correlation=True,
         ),
         claim(
             "",
@@ -170,6 +171,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "standard: rank correlation of the cosine that is not centred with CKA over pairs of depths",
             found.each("standard", "cosine_raw_spearman"),
             below=0.8,
+            correlation=True,
         ),
     ]
 

@@ -51,6 +51,7 @@ def _of(found: Found, name: str) -> list[Claim]:
             f"{name}: rank correlation of cosine and CKA over pairs of depths",
             found.each(name, "cosine_spearman"),
             above=0.8,
+            correlation=True,
         ),
         *(
             claim(
@@ -70,6 +71,7 @@ def _of(found: Found, name: str) -> list[Claim]:
             f"{name}: rank correlation of accuracy and cosine to the last over depths 1 to L",
             [_rank_correlation(*seed) for seed in zip(*curves, strict=True)],
             above=0.8,
+            correlation=True,
         ),
         claim(
             "minimal-depth",

@@ -119,6 +119,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "with skip: rank correlation of cosine and CKA over pairs of depths",
             found.each("with skip", "cosine_spearman"),
             above=0.9,
+            correlation=True,
         ),
         claim(
             "",
@@ -127,6 +128,7 @@ def claims(found: Found) -> Sequence[Claim]:
             "with skip: correlation over depths of the accuracy with the cosine to the last depth",
             together,
             above=0.9,
+            correlation=True,
         ),
         claim(
             "",
