@@ -20,6 +20,7 @@ from anydepth.errors import ModelError, one_line
 from anydepth.heads import HEADS_FILE, Heads
 from anydepth.hub import translated
 from anydepth.loaded import Kind, LoadedModel, Task, check_folder
+from anydepth.outputs import settle
 from anydepth.stack import Stack
 from anydepth.tasks import check_task, loader_of, task_of
 from anydepth.timm_models import PREFIX as TIMM
@@ -332,6 +333,7 @@ def check_name(name: str, *, pretrained: bool = True) -> None:
     if path.is_file():
         raise ModelError(f"'{name}' is a file, expected the folder of a model, a hub id or timm:NAME")
     if path.is_dir():
+        settle(path)
         check_folder(path, pretrained=pretrained)
     elif name.startswith((".", "~", "/")) or "\\" in name:
         raise ModelError(f"no folder '{name}'")
