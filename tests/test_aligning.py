@@ -311,10 +311,15 @@ def test_the_model_to_begin_with_is_not_overwritten(images: Job, assets: Path) -
 
 def test_logs_beside_the_checkpoints_stay(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    (run.checkpoints / "runs").mkdir(parents=True)
-    (run.checkpoints / "checkpoint-1").mkdir()
-    run.finish({}, {"files": []}, keep_checkpoints=False)
-    assert files(run.checkpoints) == {"runs"}
+    with run.opened({}), run.begun({}, resume=False):
+        (run.checkpoints / "runs").mkdir(parents=True)
+        (run.checkpoints / "checkpoint-1").mkdir()
+        (run.checkpoints / "checkpoint-best").mkdir()
+        with run.finishing() as beside:
+            run.finish(beside, {}, {"files": []}, keep_checkpoints=False)
+        run.clear()
+    assert files(run.checkpoints) == {"runs", "checkpoint-best"}
+    assert files(tmp_path) == {"align.json", "checkpoints"}
 
 
 def test_a_model_comes_into_place_all_or_nothing(tmp_path: Path) -> None:
@@ -328,9 +333,10 @@ def test_a_model_comes_into_place_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fail()
     assert files(tmp_path) == set()
-    with run.finishing() as beside:
+    with run.opened({}), run.begun({}, resume=False), run.finishing() as beside:
         (beside / "config.json").write_text("{}")
-    assert files(tmp_path) == {"config.json"}
+        run.finish(beside, {}, {"files": ["config.json"]}, keep_checkpoints=False)
+    assert files(tmp_path) == {"align.json", "config.json"}
 
 
 def test_a_place_that_cannot_be_written(images: Job, tmp_path: Path) -> None:

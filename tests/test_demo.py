@@ -126,7 +126,7 @@ def test_both_ways_start_from_the_same_weights_and_differ_in_the_loss_alone(tmp_
 
 def test_the_whole_job(shown: tuple[Path, Any]) -> None:
     folder = shown[0]
-    assert {path.name for path in folder.iterdir()} == {*OBJECTIVES, "report.html"}
+    assert {path.name for path in folder.iterdir()} == {*OBJECTIVES, "report.html", "demo.json"}
     traces = {name: Trace.load(folder / name) for name in OBJECTIVES}
     for name, found in traces.items():
         assert {path.name for path in (folder / name).iterdir()} == {

@@ -133,8 +133,11 @@ def _own_names() -> set[str]:
     return names
 
 
+_DOCUMENTED = ("_fields", "_asdict", "_replace")  # of named tuples
+
+
 def _is_private(name: object) -> bool:
-    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name not in _DOCUMENTED
 
 
 def _foreign_uses(tree: ast.AST, own: set[str]) -> Iterator[str]:

@@ -387,7 +387,7 @@ def test_truncated_weights(folders, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ('{"model_type"', "not a valid JSON file"),
+        ('{"model_type"', "config.json' cannot be read as JSON: Expecting"),
         ('{"model_type": "zzz"}', "model type `zzz`"),
         ('{"hidden_size": 1}', "Should have a `model_type` key"),
     ],

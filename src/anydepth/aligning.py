@@ -93,8 +93,38 @@ def align(
     if local_path(job.model).resolve() == run.path.resolve():
         raise TrainingError(f"'{out}' is the model to begin with, and would be overwritten: give another --out")
     settings = job.settings(arguments)
-    if (result := run.standing(settings, resume=resume, restart=restart)) is not None:
-        return Aligned.of(run.path, result)
+    run.standing(settings, resume=resume, restart=restart)
+    with run.opened({"model": job.model, "data": job.data, "eval_data": job.eval_data}, rank=rank_and_count()[0]):
+        if (result := run.standing(settings, resume=resume, restart=restart)) is not None:
+            if rank_and_count()[0] == 0:
+                run.clear()
+            return Aligned.of(run.path, result)
+        return _align(
+            job,
+            run,
+            (objective, arguments, scratch),
+            settings,
+            resume=resume,
+            restart=restart,
+            keep_checkpoints=keep_checkpoints,
+            progress=progress,
+            say=say,
+        )
+
+
+def _align(
+    job: Job,
+    run: RunFolder,
+    resolved: tuple[Objective, TrainingArguments, bool],
+    settings: dict[str, Any],
+    *,
+    resume: bool,
+    restart: bool,
+    keep_checkpoints: bool,
+    progress: Progress | None,
+    say: Callable[[str], None] | None,
+) -> Aligned:
+    objective, arguments, scratch = resolved
     if progress is not None:
         progress(0, None, "loading")
     ready = _ready(job, objective, scratch)
@@ -109,7 +139,7 @@ def align(
         if progress is not None and arguments.should_save:
             trainer.add_callback(Teller(progress, ready.depth, language_model=ready.model.task == "causal-lm"))
         with _stoppable(trainer, say):
-            checkpoint = last_checkpoint(run.checkpoints) if resume else None
+            checkpoint = last_checkpoint(run.checkpoints, thorough=True) if resume else None
             seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
         done = replace(_aligned(job, objective, ready, trainer, settings, run.path), seconds=round(seconds, 1))
         _finish(run, trainer, done, settings, keep_checkpoints=keep_checkpoints)
@@ -254,4 +284,5 @@ def _finish(
             (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, of what align.json says
             (beside / "README.md").write_text(card(done), encoding="utf-8")
         files = sorted(file.name for file in beside.iterdir())
-    run.finish(settings, {**done.as_plain(), "files": files}, keep_checkpoints=keep_checkpoints)
+        run.finish(beside, settings, {**done.as_plain(), "files": files}, keep_checkpoints=keep_checkpoints)
+    run.clear()

@@ -6,8 +6,9 @@ import copy
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from anydepth.errors import TrainingError
+from anydepth.disk import flush, flush_tree, leaves, open_to_all, remove_tree
+from anydepth.errors import AnydepthWarning, TrainingError, one_line
+from anydepth.intact import sealed, stated
+from anydepth.moving import read_sealed_object
 from anydepth.store import in_words
 
-STATE_FILE = "trainer_state.json"
+STATE_FILE, SEAL_FILE = "trainer_state.json", "sealed.json"
 _PREFIX = "checkpoint-"
 
 
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint in a training's folder that was written to its end; None if there is none.
+def last_checkpoint(folder: str | Path, *, thorough: bool = False) -> Path | None:
+    """The newest checkpoint in a training's folder that is whole; None if there is none.
 
-    The state file is what `transformers.Trainer` writes last, so a folder in which it can be read is whole. (Trainer's
-    own search takes the newest folder, whatever is in it.)
+    `AlignedTrainer` seals a checkpoint when all of it is on the disk. Where no checkpoint is sealed, a plain `Trainer`
+    wrote them, and one is whole that has a state file, which is written last, and no empty part. (Trainer's own search
+    takes the newest folder, whatever is in it.)
 
     Args:
         folder: the training's `output_dir`.
+        thorough: read the checkpoints to the last byte, and warn (`AnydepthWarning`) of each that is damaged.
 
     Example:
         >>> import tempfile
@@ -42,17 +48,99 @@ def last_checkpoint(folder: str | Path) -> Path | None:
         ...     last_checkpoint(folder).name
         'checkpoint-8'
     """
+    every = every_checkpoint(folder)[::-1]
+    if any((path / SEAL_FILE).exists() for path in every):
+        every = [path for path in every if (path / SEAL_FILE).exists()]  # the others were cut short
+    for path in every:
+        why = damage(path, thorough=thorough)
+        if why is None:
+            return path
+        if thorough:
+            warnings.warn(f"{path} is damaged ({why}), and left out", AnydepthWarning, stacklevel=2)
+    return None
+
+
+def every_checkpoint(folder: str | Path) -> list[Path]:
+    """The folders `checkpoint-STEP` in a training's folder, by step, whatever is in them."""
     steps = ((path.name.removeprefix(_PREFIX), path) for path in Path(folder).glob(f"{_PREFIX}*"))
-    newest_first = sorted(((int(step), path) for step, path in steps if step.isdigit()), reverse=True)
-    return next((path for _, path in newest_first if is_whole(path)), None)
+    known = [(int(step), path) for step, path in steps if step.isascii() and step.isdigit()]
+    return [path for _, path in sorted(known)]
 
 
-def is_whole(checkpoint: str | Path) -> bool:
-    """Whether a checkpoint was written to its end."""
+def damage(checkpoint: str | Path, *, thorough: bool = False) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if it is whole.
+
+    Args:
+        checkpoint: its folder.
+        thorough: compare checksums, too, rather than sizes alone.
+    """
+    folder = Path(checkpoint)
     try:
-        return "global_step" in json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+        if "global_step" not in json.loads((folder / STATE_FILE).read_text(encoding="utf-8")):
+            return f"{STATE_FILE} names no step"
+        if not (folder / SEAL_FILE).exists():
+            return next((f"{name} is empty" for name in leaves(folder) if not (folder / name).stat().st_size), None)
+        seal = read_sealed_object(folder / SEAL_FILE)
+        if seal is None:
+            return f"{SEAL_FILE} was changed"
+        for name, expected in seal["files"].items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}"
+            if thorough and stated(path) != expected:
+                return f"{name} was changed"
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        return one_line(problem)
+    return None
+
+
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Say that all of a checkpoint is there, once it is on the disk; its files get the mode that the umask leaves.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    opened = checkpoint / f"{SEAL_FILE}.tmp"
+    opened.write_bytes(b"")  # as any new file, it has that mode
+    open_to_all(checkpoint, opened.stat().st_mode & 0o666)
+    files = {name: stated(checkpoint / name) for name in leaves(checkpoint) if name != opened.name}
+    flush_tree(checkpoint)
+    opened.write_text(json.dumps(sealed({"files": files})), encoding="utf-8")
+    flush(opened)
+    opened.replace(checkpoint / SEAL_FILE)
+    flush(checkpoint)
+    flush(checkpoint.parent)
+
+
+def unseal_checkpoint(checkpoint: Path) -> None:
+    """Have a checkpoint that is about to be written, or removed, pass for none."""
+    for name in (SEAL_FILE, STATE_FILE):
+        (checkpoint / name).unlink(missing_ok=True)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint; what a kill leaves of it passes for none."""
+    with suppress(OSError):
+        unseal_checkpoint(checkpoint)
+        remove_tree(checkpoint)
+
+
+def rotate(folder: Path, newest: Path, limit: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints, once the newest is sealed.
+
+    Args:
+        folder: the training's `output_dir`.
+        newest: stays, whatever the limit.
+        limit: how many are to stay; None or 0 for all.
+        best: the folder of the best one, which stays, too.
+    """
+    stay = {newest, *([Path(best)] if best else [])}
+    others = [path for path in every_checkpoint(folder) if path not in stay]
+    if limit:
+        for path in others[: max(0, len(others) + len(stay) - max(limit, len(stay)))]:
+            remove_checkpoint(path)
 
 
 def checkpoint_bytes(model: nn.Module) -> int:

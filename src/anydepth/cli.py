@@ -1,19 +1,22 @@
 """The command line: its verbs, what becomes of errors and interrupts, and the exit status.
 
-User errors are one line on standard error and exit status 2; `--debug` shows where they came from. An interrupt ends
-with status 130 and leaves what was done so far where the same command takes it up again.
+User errors are one line on standard error and exit status 2; `--debug` shows where they came from. Ctrl-C,
+SIGTERM and SIGHUP end with status 128 + n, and one line that says whether the same command goes on from there.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from anydepth.errors import AnydepthError
+from anydepth.signals import Stopped, stopping
 from anydepth.verbs.demo import demo
 from anydepth.verbs.exiting import exit_early, export, predict, truncate
 from anydepth.verbs.reproducing import reproduce
@@ -21,16 +24,30 @@ from anydepth.verbs.speaking import generate
 from anydepth.verbs.tracing import compare, trace
 from anydepth.verbs.training import align
 
+
+class _Verbs(TyperGroup):
+    """Hands on what an interrupted job says of itself, where typer would make a mere exit status of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Ctrl-C is a signal like any other."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            stop = Stopped(signal.SIGINT)
+            for note in getattr(interrupt, "__notes__", ()):
+                stop.add_note(note)
+            raise stop from interrupt
+
+
 app = typer.Typer(
     name="anydepth",
+    cls=_Verbs,
     help="Show what every depth of a transformer knows, and train one classifier to work at all of them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,10 +59,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0, 2 for an error of the user's, 130 for an interrupt.
+        The exit status: 0, 2 for an error of the user's, 128 + n for signal n (130 for Ctrl-C).
     """
     try:
-        status = int(app(args=list(arguments), standalone_mode=False, prog_name="anydepth") or 0)
+        with stopping():
+            return int(app(args=list(arguments), standalone_mode=False, prog_name="anydepth") or 0)
     except (AnydepthError, typer.TyperException) as error:
         if "--debug" in arguments:
             traceback.print_exc()
@@ -53,12 +71,12 @@ def run(arguments: Sequence[str]) -> int:
         if message:  # there is none where the help was shown for want of arguments
             print(f"anydepth: {' '.join(message.split())}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, typer.Abort):
-        status = _INTERRUPTED
-    if status == _INTERRUPTED:  # typer, too, makes this of Ctrl-C
-        again = "the same command with --resume" if "align" in arguments[:1] else "the same command"
-        print(f"anydepth: interrupted; {again} goes on where this one stopped", file=sys.stderr)
-    return status
+    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+        then = getattr(stop, "__notes__", ["the same command starts over"])[-1]
+        print(f"anydepth: {how}; {then}", file=sys.stderr)
+        return 128 + number
 
 
 def _show_version(asked: bool) -> bool:

@@ -13,13 +13,15 @@ from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import Wanted, take
 from anydepth.errors import TruncationError
 from anydepth.loaded import LoadedModel
+from anydepth.outputs import OutputKind, output
 from anydepth.stack import Stack
-from anydepth.store import holds_other, replacing_folder, write_json
+from anydepth.store import replacing_folder, write_json
 from anydepth.timm_models import PREFIX as TIMM
 from anydepth.tracing import trace
 from anydepth.truncating import truncate
 
 FILE = "truncate.json"
+_OUTPUT = OutputKind(job="truncate", mark=FILE, alone="holds something already", error=TruncationError)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def cut(
     Args:
         name: see `anydepth.models.load`.
         depth: k, 1..L; None to choose it.
-        out: the folder, which must not hold anything yet.
+        out: the folder. An earlier cut there is replaced; of a folder that holds anything else, nothing is.
         choice: by what to choose; if the depth is given, its data are only looked at to see that the cut is right.
         blocks: the dotted name of the list of blocks, for a model that has several.
         device: as torch names it; if None the first there is.
@@ -99,19 +101,31 @@ def cut(
         What came of it. If nothing shallower than L could be certified, nothing is written.
 
     Raises:
-        TruncationError: no such depth, nothing to choose by, a folder that holds something, or a timm model.
+        TruncationError: no such depth, nothing to choose by, a folder that holds something else, or a timm model.
         CertificateError: levels outside (0, 1), or too few samples.
     """
     if name.startswith(TIMM):
         raise TruncationError(f"'{name}' has no folder that timm reads k blocks from: use anydepth.truncate in Python")
-    if holds_other(Path(out)):
-        raise TruncationError(f"'{out}' holds something already: give another folder with --out")
     if depth is None:
         if choice is None:
             raise TruncationError("to choose a depth takes data: give them with --data, or a number with --depth")
         check_against(choice.against)
         least_samples(choice.tolerance, choice.confidence)
-    loaded = models.load(name, device=device, trust_remote_code=trust_remote_code)
+    inputs = {"model": name, "data": None if choice is None else choice.data}
+    with output(out, _OUTPUT, inputs=inputs):
+        loaded = models.load(name, device=device, trust_remote_code=trust_remote_code)
+        return _cut(loaded, depth, Path(out), choice=choice, blocks=blocks, progress=progress)
+
+
+def _cut(
+    loaded: LoadedModel,
+    depth: int | None,
+    out: Path,
+    *,
+    choice: Choice | None,
+    blocks: str | None,
+    progress: Progress | None,
+) -> Cut:
     found = None if choice is None else _batches(loaded, choice)
     if loaded.heads is not None and found is None:
         raise TruncationError("the model has a head for each depth, and data show where it goes: give them with --data")
@@ -120,12 +134,12 @@ def cut(
     chosen = minimal.depth if minimal else depth
     assert chosen is not None
     notes = (*loaded.notes, *(found.notes if found else ()))
-    result = Cut(Path(out), name, chosen, stack.depth, minimal, notes)
+    result = Cut(out, loaded.name, chosen, stack.depth, minimal, notes)
     if minimal and chosen == stack.depth:
-        return Cut(None, name, chosen, stack.depth, minimal, notes)
+        return Cut(None, loaded.name, chosen, stack.depth, minimal, notes)
     batch = None if found is None else as_batch(next(iter(found)), 0)[0]
     small = truncate(stack, chosen, batch=batch)
-    with replacing_folder(Path(out)) as beside:
+    with replacing_folder(out, _OUTPUT) as beside:
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
         if loaded.to_save is not None:
             loaded.to_save.save_pretrained(beside)

@@ -12,14 +12,18 @@ from anydepth import data, models
 from anydepth.collect import Progress
 from anydepth.loaded import LoadedModel
 from anydepth.objectives import objective_named
+from anydepth.outputs import OutputKind, output
 from anydepth.pixels import plain
 from anydepth.result import Trace
 from anydepth.stack import Stack
-from anydepth.store import replacing_folder, writing
+from anydepth.store import replacing_folder, write_json
 from anydepth.tracing import trace
 
 BLOCKS, WIDTH, CLASSES, SIDE = 8, 64, 10, 8
 OBJECTIVES = ("standard", "aligned")
+FILE = "demo.json"
+_OUTPUT = OutputKind(job="demo", mark=FILE, alone="holds something already")
+_MODEL = OutputKind(job="demo", mark=FILE, names=("config.json", "model.safetensors"))
 
 
 def show_digits(out: Path, *, epochs: int = 20, seed: int = 0, progress: Progress | None = None) -> dict[str, Trace]:
@@ -36,8 +40,16 @@ def show_digits(out: Path, *, epochs: int = 20, seed: int = 0, progress: Progres
 
     Raises:
         DataError: scikit-learn, which brings the digits, is not installed.
-        TraceFileError: the folder cannot be written.
+        OutputError: the folder holds something else than an earlier demo.
+        TraceFileError: it cannot be written.
     """
+    with replacing_folder(out, _OUTPUT) as beside:
+        found = _show(beside, epochs=epochs, seed=seed, progress=progress)
+        write_json(beside / FILE, {"format": 1, "epochs": epochs, "seed": seed})
+    return found
+
+
+def _show(out: Path, *, epochs: int, seed: int, progress: Progress | None) -> dict[str, Trace]:
     from anydepth.report.page import write
 
     found = {}
@@ -50,7 +62,6 @@ def show_digits(out: Path, *, epochs: int = 20, seed: int = 0, progress: Progres
             loaded.model,
             batches,
             out=out / objective,
-            resume=False,  # what an earlier demo left is of another model
             seed=seed,
             describe={
                 "model": f"{objective} ViT",
@@ -69,7 +80,7 @@ def train_digits(
     """Train an 8-block ViT on scikit-learn's digits and save it as an ordinary model folder.
 
     Args:
-        folder: where; written all or nothing.
+        folder: where; written all or nothing. A model that it wrote there before is replaced.
         objective: a name of `anydepth.objectives.OBJECTIVES`, but one without separate heads.
         epochs: passes over the 1,347 training images.
         seed: of weights and order.
@@ -82,10 +93,17 @@ def train_digits(
         DataError: scikit-learn, which brings the digits, is not installed.
         TraceFileError: the folder cannot be written.
     """
+    with output(folder, _MODEL) as opened:
+        model = _trained(objective, epochs, seed, progress)
+        with opened.publish() as beside:
+            model.save_pretrained(beside)
+            write_json(beside / FILE, {"format": 1, "objective": objective, "epochs": epochs, "seed": seed})
+    return folder
+
+
+def _trained(objective: str, epochs: int, seed: int, progress: Progress | None) -> Any:
     loss, model = objective_named(objective).loss, _model(seed)
     images, labels = _digits(model)
-    with writing(folder):  # before the work rather than after it
-        folder.parent.mkdir(parents=True, exist_ok=True)
     stack, generator, step = Stack(model), torch.Generator().manual_seed(seed), 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     steps = epochs * -(-len(images) // 64)
@@ -100,9 +118,7 @@ def train_digits(
             step += 1
         if progress:
             progress(epoch + 1, epochs, f"training {objective}, loss at depth {BLOCKS} {found.by_depth[-1].item():.2f}")
-    with replacing_folder(folder) as beside:
-        model.eval().save_pretrained(beside)
-    return folder
+    return model.eval()
 
 
 def _model(seed: int) -> Any:

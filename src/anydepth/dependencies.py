@@ -241,6 +241,12 @@ def _remembers_the_name() -> bool:
     return bool(PreTrainedConfig(name_or_path="here")._name_or_path == "here")
 
 
+def _remembers_the_attention() -> bool:
+    from transformers import PreTrainedConfig
+
+    return bool(PreTrainedConfig(attn_implementation="eager")._attn_implementation == "eager")
+
+
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +262,18 @@ def _keeps_modules() -> bool:
             nn.TransformerEncoder(nn.TransformerEncoderLayer(2, 2, batch_first=True), 1).use_nested_tensor, bool
         )
     )
+
+
+def _keeps_hooks() -> bool:
+    from torch import nn
+
+    module = nn.Identity()
+    module.register_forward_hook(print)
+    module.register_forward_pre_hook(print)
+    module.register_full_backward_hook(print)
+    module.register_full_backward_pre_hook(print)
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return all(len(getattr(module, name)) == 1 for name in names)
 
 
 def _counts_writes() -> bool:
@@ -354,6 +372,18 @@ PROTOCOLS: tuple[Protocol, ...] = (
         does="remembers what a config was loaded from",
         names=("_name_or_path",),
         holds=_remembers_the_name,
+    ),
+    Protocol(
+        library="transformers",
+        does="remembers how a model attends",
+        names=("_attn_implementation",),
+        holds=_remembers_the_attention,
+    ),
+    Protocol(
+        library="torch",
+        does="keeps the hooks of a module",
+        names=("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+        holds=_keeps_hooks,
     ),
     Protocol(
         library="torch",

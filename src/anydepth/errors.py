@@ -45,6 +45,10 @@ class TraceFileError(AnydepthError):
     """A saved trace is missing, corrupt, truncated, or of another format; or it cannot be written."""
 
 
+class OutputError(TraceFileError):
+    """An output folder is in use, or holds what the job did not write and would have to replace."""
+
+
 class IncompatibleTraces(AnydepthError):
     """Two traces cannot be merged or compared; the message names the first difference."""
 

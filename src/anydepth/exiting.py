@@ -13,22 +13,19 @@ from anydepth import models
 from anydepth.collect import Progress
 from anydepth.data.batching import batches
 from anydepth.data.loading import Wanted, take
-from anydepth.errors import CertificateError
 from anydepth.exited import Exited
 from anydepth.exits.calibration import check_request, parts
 from anydepth.exits.costs import Costs, measure_costs
 from anydepth.exits.curve import curve_of, relative_time, require_threshold
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.looking import Shown
-from anydepth.exits.policies import policy_named
-from anydepth.exits.saving import FILE, save_exits
+from anydepth.exits.policies import Policy, policy_named
+from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, save_exits
 from anydepth.loaded import LoadedModel
+from anydepth.outputs import output
 from anydepth.promising import Promised, Writing, promise_named
-from anydepth.store import holds_other, replacing_folder, write_json
-from anydepth.workspace import PARTIAL
+from anydepth.store import replacing_folder, write_json
 
-CURVE = "curve.json"
-REPORT = "report.html"
 _TIMED = 6
 """Batches that the clock is on, evenly spread over the data."""
 
@@ -86,11 +83,13 @@ def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = No
         CertificateError: a level outside (0, 1), too few samples, no labels, or a folder that holds something else.
         PolicyError: an unknown policy, or depths that the model lacks.
     """
-    folder = Path(out)
     policy = policy_named(job.policy, depths=job.depths)
     check_request(policy, tolerance=job.tolerance, confidence=job.confidence, against=job.against)
-    if holds_other(folder, mark=FILE, ignoring=PARTIAL):
-        raise CertificateError(f"'{folder}' holds something else already: give another folder with --out")
+    with output(out, EXIT_OUTPUT, inputs={"model": job.model, "data": job.data}):
+        return _calibrate(job, policy, Path(out), progress)
+
+
+def _calibrate(job: Job, policy: Policy, folder: Path, progress: Progress | None) -> Exited | Promised:
     loaded = models.load(job.model, device=job.device, trust_remote_code=job.trust_remote_code)
     rows = take(job.data, job.split, job.wanted)
     if loaded.task == "causal-lm":
@@ -199,7 +198,7 @@ def _on_costs(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iterat
 def _write(result: Exited, calibrated: EarlyExit, loaded: LoadedModel) -> None:
     from anydepth.report.exits import write
 
-    with replacing_folder(result.folder) as beside:
+    with replacing_folder(result.folder, EXIT_OUTPUT) as beside:
         save_exits(
             calibrated.stack,
             calibrated.policy,

@@ -30,14 +30,16 @@ from anydepth.exits.reading import Reader
 from anydepth.exits.router import FORMAT, MANIFEST, Router, memory_at
 from anydepth.exits.segments import Inputs, Segment, write_segment
 from anydepth.intact import sealed, stated
+from anydepth.outputs import OutputKind
 from anydepth.provenance import describe_model, now, versions
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
-from anydepth.store import holds_other, replacing_folder, write_json
+from anydepth.store import replacing_folder, write_json
 from anydepth.surgery import evaluating
 
 TOLERANCE = 1e-4
 """How far onnxruntime may be from torch: logits relative to the largest of them, scores as they are."""
+EXPORT_OUTPUT = OutputKind(job="export", mark=MANIFEST, alone="holds something already", error=ExportError)
 _EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -93,7 +95,7 @@ def export(
         policy: when samples leave. With `AtDepth(k)` there is one graph, from the inputs to the readout of h[k].
         batch: any batch of it; at least 2 positions where it is text. The first axis of every tensor may later have any
             length, and of tokens the second. Images keep their size.
-        out: the folder, which must not hold anything yet.
+        out: the folder. An earlier export there is replaced; of a folder that holds anything else, nothing is.
         name: of the model; its own if None.
         classes: their names; those of the model's config if left out.
         about: what else to write down, as values that JSON holds: what is promised of the policy, say.
@@ -123,14 +125,13 @@ def export(
         >>> found.files, answer.logits.shape, answer.depth.tolist()
         (('blocks-1-1.onnx',), (7, 5), [1, 1, 1, 1, 1, 1, 1])
     """
-    require_new(Path(out))
     require_extras()
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     require_float32(stack.model)
     inputs, reader = Inputs.of(without_labels(batch)[0]), Reader(stack, policy)
     with evaluating(stack.model):
         reader.prepare(inputs.batch)
-        with torch.no_grad(), replacing_folder(Path(out)) as beside:
+        with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:
             reader.logits(stack.states(inputs.batch)[-1], inputs.batch, stack.depth)  # no classifier, no graph
             segments = _write(reader, inputs, beside, progress)
             content = _manifest(reader, inputs, segments, beside)
@@ -150,16 +151,6 @@ def export(
         apart=apart,
         batches=tuple(tuple(next(iter(inputs.named(other).values())).shape) for other in others),
     )
-
-
-def require_new(out: Path) -> None:
-    """See that nothing is there yet.
-
-    Raises:
-        ExportError: something is.
-    """
-    if holds_other(out):
-        raise ExportError(f"'{out}' holds something already: give another folder with --out")
 
 
 def require_extras() -> None:

@@ -6,15 +6,15 @@
     states/              if kept: states.npy (rows, K x D) float32, and sample.npy, the sample of each row
     report.html          the same numbers to look at
 
-New files are written beside the old ones and take their places together, `trace.json` last.
+New files take the places of old ones together, see `anydepth.outputs`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,13 @@ from anydepth.errors import MeasureError, TraceFileError
 from anydepth.intact import require_intact, stated
 from anydepth.measures.moments import Moments
 from anydepth.measures.states import ArrayStates
-from anydepth.result import Rows, Trace
-from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json, writing
-from anydepth.workspace import PARTIAL
+from anydepth.outputs import PARTIAL, output, settle
+from anydepth.result import ARRAYS, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, Trace
+from anydepth.result import REPORT as REPORT
+from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json
 
 FORMAT = 1
-_STAGED = ".new"
 _ROWS_AT_ONCE = 4096
-TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
 
 
 def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) -> Path:
@@ -51,25 +50,19 @@ def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) 
         The folder.
 
     Raises:
-        TraceFileError: the folder cannot be written, or its disk is full. What was there before is still there.
+        TraceFileError: the folder cannot be written, its disk is full, or it holds files of these names that no trace
+            has written. What was there before is still there.
     """
-    staged, made = folder / _STAGED, [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        with writing(folder):
-            shutil.rmtree(staged, ignore_errors=True)  # what a kill may have left
-            staged.mkdir(parents=True)
-            _write(trace, folder, staged, report=report, sums=sums)
-            for name in (ARRAYS, SUMS, STATES, REPORT, TRACE):
-                if name != STATES or not _in_place(trace.states, folder / STATES):
-                    _take_place(staged / name, folder / name)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        for one in made:
-            with suppress(OSError):
-                one.rmdir()
-        raise
-    shutil.rmtree(staged, ignore_errors=True)
+    with output(folder, TRACE_OUTPUT) as opened, opened.publish() as staged:
+        _write(trace, folder, staged, report=report, sums=sums)
     return folder
+
+
+@contextmanager
+def adding(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, whose files join those of the trace in `folder`, or take the places of earlier ones."""
+    with output(folder, TRACE_OUTPUT) as opened, opened.publish(adds=True) as staged:
+        yield staged
 
 
 def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool) -> None:
@@ -77,18 +70,16 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     moments = trace.moments.to_tensors() if sums and trace.moments is not None else None
     needed = sum(array.nbytes for array in arrays.values())
     needed += sum(tensor.nbytes for tensor in moments.values()) if moments else 0
-    copied = trace.states is not None and not _in_place(trace.states, folder / STATES)
-    ready = _left_by_a_pass(trace.states, folder)
-    needed += trace.states.bytes if trace.states is not None and copied and ready is None else 0
+    ready = _ready_to_link(trace.states, folder)
+    needed += trace.states.bytes if trace.states is not None and ready is None else 0
     require_space(folder, needed, "the trace")
     (staged / ARRAYS).write_bytes(safetensors.numpy.save(arrays))
     if moments:
         (staged / SUMS).write_bytes(safetensors.torch.save(moments))
     states = None
     if trace.states is not None:
-        if copied:
-            _write_states(trace.states, staged / STATES, ready)
-        states = _about_states((staged if copied else folder) / STATES, trace.states.widths)
+        _write_states(trace.states, staged / STATES, ready)
+        states = _about_states(staged / STATES, trace.states.widths)
     if report:
         trace.report(staged / REPORT)
     content = {
@@ -102,16 +93,12 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
     write_json(staged / TRACE, content)
 
 
-def _in_place(states: StoredStates | ArrayStates | None, place: Path) -> bool:
-    """Whether these states are those of the very trace that is being written over."""
-    return states is not None and [part.parent.resolve() for part in states.parts] == [place.resolve()]
-
-
-def _left_by_a_pass(states: StoredStates | ArrayStates | None, folder: Path) -> Path | None:
-    """The file of states that a pass has left in this folder for this trace, which need not be copied."""
+def _ready_to_link(states: StoredStates | ArrayStates | None, folder: Path) -> Path | None:
+    """The file of states in this folder that need not be copied: a pass left it, or it is the trace's that is here."""
     if states is None or len(states.parts) != 1:
         return None
-    return states.parts[0] if states.parts[0].resolve().is_relative_to((folder / PARTIAL).resolve()) else None
+    part, places = states.parts[0].resolve(), (folder / PARTIAL, folder / STATES)
+    return part if any(part.is_relative_to(place.resolve()) for place in places) else None
 
 
 def _about_states(folder: Path, widths: tuple[int, ...]) -> dict[str, Any]:
@@ -143,16 +130,6 @@ def _linked(there: Path, here: Path) -> bool:
     return True
 
 
-def _take_place(part: Path, place: Path) -> None:
-    """Put a new file or folder where an old one may be; what this trace does not have must not stay of another."""
-    if place.is_dir():
-        place.replace(part.with_name(f"old-{part.name}"))
-    if part.exists():
-        part.replace(place)
-    else:
-        place.unlink(missing_ok=True)
-
-
 def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {
         "ids": np.frombuffer(json.dumps(list(trace.ids)).encode() or b"[]", dtype=np.uint8),
@@ -171,6 +148,7 @@ def load(folder: Path) -> Trace:
     Raises:
         TraceFileError: nothing is there, or it is corrupt, truncated, or of a newer format.
     """
+    settle(folder)
     content = read_json(folder / TRACE)
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise TraceFileError(f"{folder / TRACE} is not a trace: it states no format")

@@ -8,11 +8,15 @@ from pathlib import Path
 from anydepth.comparing import Comparison, compare
 from anydepth.errors import IncompatibleTraces
 from anydepth.measures.similarity import Progress
+from anydepth.outputs import OutputKind, output
 from anydepth.result import Trace
-from anydepth.store import holds_other, replacing_folder, write_json
+from anydepth.store import replacing_folder, write_json
 
 RESULT = "compare.json"
 REPORT = "report.html"
+_OUTPUT = OutputKind(
+    job="compare", mark=RESULT, names=(REPORT,), alone="holds something else already", error=IncompatibleTraces
+)
 
 
 def compare_folders(
@@ -45,26 +49,25 @@ def compare_folders(
     place = Path(out)
     if len(folders) < 2:
         raise IncompatibleTraces(f"{len(folders)} trace came, expected two or more: anydepth compare A B")
-    if holds_other(place, mark=RESULT):
-        raise IncompatibleTraces(f"'{place}' holds something else already: give another folder with --out")
-    traces = [Trace.load(folder) for folder in folders]
-    names = _names(folders, traces)
-    found = [
-        compare(
-            traces[0],
-            other,
-            measures=measures,
-            despite=despite,
-            names=(names[0], name),
-            permutations=permutations,
-            seed=seed,
-            progress=progress,
-        )
-        for other, name in zip(traces[1:], names[1:], strict=True)
-    ]
-    with replacing_folder(place) as beside:
-        write_json(beside / RESULT, {"format": 1, "comparisons": [one.as_plain() for one in found]})
-        write(found, beside / REPORT, dict(zip(names, traces, strict=True)))
+    with output(place, _OUTPUT, inputs={f"trace {folder}": folder for folder in folders}):
+        traces = [Trace.load(folder) for folder in folders]
+        names = _names(folders, traces)
+        found = [
+            compare(
+                traces[0],
+                other,
+                measures=measures,
+                despite=despite,
+                names=(names[0], name),
+                permutations=permutations,
+                seed=seed,
+                progress=progress,
+            )
+            for other, name in zip(traces[1:], names[1:], strict=True)
+        ]
+        with replacing_folder(place, _OUTPUT) as beside:
+            write_json(beside / RESULT, {"format": 1, "comparisons": [one.as_plain() for one in found]})
+            write(found, beside / REPORT, dict(zip(names, traces, strict=True)))
     return found
 
 

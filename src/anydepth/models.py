@@ -22,6 +22,7 @@ from anydepth.heads import HEADS_FILE, Heads
 from anydepth.hub import translated
 from anydepth.label_names import are_numbers, are_placeholders, listed, match_names
 from anydepth.loaded import Kind, LoadedModel, Task, check_folder
+from anydepth.outputs import settle
 from anydepth.paths import entry_at, local_path
 from anydepth.stack import Stack
 from anydepth.tasks import check_task, loader_of, task_of
@@ -345,6 +346,7 @@ def check_name(name: str, *, pretrained: bool = True) -> None:
         raise ModelError("no model named: expected a folder, a hub id or timm:NAME")
     entry = entry_at(name, ModelError)
     if entry == "folder":
+        settle(local_path(name))
         check_folder(local_path(name), pretrained=pretrained)
     elif entry is not None:
         raise ModelError(f"'{name}' is a file, expected the folder of a model, a hub id or timm:NAME")

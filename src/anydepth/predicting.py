@@ -21,12 +21,14 @@ from anydepth.data.loading import Wanted, take
 from anydepth.errors import ModelError
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.saving import Saved
+from anydepth.outputs import OutputKind, output
 from anydepth.paths import entry_at, local_path
-from anydepth.store import replacing, write_json
+from anydepth.store import replacing_folder, write_json
 from anydepth.workspace import Workspace, working_folder
 
 PREDICTIONS = "predictions.csv"
 SUMMARY = "predict.json"
+_OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS,))
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,13 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
         PolicyError: the model is another than the one the policy was calibrated for.
         DataError: the data cannot be read, or do not fit the model.
     """
-    folder = Path(out)
     entry_at(request.model, ModelError)  # before anything is read of it
     saved = Saved.read(local_path(request.model))
+    with output(out, _OUTPUT, inputs={"model": request.model, "data": request.data}):
+        return _predict(request, saved, Path(out), progress)
+
+
+def _predict(request: Request, saved: Saved, folder: Path, progress: Progress | None) -> Predicted:
     loaded = models.load(
         saved.source(local_path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
     )
@@ -117,7 +123,7 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
     saved.require_same(stack)
     exits = EarlyExit(stack, saved.policy, calibration=saved.calibration)
     with (
-        working_folder(folder, resume=True) as begun,
+        working_folder(folder, _OUTPUT, resume=True) as begun,
         closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {saved.policy}")) as workspace,
     ):
         go_through(found, workspace, partial(_rows, exits), labels=False, progress=progress)
@@ -125,7 +131,6 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
         answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts")}
         kept = {name: np.array(values) for name, values in answers.items() if values is not None}
     names = loaded.classes or tuple(str(one) for one in range(int(kept["prediction"].max()) + 1))
-    _write(folder / PREDICTIONS, ids, [names[one] for one in kept["prediction"]], kept)
     run, read, undecided = (int(one) for one in kept["counts"].sum(0))
     result = Predicted(
         folder,
@@ -139,7 +144,9 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
         undecided,
         (*loaded.notes, *rows.notes, *found.notes),
     )
-    write_json(folder / SUMMARY, result.as_plain())
+    with replacing_folder(folder, _OUTPUT) as beside:
+        _write(beside / PREDICTIONS, ids, [names[one] for one in kept["prediction"]], kept)
+        write_json(beside / SUMMARY, result.as_plain())
     return result
 
 
@@ -156,7 +163,7 @@ def _rows(
 
 
 def _write(path: Path, ids: list[Any], names: list[str], kept: dict[str, np.ndarray]) -> None:
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "prediction", "probability", "depth"])
         for row in zip(ids, names, kept["probability"], kept["depth"], strict=True):

@@ -14,12 +14,12 @@ from anydepth.data.batching import with_text
 from anydepth.data.loading import LoadedData
 from anydepth.errors import CertificateError
 from anydepth.exits.policies import AtDepth, Policy
-from anydepth.exits.saving import save_exits
+from anydepth.exits.saving import EXIT_OUTPUT, save_exits
 from anydepth.generation.promise import Promise, calibrate
 from anydepth.loaded import LoadedModel
+from anydepth.outputs import PARTIAL
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder
-from anydepth.workspace import PARTIAL
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def promise_named(
         stack.depth,
         tuple(notes),
     )
-    with replacing_folder(folder) as beside:
+    with replacing_folder(folder, EXIT_OUTPUT) as beside:
         save_exits(
             stack,
             result.policy,

@@ -19,6 +19,7 @@ from anydepth.measures.agreement import Agreement, agreements
 from anydepth.measures.moments import Moments
 from anydepth.measures.similarity import Similarity
 from anydepth.measures.states import ArrayStates
+from anydepth.outputs import OutputKind
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     import altair
     import pandas
 
+TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
+TRACE_OUTPUT = OutputKind(
+    job="trace", mark=TRACE, names=(ARRAYS, SUMS, f"{STATES}/states.npy", f"{STATES}/sample.npy", REPORT)
+)
 STATISTICS = ("accuracy", "cross_entropy", "confidence", "entropy", "agreement", "stays_correct")
 _SHARES = ("accuracy", "agreement", "stays_correct")
 _NEED_LABELS = ("accuracy", "cross_entropy", "stays_correct")

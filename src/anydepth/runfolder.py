@@ -1,24 +1,33 @@
 """The folder of one training: what was asked for, whether it is finished, and what became of it.
 
-`align.json` holds the settings from the first moment on, and the result once everything else is in place: a folder is
-finished when it has one. Until then there are checkpoints in `checkpoints/`, and nothing that looks like a model.
+While it is under way, its settings lie in the work folder (`.partial/align.json`), its checkpoints in `checkpoints/`.
+The model, and `align.json` with settings and result, come into place together at the end: a folder is finished when it
+has a result. A finished model that is trained anew (`restart`) stays until the new one is there.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anydepth.checkpoints import last_checkpoint
-from anydepth.errors import TrainingError
-from anydepth.store import read_json, write_json, writing
+from anydepth.checkpoints import SEAL_FILE, every_checkpoint, last_checkpoint, remove_checkpoint
+from anydepth.errors import OutputError, TrainingError
+from anydepth.outputs import PARTIAL, Output, OutputKind, output
+from anydepth.store import read_json, replacing_folder, write_json, writing
 
 FILE, CHECKPOINTS = "align.json", "checkpoints"
+ALIGN_OUTPUT = OutputKind(
+    job="align",
+    mark=FILE,
+    names=("config.json", "model.safetensors", "heads.safetensors", "README.md"),
+    alone="holds other files than a training's",
+    error=TrainingError,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,18 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where Trainer keeps its checkpoints until the model is finished."""
         return self.path / CHECKPOINTS
+
+    @property
+    def _under_way(self) -> Path:
+        """The settings of a training that is not finished."""
+        return self.path / PARTIAL / FILE
+
+    @contextmanager
+    def opened(self, inputs: Mapping[str, str | None], *, rank: int = 0) -> Iterator[Output]:
+        """Have the folder to oneself; see `anydepth.outputs.output`."""
+        again = "the same command with --resume"
+        with output(self.path, ALIGN_OUTPUT, inputs=inputs, rank=rank, again=again) as opened:
+            yield opened
 
     def standing(self, settings: Mapping[str, Any], *, resume: bool, restart: bool) -> dict[str, Any] | None:
         """See whether a training may be done here.
@@ -53,26 +74,42 @@ class RunFolder:
         """
         if resume and restart:
             raise TrainingError("--resume goes on and --restart starts over: give one of them")
-        if not self.path.exists():
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise TrainingError(f"'{self.path}' is a file, expected a folder: give one with --out")
+            empty = not self.path.exists() or all(entry.name == PARTIAL for entry in self.path.iterdir())
+        if empty and not self._under_way.is_file():
             return None
-        if not self.path.is_dir():
-            raise TrainingError(f"'{self.path}' is a file, expected a folder: give one with --out")
-        if not any(self.path.iterdir()):
-            return None
-        if not (self.path / FILE).is_file():
-            raise TrainingError(f"'{self.path}' holds other files than a training's: give another folder with --out")
+        if not self._under_way.is_file() and not (self.path / FILE).is_file():
+            raise TrainingError(f"'{self.path}' {ALIGN_OUTPUT.alone}: give another folder with --out")
         if restart:
             return None
-        known = read_json(self.path / FILE)
-        self._require_leave(known, resume=resume)
+        known = self._known()
+        if not resume:
+            self._refuse(known)
         if resume and (difference := first_difference(known["settings"], settings)):
             raise TrainingError(f"'{self.path}' {difference}: give the same, another --out, or --restart to start over")
         result: dict[str, Any] | None = known.get("result")
         return result
 
-    def _require_leave(self, known: Mapping[str, Any], *, resume: bool) -> None:
-        if resume:
-            return
+    def _known(self) -> dict[str, Any]:
+        """What is written down of the training that is under way, or else of the one that is finished.
+
+        Raises:
+            TrainingError: it is none of ours, or was changed.
+        """
+        each = [read_json(path) for path in (self._under_way, self.path / FILE) if path.is_file()]
+        for known in each:
+            if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
+                raise TrainingError(
+                    f"'{self.path}' holds an {FILE} that says no settings, expected one written by anydepth align: "
+                    "give another folder with --out"
+                )
+        # of the same training: it was ended between putting the model in place and clearing up
+        finished: bool = each[0].get("started") == each[-1].get("started")
+        return dict(each[-1] if finished else each[0])
+
+    def _refuse(self, known: Mapping[str, Any]) -> None:
         if "result" in known:
             raise TrainingError(
                 f"'{self.path}' holds a finished model: give another folder with --out, or --restart to train anew in "
@@ -86,62 +123,64 @@ class RunFolder:
 
     @contextmanager
     def begun(self, settings: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
-        """Write down what is done inside; unless resumed, remove what an earlier training left.
+        """Write down what is done inside; unless resumed, remove the checkpoints of an earlier training.
 
         What fails before there is a checkpoint leaves nothing behind.
 
         Raises:
+            OutputError: there are checkpoints of somebody else's.
             TraceFileError: nothing can be written here.
         """
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            if (self.path / FILE).is_file():
-                self._clear(keep_checkpoints=resume)
-        write_json(self.path / FILE, {"settings": settings})
+        self._require_own_checkpoints()
+        known = self._known() if resume and self._under_way.is_file() else {}
+        for checkpoint in every_checkpoint(self.checkpoints):
+            if not resume or not (checkpoint / SEAL_FILE).exists():  # the latter was cut short
+                remove_checkpoint(checkpoint)
+        write_json(self._under_way, {"settings": settings, "started": known.get("started", time.time_ns())})
         try:
             yield
         except BaseException:
             if last_checkpoint(self.checkpoints) is None:
-                shutil.rmtree(self.checkpoints, ignore_errors=True)
-                (self.path / FILE).unlink(missing_ok=True)
-                with suppress(OSError):
-                    self.path.rmdir()
+                self._remove_checkpoints()
+                self._under_way.unlink(missing_ok=True)
             raise
 
-    def _clear(self, *, keep_checkpoints: bool) -> None:
-        for name in read_json(self.path / FILE).get("result", {}).get("files", ()):
-            (self.path / Path(name).name).unlink(missing_ok=True)
-        if not keep_checkpoints:
-            self._remove_checkpoints()
+    def _require_own_checkpoints(self) -> None:
+        kept = read_json(self.path / FILE).get("kept", []) if (self.path / FILE).is_file() else []
+        others = [path for path in every_checkpoint(self.checkpoints) if path.name not in kept]
+        if others and not self._under_way.is_file():
+            raise OutputError(
+                f"'{others[0]}' is not of a training in '{self.path}': move it away, or give another folder with --out"
+            )
 
     def _remove_checkpoints(self) -> None:
         """Trainer's own, and nothing else that may have been logged beside them."""
-        for checkpoint in self.checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        for checkpoint in every_checkpoint(self.checkpoints):
+            remove_checkpoint(checkpoint)
         with suppress(OSError):
             self.checkpoints.rmdir()
 
     @contextmanager
     def finishing(self) -> Iterator[Path]:
-        """A folder to put the model into; its files come into place when all are there, the config last."""
-        beside = self.path / ".model"
-        try:
-            with writing(self.path):
-                shutil.rmtree(beside, ignore_errors=True)
-                beside.mkdir(parents=True)
+        """A folder to put the model and its result into; all come into place together."""
+        with replacing_folder(self.path, ALIGN_OUTPUT) as beside:
             yield beside
-            with writing(self.path):
-                # a folder without a config is no model yet, for transformers as for us
-                for file in sorted(beside.iterdir(), key=lambda file: file.name == "config.json"):
-                    file.replace(self.path / file.name)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
-    def finish(self, settings: Mapping[str, Any], result: Mapping[str, Any], *, keep_checkpoints: bool) -> None:
-        """Write down the result; from then on the training is finished."""
-        write_json(self.path / FILE, {"settings": settings, "result": result})
-        if not keep_checkpoints:
+    def finish(
+        self, beside: Path, settings: Mapping[str, Any], result: Mapping[str, Any], *, keep_checkpoints: bool
+    ) -> None:
+        """Write down the result, to come into place with the model."""
+        started = read_json(self._under_way)["started"]
+        kept = sorted(path.name for path in every_checkpoint(self.checkpoints)) if keep_checkpoints else []
+        content = {"settings": settings, "result": result, "started": started, "kept": kept}
+        write_json(beside / FILE, content)
+
+    def clear(self) -> None:
+        """Remove the checkpoints of a finished training that were not to be kept, and what says it is under way."""
+        if not read_json(self.path / FILE).get("kept"):
             self._remove_checkpoints()
+        with writing(self.path):
+            self._under_way.unlink(missing_ok=True)
 
 
 def first_difference(before: Any, now: Any) -> str | None:

@@ -16,8 +16,9 @@ from anydepth.data.inputs import check_vocabulary, pixel_input
 from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
 from anydepth.exits.saving import FILE, Saved
-from anydepth.exporting import Exported, export, require_extras, require_new
+from anydepth.exporting import EXPORT_OUTPUT, Exported, export, require_extras
 from anydepth.loaded import LoadedModel
+from anydepth.outputs import output
 from anydepth.paths import entry_at, local_path
 
 _TEXTS = ("The film was good.", "It was not, and I would not see it again for any money.", "Why?")
@@ -52,7 +53,7 @@ def ship(wish: Wish, out: str | Path, *, progress: Progress | None = None) -> Ex
 
     Args:
         wish: what.
-        out: the folder, which must not hold anything yet.
+        out: the folder; see `anydepth.exporting.export`.
         progress: called with what is done, how much there is, and what it is.
 
     Raises:
@@ -60,9 +61,13 @@ def ship(wish: Wish, out: str | Path, *, progress: Progress | None = None) -> Ex
         PolicyError: there is no such policy, or no such depth.
         TraceFileError: `exit.json` was changed.
     """
-    require_new(Path(out))
     require_extras()
     entry_at(wish.model, ModelError)  # before anything is read of it
+    with output(out, EXPORT_OUTPUT, inputs={"model": wish.model}):
+        return _ship(wish, out, progress)
+
+
+def _ship(wish: Wish, out: str | Path, progress: Progress | None) -> Exported:
     folder = local_path(wish.model)
     saved = Saved.read(folder) if (folder / FILE).is_file() else None
     policy, notes = _policy(wish, saved)

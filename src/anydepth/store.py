@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from anydepth.disk import replacing as replacing
+from anydepth.disk import writing as writing
 from anydepth.errors import DataError, TraceFileError, one_line
+from anydepth.outputs import PARTIAL, OutputKind, output, settle
 
 _HEADER_BYTES = 128
 _LOOKED_AT = 1000  # rows of kept states that a fingerprint is made of
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_WHOLE = OutputKind(job="part")
 
 
 class RowFile:
@@ -138,43 +142,21 @@ def _mapped(path: Path, columns: int) -> NDArray[np.float32]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says of a failed write into one line about `path`."""
-    try:
-        yield
-    except OSError as problem:
-        raise TraceFileError(f"cannot write {path}: {problem.strerror or problem}") from None
+def replacing_folder(folder: Path, kind: OutputKind = _WHOLE) -> Iterator[Path]:
+    """A new folder to fill, whose files take the places of those in `folder` when all went well.
+
+    Args:
+        folder: where; see `anydepth.outputs.output`.
+        kind: what is written; by default all that the folder holds is replaced.
+    """
+    with output(folder, kind) as opened, opened.publish() as beside:
+        yield beside
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` at once when all went well and is removed when it did not."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            yield beside
-            beside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which becomes `folder` when all went well and is removed when it did not."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        with writing(folder):
-            beside.mkdir(parents=True)
-            yield beside
-            if folder.exists():
-                shutil.rmtree(folder)
-            beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def is_filled(folder: Path) -> bool:
+    """Whether something was put into a folder by `replacing_folder`, and not only begun to be."""
+    settle(folder)
+    return folder.is_dir() and any(entry.name != PARTIAL for entry in folder.iterdir())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -201,20 +183,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def holds_other(place: Path, *, mark: str | None = None, ignoring: str | None = None) -> bool:
-    """Whether something is there that must not be written over.
-
-    Args:
-        place: a folder that may be missing.
-        mark: a file that tells a folder as one that may be replaced.
-        ignoring: what does not count.
-    """
-    if not place.is_dir():
-        return place.exists()
-    left = {path.name for path in place.iterdir()} - {ignoring}
-    return bool(left) and mark not in left
 
 
 def read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from anydepth.collect import Progress
+from anydepth.signals import Stopped, handling
 
 
 def three_depths(depth: int) -> tuple[int, ...]:
@@ -76,43 +77,37 @@ def _perplexity(nats: float) -> float:
 
 
 class Interrupt(TrainerCallback):  # type: ignore[misc]
-    """Ctrl-C ends a training after the step it falls into, with a checkpoint; a second one ends it at once.
+    """Ctrl-C, SIGTERM or SIGHUP end a training after the step they fall into, with a checkpoint; a second one at once.
 
     Args:
         say: takes one line for the user.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.came, self._say = False, say
+        self.came: int | None = None
+        self._say = say
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Take Ctrl-C inside; afterwards it is as it was.
+        """Take these signals inside; one that came is raised again at the end, to be handled as before."""
 
-        Raises:
-            KeyboardInterrupt: at the end, if it came.
-        """
-
-        def come(*_: Any) -> None:
-            if self.came:
-                raise KeyboardInterrupt
-            self.came = True
+        def come(number: int) -> None:
+            if self.came is not None:
+                raise Stopped(number) if number != signal.SIGINT else KeyboardInterrupt
+            self.came = number
             self._say("stopping after this step, with a checkpoint; once more to stop at once")
 
-        before = signal.signal(signal.SIGINT, come)
-        try:
+        with handling(come):
             yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-        if self.came:
-            raise KeyboardInterrupt
+        if self.came is not None:
+            signal.raise_signal(self.came)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop, if it came."""
-        if self.came:
+        if self.came is not None:
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Nothing more is to be done, if it came."""
-        if self.came:
+        if self.came is not None:
             control.should_evaluate = control.should_save = False

@@ -21,7 +21,7 @@ from anydepth.measures.similarity import MEASURES, similarities
 from anydepth.measures.states import ArrayStates, as_numbers
 from anydepth.provenance import describe_model, now, versions
 from anydepth.ranks import rank_and_count, wait_for_all
-from anydepth.result import ROW_COLUMNS, Trace, by_field
+from anydepth.result import ROW_COLUMNS, TRACE_OUTPUT, Trace, by_field
 from anydepth.stack import Stack
 from anydepth.store import as_bytes, in_words
 from anydepth.tokens import check_policy
@@ -125,7 +125,7 @@ def trace(
     if ranks > 1 and out is None:
         raise DataError(f"{ranks} processes need a folder they share: give out='DIR'")
     key = _key(origin["model"]["fingerprint"], what, keep_states, ranks)
-    with working_folder(out, resume=resume) as folder:
+    with working_folder(out, TRACE_OUTPUT, resume=resume) as folder:
         with closing(Workspace(folder / f"rank-{rank}", key)) as workspace:
             what.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
         wait_for_all()

@@ -22,11 +22,15 @@ from transformers.trainer_utils import SaveStrategy
 from anydepth.calling import device_of, to_device
 from anydepth.checkpoints import (
     STATE_FILE,
-    is_whole,
+    damage,
     last_checkpoint,
     randomness_kept,
     read_weights,
+    remove_checkpoint,
     require_room,
+    rotate,
+    seal_checkpoint,
+    unseal_checkpoint,
     without,
 )
 from anydepth.dependencies import require
@@ -36,6 +40,7 @@ from anydepth.objectives import DEFAULT, AlignedLoss, Objective, objective_named
 from anydepth.questions import predicts_next_token
 from anydepth.ranks import wait_for_all
 from anydepth.stack import Stack
+from anydepth.store import writing
 from anydepth.surgery import forward_as
 from anydepth.tally import by_sample, inputs_and_labels
 from anydepth.trace_callback import TraceCallback
@@ -362,11 +367,13 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     def _checkpoint(self, wanted: str | Path | bool | None) -> str | None:
         if not wanted:
             return None
-        found = last_checkpoint(self.args.output_dir) if wanted is True else Path(wanted)
-        if found is None or not is_whole(found):
+        found = last_checkpoint(self.args.output_dir, thorough=True) if wanted is True else Path(wanted)
+        why = None if found is None else damage(found, thorough=True)
+        if found is None or why is not None:
             raise TrainingError(
-                f"{found or self.args.output_dir} has no checkpoint that was written to its end, expected a "
-                f"checkpoint-N with its {STATE_FILE}; train without resuming, or look in another folder"
+                f"{found or self.args.output_dir} has no checkpoint that was written to its end"
+                f"{f' ({why})' if why else ''}, expected a checkpoint-N with its {STATE_FILE}; train without resuming, "
+                "or look in another folder"
             )
         return str(found)
 
@@ -376,11 +383,25 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_space()
+        place, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
+        folder = place / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             # of an older run in the same folder: with it, half of the new checkpoint would pass for a whole one
-            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / STATE_FILE).unlink(missing_ok=True)
-        super()._save_checkpoint(model, trial)
+            unseal_checkpoint(folder)
+        try:
+            self.args.save_total_limit = None  # Trainer would remove older ones before this one is known to be whole
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    seal_checkpoint(folder)
+        except BaseException:
+            if self.args.should_save:
+                remove_checkpoint(folder)
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate(place, folder, limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from anydepth.disk import remove_tree
 from anydepth.errors import IncompatibleTraces, TraceFileError
+from anydepth.outputs import OutputKind, output
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.store import RowFile, read_json, write_json, writing
 
-PARTIAL = ".partial"
-"""Where in a folder a pass that is under way lies."""
 _JOURNAL = "journal.json"
 _SECONDS_BETWEEN_COMMITS = 2.0
 
@@ -194,29 +193,28 @@ class Workspace:
 
 
 @contextmanager
-def working_folder(out: str | Path | None, *, resume: bool) -> Iterator[Path]:
-    """A folder for a pass: of its own and for this call only, or in `out` until what is made there is complete."""
+def working_folder(out: str | Path | None, kind: OutputKind, *, resume: bool) -> Iterator[Path]:
+    """A folder for a pass: of its own and for this call only, or in `out` until what is made there is complete.
+
+    Args:
+        out: the output folder, which several processes share; None for none.
+        kind: what the job leaves there.
+        resume: False to forget what an interrupted pass left there.
+    """
     if out is None:
         with tempfile.TemporaryDirectory(prefix="anydepth-") as folder:
             yield Path(folder)
         return
-    partial, (rank, ranks) = Path(out) / PARTIAL, rank_and_count()
-    made = [one for one in (Path(out), *Path(out).parents) if not one.exists()]
-    if not resume and rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    wait_for_all()
-    try:
-        yield partial
-    except BaseException:
-        if ranks == 1 and not any(partial.glob("*/journal.json")):  # not one batch to go on from
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()
-        raise
-    if rank == 0:
-        shutil.rmtree(partial)
-    wait_for_all()
+    rank, ranks = rank_and_count()
+    with output(out, kind, rank=rank, ranks=ranks) as opened:
+        if not resume and rank == 0:
+            with writing(opened.partial):
+                for entry in opened.partial.iterdir():
+                    if entry.is_dir():
+                        remove_tree(entry)
+        wait_for_all()
+        yield opened.partial
+        wait_for_all()
 
 
 def _chained(chain: str, ids: list[Any], digests: NDArray[np.uint64]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from anydepth.exits.lanes import Lanes
 from anydepth.exits.looking import Looked, look
 from anydepth.exits.policies import Policy
 from anydepth.exits.reading import Reader
-from anydepth.exits.saving import Saved, save_exits
+from anydepth.exits.saving import EXIT_OUTPUT, Saved, save_exits
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder
@@ -147,7 +148,7 @@ class EarlyExit:
         """Write the model and `exit.json`, which holds the policy and what is promised of it.
 
         Args:
-            folder: taken the place of, if it exists.
+            folder: where. What an earlier call wrote there is replaced, and everything else stays.
             processor: the tokenizer or image processor to put beside the model.
             about: what else to write down, as values that JSON holds.
 
@@ -156,9 +157,9 @@ class EarlyExit:
 
         Raises:
             PolicyError: the policy is of a kind of your own.
-            TraceFileError: it cannot be written.
+            TraceFileError: it cannot be written, or holds files of such names that are not of an earlier call.
         """
-        with replacing_folder(Path(folder)) as beside:
+        with replacing_folder(Path(folder), replace(EXIT_OUTPUT, alone="")) as beside:
             save_exits(self.stack, self.policy, self.calibration, beside, processor=processor, about=about)
         return Path(folder)
 

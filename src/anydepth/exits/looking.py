@@ -24,12 +24,15 @@ from anydepth.errors import DataError
 from anydepth.exits.policies import Policy
 from anydepth.exits.reading import Reader
 from anydepth.measures.plan import available_memory
+from anydepth.outputs import OutputKind
 from anydepth.provenance import model_fingerprint
 from anydepth.questions import Questions
 from anydepth.store import in_words
 from anydepth.surgery import evaluating
 from anydepth.tracing import as_batches
 from anydepth.workspace import Workspace, working_folder
+
+_LOOK = OutputKind(job="exit", mark="exit.json")
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def look(
     data = as_batches(data)
     total = len(data) if isinstance(data, Sized) else None
     key = f"look {model_fingerprint(reader.stack.model)} {reader.policy.reads} {reader.tested} {labels}"
-    with working_folder(out, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
+    with working_folder(out, _LOOK, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
         with evaluating(reader.stack.model):
             go_through(data, workspace, partial(_rows, reader, labels, total), labels=labels, progress=progress)
         seen, predictions, known = (workspace.read(name) for name in ("seen", "prediction", "label"))

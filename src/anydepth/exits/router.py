@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from anydepth.errors import DataError, ModelError, TraceFileError, one_line
 from anydepth.intact import read_sealed, require_intact
+from anydepth.outputs import settle
 
 MANIFEST = "export.json"
 FORMAT = 1
@@ -198,6 +199,7 @@ def _segments(folder: Path, content: dict[str, Any], options: Any, providers: Se
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    settle(folder)
     content = read_sealed(folder / MANIFEST, known=FORMAT, again=_AGAIN)
     try:
         for name, expected in content["files"].items():

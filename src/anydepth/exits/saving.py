@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.certificates import Certificate
-from anydepth.errors import AnydepthError, ModelError, PolicyError, TraceFileError
+from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyError, TraceFileError
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import Policy, as_plain, from_plain
 from anydepth.heads import HEADS_FILE, Heads
 from anydepth.hub import translated
 from anydepth.intact import read_sealed, seal
+from anydepth.outputs import OutputKind, settle
 from anydepth.provenance import describe_model, now, versions
 from anydepth.stack import Stack
 from anydepth.store import write_json
 
 FILE = "exit.json"
 _FORMAT = 1
+CURVE, REPORT = "curve.json", "report.html"
+EXIT_OUTPUT = OutputKind(
+    job="exit", mark=FILE, names=(CURVE, REPORT), alone="holds something else already", error=CertificateError
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Saved:
         Raises:
             TraceFileError: it is missing, of another format, or was changed since.
         """
+        settle(folder)
         path = folder / FILE
         content = read_sealed(path, known=_FORMAT, again="calibrate again, what it promises would not hold")
         try:

@@ -28,7 +28,7 @@ from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.reproduce.starts import MADE
 from anydepth.reproduce.subjects import TRIAL_ROWS, Scale, Subject
 from anydepth.result import Trace
-from anydepth.store import plain, read_json, replacing_folder, write_json, writing
+from anydepth.store import is_filled, plain, read_json, replacing_folder, write_json, writing
 from anydepth.tracing import trace
 
 MEASURES = ("cosine", "cosine_raw", "cka")
@@ -91,9 +91,7 @@ class Bench:
         if kind != "made":
             return name
         folder = self.out / PARTS / f"made-{rest}"
-        if rank_and_count()[0] == 0 and not folder.is_dir():
-            with writing(folder):
-                folder.parent.mkdir(parents=True, exist_ok=True)
+        if rank_and_count()[0] == 0 and not is_filled(folder):
             with replacing_folder(folder) as beside:
                 MADE[rest](beside)
         wait_for_all()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anydepth.collect import Progress
 from anydepth.errors import ReproduceError
+from anydepth.outputs import OutputKind
 from anydepth.provenance import now, versions
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.reproduce.bench import Bench, Say
@@ -19,6 +20,7 @@ from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.subjects import SCALES, Scale
 
 RESULTS = "results"
+REPRODUCE_OUTPUT = OutputKind(job="reproduce")
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from anydepth.errors import ReproduceError
 from anydepth.reproduce.claims import ABSTRACT, Claim
-from anydepth.reproduce.drawing import FIGURES, figure_paths
+from anydepth.reproduce.drawing import FIGURES, SUFFIXES, figure_paths
 from anydepth.reproduce.found import Found
 from anydepth.reproduce.listing import cost, kept
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
+from anydepth.reproduce.running import results_path
 from anydepth.reproduce.subjects import Scale
 from anydepth.store import replacing, writing
 
@@ -61,6 +63,30 @@ def write(out: Path) -> Path:
     with replacing(path) as beside:
         beside.write_text(page, encoding="utf-8")
     return path
+
+
+def require_own(out: Path, recipe: Recipe, scale: Scale, steps: int | None = None) -> None:
+    """See, before the work, that the page and the figures to be written take the places of nothing but earlier ones.
+
+    Raises:
+        ReproduceError: something else is there.
+    """
+    results = results_path(out, recipe, scale, steps)
+    name = results.name.removesuffix(results.suffix)
+    figures = [results.parents[1] / FIGURES / f"{name}{suffix}" for suffix in SUFFIXES]
+    others = [path for path in figures if path.exists() and not results.exists()]
+    page = out / PAGE
+    if steps is None and page.exists() and not _is_page(page):
+        others.append(page)
+    if others:
+        raise ReproduceError(f"'{others[0]}' is none of `anydepth reproduce`: move it away, or give another --out")
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()[:1] == [next(_head([]))]
+    except (OSError, ValueError):
+        return False
 
 
 def render(out: Path) -> str:

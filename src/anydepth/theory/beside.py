@@ -11,6 +11,7 @@ import torch
 from anydepth import models
 from anydepth.collect import Progress
 from anydepth.errors import AnydepthError
+from anydepth.files import REPORT, adding
 from anydepth.loaded import LoadedModel
 from anydepth.report.page import write
 from anydepth.result import Trace
@@ -63,7 +64,8 @@ def add_theory(
         progress=progress,
     )
     theory.save(folder)
-    write([found], folder / "report.html", theories=[theory])
+    with adding(folder) as beside:
+        write([found], beside / REPORT, theories=[theory])
     return theory
 
 

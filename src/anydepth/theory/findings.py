@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anydepth.errors import TraceFileError
-from anydepth.store import plain, read_json, write_json, writing
+from anydepth.outputs import OutputKind
+from anydepth.store import plain, read_json, replacing_folder, write_json
 from anydepth.theory.closeness import Closeness
 from anydepth.theory.collapse import Collapse
 from anydepth.theory.geometry import Geometry
@@ -19,6 +20,7 @@ from anydepth.theory.updates import Updates
 
 FORMAT = 1
 FILE = "theory.json"
+_OUTPUT = OutputKind(job="trace", mark=FILE)
 MEASURED, UNCENTRED, RANDOM_WEIGHTS, SHUFFLED_LABELS = "measured", "not centred", "random weights", "shuffled labels"
 _Part = TypeVar("_Part")
 
@@ -58,9 +60,8 @@ class Theory:
             TraceFileError: it cannot be written.
         """
         path = Path(folder) / FILE
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, **plain(self)})
+        with replacing_folder(path.parent, _OUTPUT) as beside:
+            write_json(beside / FILE, {"format": FORMAT, **plain(self)})
         return path
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from anydepth import options, terminal
-from anydepth.verbs.words import depths_of, slug
+from anydepth.verbs.words import default_folder, depths_of
 
 
 def exit_early(
@@ -67,7 +67,7 @@ def exit_early(
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
-        found = calibrate_named(job, out or Path("runs") / f"{slug(model)}-{slug(data)}-exit", progress=progress)
+        found = calibrate_named(job, out or default_folder(model, data, suffix="-exit"), progress=progress)
     if isinstance(found, Promised):
         show_promised(found, as_json=as_json)
     else:
@@ -110,7 +110,7 @@ def predict(
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
-        found = run_predict(request, out or Path("runs") / f"{slug(model)}-{slug(data)}-predictions", progress=progress)
+        found = run_predict(request, out or default_folder(model, data, suffix="-predictions"), progress=progress)
     show_predicted(found, as_json=as_json)
 
 
@@ -154,7 +154,7 @@ def truncate(
         found = cut(
             model,
             None if depth == "auto" else int(depth),
-            out or Path("runs") / f"{slug(model)}-depth-{depth}",
+            out or default_folder(model, suffix=f"-depth-{depth}"),
             choice=choice,
             blocks=blocks,
             device=device,
@@ -193,5 +193,5 @@ def export(
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
-        found = ship(wish, out or Path("runs") / f"{slug(model)}-onnx", progress=progress)
+        found = ship(wish, out or default_folder(model, suffix="-onnx"), progress=progress)
     show_exported(found, as_json=as_json)

@@ -39,9 +39,10 @@ def reproduce(
     debug: options.Debug = False,
 ) -> None:
     """Run an experiment of the paper by its NAME, and say which of the paper's claims hold."""
+    from anydepth.outputs import output
     from anydepth.ranks import join, leave, rank_and_count
     from anydepth.reproduce.listing import kept, listed
-    from anydepth.reproduce.running import Order, plan_of, recipe_named, results_path
+    from anydepth.reproduce.running import REPRODUCE_OUTPUT, Order, plan_of, recipe_named, results_path
     from anydepth.reproduce.running import reproduce as run_recipe
     from anydepth.reproduce.showing import show_found, show_listed, show_page
 
@@ -51,31 +52,41 @@ def reproduce(
         show_listed(listed(out, seeds), out, seeds, as_json=as_json)
         return
     from anydepth.reproduce.drawing import draw  # charts take a second to load, and a list has none
-    from anydepth.reproduce.verdict import write
+    from anydepth.reproduce.verdict import require_own, write
 
     if verdict:
-        every = kept(out)
-        if not every:
-            raise ReproduceError(f"'{out}' holds no results, expected some: run a recipe with this --out first")
-        pictures = [path for one, found in every for path in draw(one, found, out)]
-        show_page(write(out), pictures, as_json=as_json)
+        with output(out, REPRODUCE_OUTPUT):
+            every = kept(out)
+            if not every:
+                raise ReproduceError(f"'{out}' holds no results, expected some: run a recipe with this --out first")
+            for one, found in every:
+                require_own(out, one, found.scale)
+            pictures = [path for one, found in every for path in draw(one, found, out)]
+            show_page(write(out), pictures, as_json=as_json)
         return
     replaced = _replacements(use or ())
     device = join() or device
     recipe = recipe_named(name or "")
     order = Order(recipe.name, out, scale, seeds, steps, as_printed, replaced, device)
+    require_own(out, recipe, plan_of(recipe, scale), steps)
     if steps is None:
         kept(out)  # what the verdict page cannot tell of is refused now, not after hours of training
-    with terminal.bars(enabled=not as_json, lines=True) as progress:
+    rank, ranks = rank_and_count()
+    with (
+        output(out, REPRODUCE_OUTPUT, rank=rank, ranks=ranks, resumable=True),
+        terminal.bars(enabled=not as_json, lines=True) as progress,
+    ):
         found = run_recipe(order, progress=progress, say=terminal.say)
-    if rank_and_count()[0] == 0:
+        figures = draw(recipe, found, out) if rank == 0 else ()
+        page = write(out) if rank == 0 and steps is None else None
+    if rank == 0:
         show_found(
             recipe,
             found,
             recipe.claims(found),
             results=results_path(out, recipe, plan_of(recipe, scale), steps),
-            figures=draw(recipe, found, out),
-            page=write(out) if steps is None else None,
+            figures=figures,
+            page=page,
             as_json=as_json,
         )
     leave()

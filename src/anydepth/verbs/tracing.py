@@ -9,7 +9,7 @@ import typer
 
 from anydepth import options, terminal
 from anydepth.errors import DataError
-from anydepth.verbs.words import names_of, slug
+from anydepth.verbs.words import default_folder, names_of
 
 _READOUTS: dict[str, Literal["tail", "raw"] | None] = {"tail": "tail", "raw": "raw", "none": None}
 
@@ -63,10 +63,12 @@ def trace(
     """Trace MODEL on DATA: similarity between depths, and what the model's own readout says at each."""
     from anydepth import data as datasets
     from anydepth import models
-    from anydepth.files import REPORT
+    from anydepth.files import REPORT, adding
     from anydepth.lens import Lens
+    from anydepth.outputs import output
     from anydepth.ranks import join, leave, rank_and_count
     from anydepth.report.page import write
+    from anydepth.result import TRACE_OUTPUT
     from anydepth.show import show_trace
     from anydepth.store import as_bytes
     from anydepth.tokens import check_policy
@@ -75,7 +77,7 @@ def trace(
 
     terminal.quiet_libraries()
     device = join() or device
-    folder = out or Path("runs") / f"{slug(model)}-{slug(data)}"
+    folder = out or default_folder(model, data)
     names = names_of(measures)
     if readout not in _READOUTS:
         raise DataError(f"unknown readout {readout!r}, expected one of {', '.join(_READOUTS)}")
@@ -86,21 +88,27 @@ def trace(
         check_policy(tokens)
     if states_limit is not None:
         as_bytes(states_limit, "--states-limit")
-    loaded = models.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    samples = datasets.load(
-        data,
-        split=split,
-        limit=limit,
-        text=text_column,
-        label=label_column,
-        image=image_column,
-        id=id_column,
-        seed=seed,
-    )
-    batches = datasets.batches(
-        samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels, stride=stride, pack=pack
-    )
-    with terminal.bars(enabled=not as_json, lines=keep_states) as progress:
+    rank, ranks = rank_and_count()
+    reads = {"model": model, "data": data}
+    again = "the same command without --restart" if restart else "the same command"
+    with (
+        output(folder, TRACE_OUTPUT, inputs=reads, rank=rank, ranks=ranks, again=again),
+        terminal.bars(enabled=not as_json, lines=keep_states) as progress,
+    ):
+        loaded = models.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        samples = datasets.load(
+            data,
+            split=split,
+            limit=limit,
+            text=text_column,
+            label=label_column,
+            image=image_column,
+            id=id_column,
+            seed=seed,
+        )
+        batches = datasets.batches(
+            samples, loaded, batch_size=batch_size, max_length=max_length, labels=labels, stride=stride, pack=pack
+        )
         stack = models.stack_of(loaded, batches, blocks=blocks)
         lenses = [Lens.of(stack, text, loaded.processor) for text in lens or ()]  # first: it may be refused
         found = run_trace(
@@ -140,16 +148,19 @@ def trace(
                 seed=seed,
                 progress=progress,
             )
-    if rank_and_count()[0] == 0:
-        if lenses:
-            write([found], folder / REPORT, theories=[tested] if tested else (), lenses=lenses)
+        if lenses and rank == 0:
+            with adding(folder) as beside:
+                write([found], beside / REPORT, theories=[tested] if tested else (), lenses=lenses)
+    if rank == 0:
         show_trace(found, folder, theory=tested, as_json=as_json)
     leave()
 
 
 def compare(
     traces: options.Traces,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/compare"),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/A-B-compare.")
+    ] = None,
     measures: Annotated[
         str | None,
         typer.Option(help="Similarities across models; default cka, and cosine where widths agree; none for none."),
@@ -169,14 +180,15 @@ def compare(
 
     terminal.quiet_libraries()
     wanted = None if measures is None else () if measures == "none" else names_of(measures)
+    folder = out or default_folder(*traces, suffix="-compare")
     with terminal.bars(enabled=not as_json) as progress:
         found = compare_folders(
             traces,
-            out,
+            folder,
             measures=wanted,
             despite=() if despite is None else names_of(despite),
             permutations=permutations,
             seed=seed,
             progress=progress,
         )
-    show_compared(found, out, as_json=as_json)
+    show_compared(found, folder, as_json=as_json)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from anydepth import options, terminal
-from anydepth.verbs.words import slug
+from anydepth.verbs.words import default_folder
 
 
 def _list_objectives(asked: bool) -> bool:
@@ -139,7 +138,7 @@ def align(
     with terminal.bars(enabled=not as_json, lines=True) as progress:
         found = run_align(
             job,
-            out or Path("runs") / f"{slug(model)}-{slug(data)}-{objective}",
+            out or default_folder(model, data, suffix=f"-{objective}"),
             resume=resume,
             restart=restart,
             keep_checkpoints=keep_checkpoints,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from anydepth.errors import PolicyError
@@ -25,6 +27,32 @@ def names_of(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def slug(name: str) -> str:
-    """A model or data set as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).exists() else name).strip("-.") or "trace"
+def default_folder(*names: str | Path, suffix: str = "") -> Path:
+    """The folder to write to if none is given: in `runs/`, after the names, with a hash where others could read alike.
+
+    Args:
+        *names: of what is read: a model, data, traces. Paths in the same place are the same name, however written.
+        suffix: what tells the job.
+
+    Example:
+        >>> default_folder("gpt2", "digits").as_posix()
+        'runs/gpt2-digits'
+        >>> default_folder("exp1/checkpoint-500", "digits").as_posix(), default_folder("exp2/checkpoint-500", "digits")
+        ('runs/checkpoint-500-digits-...', PosixPath('runs/checkpoint-500-digits-...'))
+    """
+    parts = [_identity(str(name)) for name in names]
+    words = [re.sub(r"[^A-Za-z0-9.]+", "-", short).strip("-.") or "trace" for _, short in parts]
+    readable = "-".join(words)[:100].strip("-.")
+    if [identity for identity, _ in parts] != readable.split("-"):
+        readable += "-" + hashlib.blake2b("\0".join(one for one, _ in parts).encode(), digest_size=4).hexdigest()
+    return Path("runs") / f"{readable}{suffix}"
+
+
+def _identity(name: str) -> tuple[str, str]:
+    """What a name stands for, and how to call it for short."""
+    with suppress(OSError, RuntimeError, ValueError):
+        path = Path(name).expanduser()
+        if path.exists():
+            resolved = path.resolve()
+            return (resolved.name if resolved.parent == Path.cwd().resolve() else str(resolved)), resolved.name
+    return name, name

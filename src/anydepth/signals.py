@@ -1,0 +1,75 @@
+"""Signals that ask a job to stop: Ctrl-C, and what schedulers send (SIGTERM, SIGHUP) before they kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(BaseException):
+    """A signal asked the process to stop. Not an `Exception`, as `KeyboardInterrupt` is none.
+
+    Attributes:
+        number: of the signal; a shell expects 128 + number as the exit status.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def handling(handler: Callable[[int], None]) -> Iterator[None]:
+    """Context manager: hand the signals that ask to stop to `handler`; afterwards they are handled as before.
+
+    A signal that is ignored stays so (`nohup` ignores SIGHUP). Outside the main thread, where Python lets nobody handle
+    signals, nothing changes; nor in processes forked inside, such as those that load data: their parent ends them.
+
+    Args:
+        handler: takes the signal's number.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def handle(number: int, _: object) -> None:
+        if os.getpid() == own:
+            handler(number)
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    # None is a handler that was not set from Python, and could not be put back
+    taken = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    try:
+        for number in taken:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, old in taken.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Context manager: a signal that asks to stop raises `Stopped`."""
+
+    def stop(number: int) -> None:
+        raise Stopped(number)
+
+    with handling(stop):
+        yield
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Context manager: signals that ask to stop wait until the end of the block, for steps of a few milliseconds."""
+    came: list[int] = []
+    with handling(came.append):
+        yield
+    for number in came[:1]:
+        signal.raise_signal(number)
