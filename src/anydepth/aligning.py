@@ -143,7 +143,7 @@ def _align(
             checkpoint = last_checkpoint(run.checkpoints, thorough=True) if resume else None
             seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
         done = replace(_aligned(job, objective, ready, trainer, settings, run.path), seconds=round(seconds, 1))
-        base = None if scratch else Path(job.model).expanduser()
+        base = None if scratch else local_path(job.model)
         return _finish(run, trainer, done, settings, base, keep_checkpoints=keep_checkpoints)
 
 

@@ -17,6 +17,7 @@ from anydepth.data.loading import Wanted, take
 from anydepth.errors import TruncationError
 from anydepth.loaded import LoadedModel
 from anydepth.outputs import OutputKind, output
+from anydepth.paths import local_path
 from anydepth.shipping import sample_batch
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder, write_json, writing
@@ -158,7 +159,7 @@ def _cut(
 
 def _with_companions(result: Cut, beside: Path) -> Cut:
     """Put what goes along with the model into its folder, and a card of its own."""
-    source = Path(result.model).expanduser()
+    source = local_path(result.model)
     if not source.is_dir():
         note = f"'{result.model}' is no folder here: the licence and other files of its repository were not looked for"
         result = replace(result, notes=(*result.notes, note))
