@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +88,20 @@ def loads_alone(folder: Path, auto: str) -> Any:
     model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
+
+
+def test_the_licence_and_card_of_the_base_go_along(texts: Job, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(texts.model, base)
+    for name in ("LICENSE", "README.md", "optimizer.pt", "exit.json"):
+        (base / name).write_text(f"the base's {name}")
+    found = align(replace(texts, model=str(base), training={**FAST, "max_steps": 1}), tmp_path / "out")
+    assert files(found.folder) == {*MODEL, *TOKENIZER, "LICENSE", "README-base.md"}
+    assert (found.folder / "README-base.md").read_text() == "the base's README.md"
+    assert "carried over from 'base': LICENSE, README-base.md" in found.notes
+    assert "left in 'base', since they are of the old model or of no known use: exit.json, optimizer.pt" in found.notes
+    assert json.loads((found.folder / "align.json").read_text())["result"]["notes"] == list(found.notes)
+    assert "carried over" in (found.folder / "README.md").read_text()
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,48 @@ def test_a_head_goes_with_its_depth(command: Command, assets: Path) -> None:
     own = readout(str(assets / "heads"), 1, assets, heads=True)
     torch.testing.assert_close(answers("small", assets), own)
     assert not Path("small/heads.safetensors").exists()
-    done = command("truncate", "~heads", "--depth", "1", "--out", "other")
+    assert command("truncate", "~heads", "--depth", "1", "--out", "other").status == 0
+    torch.testing.assert_close(answers("other", assets), own)
+
+
+def test_what_else_the_folder_holds_goes_along_or_is_named(command: Command, assets: Path) -> None:
+    shutil.copytree(assets / "bert", "rich")
+    rich = {"LICENSE": "terms", "modules.json": '[{"path": ""}, {"path": "1_Pooling"}]', "exit.json": "{}"}
+    for name, text in {**rich, "1_Pooling/config.json": "{}", "optimizer.pt": "x"}.items():
+        Path("rich", name).parent.mkdir(exist_ok=True)
+        Path("rich", name).write_text(text)
+    Path("rich/README.md").write_text("---\nlicense: mit\n---\nThe whole one.\n")
+    done = command("truncate", "rich", "--depth", "2", "--out", "small", "--json")
+    assert (done.status, done.err) == (0, "")
+    notes = json.loads(done.out)["notes"]
+    assert "carried over from 'rich': 1_Pooling, LICENSE, README-uncut.md, modules.json" in notes
+    assert "left in 'rich', since they are of the old model or of no known use: exit.json, optimizer.pt" in notes
+    there = {path.name for path in Path("small").iterdir()}
+    assert there >= {"LICENSE", "modules.json", "1_Pooling", "README-uncut.md", "README.md", "truncate.json"}
+    assert not there & {"exit.json", "optimizer.pt"}
+    card = Path("small/README.md").read_text()
+    assert card.startswith("---\n")
+    assert "license: mit" in card
+    assert "`rich` cut after block 2 of 3." in card
+    assert Path("small/README-uncut.md").read_text() == Path("rich/README.md").read_text()
+
+
+def test_a_cut_that_could_not_be_loaded_writes_nothing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that cannot be built with two blocks."""
+    made = transformers.BertForSequenceClassification.__init__
+
+    def refusing(self: Any, config: Any, *args: Any) -> None:
+        if config.num_hidden_layers == 2:
+            raise ValueError("an odd number of blocks is expected")
+        made(self, config, *args)
+
+    monkeypatch.setattr(transformers.BertForSequenceClassification, "__init__", refusing)
+    done = command("truncate", "~bert", "--depth", "2", "--out", "small")
     assert (done.status, done.out) == (2, "")
-    assert "the model has a head for each depth, and data show where it goes: give them with --data" in done.err
+    assert "BertForSequenceClassification cut after block 2 of 3 could not be loaded again, its config " in done.err
+    assert "(with num_hidden_layers for 2 blocks: an odd number of blocks is expected); cut it after an" in done.err
+    assert done.err.count("\n") == 1
+    assert not Path("small").exists()
 
 
 def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import anydepth as ad
 from anydepth.calling import answer_of, call_model
 from anydepth.errors import TruncationError
-from anydepth.heads import separate_heads
+from anydepth.heads import Heads, separate_heads
 from anydepth.stack import Stack
 from anydepth.truncating import truncate
 
@@ -61,6 +61,117 @@ def test_transformers_alone_saves_and_loads_it(name: str, tmp_path: Path) -> Non
     tied = getattr(model.config, "tie_word_embeddings", False) and model.get_output_embeddings() is not None
     if tied:
         assert back.get_output_embeddings().weight is back.get_input_embeddings().weight
+
+
+def longformer() -> tuple[nn.Module, Any, str | None]:
+    settings = zoo._USUAL | zoo._SPECIAL | {"attention_window": [8] * 4, "max_position_embeddings": 66}
+    return transformers.LongformerForSequenceClassification(transformers.LongformerConfig(**settings)), zoo.text(), None
+
+
+def gemma3n() -> tuple[nn.Module, Any, str | None]:
+    """Lists, a number of blocks from the end, and weights in which all blocks have a part."""
+    settings = zoo._USUAL | zoo._WINDOWED | zoo._SPECIAL | {"laurel_rank": 4, "num_kv_shared_layers": 2}
+    settings |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": zoo.VOCABULARY}
+    return transformers.Gemma3nForCausalLM(transformers.Gemma3nTextConfig(**settings)), zoo.text(), None
+
+
+def bart(part: str) -> tuple[nn.Module, Any, str | None]:
+    """An encoder and a decoder of one depth, which one config states in three places."""
+    model, batch = zoo.seq2seq()
+    config = model.config
+    config.encoder_layers = config.num_hidden_layers = 3
+    model = transformers.BartForConditionalGeneration(config).double()
+    inputs = {"input_ids": batch["input_ids"], "decoder_input_ids": batch["input_ids"]}
+    return model, inputs, f"model.{part}.layers"
+
+
+def clip() -> tuple[nn.Module, Any, str | None]:
+    """Two towers of one depth, of which one is cut."""
+    text, image = zoo._USUAL | zoo._SPECIAL, zoo._IMAGE
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=image, projection_dim=16))
+    path = next(name for name, one in model.vision_model.named_modules() if isinstance(one, nn.ModuleList))
+    return model, {**zoo.text(), **zoo.images()}, f"vision_model.{path}"
+
+
+SPECIAL: dict[str, Any] = {"longformer": longformer, "gemma3n": gemma3n, "clip": clip}
+SPECIAL |= {f"bart {part}": lambda part=part: bart(part) for part in ("encoder", "decoder")}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_configs_with_more_than_one_entry_for_the_depth(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, batch, path = SPECIAL[name]()
+    stack = Stack(model.eval(), blocks=path)
+    with torch.no_grad():
+        expected = stack.readout(stack.states(batch)[2], batch)
+    cut = truncate(stack, 2, batch=batch)
+    torch.testing.assert_close(answer(cut, batch), expected)
+    cut.save_pretrained(tmp_path)
+    back, report = type(model).from_pretrained(tmp_path, dtype=model.dtype, output_loading_info=True)
+    assert not any(report.values()), report
+    torch.testing.assert_close(answer(back.eval(), batch), expected)
+    assert len(back.get_submodule(stack.path)) == 2
+    assert (len(stack.model.get_submodule(stack.path)), stack.depth) == (stack.depth, 3 if "bart" in name else 4)
+    config = back.config
+    if name == "longformer":
+        assert config.attention_window == cut.config.attention_window == [8, 8]
+        assert model.config.attention_window == [8] * 4
+    if name == "gemma3n":
+        assert (len(config.intermediate_size), config.num_kv_shared_layers, config.sliding_window) == (2, 0, 4)
+    if name == "clip":
+        assert (config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers) == (4, 2)
+    if name == "bart encoder":
+        assert (config.encoder_layers, config.num_hidden_layers, config.decoder_layers) == (2, 2, 3)
+
+
+def test_a_list_as_long_as_the_model_is_deep_by_chance_stays() -> None:
+    config = transformers.ViTConfig(**zoo._IMAGE | {"num_hidden_layers": 2, "image_size": [8, 8]}, favourites=[7, 8])
+    model = transformers.ViTForImageClassification(config).eval()
+    cut = truncate(model, 1, batch=zoo.images())
+    assert (cut.config.num_hidden_layers, cut.config.image_size, cut.config.favourites) == (1, [8, 8], [7, 8])
+
+
+def test_a_model_that_was_changed_is_cut_as_it_is() -> None:
+    """No config makes it, before or after: it goes by its state dict."""
+    model, batch = zoo.build("bert")
+    model.classifier = nn.Sequential(nn.LayerNorm(zoo.WIDTH), nn.Linear(zoo.WIDTH, 3))
+    cut = truncate(model, 2, batch=batch)
+    assert (cut.config.num_hidden_layers, model.config.num_hidden_layers) == (2, 4)
+    assert answer(cut, batch).shape == (3, 3)
+
+
+def test_a_head_of_a_tied_vocabulary_is_saved_as_its_own(tmp_path: Path) -> None:
+    model, batch = zoo.build("gpt2")
+    heads = separate_heads(model.lm_head, 4)
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.normal_()
+    stack = Stack(model, heads=heads)
+    cut = truncate(stack, 2, batch=batch)
+    cut.save_pretrained(tmp_path)
+    back = type(model).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(answer(back, batch), stack.readout(stack.states(batch)[2], batch, depth=2))
+    assert model.config.tie_word_embeddings
+
+
+def test_a_head_that_the_class_has_no_place_for() -> None:
+    model, batch = zoo.build("gpt2")
+    width, classes = zoo.WIDTH, zoo.VOCABULARY
+    heads = Heads(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes)) for _ in range(3))
+    message = r"GPT2LMHeadModel cut after block 2 of 4 could not be loaded again, .* has no lm_head.0.bias"
+    with pytest.raises(TruncationError, match=message):
+        truncate(Stack(model, heads=heads), 2, batch=batch)
+
+
+def test_a_cut_model_that_does_not_run() -> None:
+    """Its cache wants at least one block of full attention."""
+    sizes = zoo._USUAL | zoo._GROUPED | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2}
+    sizes |= {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8, "linear_num_value_heads": 2}
+    sizes |= {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    model = transformers.Qwen3NextForCausalLM(transformers.Qwen3NextConfig(**sizes | zoo._SPECIAL)).eval()
+    with pytest.raises(TruncationError, match=r"Qwen3NextForCausalLM cut after block 2 does not run \(.*; cut it aft"):
+        truncate(model, 2, batch=zoo.text())
 
 
 def test_others_go_by_their_state_dict() -> None:

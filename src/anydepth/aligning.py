@@ -17,6 +17,7 @@ from anydepth.aligned import Aligned
 from anydepth.card import card, short_name
 from anydepth.checkpoints import last_checkpoint
 from anydepth.collect import Progress
+from anydepth.companions import carry
 from anydepth.data.columns import is_words
 from anydepth.data.loading import LoadedData
 from anydepth.data.training import Examples, class_names, examples, load_to_train
@@ -142,8 +143,8 @@ def _align(
             checkpoint = last_checkpoint(run.checkpoints, thorough=True) if resume else None
             seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
         done = replace(_aligned(job, objective, ready, trainer, settings, run.path), seconds=round(seconds, 1))
-        _finish(run, trainer, done, settings, keep_checkpoints=keep_checkpoints)
-    return done
+        base = None if scratch else local_path(job.model)
+        return _finish(run, trainer, done, settings, base, keep_checkpoints=keep_checkpoints)
 
 
 def _ready(job: Job, objective: Objective, scratch: bool) -> _Ready:
@@ -272,17 +273,27 @@ def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finish(
-    run: RunFolder, trainer: AlignedTrainer, done: Aligned, settings: Mapping[str, Any], *, keep_checkpoints: bool
-) -> None:
-    """Save the model, its tokenizer or image processor, its heads and its card; then say that it is finished."""
+    run: RunFolder,
+    trainer: AlignedTrainer,
+    done: Aligned,
+    settings: Mapping[str, Any],
+    base: Path | None,
+    *,
+    keep_checkpoints: bool,
+) -> Aligned:
+    """Save the model, its tokenizer or image processor, its heads, its base's licence and its card; it is finished."""
     if not trainer.args.should_save:
         trainer.save_model(str(run.path))  # a sharded model is put together by all
-        return
+        return done
     with run.finishing() as beside:
         trainer.save_model(str(beside))
+        if base is not None and base.is_dir():
+            along = carry(base, beside, card="README-base.md", only_legal=True)
+            done = replace(done, notes=(*done.notes, *along.notes))
         with writing(run.path):
             (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, of what align.json says
             (beside / "README.md").write_text(card(done), encoding="utf-8")
         files = sorted(file.name for file in beside.iterdir())
         run.finish(beside, settings, {**done.as_plain(), "files": files}, keep_checkpoints=keep_checkpoints)
     run.clear()
+    return done

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from anydepth.aligned import Aligned
@@ -45,6 +47,33 @@ def _front(found: Aligned) -> str:
         pipeline_tag=_TAGS.get(found.task, found.task),
     )
     return front.to_yaml().strip()
+
+
+def front(model: str, licence: Mapping[str, str]) -> str:
+    """What the hub reads in front of the card of a model that was made of another one.
+
+    Args:
+        model: what it was made of.
+        licence: of that, from `licence_in`.
+    """
+    from huggingface_hub import ModelCardData
+
+    base = model if is_hub_id(model) else None
+    data = ModelCardData(library_name="transformers", base_model=base, tags=["anydepth"], **licence)  # type: ignore[arg-type]
+    return f"---\n{data.to_yaml().strip()}\n---\n\n"
+
+
+def licence_in(card: Path) -> dict[str, str]:
+    """The licence that the card of a model states; empty where there is no card, or none that the hub could read."""
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]  # huggingface_hub brings it
+
+    try:
+        stated = metadata_load(card) or {}
+    except (OSError, ValueError, YAMLError):
+        return {}
+    names = ("license", "license_name", "license_link")
+    return {name: stated[name] for name in names if isinstance(stated.get(name), str)}
 
 
 def _by_depth(found: Aligned) -> list[str]:

@@ -93,7 +93,7 @@ def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: 
             wrong = _wrong_with(question, edits)
             if wrong is None:
                 return edited(cut.config, _needed(question, edits))
-            first = first or f"with {', '.join(map(str, edits)) or 'no entry'} for {now} blocks {wrong}"
+            first = first or f"with {', '.join(map(str, edits)) or 'no entry'} for {now} blocks: {wrong}"
     raise TruncationError(
         f"{type(cut).__name__} cut after block {now} of {before} could not be loaded again, its config cannot say so "
         f"({first}); cut it after another block" + ("" if seen else ", or give a batch to see what it answers")
@@ -118,9 +118,21 @@ def _needed(question: _Question, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
 
 
 def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
-    """The config for fewer blocks where no class can be asked, since the model is not what its class makes."""
+    """The config for fewer blocks where no class can be asked, since the model is not what its class makes.
+
+    Raises:
+        TruncationError: none passes its own checks.
+    """
     question = _Question(cut=cut, path=path, before=before, now=now)
-    return edited(cut.config, next(_candidates(question)))
+    first: str | None = None
+    for edits in itertools.islice(_candidates(question), _BUILDS):
+        try:
+            return edited(cut.config, edits)
+        except Exception as error:  # whatever a config's checks raise
+            first = first or one_line(error)
+    raise TruncationError(
+        f"{type(cut).__name__} has no config for {now} of its {before} blocks: {first}; cut it elsewhere"
+    )
 
 
 def is_of_its_config(model: nn.Module) -> bool:

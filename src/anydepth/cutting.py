@@ -7,21 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from anydepth import models
+from anydepth.calling import device_of, to_device
+from anydepth.card import code, front, licence_in, plain, short_name
 from anydepth.certificates import MinimalDepth, check_against, least_samples
 from anydepth.collect import Progress, as_batch
+from anydepth.companions import carry
 from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import Wanted, take
 from anydepth.errors import TruncationError
 from anydepth.loaded import LoadedModel
 from anydepth.outputs import OutputKind, output
+from anydepth.paths import local_path
+from anydepth.shipping import sample_batch
 from anydepth.stack import Stack
-from anydepth.store import replacing_folder, write_json
+from anydepth.store import replacing_folder, write_json, writing
 from anydepth.timm_models import PREFIX as TIMM
 from anydepth.tracing import trace
 from anydepth.truncating import truncate
 
 FILE = "truncate.json"
 _OUTPUT = OutputKind(job="truncate", mark=FILE, alone="holds something already", error=TruncationError)
+OLD_CARD = "README-uncut.md"
 
 
 @dataclass(frozen=True)
@@ -91,14 +97,16 @@ def cut(
         name: see `anydepth.models.load`.
         depth: k, 1..L; None to choose it.
         out: the folder. An earlier cut there is replaced; of a folder that holds anything else, nothing is.
-        choice: by what to choose; if the depth is given, its data are only looked at to see that the cut is right.
+        choice: by what to choose; if the depth is given, its data are only looked at to see that the cut is right, as a
+            made-up batch is without it.
         blocks: the dotted name of the list of blocks, for a model that has several.
         device: as torch names it; if None the first there is.
         trust_remote_code: run the Python code that comes with the checkpoint.
         progress: called with what is done, how much there is, and what it is.
 
     Returns:
-        What came of it. If nothing shallower than L could be certified, nothing is written.
+        What came of it. If nothing shallower than L could be certified, nothing is written. What else the model's
+        folder holds goes along, or is named in the notes; see `anydepth.companions`.
 
     Raises:
         TruncationError: no such depth, nothing to choose by, a folder that holds something else, or a timm model.
@@ -127,24 +135,54 @@ def _cut(
     progress: Progress | None,
 ) -> Cut:
     found = None if choice is None else _batches(loaded, choice)
-    if loaded.heads is not None and found is None:
-        raise TruncationError("the model has a head for each depth, and data show where it goes: give them with --data")
-    stack = Stack(loaded.model, blocks=blocks) if found is None else models.stack_of(loaded, found, blocks=blocks)
-    minimal = _minimal(stack, found, choice, progress) if depth is None else None
-    chosen = minimal.depth if minimal else depth
-    assert chosen is not None
+    batch = sample_batch(loaded) if found is None else as_batch(next(iter(found)), 0)[0]
+    batch = to_device(batch, device_of(loaded.model))
+    stack = models.stack_of(loaded, [batch], blocks=blocks)
+    minimal = None
+    if depth is None and choice is not None and found is not None:
+        minimal = _minimal(stack, found, choice, progress)
+        depth = minimal.depth
+    chosen = stack.depth if depth is None else depth
     notes = (*loaded.notes, *(found.notes if found else ()))
     result = Cut(out, loaded.name, chosen, stack.depth, minimal, notes)
     if minimal and chosen == stack.depth:
-        return Cut(None, loaded.name, chosen, stack.depth, minimal, notes)
-    batch = None if found is None else as_batch(next(iter(found)), 0)[0]
+        return replace(result, folder=None)
     small = truncate(stack, chosen, batch=batch)
     with replacing_folder(out, _OUTPUT) as beside:
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
         if loaded.to_save is not None:
             loaded.to_save.save_pretrained(beside)
+        result = _with_companions(result, beside)
         write_json(beside / FILE, result.as_plain())
     return result
+
+
+def _with_companions(result: Cut, beside: Path) -> Cut:
+    """Put what goes along with the model into its folder, and a card of its own."""
+    source = local_path(result.model)
+    if not source.is_dir():
+        note = f"'{result.model}' is no folder here: the licence and other files of its repository were not looked for"
+        result = replace(result, notes=(*result.notes, note))
+    else:
+        result = replace(result, notes=(*result.notes, *carry(source, beside, card=OLD_CARD).notes))
+    with writing(beside):
+        (beside / "README.md").write_text(_card(result, beside / OLD_CARD), encoding="utf-8")
+    return result
+
+
+def _card(result: Cut, old: Path) -> str:
+    """The model card: what was cut, on what grounds, and under which licence the uncut model stands."""
+    what = f"{code(short_name(result.model))} cut after block {result.depth} of {result.last}."
+    parts = [
+        f"# {plain(Path(str(result.folder)).resolve().name)}\n",
+        f"{what} It answers what that block's readout does.\n",
+    ]
+    if result.minimal:
+        parts.append(f"{plain(str(result.minimal))}.\n")
+    if old.is_file():
+        parts.append(f"The card of the uncut model is in [{OLD_CARD}]({OLD_CARD}).\n")
+    parts += [f"- {plain(note)}" for note in result.notes]
+    return front(result.model, licence_in(old)) + "\n".join(parts) + "\n"
 
 
 def _batches(loaded: LoadedModel, choice: Choice) -> Batches:
@@ -153,8 +191,6 @@ def _batches(loaded: LoadedModel, choice: Choice) -> Batches:
     return replace(found, notes=(*rows.notes, *found.notes))
 
 
-def _minimal(stack: Stack, found: Batches | None, choice: Choice | None, progress: Progress | None) -> MinimalDepth:
-    assert found is not None
-    assert choice is not None
+def _minimal(stack: Stack, found: Batches, choice: Choice, progress: Progress | None) -> MinimalDepth:
     traced = trace(stack, found, measures=(), labels=choice.against == "labels", progress=progress)
     return traced.minimal_depth(choice.tolerance, choice.confidence, against=choice.against)

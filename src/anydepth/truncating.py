@@ -57,13 +57,14 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         raise TruncationError(
             f"{type(stack.model).__name__} holds adapters of {stack.depth} blocks: merge them (merge_and_unload) first"
         )
-    if stack.heads is not None and depth < stack.depth and batch is None:
+    heads = stack.heads if depth < stack.depth else None
+    if heads is not None and batch is None:
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
     with _only(stack.model.get_submodule(stack.path), depth):
         cut = copy.deepcopy(stack.model)
     inputs = None if batch is None else first_samples(without_labels(batch)[0], 2)
-    if stack.heads is not None and depth < stack.depth and inputs is not None:
-        _give_head(cut, stack, depth, inputs)
+    if heads is not None and inputs is not None:
+        _give_head(cut, stack, heads[depth], inputs)
     loaded = _loaded(cut, stack, depth, seen=inputs is not None)
     if inputs is not None:
         _require_same(stack, cut, depth, inputs, "it keeps a depth elsewhere than in its config")
@@ -84,10 +85,10 @@ def _only(blocks: nn.Module, depth: int) -> Iterator[None]:
         blocks._modules.update(kept)
 
 
-def _give_head(cut: nn.Module, stack: Stack, depth: int, batch: Batch) -> None:
-    """Put the head of a depth in the place of the classifier of a cut model."""
+def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> None:
+    """Put a copy of a head in the place of the classifier of a cut model."""
     own = stack.classifier(batch)  # refuses a model without one, and finds where it is
-    cut.set_submodule(str(stack.classifier_path), copy.deepcopy(stack.heads[depth]) if stack.heads else own)
+    cut.set_submodule(str(stack.classifier_path), copy.deepcopy(head))
     inside = {id(parameter) for parameter in own.parameters()}
     others = (module for module in stack.model.modules() if module is not own)
     config: Any = getattr(cut, "config", None)
@@ -124,6 +125,21 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Modul
     weights = cut.state_dict()
     parts = packed(weights, built(cut, config).state_dict(), (before, depth))
     loaded = _from_pretrained(cut, config, {**weights, **parts})
+    _share_settings(cut, loaded, before, depth)
+    for name in {name.rpartition(".")[0] for name in parts}:
+        cut.set_submodule(name, copy.deepcopy(loaded.get_submodule(name)))
+    cut.name_or_path = cut.config.name_or_path = stack.model.config.name_or_path  # type: ignore[union-attr]
+    return loaded.to(device_of(cut))
+
+
+def _share_settings(cut: nn.Module, loaded: nn.Module, before: int, depth: int) -> None:
+    """Give a cut model the configs, and the numbers of blocks kept beside them, of the one that was loaded."""
+    own_buffers = dict(cut.named_buffers())
+    for name, buffer in list(loaded.named_buffers()):
+        parent, _, leaf = name.rpartition(".")
+        if name in own_buffers and own_buffers[name].shape == buffer.shape:
+            # buffers that are not saved are made anew, and the model's may have been cast since
+            loaded.get_submodule(parent)._buffers[leaf] = own_buffers[name]
     for name, module in loaded.named_modules():
         own = cut.get_submodule(name)
         if hasattr(module, "config"):
@@ -131,10 +147,6 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Modul
         for setting, value in plain_settings(own).items():
             if value == before and plain_settings(module).get(setting) == depth:
                 setattr(own, setting, depth)
-    for name in {name.rpartition(".")[0] for name in parts}:
-        cut.set_submodule(name, copy.deepcopy(loaded.get_submodule(name)))
-    cut.name_or_path = cut.config.name_or_path = stack.model.config.name_or_path  # type: ignore[union-attr]
-    return loaded.to(device_of(cut))
 
 
 def _from_pretrained(cut: Any, config: Any, weights: dict[str, Any]) -> nn.Module:
