@@ -246,7 +246,7 @@ def settle(folder: Path) -> None:
             return
         lock = FolderLock(partial, folder)
         try:
-            with writing(folder):
+            with writing(folder, unless=FileNotFoundError):
                 lock.acquire()
         except (OutputError, FileNotFoundError):
             if time.monotonic() > deadline:
@@ -268,9 +268,9 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
             partial.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(partial, folder)
         try:
-            _require_ours(partial)
-            earlier = holder(partial / JOB)
-            with writing(folder):
+            with writing(folder, unless=FileNotFoundError):
+                _require_ours(partial)
+                earlier = holder(partial / JOB)
                 lock.acquire()
         except FileNotFoundError:  # whoever was here before is just leaving
             continue
@@ -329,8 +329,9 @@ def _unchanged(folder: Path, name: str, expected: Any) -> bool:
 
 def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
     """See that the folder is none that is read, and lies in no folder of data."""
-    if folder.is_symlink() and not folder.exists():
-        raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
+    with writing(folder):
+        if folder.is_symlink() and not folder.exists():
+            raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
     for what, name in inputs.items():
         source = _existing(name)
         if source is None:
@@ -373,13 +374,14 @@ def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: bool) -> N
     if plan_in(partial) is not None:  # for the next process to carry out
         lock.release(remove=False)
         return
-    for entry in partial.iterdir():
-        if entry.name in (NEW, OLD) or not (keep or entry.name == JOB):
-            with suppress(OSError):
+    empty = False
+    with suppress(OSError):  # what cannot be removed now is removed by the next process
+        for entry in partial.iterdir():
+            if entry.name in (NEW, OLD) or not (keep or entry.name == JOB):
                 remove_tree(entry) if entry.is_dir() else entry.unlink()
-    keep = any(entry.name != JOB for entry in partial.iterdir())
-    lock.release(remove=not keep)
-    if not keep:
-        for path in (partial, *made):
-            with suppress(OSError):
-                path.rmdir()
+        empty = all(entry.name == JOB for entry in partial.iterdir())
+    with suppress(OSError):
+        lock.release(remove=empty)
+    for path in (partial, *made):
+        with suppress(OSError):
+            path.rmdir()
