@@ -254,7 +254,7 @@ def attempt(job: Job, expected: Expected, moment: float, number: int, root: Path
     except (AnydepthError, OSError, KeyError) as error:
         if replaces:
             wrong.append(f"nothing that can be read: {error}")
-    again = job.again if (out / ".partial").exists() or not replaces else restart
+    again = job.again if (out / ".partial" / "align.json").exists() or not replaces else restart
     status = in_a_fork((*job.command, *again, "--out", str(out)), here)
     if status:
         wrong.append(f"the second command ended with status {status}: {(here / 'log.txt').read_text()[-300:]}")
