@@ -57,6 +57,7 @@ class OutputKind:
         mark: the JSON file that says what else the job wrote; None for a folder that is replaced with all it holds.
         names: other files that it is known to write, as paths within the folder.
         alone: what to say of a folder that holds anything, and no earlier result of this job; empty to write there.
+        beside: what the job itself puts into the folder while it is under way, which is not anything.
         error: the class of error to say it with.
     """
 
@@ -64,6 +65,7 @@ class OutputKind:
     mark: str | None = None
     names: tuple[str, ...] = ()
     alone: str = ""
+    beside: tuple[str, ...] = ()
     error: type[AnydepthError] = OutputError
 
 
@@ -309,7 +311,8 @@ def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | No
         if kind.mark is None:
             return Output(folder, kind)
         written = _record(folder / kind.mark)
-        if written is None and kind.alone and any(entry.name != PARTIAL for entry in folder.iterdir()):
+        others = {entry.name for entry in folder.iterdir()} - {PARTIAL, *kind.beside}
+        if written is None and kind.alone and others:
             raise kind.error(f"'{folder}' {kind.alone}: give another folder with --out")
         own = {name: said for name, said in (written or {}).items() if _unchanged(folder, name, said)}
         opened = Output(folder, kind, own)
