@@ -243,7 +243,8 @@ def test_what_fails_before_a_checkpoint_leaves_nothing(images: Job, tmp_path: Pa
     (tmp_path / "mine").mkdir()
     with pytest.raises(Killed):
         align(images, tmp_path / "mine", resume=True, progress=at_step(2, kill))
-    assert files(tmp_path) == set()
+    assert files(tmp_path) == {"mine"}, "an empty folder of the user's own"
+    assert files(tmp_path / "mine") == set()
 
 
 def test_a_finished_folder(images: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
