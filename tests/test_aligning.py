@@ -226,7 +226,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint(images: Job, tmp_path: Path
     whole = align(job, tmp_path / "whole")
     with pytest.raises(Killed):
         align(job, tmp_path / "cut", progress=at_step(5, kill))
-    assert files(tmp_path / "cut") == {"align.json", "checkpoints"}
+    assert files(tmp_path / "cut") == {".partial", "checkpoints"}
     assert "checkpoint-4" in files(tmp_path / "cut" / "checkpoints")
     refused = "holds an interrupted training (checkpoint-4): go on with it by --resume, or start over with --restart"
     with pytest.raises(TrainingError, match=re.escape(refused)):
@@ -258,7 +258,8 @@ def test_what_fails_before_a_checkpoint_leaves_nothing(images: Job, tmp_path: Pa
     (tmp_path / "mine").mkdir()
     with pytest.raises(Killed):
         align(images, tmp_path / "mine", resume=True, progress=at_step(2, kill))
-    assert files(tmp_path) == set()
+    assert files(tmp_path) == {"mine"}, "an empty folder of the user's own"
+    assert files(tmp_path / "mine") == set()
 
 
 def test_a_finished_folder(images: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

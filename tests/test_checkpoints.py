@@ -19,10 +19,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from train_worker import BLOCKS, Do, data, model, quick_collections, same, trained, trainer, weights
 
-from anydepth.checkpoints import checkpoint_bytes, last_checkpoint, randomness_kept, without
-from anydepth.errors import NonFiniteLoss, TrainingError
+from anydepth.checkpoints import (
+    checkpoint_bytes,
+    last_checkpoint,
+    randomness_kept,
+    remove_checkpoint,
+    rotate,
+    seal_checkpoint,
+    without,
+)
+from anydepth.errors import AnydepthWarning, NonFiniteLoss, TraceFileError, TrainingError
 from anydepth.heads import Heads
 from anydepth.stack import Stack
+from anydepth.training import AlignedTrainer
 
 DEPTHS = range(1, BLOCKS + 1)
 
@@ -179,6 +188,84 @@ def test_a_checkpoint_is_whole_only_when_all_of_it_is_new(tmp_path: Path, monkey
         ours.train()
     shutil.rmtree(tmp_path / "checkpoint-4")
     assert last_checkpoint(tmp_path) is None
+
+
+def a_checkpoint(folder: Path, step: int) -> Path:
+    """What Trainer writes, in small, and sealed."""
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+        (checkpoint / name).write_bytes(f"{name} of {step}".encode())
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    seal_checkpoint(checkpoint)
+    return checkpoint
+
+
+DAMAGE = {
+    "empty": (lambda path: (path / "optimizer.pt").write_bytes(b""), "optimizer.pt has 0 bytes, expected 17"),
+    "gone": (lambda path: (path / "scheduler.pt").unlink(), "scheduler.pt is missing"),
+    "changed": (lambda path: (path / "optimizer.pt").write_bytes(b"optimizer.pt of 5"), "optimizer.pt was changed"),
+    "no seal": (lambda path: (path / "sealed.json").write_text("{}"), "sealed.json was changed"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_an_older_one_taken(kind: str, tmp_path: Path) -> None:
+    whole, newest = a_checkpoint(tmp_path, 2), a_checkpoint(tmp_path, 4)
+    assert last_checkpoint(tmp_path, thorough=True) == newest
+    spoil, says = DAMAGE[kind]
+    spoil(newest)
+    with pytest.warns(AnydepthWarning, match=f"checkpoint-4 is damaged .{says}., and left out"):
+        assert last_checkpoint(tmp_path, thorough=True) == whole
+    with pytest.raises(TrainingError, match=f"checkpoint-4 has no checkpoint .* to its end .{says}.,"):
+        trainer("vit", tmp_path).train(resume_from_checkpoint=newest)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    whole, newest = a_checkpoint(tmp_path, 2), a_checkpoint(tmp_path, 4)
+    (newest / "sealed.json").unlink()
+    assert last_checkpoint(tmp_path, thorough=True) == whole
+    remove_checkpoint(whole)
+    assert last_checkpoint(tmp_path) == newest, "where none is sealed, a plain Trainer wrote them"
+    (newest / "optimizer.pt").write_bytes(b"")
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_older_checkpoints_go_once_the_newest_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (2, 4, 6, 8):
+        a_checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    rotate(tmp_path, tmp_path / "checkpoint-8", 2, str(tmp_path / "checkpoint-2"))
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-8", "checkpoint-best"}
+    settings = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    there: list[bool] = []
+
+    def seal(checkpoint: Path) -> None:
+        there.append((tmp_path / "new" / "checkpoint-2").exists())
+        seal_checkpoint(checkpoint)
+
+    monkeypatch.setattr("anydepth.training.seal_checkpoint", seal)
+    ours = trained("vit", tmp_path / "new", **settings)
+    assert there == [True, True], "the older one is still there while the newer one is sealed"
+    assert {path.name for path in (tmp_path / "new").glob("checkpoint-*")} == {"checkpoint-4"}
+    assert ours.args.save_total_limit == 1
+
+
+def test_a_checkpoint_on_a_full_disk_is_one_line_and_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 2}
+
+    def full(trainer: Any, folder: str) -> None:
+        if folder.endswith("checkpoint-4"):
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 576 vs 470")
+
+    monkeypatch.setattr(AlignedTrainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(TraceFileError, match=r"cannot write .*checkpoint-4: No space left") as caught:
+        trained("vit", tmp_path, **settings)
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2"}
+    assert last_checkpoint(tmp_path, thorough=True) == tmp_path / "checkpoint-2"
 
 
 def test_a_child_is_missing_only_inside() -> None:

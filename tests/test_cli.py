@@ -412,6 +412,27 @@ def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.Monkey
     same(Trace.load("out"), Trace.load("whole"))
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    collect = anydepth.collect.Pass._collect
+
+    def stopped(self: Any, *arguments: Any) -> Any:
+        counted.append(1)
+        if len(counted) == 4:
+            signal.raise_signal(getattr(signal, name))
+        return collect(self, *arguments)
+
+    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
+    monkeypatch.setattr(anydepth.collect.Pass, "_collect", stopped)
+    again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
+    done = command(*again)
+    assert (done.status, done.out) == (128 + getattr(signal, name), "")
+    assert done.err == f"anydepth: stopped by {name}; the same command goes on where this one stopped\n"
+    assert command(*again).status == 0
+    assert len(counted) == 4 + ROWS // 3 - 3
+
+
 def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
     collect = anydepth.collect.Pass._collect

@@ -42,6 +42,16 @@ def command(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     return in_folder(assets, tmp_path / "here", monkeypatch, capsys)
 
 
+def test_an_interrupt_says_that_the_command_starts_over(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anydepth.matching.compare", stop)
+    done = command("compare", "~one", "~two", "--out", "both")
+    assert (done.status, done.err) == (130, "anydepth: interrupted; the same command starts over\n")
+    assert list(Path().iterdir()) == []
+
+
 def test_what_people_see(command: Command) -> None:
     done = command("compare", "~one", "~two", "--out", "both")
     assert done.status == 0, done.err

@@ -19,11 +19,18 @@ _FULL = re.compile(r"No space left|os error 28|PytorchStreamWriter|unexpected po
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Context manager: turn a failed write, as the system, safetensors or torch say it, into one line about `path`."""
+def writing(path: Path, *, unless: type[OSError] | None = None) -> Iterator[None]:
+    """Context manager: turn a failed write, as the system, safetensors or torch say it, into one line about `path`.
+
+    Args:
+        path: what is written.
+        unless: the class of those that are left as they are.
+    """
     try:
         yield
     except OSError as problem:
+        if unless is not None and isinstance(problem, unless):
+            raise
         raise TraceFileError(f"cannot write {path}: {problem.strerror or one_line(problem)}") from None
     except Exception as problem:
         if not _is_failed_write(problem):

@@ -57,6 +57,7 @@ class OutputKind:
         mark: the JSON file that says what else the job wrote; None for a folder that is replaced with all it holds.
         names: other files that it is known to write, as paths within the folder.
         alone: what to say of a folder that holds anything, and no earlier result of this job; empty to write there.
+        beside: what the job itself puts into the folder while it is under way, which is not anything.
         error: the class of error to say it with.
     """
 
@@ -64,6 +65,7 @@ class OutputKind:
     mark: str | None = None
     names: tuple[str, ...] = ()
     alone: str = ""
+    beside: tuple[str, ...] = ()
     error: type[AnydepthError] = OutputError
 
 
@@ -246,7 +248,7 @@ def settle(folder: Path) -> None:
             return
         lock = FolderLock(partial, folder)
         try:
-            with writing(folder):
+            with writing(folder, unless=FileNotFoundError):
                 lock.acquire()
         except (OutputError, FileNotFoundError):
             if time.monotonic() > deadline:
@@ -268,9 +270,9 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
             partial.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(partial, folder)
         try:
-            _require_ours(partial)
-            earlier = holder(partial / JOB)
-            with writing(folder):
+            with writing(folder, unless=FileNotFoundError):
+                _require_ours(partial)
+                earlier = holder(partial / JOB)
                 lock.acquire()
         except FileNotFoundError:  # whoever was here before is just leaving
             continue
@@ -309,7 +311,8 @@ def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | No
         if kind.mark is None:
             return Output(folder, kind)
         written = _record(folder / kind.mark)
-        if written is None and kind.alone and any(entry.name != PARTIAL for entry in folder.iterdir()):
+        others = {entry.name for entry in folder.iterdir()} - {PARTIAL, *kind.beside}
+        if written is None and kind.alone and others:
             raise kind.error(f"'{folder}' {kind.alone}: give another folder with --out")
         own = {name: said for name, said in (written or {}).items() if _unchanged(folder, name, said)}
         opened = Output(folder, kind, own)
@@ -329,8 +332,9 @@ def _unchanged(folder: Path, name: str, expected: Any) -> bool:
 
 def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
     """See that the folder is none that is read, and lies in no folder of data."""
-    if folder.is_symlink() and not folder.exists():
-        raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
+    with writing(folder):
+        if folder.is_symlink() and not folder.exists():
+            raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
     for what, name in inputs.items():
         source = _existing(name)
         if source is None:
@@ -373,13 +377,14 @@ def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: bool) -> N
     if plan_in(partial) is not None:  # for the next process to carry out
         lock.release(remove=False)
         return
-    for entry in partial.iterdir():
-        if entry.name in (NEW, OLD) or not (keep or entry.name == JOB):
-            with suppress(OSError):
+    empty = False
+    with suppress(OSError):  # what cannot be removed now is removed by the next process
+        for entry in partial.iterdir():
+            if entry.name in (NEW, OLD) or not (keep or entry.name == JOB):
                 remove_tree(entry) if entry.is_dir() else entry.unlink()
-    keep = any(entry.name != JOB for entry in partial.iterdir())
-    lock.release(remove=not keep)
-    if not keep:
-        for path in (partial, *made):
-            with suppress(OSError):
-                path.rmdir()
+        empty = all(entry.name == JOB for entry in partial.iterdir())
+    with suppress(OSError):
+        lock.release(remove=empty)
+    for path in (partial, *made):
+        with suppress(OSError):
+            path.rmdir()

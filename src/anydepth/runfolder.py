@@ -26,6 +26,7 @@ ALIGN_OUTPUT = OutputKind(
     mark=FILE,
     names=("config.json", "model.safetensors", "heads.safetensors", "README.md"),
     alone="holds other files than a training's",
+    beside=(CHECKPOINTS,),
     error=TrainingError,
 )
 
