@@ -64,7 +64,9 @@ class ArrayStates:
         [(4, 5), (1, 5)]
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray | Tensor], groups: np.ndarray | None = None) -> None:
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray | Tensor], groups: np.ndarray | Sequence[int] | Tensor | None = None
+    ) -> None:
         if not arrays:
             raise DataError("no states were given: expected at least one array of shape (n, D)")
         self.names = tuple(arrays)
