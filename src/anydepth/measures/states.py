@@ -18,6 +18,7 @@ from torch import Tensor
 from anydepth.errors import DataError
 
 _LOOKED_AT = 1000  # rows that tell whether numbers of float64 use it
+_FARTHEST = 500  # powers of two whose squares float64 holds
 _FAR_FROM_ONE = 10  # powers of two from which on float32 products are taken of scaled states
 
 
@@ -342,7 +343,7 @@ class Location:
         wanted = []
         for width, variance in zip(widths, self.variance.tolist(), strict=True):
             spread = math.sqrt(variance / width) if 0 < variance < math.inf else 1.0
-            exponent = -round(math.log2(spread))
+            exponent = max(-_FARTHEST, min(_FARTHEST, -round(math.log2(spread))))
             wanted.append(exponent if abs(exponent) > _FAR_FROM_ONE else 0)
         return tuple(wanted)
 
