@@ -331,7 +331,7 @@ class Location:
             if not (math.isfinite(variance) and math.isfinite(size)):
                 reasons[depth] = "holds NaN or infinite values"
             elif variance <= (noise := self.rounding(depth) ** 2):
-                reasons[depth] = "is the same for every row" + ("" if variance <= noise / 2**12 else ", to rounding")
+                reasons[depth] = "is the same for every row" + ("" if variance <= noise / 2**6 else ", to rounding")
         return reasons
 
     def exponents(self, widths: tuple[int, ...]) -> tuple[int, ...]:
