@@ -3,15 +3,27 @@
 from collections.abc import Callable
 from functools import partial
 
+import hypothesis.extra.numpy
+import hypothesis.strategies
 import naive_measures as naive
 import numpy as np
 import pytest
+from hypothesis import given
 from naive_measures import Ragged
 from scipy import stats
 
 from anydepth.errors import MeasureError
 from anydepth.measures import similarities
-from anydepth.measures.intervals import around_correlation, bootstrap, t_interval, wilson
+from anydepth.measures.intervals import (
+    around,
+    around_correlation,
+    bootstrap,
+    ratio,
+    satterthwaite,
+    share_interval,
+    t_interval,
+    wilson,
+)
 from anydepth.measures.jackknife import PartSums, Split
 
 
@@ -267,3 +279,79 @@ def test_the_interval_of_the_cosine_covers(grouped: bool) -> None:
         return np.array([found.low[0, 1], found.high[0, 1]])
 
     assert 0.89 <= coverage(interval, truth, runs=150) < 1
+
+
+# Texts of unequal length -------------------------------------------------------------------------------------------
+
+
+def texts(rng: np.random.Generator, count: int, share: float, pareto: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers and positions of texts; those of one text resemble each other."""
+    sizes = np.ceil(10 * (1 + rng.pareto(1.2, count))).clip(max=3000) if pareto else np.full(count, 60.0)
+    right = rng.binomial(sizes.astype(int), rng.beta(49 * share, 49 * (1 - share), count))
+    return right.astype(float), sizes
+
+
+def students(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """As all texts counted alike."""
+    value, count = sums.sum() / sizes.sum(), len(sums)
+    error = np.sqrt(((sums - sizes * value) ** 2).sum() * count / (count - 1)) / sizes.sum()
+    return np.array(stats.t.interval(0.95, count - 1, value, error))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.98])
+@pytest.mark.parametrize("count", [5, 16])
+@pytest.mark.parametrize("pareto", [False, True], ids=["equal", "Pareto"])
+def test_the_interval_of_a_share_of_positions_covers(share: float, count: int, pareto: bool) -> None:
+    held = coverage(lambda rng: share_interval(*texts(rng, count, share, pareto)), share, runs=400)
+    assert held >= 0.91
+    if pareto:
+        assert coverage(lambda rng: students(*texts(rng, count, share, pareto)), share, runs=400) < held - 0.03
+
+
+def test_the_interval_of_a_mean_covers_where_one_text_holds_much() -> None:
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        _, sizes = texts(rng, 8, 0.5, True)
+        return sizes * rng.normal(size=8) + np.sqrt(sizes) * rng.normal(size=8), sizes
+
+    assert coverage(lambda rng: around(*ratio(*draw(rng))), 0, runs=500) >= 0.91
+    assert coverage(lambda rng: students(*draw(rng)), 0, runs=500) < 0.89
+
+
+def bell_mccaffrey(sizes: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of CR2 from its matrices, for a mean of rows as if all were independent."""
+    n, place = int(sizes.sum()), np.repeat(np.arange(len(sizes)), sizes.astype(int))
+    residual = np.eye(n) - np.full((n, n), 1 / n)
+    columns = []
+    for index in range(len(sizes)):
+        own = place == index
+        values, vectors = np.linalg.eigh(residual[np.ix_(own, own)])
+        root = vectors @ np.diag(values**-0.5) @ vectors.T
+        columns.append(residual[:, own] @ root @ np.full(own.sum(), 1 / n))
+    products = np.array(columns) @ np.array(columns).T
+    return float(np.trace(products) ** 2 / (products**2).sum())
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 3, 3], [1, 2, 3, 9], [20, 1, 1], [5, 7]], ids=str)
+def test_degrees_of_freedom_are_those_of_the_matrices(sizes: list[int]) -> None:
+    weights = np.array(sizes) / sum(sizes)
+    assert satterthwaite(weights) == pytest.approx(bell_mccaffrey(np.array(sizes)))
+
+
+@given(
+    hypothesis.extra.numpy.arrays(np.float64, (6,), elements=hypothesis.strategies.integers(0, 40)),
+    hypothesis.strategies.integers(0, 2**32 - 1),
+)
+def test_no_interval_of_a_share_leaves_0_to_1_or_its_value(sizes: np.ndarray, seed: int) -> None:
+    right = np.random.default_rng(seed).binomial(sizes.astype(int), 0.9).astype(float)
+    low, high = share_interval(right, sizes)
+    if np.count_nonzero(sizes) < 2:
+        assert np.isnan([low, high]).all()
+    else:
+        assert 0 <= low <= right.sum() / sizes.sum() <= high <= 1
+        assert low < high
+
+
+def test_one_row_in_each_text_is_a_plain_share_but_for_few_texts() -> None:
+    right = np.arange(500) % 10 != 0
+    low, high = share_interval(right.astype(float), np.ones(500))
+    np.testing.assert_allclose([low, high], wilson(np.array(450), 500), atol=1e-3)

@@ -271,7 +271,7 @@ def test_array_states_are_states_and_take_what_people_have(tmp_path) -> None:
     assert (states.names, states.count, states.widths, states.groups) == (("a", "b", "c"), 7, (2, 3, 1), None)
     chunks = list(states.chunks(3))
     assert [len(chunk) for chunk in chunks] == [3, 3, 1]
-    assert all(chunk.dtype == torch.float32 for chunk in chunks)
+    assert all(chunk.dtype == torch.float64 for chunk in chunks)  # as the integers ask for
     np.testing.assert_array_equal(torch.cat(chunks)[:, :2], a)
 
 

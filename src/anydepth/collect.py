@@ -393,9 +393,10 @@ def _broken_states(
     Raises:
         NonFiniteStates: all depths do.
     """
-    finite = np.isfinite(rows["states"].reshape(len(rows["states"]), depths, -1)).all(2)
+    kept = rows["states"]
+    finite = np.isfinite(kept.reshape(len(kept), depths, kept.shape[1] // depths)).all(2)
     broken = np.flatnonzero(~finite.all(0))
-    if depths and len(broken) == depths:
+    if len(broken) == depths:
         raise NonFiniteStates(
             f"the states at all depths hold NaN or infinity in batch {index}; {_expected_finite(state)}"
         )

@@ -179,8 +179,8 @@ def trace_states(
         ('0', '1')
     """
     check_measures(measures)
-    depths, notes = _by_depth(states), []
-    if all(one.ndim == 3 for one in depths.values()):
+    depths, notes = _by_depth(states), list[str]()
+    if depths and all(one.ndim == 3 for one in depths.values()):
         depths, groups, notes = _positions(depths, groups, mask)
     elif mask is not None:
         raise DataError("a mask came with states of one row a sample: it is for states of shape (B, T, D)")

@@ -139,9 +139,12 @@ def _cka(run: Run, *, debiased: bool) -> Similarity:
         low, high = map(run.block, around_correlation(value, parts.error(n), parts.freedom))
     moments = run.moments if run.first is None else None
     if moments is not None and any(run.exponents):
-        moments = moments.scaled(tuple(-one for one in run.exponents))  # of the states as they came
+        held = max(map(abs, run.exponents)) < _FOURTH_POWERS
+        moments = moments.scaled(tuple(-one for one in run.exponents)) if held else None  # of the states as they came
     return Similarity(run.block(value), low, high, moments=moments, notes=tuple(notes))
 
+
+_FOURTH_POWERS = 250  # powers of two whose fourth powers, which the sums hold, float64 holds
 
 _RIGID: frozenset[Invariance] = frozenset({"orthogonal", "scaling", "translation", "permutation"})
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from anydepth.errors import DataError
 
 _LOOKED_AT = 1000  # rows that tell whether numbers of float64 use it
+_FARTHEST = 500  # powers of two whose squares float64 holds
 _FAR_FROM_ONE = 10  # powers of two from which on float32 products are taken of scaled states
 
 
@@ -64,7 +65,9 @@ class ArrayStates:
         [(4, 5), (1, 5)]
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray | Tensor], groups: np.ndarray | None = None) -> None:
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray | Tensor], groups: np.ndarray | Sequence[int] | Tensor | None = None
+    ) -> None:
         if not arrays:
             raise DataError("no states were given: expected at least one array of shape (n, D)")
         self.names = tuple(arrays)
@@ -328,7 +331,7 @@ class Location:
             if not (math.isfinite(variance) and math.isfinite(size)):
                 reasons[depth] = "holds NaN or infinite values"
             elif variance <= (noise := self.rounding(depth) ** 2):
-                reasons[depth] = "is the same for every row" + ("" if variance <= noise / 2**12 else ", to rounding")
+                reasons[depth] = "is the same for every row" + ("" if variance <= noise / 2**6 else ", to rounding")
         return reasons
 
     def exponents(self, widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -340,7 +343,7 @@ class Location:
         wanted = []
         for width, variance in zip(widths, self.variance.tolist(), strict=True):
             spread = math.sqrt(variance / width) if 0 < variance < math.inf else 1.0
-            exponent = -round(math.log2(spread))
+            exponent = max(-_FARTHEST, min(_FARTHEST, -round(math.log2(spread))))
             wanted.append(exponent if abs(exponent) > _FAR_FROM_ONE else 0)
         return tuple(wanted)
 
