@@ -81,7 +81,7 @@ def _lines(file: Path | None) -> list[str]:
     try:
         text, notes = read_text(file)
     except DataError as error:
-        raise GenerationError(f"the prompts cannot be read: {error}") from error
+        raise GenerationError(f"the prompts in '{file}' cannot be read: {error}") from error
     for note in notes:
         warnings.warn(note, AnydepthWarning, stacklevel=2)
     prompts = [line for line in lines_of(text) if line.strip()]
