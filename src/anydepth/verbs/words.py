@@ -44,7 +44,12 @@ def default_folder(*names: str | Path, suffix: str = "") -> Path:
     words = [re.sub(r"[^A-Za-z0-9.]+", "-", short).strip("-.") or "trace" for _, short in parts]
     readable = "-".join(words)[:100].strip("-.")
     if [identity for identity, _ in parts] != readable.split("-"):
-        readable += "-" + hashlib.blake2b("\0".join(one for one, _ in parts).encode(), digest_size=4).hexdigest()
+        readable += (
+            "-"
+            + hashlib.blake2b(
+                "\0".join(one for one, _ in parts).encode(errors="surrogateescape"), digest_size=4
+            ).hexdigest()
+        )
     return Path("runs") / f"{readable}{suffix}"
 
 
