@@ -52,7 +52,7 @@ LONG = "a" * 300
         (("export", LONG), "is no usable path: file name too long"),
         (("trace", "~bert", "--data", "deep.json"), "is no JSON that can be read, in line 1: it is nested too deep"),
         (("trace", "~bert", "--data", "half.csv"), "(True, maybe) are not the classifier's (True, False), and"),
-        (("generate", "~gpt2", "--prompts", "other.txt"), "the prompts in 'other.txt' cannot be read: 'other.txt' is no"),
+        (("generate", "~gpt2", "--prompts", "other.txt"), "the prompts in 'other.txt' cannot be read: 'oth"),
         (("generate", "~gpt2", "--prompts", LONG), "cannot be read: "),
         (("generate", "~gpt2", "--prompt", "a\udcff"), "the prompt 'a\\udcff' holds bytes that are no UTF-8"),
         (("trace", "~gpt2", "--data", "half.csv", "--lens", "a\udcff"), "holds bytes that are no UTF-8"),
