@@ -396,6 +396,15 @@ def test_splits_of_a_folder(tmp_path, files, splits):
     assert sum(map(len, parts.values())) == len(files)
 
 
+def test_what_lies_beside_a_table_is_not_added_to_it(tmp_path):
+    (tmp_path / "reviews.csv").write_text("text,label\nx,1\n")
+    (tmp_path / "classes.txt").write_text("bad\ngood\n")
+    with pytest.raises(
+        DataError, match="different columns, classes.txt: text; reviews.csv: text, label: name one of them"
+    ):
+        data.load(str(tmp_path))
+
+
 def test_a_class_may_be_called_test(tmp_path):
     for label in ("test", "plane"):
         (tmp_path / label).mkdir()

@@ -65,7 +65,9 @@ def counts_padding(stack: Stack, batch: Batch) -> bool | None:
     text, valid = samples_of(batch, slice(row, row + 1)), mask[row]
     length, start = len(valid), int(valid.int().argmax())
     bare = {
-        name: value[:, start:].clone() if isinstance(value, Tensor) and value.shape[1:2] == (length,) else value
+        name: value[:, start:].clone()
+        if isinstance(value, Tensor) and value.shape[1:2] == (length,) and not name.startswith("decoder_")
+        else value
         for name, value in dict(text).items()
     }
     with torch.inference_mode(False), evaluating(stack.model), torch.no_grad():

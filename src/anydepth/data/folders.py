@@ -138,12 +138,24 @@ def _tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[d
                 raise DataError(f"'{path}' holds splits of its own ({', '.join(read)}): name that file")
             tables.append(read["file"])
             notes += more
+        _require_alike(split, paths, tables)
         try:
             parts[split] = datasets.Dataset(tables[0] if len(tables) == 1 else _one_below_the_other(tables))
         except pa.ArrowException as error:
             names = ", ".join(path.name for path in paths[:3])
             raise DataError(f"the tables of split '{split}' in '{folder}' ({names}) do not fit: {error}") from error
     return parts, tuple(dict.fromkeys(notes))
+
+
+def _require_alike(split: str, paths: Sequence[Path], tables: Sequence[Any]) -> None:
+    """See that the tables of a split have the same columns: what lies beside the data is no more of them."""
+    for path, table in zip(paths, tables, strict=True):
+        if set(table.column_names) != set(tables[0].column_names):
+            first, other = (", ".join(one.column_names) for one in (tables[0], table))
+            raise DataError(
+                f"tables of split '{split}' have different columns, {paths[0].name}: {first}; {path.name}: {other}: "
+                "name one of them"
+            )
 
 
 def _one_below_the_other(tables: Sequence[Any]) -> Any:

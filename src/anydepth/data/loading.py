@@ -215,6 +215,8 @@ def _label_names(dataset: Any, label: str | None) -> tuple[str, ...]:
         return tuple(kind.names)
     if type_name(kind) == "bool":
         return ("False", "True")
+    if not type_name(kind).startswith(("string", "large_string", "int", "uint", "float")):
+        return ()
     values = dataset.unique(label) if kind is feature else {value for row in dataset[label] for value in row or ()}
     names = {name_of(value) for value in values if value not in (-1, IGNORED)} - {None}
     return tuple(in_natural_order(name for name in names if name is not None))

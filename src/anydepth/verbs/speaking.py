@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -74,16 +73,16 @@ def _lines(file: Path | None) -> list[str]:
         GenerationError: it cannot be read, or holds none.
     """
     from anydepth.data.decoding import lines_of, read_text
-    from anydepth.errors import AnydepthWarning, DataError, GenerationError
+    from anydepth.errors import DataError, GenerationError
 
     if file is None:
         return []
     try:
         text, notes = read_text(file)
     except DataError as error:
-        raise GenerationError(f"the prompts cannot be read: {error}") from error
+        raise GenerationError(f"the prompts in '{file}' cannot be read: {error}") from error
     for note in notes:
-        warnings.warn(note, AnydepthWarning, stacklevel=2)
+        terminal.say(f"anydepth: {note}")
     prompts = [line for line in lines_of(text) if line.strip()]
     if not prompts:
         raise GenerationError(f"'{file}' holds no prompt: expected one on each line")

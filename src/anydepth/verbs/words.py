@@ -44,7 +44,8 @@ def default_folder(*names: str | Path, suffix: str = "") -> Path:
     words = [re.sub(r"[^A-Za-z0-9.]+", "-", short).strip("-.") or "trace" for _, short in parts]
     readable = "-".join(words)[:100].strip("-.")
     if [identity for identity, _ in parts] != readable.split("-"):
-        readable += "-" + hashlib.blake2b("\0".join(one for one, _ in parts).encode(), digest_size=4).hexdigest()
+        named = "\0".join(identity for identity, _ in parts).encode(errors="surrogateescape")
+        readable += "-" + hashlib.blake2b(named, digest_size=4).hexdigest()
     return Path("runs") / f"{readable}{suffix}"
 
 
