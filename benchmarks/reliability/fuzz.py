@@ -14,15 +14,19 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "fuzz.json"
+PAGE = HERE.parents[1] / "docs" / "reliability.md"
+_PLACE = re.compile(r"(<!-- fuzz: [^\n]*-->\n).*?(<!-- /fuzz -->)", re.DOTALL)
 sys.path.insert(0, str(HERE))
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
 
@@ -52,7 +56,7 @@ def campaign_in(root: Path, only: str | None) -> Campaign:
     return found
 
 
-def summary(results: list[Result], seed: int) -> dict[str, object]:
+def summary(results: list[Result], seed: int) -> dict[str, Any]:
     """The figures of a campaign, as JSON holds them."""
     faults = Counter(
         _kind(fault) for result in results for fault in {_kind(one): one for one in result.faults}.values()
@@ -65,6 +69,21 @@ def summary(results: list[Result], seed: int) -> dict[str, object]:
         "by_status": dict(sorted(Counter(str(result.status) for result in results).items())),
         "faults": {name: faults[name] for name in (*KINDS.values(), *sorted(set(faults) - set(KINDS.values())))},
     }
+
+
+def told(found: dict[str, Any]) -> str:
+    """The figures of a campaign as the page has them."""
+    verbs = ", ".join(f"{name} {count:,}" for name, count in found["by_verb"].items())
+    kinds = ", ".join(f"{name} {count:,}" for name, count in found["by_kind"].items())
+    lines = [f"| {name} | {count:,} |" for name, count in found["faults"].items()]
+    return "\n".join(
+        [f"{found['tries']:,} tries with seed {found['seed']} ({verbs}; {kinds}):", "", "| | |", "|---|---|", *lines]
+    )
+
+
+def on_page(page: str, found: dict[str, Any]) -> str:
+    """The page with these figures in their place."""
+    return _PLACE.sub(lambda place: f"{place[1]}{told(found)}\n{place[2]}", page)
 
 
 def _kind(fault: str) -> str:
@@ -113,6 +132,7 @@ def main() -> None:
     if given.only is None:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        PAGE.write_text(on_page(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     if given.folder is None and not any(result.faults for result in results):
         shutil.rmtree(root)
     sys.exit(any(result.faults for result in results))

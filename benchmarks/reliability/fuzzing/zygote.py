@@ -43,7 +43,7 @@ def preload() -> None:
     import anydepth
 
     for module in pkgutil.walk_packages(anydepth.__path__, "anydepth."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and not module.name.startswith("anydepth.reproduce"):
             importlib.import_module(module.name)
     for name in _ALSO:
         importlib.import_module(name)
