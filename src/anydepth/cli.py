@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -99,9 +99,10 @@ def _failed(error: Exception, *, debug: bool) -> int:
     """Say in one line what went wrong; returns the exit status."""
     if debug:
         terminal.say("".join(traceback.format_exception(error)).rstrip())
-    if isinstance(error, AnydepthError | typer.TyperException):
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-    else:
+    message: str | None = str(error)
+    if isinstance(error, typer.TyperException):
+        message = error.format_message()
+    elif not isinstance(error, AnydepthError):
         message = failures.described(error)
     if message is None:
         terminal.say(f"anydepth: {_of_bug(error)}")
@@ -161,7 +162,7 @@ def _anydepth(
 
 
 # in the order of the help: what one does first comes first
-for name, verb in {
+_VERBS: dict[str, Callable[..., None]] = {
     "trace": trace,
     "align": align,
     "compare": compare,
@@ -172,5 +173,6 @@ for name, verb in {
     "export": export,
     "demo": demo,
     "reproduce": reproduce,
-}.items():
+}
+for name, verb in _VERBS.items():
     app.command(name)(checked(verb))

@@ -21,9 +21,12 @@ _PROCESSES = (
     "onnection closed by peer",
     "onnection reset by peer",
     "ProcessGroup",
-    "[enforce fail at gloo",
+    "gloo",
+    "NCCL",
+    "MASTER_ADDR",
+    "rendezvous",
+    "Timed out waiting",
 )
-_PROCESSES += ("gloo", "NCCL", "MASTER_ADDR", "rendezvous", "Timed out waiting")
 _FILES = (
     "PytorchStreamWriter",
     "PytorchStreamReader",

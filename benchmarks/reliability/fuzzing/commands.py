@@ -199,7 +199,7 @@ def shapes(rows: int, pictures: int) -> dict[str, list[Shape]]:
 
 # How often each verb is tried: the demo and an export take as long as ten of the others.
 SHARES = {"trace": 26, "align": 14, "compare": 12, "exit": 12, "predict": 12, "generate": 10, "truncate": 8}
-SHARES |= {"export": 0, "demo": 1, "reproduce": 2}
+SHARES |= {"export": 3, "demo": 1, "reproduce": 2}
 
 
 def options() -> dict[str, dict[str, bool]]:

@@ -75,13 +75,10 @@ class Campaign:
         for name in sorted(needed & set(inputs.EARLIER)):
             argv = inputs.EARLIER[name]
             self._require(zygote.run(argv, self._inside(self.assets)), argv)
-            (self.assets / name).mkdir(exist_ok=True)
-        for verb, shapes in ((v, s) for v, s in self.shapes.items() if commands.SHARES[v]):
-            for shape in list(shapes) if verb not in ("demo", "reproduce") else ():
+        for verb, shapes in self.shapes.items():
+            for shape in shapes if verb not in ("demo", "reproduce") else ():
                 _, ended, argv = self.twin(shape, [])
                 self._require(ended, argv)
-                if ended.status:
-                    shapes.remove(shape)
                 self.seconds[verb] = max(self.seconds.get(verb, 0), ended.seconds)
 
     def _inside(self, folder: Path) -> Path:
@@ -91,7 +88,7 @@ class Campaign:
 
     def _require(self, ended: Ended, argv: list[str]) -> None:
         if ended.status != 0:
-            print("TEMP", argv, ended.err)
+            raise SystemExit(f"a command that is to work does not: {argv}\n{ended.err}")
 
     def twin(self, shape: Shape, extra: list[str]) -> tuple[dict[str, str], Ended, list[str]]:
         """What the same command leaves when nothing is odd and nothing disturbs it."""
