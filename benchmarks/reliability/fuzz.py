@@ -31,7 +31,8 @@ sys.path.insert(0, str(HERE))
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
 
 from fuzzing import zygote  # noqa: E402
-from fuzzing.tries import Campaign, Result, attempt  # noqa: E402
+from fuzzing.judging import attempt  # noqa: E402
+from fuzzing.tries import Campaign, Result  # noqa: E402
 
 # What the summary counts: the start of a fault, and what it is called.
 KINDS = {

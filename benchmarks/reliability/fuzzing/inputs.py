@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -136,6 +137,22 @@ _OF_TEXT: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "nul": lambda rng, raw: raw[:30] + b"\0" + raw[30:],
     "escapes": lambda rng, raw: raw + b"\x1b[31mred\x1b[0m \x07\xc2\x9b1m,great,=1+1\n",
 }
+
+
+def is_sealed(asset: str, file: Path) -> bool:
+    """Whether damage to a file of what an earlier command left must be seen."""
+    if asset not in EARLIER:
+        return False
+    return file.name in SEALED or (
+        "exits" in asset and file.suffix not in (".html", ".md") and file.name != "curve.json"
+    )
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy an input, unless it is there, or is no file."""
+    if source.exists() and not target.exists():
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+
 
 ODD_NAMES = [
     "a b",
