@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from anydepth import terminal
 from anydepth.cli import run
@@ -43,7 +42,7 @@ def in_folder(assets: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capture
 
     def call(*arguments: str) -> Done:
         # rich keeps the standard error it was made with
-        monkeypatch.setattr(terminal, "stderr", Console(stderr=True, width=120))
+        monkeypatch.setattr(terminal, "stderr", terminal.SafeConsole(stderr=True, width=120))
         status = run([re.sub("^~", f"{assets}/", argument) for argument in arguments])
         return Done(status, *captured.readouterr())
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -372,8 +373,20 @@ def test_a_bug_of_ours_is_not_hidden(command: Command, monkeypatch: pytest.Monke
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr("anydepth.tracing.assemble", broken)
-    with pytest.raises(ZeroDivisionError, match="ours"):
-        command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
+    monkeypatch.setattr(tempfile, "tempdir", str(Path.cwd()))
+    done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
+    assert (done.status, done.out) == (1, "")
+    pattern = (
+        r"anydepth: this is a bug in anydepth, ZeroDivisionError at test_cli.py:\d+: ours; please report it with (.*)\n"
+    )
+    said = re.fullmatch(pattern, done.err)
+    assert said is not None, done.err
+    kept = Path(said[1]).read_text()
+    assert kept.startswith("Traceback (most recent call last)")
+    assert kept.endswith("ZeroDivisionError: ours\n")
+    monkeypatch.setenv("ANYDEPTH_DEBUG", "1")
+    done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
+    assert (done.status, done.err.splitlines()[0]) == (1, "Traceback (most recent call last):")
 
 
 def test_an_error_leaves_the_trace_that_was_there(command: Command) -> None:

@@ -152,4 +152,4 @@ def test_what_a_model_writes_cannot_steer_the_terminal(capsys: Any) -> None:
     from anydepth.terminal import write
 
     write("a\x1b[31mb\r\nc\td\x07")
-    assert capsys.readouterr().out == "a[31mb\nc\td"
+    assert capsys.readouterr().out == "a\\x1b[31mb\nc\td\\x07"

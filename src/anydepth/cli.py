@@ -1,21 +1,27 @@
 """The command line: its verbs, what becomes of errors and interrupts, and the exit status.
 
-User errors are one line on standard error and exit status 2; `--debug` shows where they came from. Ctrl-C,
-SIGTERM and SIGHUP end with status 128 + n, and one line that says whether the same command goes on from there.
+User errors, and failures of the world outside, are one line on standard error and exit status 2; `--debug` (or the
+variable ANYDEPTH_DEBUG) shows where they came from. A bug of ours is one line that says so, and status 1. Where nobody
+reads what is printed any more, the status is 141, as a shell has it of other programs. Ctrl-C, SIGTERM and SIGHUP end
+with status 128 + n, and one line that says whether the same command goes on from there.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from anydepth.errors import AnydepthError
+from anydepth import failures, terminal
+from anydepth.errors import AnydepthError, one_line
+from anydepth.option_checks import checked
 from anydepth.signals import Stopped, stopping
 from anydepth.verbs.demo import demo
 from anydepth.verbs.exiting import exit_early, export, predict, truncate
@@ -49,34 +55,92 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_UNREAD = 141
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    terminal.prepare_streams()
+    try:
+        status = run(sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:  # of standard error: there is nobody to say anything to
+        status = _UNREAD
+    sys.exit(_flushed(status))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0, 2 for an error of the user's, 128 + n for signal n (130 for Ctrl-C).
+        The exit status: 0, 2 for an error of the user's or a failure outside, 1 for a bug, 128 + n for signal n (130
+        for Ctrl-C).
     """
+    debug = "--debug" in arguments or os.environ.get("ANYDEPTH_DEBUG", "0") not in ("", "0")
     try:
         with stopping():
             return int(app(args=list(arguments), standalone_mode=False, prog_name="anydepth") or 0)
-    except (AnydepthError, typer.TyperException) as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        if message:  # there is none where the help was shown for want of arguments
-            print(f"anydepth: {' '.join(message.split())}", file=sys.stderr)
-        return 2
+    except BrokenPipeError:
+        return _UNREAD
+    except SystemExit as stop:  # rich's, where typer prints the help and nobody reads it
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _UNREAD
+        raise
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         then = getattr(stop, "__notes__", ["the same command starts over"])[-1]
-        print(f"anydepth: {how}; {then}", file=sys.stderr)
+        terminal.say(f"anydepth: {how}; {then}")
         return 128 + number
+    except Exception as error:
+        return _failed(error, debug=debug)
+
+
+def _failed(error: Exception, *, debug: bool) -> int:
+    """Say in one line what went wrong; returns the exit status."""
+    if debug:
+        terminal.say("".join(traceback.format_exception(error)).rstrip())
+    message: str | None = str(error)
+    if isinstance(error, typer.TyperException):
+        message = error.format_message()
+    elif not isinstance(error, AnydepthError):
+        message = failures.described(error)
+    if message is None:
+        terminal.say(f"anydepth: {_of_bug(error)}")
+        return 1
+    if message:  # there is none where the help was shown for want of arguments
+        terminal.say(f"anydepth: {' '.join(message.split())}")
+    return 2
+
+
+def _of_bug(error: Exception) -> str:
+    """What to say of an error that nobody foresaw; its traceback is kept in a file, since it may not come again."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    said = f"this is a bug in anydepth, {type(error).__name__} at {where}: {one_line(error)}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="anydepth-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return f"{said}; please report it with what --debug shows"
+    return f"{said}; please report it with {file.name}"
+
+
+def _flushed(status: int) -> int:
+    """Write out what was printed while somebody may still read it; returns the exit status."""
+    try:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except BrokenPipeError:
+        status = _UNREAD
+    except OSError as error:
+        status = _failed(error, debug=False)
+    else:
+        return status
+    # what is still in the buffer can go nowhere, and the interpreter would complain of it at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return status
 
 
 def _show_version(asked: bool) -> bool:
@@ -98,13 +162,17 @@ def _anydepth(
 
 
 # in the order of the help: what one does first comes first
-app.command()(trace)
-app.command()(align)
-app.command()(compare)
-app.command("exit")(exit_early)
-app.command()(predict)
-app.command()(generate)
-app.command()(truncate)
-app.command()(export)
-app.command()(demo)
-app.command()(reproduce)
+_VERBS: dict[str, Callable[..., None]] = {
+    "trace": trace,
+    "align": align,
+    "compare": compare,
+    "exit": exit_early,
+    "predict": predict,
+    "generate": generate,
+    "truncate": truncate,
+    "export": export,
+    "demo": demo,
+    "reproduce": reproduce,
+}
+for name, verb in _VERBS.items():
+    app.command(name)(checked(verb))

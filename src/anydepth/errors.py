@@ -93,6 +93,14 @@ class DependencyError(AnydepthError):
     """A library that is installed does something differently than anydepth knows it; the message names both."""
 
 
+class OptionError(AnydepthError):
+    """An option of the command line is out of range, or has no effect beside the others."""
+
+
+class LaunchError(AnydepthError):
+    """What the environment says of the processes of this job makes no sense, or they cannot be reached."""
+
+
 class ReproduceError(AnydepthError):
     """There is no such recipe, or results of one that are of another version, scale or setting."""
 

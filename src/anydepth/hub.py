@@ -62,7 +62,23 @@ def explain(error: BaseException, what: str, name: str) -> str:
             f"'{name}' is no local path, and the hub that may have this {what} cannot be reached ({why}): "
             "give a local folder or file, or go online"
         )
-    return f"the {what} '{name}' cannot be loaded: {one_line(_root(error))}"
+    return f"the {what} '{name}' cannot be loaded: {_in_words(_root(error))}"
+
+
+def _in_words(error: BaseException) -> str:
+    """An error's message, or what it means where the message helps nobody."""
+    text = one_line(error)
+    if isinstance(error, StopIteration | EOFError) or not text:
+        return "it holds nothing, or ends too early"
+    if isinstance(error, KeyError):
+        return f"it lacks {text}"
+    if isinstance(error, RecursionError):
+        return "a file of JSON in it is nested too deeply: it is damaged"
+    if "ignore_mismatched_sizes" in text or "report" in text.lower():
+        return "its weights are of other shapes than its config says: one of the two files is not of this model"
+    if isinstance(error, TypeError | AttributeError):
+        return f"a file of its configuration holds something else than it should ({type(error).__name__}: {text})"
+    return text
 
 
 @contextmanager

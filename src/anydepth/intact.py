@@ -91,7 +91,7 @@ def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TraceFileError(f"{path} does not exist: {again}") from None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise TraceFileError(f"{path} is corrupt or cannot be read ({one_line(problem)}): {again}") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != known:

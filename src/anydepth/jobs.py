@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -167,6 +168,10 @@ class Job:
 
 
 def _check(name: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TrainingError(f"{name} is {value}, expected a finite number")
+    if name == "seed" and not 0 <= value < 2**32:
+        raise TrainingError(f"seed is {value}, expected a number from 0 to {2**32 - 1}")
     least = _LEAST.get(name)
     if least is not None and not value >= least:
         raise TrainingError(f"{name} is {value}, expected at least {least}")

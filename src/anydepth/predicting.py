@@ -23,6 +23,7 @@ from anydepth.exits.engine import EarlyExit
 from anydepth.exits.saving import Saved
 from anydepth.outputs import OutputKind, output
 from anydepth.paths import entry_at, local_path
+from anydepth.safe_text import cell
 from anydepth.store import replacing_folder, write_json
 from anydepth.workspace import Workspace, working_folder
 
@@ -167,4 +168,4 @@ def _write(path: Path, ids: list[Any], names: list[str], kept: dict[str, np.ndar
         writer = csv.writer(file)
         writer.writerow(["id", "prediction", "probability", "depth"])
         for row in zip(ids, names, kept["probability"], kept["depth"], strict=True):
-            writer.writerow([row[0], row[1], f"{row[2]:.6g}", row[3]])
+            writer.writerow([cell(row[0]), cell(row[1]), f"{row[2]:.6g}", row[3]])

@@ -18,6 +18,7 @@ from typing import Any
 from anydepth.checkpoints import SEAL_FILE, every_checkpoint, last_checkpoint, remove_checkpoint
 from anydepth.errors import OutputError, TrainingError
 from anydepth.outputs import PARTIAL, Output, OutputKind, output
+from anydepth.schema import require_fields
 from anydepth.store import read_json, replacing_folder, write_json, writing
 
 FILE, CHECKPOINTS = "align.json", "checkpoints"
@@ -97,15 +98,9 @@ class RunFolder:
         """What is written down of the training that is under way, or else of the one that is finished.
 
         Raises:
-            TrainingError: it is none of ours, or was changed.
+            TraceFileError: it is none of ours, or was changed.
         """
-        each = [read_json(path) for path in (self._under_way, self.path / FILE) if path.is_file()]
-        for known in each:
-            if not isinstance(known, dict) or not isinstance(known.get("settings"), dict):
-                raise TrainingError(
-                    f"'{self.path}' holds an {FILE} that says no settings, expected one written by anydepth align: "
-                    "give another folder with --out"
-                )
+        each = [_read(path) for path in (self._under_way, self.path / FILE) if path.is_file()]
         # of the same training: it was ended between putting the model in place and clearing up
         finished: bool = each[0].get("started") == each[-1].get("started")
         return dict(each[-1] if finished else each[0])
@@ -147,7 +142,7 @@ class RunFolder:
             raise
 
     def _require_own_checkpoints(self) -> None:
-        kept = read_json(self.path / FILE).get("kept", []) if (self.path / FILE).is_file() else []
+        kept = _read(self.path / FILE).get("kept", []) if (self.path / FILE).is_file() else []
         others = [path for path in every_checkpoint(self.checkpoints) if path.name not in kept]
         if others and not self._under_way.is_file():
             raise OutputError(
@@ -171,17 +166,32 @@ class RunFolder:
         self, beside: Path, settings: Mapping[str, Any], result: Mapping[str, Any], *, keep_checkpoints: bool
     ) -> None:
         """Write down the result, to come into place with the model."""
-        started = read_json(self._under_way)["started"]
+        started = _read(self._under_way)["started"]
         kept = sorted(path.name for path in every_checkpoint(self.checkpoints)) if keep_checkpoints else []
         content = {"settings": settings, "result": result, "started": started, "kept": kept}
         write_json(beside / FILE, content)
 
     def clear(self) -> None:
         """Remove the checkpoints of a finished training that were not to be kept, and what says it is under way."""
-        if not read_json(self.path / FILE).get("kept"):
+        if not _read(self.path / FILE).get("kept"):
             self._remove_checkpoints()
         with writing(self.path):
             self._under_way.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What is written down of a training, whose fields are of the types they were written with.
+
+    Raises:
+        TraceFileError: it is damaged, or none of ours.
+    """
+    return require_fields(
+        read_json(path),
+        path,
+        again="give another folder with --out",
+        fields={"settings": dict},
+        optional={"result": dict, "kept": list, "started": int},
+    )
 
 
 def first_difference(before: Any, now: Any) -> str | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -23,7 +21,7 @@ from anydepth.promising import Promised
 from anydepth.result import Trace
 from anydepth.speaking import Spoken
 from anydepth.store import in_words, plain
-from anydepth.terminal import output, say
+from anydepth.terminal import output, say, write_json
 from anydepth.theory.findings import FILE, Theory
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def as_table(trace: Trace) -> Table:
     origin = trace.provenance
     model, data = origin.get("model", {}).get("name", "states"), origin.get("data", {}).get("name", "")
     title = f"{model} on {data}" if data else str(model)
-    table = Table(title=escape(f"{title}: {origin.get('samples', 0):,} samples"), title_justify="left")
+    table = Table(title=f"{title}: {origin.get('samples', 0):,} samples", title_justify="left")
     frame = trace.to_frame()
     table.add_column("depth", justify="right")
     shown = [name for name in _HEADS if name in trace.statistics]
@@ -49,7 +47,7 @@ def as_table(trace: Trace) -> Table:
     for name in similar:
         table.add_column(f"{name} to last", justify="right")
     for row in frame.to_dict("records"):
-        cells = [str(row["depth"])]
+        cells: list[str | Text] = [str(row["depth"])]
         cells += [_with_interval(row, name) if name == "accuracy" else _number(row[name]) for name in shown]
         if "saturated" in row:
             cells.append(str(row["saturated"]) if str(row["depth"]) != "0" else "")
@@ -61,7 +59,7 @@ def as_table(trace: Trace) -> Table:
 def as_comparison(traces: Mapping[str, Trace]) -> Table:
     """One line per depth, traces side by side: accuracy with its interval, saturation, similarity to the last."""
     first = next(iter(traces.values())).provenance
-    table = Table(title=f"{escape(first['data']['name'])}: {first['samples']:,} samples", title_justify="left")
+    table = Table(title=f"{first['data']['name']}: {first['samples']:,} samples", title_justify="left")
     table.add_column("depth", justify="right")
     frames = {name: trace.to_frame().to_dict("records") for name, trace in traces.items()}
     for what in ("accuracy", "saturates", "cka to last"):
@@ -81,16 +79,22 @@ def as_quality(found: Aligned) -> Group:
     table.add_column("depth", justify="right")
     table.add_column(found.measure, justify="right", no_wrap=True)
     for depth in range(1, len(found.values) + 1):
-        interval = ""
-        if found.bounds:
-            low, high = found.bounds[depth - 1]
-            interval = f" [dim]{low:.3f}–{high:.3f}[/dim]"
-        table.add_row(str(depth), found.value(depth) + interval)
+        low, high = found.bounds[depth - 1] if found.bounds else (math.nan, math.nan)
+        table.add_row(str(depth), _with_bounds(found.value(depth), _between(low, high)))
     return Group(Text(title, style="italic"), table)  # as a table's own title it would be as narrow as the table
 
 
-def _with_interval(row: dict[str, Any], name: str) -> str:
-    return f"{_number(row[name])} [dim]{_number(row[f'{name}_low'])}–{_number(row[f'{name}_high'])}[/dim]"
+def _with_interval(row: dict[str, Any], name: str) -> Text:
+    return _with_bounds(_number(row[name]), _between(row[f"{name}_low"], row[f"{name}_high"]))
+
+
+def _with_bounds(value: str, bounds: str) -> Text:
+    """A number, and beside it what it may be, in a lighter tone."""
+    return Text.assemble(value, " " if bounds else "", (bounds, "dim"))
+
+
+def _between(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:.3f}–{high:.3f}"
 
 
 def _number(value: float) -> str:
@@ -153,14 +157,13 @@ def show_exited(found: Exited, *, as_json: bool) -> None:
 
 def as_exits(found: Exited) -> Table:
     """What the certified policy does on the samples that had no say in it, beside the full model."""
-    table = Table(title=escape(f"{found.model} on {found.data}"), title_justify="left")
+    table = Table(title=f"{found.model} on {found.data}", title_justify="left")
     for name in ("", "mean depth", "accuracy", "agrees", "speed-up", "predicted", "blocks counted"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     full = "" if found.full_accuracy is None else f"{found.full_accuracy:.3f}"
-    right = ""
+    right = Text()
     if found.accuracy is not None:
-        low, high = found.interval(found.accuracy)
-        right = f"{found.accuracy:.3f} [dim]{low:.3f}–{high:.3f}[/dim]"
+        right = _with_bounds(f"{found.accuracy:.3f}", _between(*found.interval(found.accuracy)))
     times = (f"{one:.2f} ×" for one in (1 / found.measured, 1 / found.predicted, found.last / found.depth))
     table.add_row("full model", str(found.last), full, "1.000", "1.00 ×", "1.00 ×", "1.00 ×")
     table.add_row("early exit", f"{found.depth:.2f}", right, f"{found.agreement:.3f}", *times)
@@ -214,7 +217,7 @@ def show_compared(found: Sequence[Comparison], folder: Path, *, as_json: bool) -
 def as_differences(found: Comparison) -> Table:
     """One line per pair of depths: difference in accuracy (or agreement), its joint band, and which depth is alike."""
     a, b = found.names
-    table = Table(title=escape(f"{b} against {a}: {found.samples:,} samples"), title_justify="left")
+    table = Table(title=f"{b} against {a}: {found.samples:,} samples", title_justify="left")
     name = next((one for one in ("accuracy", "agreement") if one in found.differences), None)
     table.add_column("depths", justify="right")
     for column in (f"{name}, first", "second", "difference (for all depths together)", "so it is") if name else ():
@@ -224,12 +227,12 @@ def as_differences(found: Comparison) -> Table:
     if measure:
         table.add_column(f"most alike by {measure}", justify="right")
     for place, (one, other) in enumerate(found.depths):
-        cells = [str(one) if one == other else f"{one} and {other}"]
+        cells: list[str | Text] = [str(one) if one == other else f"{one} and {other}"]
         if name:
             means, shown = found.values[name][:, place], found.differences[name]
             band = f"{shown.low_all[place]:+.3f} to {shown.high_all[place]:+.3f}"
             cells += [_number(means[0]), _number(means[1])]
-            cells += [f"{shown.value[place]:+.3f} [dim]{band}[/dim]", shown.verdicts[place]]
+            cells += [_with_bounds(f"{shown.value[place]:+.3f}", band), shown.verdicts[place]]
         if measure:
             match = matches[one]
             cells.append("" if match is None else f"{match.depth} ({match.value:.3f})")
@@ -240,7 +243,7 @@ def as_differences(found: Comparison) -> Table:
 def show_spoken(found: Spoken, *, stats: bool, as_json: bool) -> None:
     """What it took to write the text, beside it: on standard error, so that the text can go elsewhere."""
     if as_json:
-        print(json.dumps(plain(found.as_plain()), allow_nan=False))
+        write_json(plain(found.as_plain()))
         return
     if stats or found.advice is not None:
         say(found.way)
@@ -264,7 +267,7 @@ def show_spoken(found: Spoken, *, stats: bool, as_json: bool) -> None:
 
 def show_promised(found: Promised, *, as_json: bool) -> None:
     """What is promised of a language model's exits, what the path showed, and where the calibrated model is."""
-    table = Table(title=escape(f"{found.model} on {found.data}"), title_justify="left")
+    table = Table(title=f"{found.model} on {found.data}", title_justify="left")
     for name in ("threshold", "sequences that fail", "tokens that differ", "mean depth", ""):
         table.add_column(name, justify="right")
     for place, step in enumerate(found.promise.steps, start=1):
@@ -281,10 +284,10 @@ def show_promised(found: Promised, *, as_json: bool) -> None:
 def present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:
     """For machines one line of JSON; for people what there is to see, to know about it, and where it is."""
     if as_json:
-        print(json.dumps(plain, allow_nan=False))
+        write_json(plain)
         return
     console = output()
     console.print(shown, soft_wrap=isinstance(shown, Text))
     for note in notes:
         console.print(Text(note, style="dim"), soft_wrap=True)
-    console.print(last, highlight=False, soft_wrap=True)
+    console.print(Text(last), soft_wrap=True)

@@ -195,7 +195,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TraceFileError(f"{path} does not exist: expected a folder written by anydepth") from None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise TraceFileError(f"{path} is corrupt or cannot be read: {one_line(problem)}") from None
 
 

@@ -2,21 +2,86 @@
 
 from __future__ import annotations
 
+import codecs
+import json
+import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.control import Control
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from anydepth.errors import AnydepthWarning
+from anydepth.safe_text import printable
 
 if TYPE_CHECKING:
     from anydepth.collect import Progress as Reporter
 
-stderr = Console(stderr=True)
+# How our own characters are written where a terminal or a pipe takes ASCII, or Latin-1, only.
+_PLAINLY = {"×": "x", "–": "-", "−": "-", "…": "...", "•": "*", "·": ".", "≤": "<=", "≥": ">=", "→": "->", "δ": "delta"}
+
+
+class _Printable:
+    """What is printed, with control characters of names and data spelled out."""
+
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._shown, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class SafeConsole(Console):
+    """A console on which nothing that is printed is markup, an emoji's name, or an escape sequence of data's.
+
+    Args:
+        settings: rich's own.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print, as rich does; what nobody reads any more is for the command line to end on."""
+        super().print(*(one if isinstance(one, Control) else _Printable(one) for one in objects), **settings)
+
+    def on_broken_pipe(self) -> None:
+        """Raise it: rich would end the process by itself, with status 1.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        raise BrokenPipeError
+
+
+stderr = SafeConsole(stderr=True)
+
+
+def prepare_streams() -> None:
+    """See that there are three standard streams, and that printing never fails for want of a character."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file to be opened would take its place, and be printed into
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error("anydepth", _in_other_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="anydepth")
+
+
+def _in_other_characters(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAINLY.get(one, ascii(one)[1:-1]) for one in text), error.end
 
 
 @contextmanager
@@ -41,7 +106,12 @@ def _shown(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
     elif not stderr.is_terminal:
         yield _lines()
     else:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=stderr) as shown:
             tasks: dict[str, TaskID] = {}
 
@@ -96,11 +166,16 @@ def say(line: str) -> None:
 
 
 def write(text: str) -> None:
-    """A piece of text to standard output, at once; control characters other than line breaks and tabs are left out.
+    """A piece of text to standard output, at once; its control characters are spelled out.
 
     What a model writes must not move the cursor or colour the terminal.
     """
-    print("".join(one for one in text if one.isprintable() or one in "\n\t"), end="", flush=True)
+    print(printable(text.replace("\r\n", "\n")), end="", flush=True)
+
+
+def write_json(content: Mapping[str, Any]) -> None:
+    """One line of JSON, for machines, to standard output: ASCII without control characters, and no NaN."""
+    print(json.dumps(content, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def quiet_libraries() -> None:
@@ -118,5 +193,5 @@ def quiet_libraries() -> None:
 
 def output() -> Console:
     """Standard output, as wide as the terminal; 120 columns where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
+    console = SafeConsole()
+    return console if console.is_terminal else SafeConsole(width=120)

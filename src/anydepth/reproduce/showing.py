@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -28,10 +27,10 @@ def show_listed(found: Sequence[Listed], out: Path, seeds: int, *, as_json: bool
         table.add_column(name, no_wrap=name == "recipe")
     for one in found:
         scales = [
-            f"{one.scales[scale].cost}\n[dim]{one.scales[scale].state}[/dim]" if scale in one.scales else ""
+            Text.assemble(one.scales[scale].cost, "\n", (one.scales[scale].state, "dim")) if scale in one.scales else ""
             for scale in SCALES
         ]
-        table.add_row(one.name, escape("\n".join(one.figures)), escape(one.title), *scales)
+        table.add_row(one.name, "\n".join(one.figures), one.title, *scales)
     what = {"out": str(out), "seeds": seeds, "recipes": plain(list(found))}
     present(
         what,
@@ -102,8 +101,8 @@ def _table(claims: Sequence[Claim]) -> Table:
     for name in ("where", "measured", "value", "asked", "verdict"):
         table.add_column(name, no_wrap=name != "measured", justify="right" if name == "value" else "left")
     for one in claims:
-        verdict = f"[{_STYLES[one.verdict]}]{one.verdict}[/]"
-        table.add_row(escape(one.where), escape(one.measured), one.told(), f"{one.sense} {one.bound:g}", verdict)
+        verdict = Text(one.verdict, style=_STYLES[one.verdict])
+        table.add_row(one.where, one.measured, one.told(), f"{one.sense} {one.bound:g}", verdict)
     return table
 
 

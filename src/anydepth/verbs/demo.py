@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def demo(
         found = show_digits(out, epochs=epochs, seed=seed, progress=progress)
     if as_json:
         plain = {name: as_plain(trace, out / name) for name, trace in found.items()}
-        print(json.dumps({"out": str(out), "report": str(out / "report.html"), **plain}, allow_nan=False))
+        terminal.write_json({"out": str(out), "report": str(out / "report.html"), **plain})
         return
     terminal.output().print(as_comparison(found))
-    terminal.output().print(f"Report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    terminal.output().print(f"Report: {out / 'report.html'}", soft_wrap=True)

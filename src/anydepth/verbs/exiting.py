@@ -70,6 +70,9 @@ def exit_early(
         found = calibrate_named(job, out or default_folder(model, data, suffix="-exit"), progress=progress)
     if isinstance(found, Promised):
         show_promised(found, as_json=as_json)
+    elif (prompt_tokens, new_tokens, share) != (32, 64, 0.0):
+        terminal.say("anydepth: --prompt-tokens, --new-tokens and --share had no effect: the model writes no text")
+        show_exited(found, as_json=as_json)
     else:
         show_exited(found, as_json=as_json)
 

@@ -88,10 +88,11 @@ def align(
     from anydepth.aligning import align as run_align
     from anydepth.data.loading import Wanted
     from anydepth.jobs import Job, check_exits, check_weights
-    from anydepth.ranks import leave, rank_and_count
+    from anydepth.ranks import check_launcher, leave, rank_and_count
     from anydepth.show import show_aligned
 
     terminal.quiet_libraries()
+    check_launcher()
     job = Job(
         model,
         data,

@@ -1,0 +1,55 @@
+"""Fields of a JSON object that was read back: there, and of the type they were written with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anydepth.errors import TraceFileError
+
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def require_fields(
+    content: Any, path: Path, *, again: str, fields: Mapping[str, type], optional: Mapping[str, type] | None = None
+) -> dict[str, Any]:
+    """An object whose fields are of these types.
+
+    Args:
+        content: what a file of JSON holds.
+        path: of the file, for the message.
+        again: what to do if it is damaged, for the message.
+        fields: types of those that must be there.
+        optional: types of those that may be.
+
+    Raises:
+        TraceFileError: it is no object, or a field is missing or of another type.
+
+    Example:
+        >>> require_fields({"settings": None}, Path("align.json"), again="train again", fields={"settings": dict})
+        Traceback (most recent call last):
+        anydepth.errors.TraceFileError: align.json is damaged: 'settings' is null, expected an object; train again
+    """
+    if not isinstance(content, dict):
+        raise TraceFileError(f"{path} is damaged: it holds {_shown(content)}, expected an object; {again}")
+    present = {name: kind for name, kind in (optional or {}).items() if name in content}
+    for name, kind in {**fields, **present}.items():
+        if name not in content:
+            raise TraceFileError(f"{path} is damaged: it lacks '{name}'; {again}")
+        if not isinstance(content[name], kind) or (kind is not bool and isinstance(content[name], bool)):
+            raise TraceFileError(
+                f"{path} is damaged: '{name}' is {_shown(content[name])}, expected {_NAMES[kind]}; {again}"
+            )
+    return content
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else _NAMES[type(value)]

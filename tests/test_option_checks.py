@@ -1,0 +1,106 @@
+"""Ranges and effects of options are held against the command line that people have."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer
+
+from anydepth.cli import app, run
+from anydepth.errors import OptionError
+from anydepth.option_checks import EFFECTS, RANGES, checked, flag_of
+
+GROUP: Any = typer.main.get_command(app)
+VERBS: dict[str, Callable[..., None]] = {
+    command.callback.__name__: inspect.unwrap(command.callback) for command in GROUP.commands.values()
+}
+
+
+def test_flags_are_those_of_the_command_line() -> None:
+    seen = 0
+    for command in GROUP.commands.values():
+        for option in command.params:
+            if option.param_type_name == "option" and option.name != "help":
+                assert flag_of(inspect.unwrap(command.callback), option.name) == option.opts[0]
+                seen += 1
+    assert seen > 100
+
+
+def test_every_rule_is_about_options_that_there_are() -> None:
+    names = {name: set(inspect.signature(verb).parameters) for name, verb in VERBS.items()}
+    assert set(EFFECTS) <= set(names)
+    for verb, effects in EFFECTS.items():
+        for effect in effects:
+            assert set(effect.options) <= names[verb]
+            defaults = {name: one.default for name, one in inspect.signature(VERBS[verb]).parameters.items()}
+            assert isinstance(effect.when(defaults), bool), "a rule reads names that the verb has"
+    assert set(RANGES) <= set().union(*names.values())
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "a negative seed": (
+        ["trace", "m", "--data", "d", "--seed", "-1"],
+        "--seed is -1, expected a number from 0 to 4294967295",
+    ),
+    "a seed of 2^32": (["align", "m", "--data", "d", "--seed", "4294967296"], "--seed is 4294967296, expected"),
+    "a rate without end": (
+        ["align", "m", "--data", "d", "--learning-rate", "inf"],
+        "--learning-rate is inf, expected a f",
+    ),
+    "no number": (["exit", "m", "--data", "d", "--tolerance", "nan"], "--tolerance is nan, expected a finite number"),
+    "a temperature of 0": (
+        ["generate", "m", "--prompt", "a", "--sample", "--temperature", "0"],
+        "--temperature is 0.0, expected a number above 0",
+    ),
+    "a share above 1": (["exit", "m", "--data", "d", "--share", "2"], "--share is 2.0, expected a number from 0 to 1"),
+    "a limit beyond all": (
+        ["trace", "m", "--data", "d", "--limit", "9" * 25],
+        "--limit is 999.*, expected at most 2,147",
+    ),
+    "sampling without it": (
+        ["generate", "m", "--prompt", "a", "--top-k", "3"],
+        "--top-k has no effect here: leave it out, or give --sample too",
+    ),
+    "labels left out": (
+        ["trace", "m", "--data", "d", "--no-labels", "--label-column", "x"],
+        "--label-column has no effect here: leave it out, or leave out --no-labels",
+    ),
+    "a tolerance of a given depth": (
+        ["truncate", "m", "--depth", "1", "--data", "d", "--tolerance", "0.2"],
+        "--tolerance has no effect here: leave it out, or give --depth auto",
+    ),
+    "a split of no data": (
+        ["truncate", "m", "--depth", "1", "--split", "x"],
+        "--split has no effect here: .*--data too",
+    ),
+    "epochs beside steps": (
+        ["align", "m", "--data", "d", "--max-steps", "3", "--num-train-epochs", "2"],
+        "--num-train-epochs has no effect here",
+    ),
+    "a list that is scaled": (["reproduce", "--list", "--scale", "full"], "--scale has no effect here"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_option_that_can_do_nothing_is_refused(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, says = REFUSED[kind]
+    assert run(arguments) == 2
+    err = capsys.readouterr().err
+    assert re.match(f"anydepth: {says}", err), err
+    assert err.count("\n") == 1
+
+
+def test_a_value_that_is_the_default_is_not_asked_for() -> None:
+    def truncate(*, depth: str, data: str | None = None, tolerance: float = 0.01, against: str = "model") -> None:
+        ran.append(depth)
+
+    ran: list[str] = []
+    run_it = checked(truncate)
+    run_it(depth="1", data=None, tolerance=0.01, against="model")
+    with pytest.raises(OptionError, match="--against has no effect here"):
+        run_it(depth="1", data=None, tolerance=0.01, against="labels")
+    assert ran == ["1"]
