@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -73,6 +75,30 @@ class Override:
         self.value = None
 
 
+class SharedSetting:
+    """Context manager for a setting of the whole process: the first thread makes it, the last to leave undoes it.
+
+    Args:
+        change: makes a context manager that makes the setting and undoes it.
+    """
+
+    def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._change, self._lock = change, shared_lock()
+        self._inside, self._undo = 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._undo.enter_context(self._change())
+            self._inside += 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
 _LOCK = shared_lock()
 _CONTEXT: ContextVar[tuple[Override, ...]] = ContextVar("anydepth overrides", default=())
 _OPEN: dict[int, list[Override]] = {}  # of all contexts, by the id of the object
@@ -94,7 +120,8 @@ def _show(owner: Any, name: str) -> None:
     names = tuple(sorted({override.name for override in _OPEN.get(id(owner), ())}))
     kind = type(owner)
     plain = kind.__dict__.get("_plain", kind)
-    if isinstance(owner, torch.jit.ScriptModule):  # its class is bound to what was compiled
+    # the class of a scripted module is bound to what was compiled
+    if isinstance(owner, torch.jit.ScriptModule) or (id(owner), name) in _BEFORE:
         _set_for_all(owner, name)
         return
     try:
@@ -127,7 +154,7 @@ class _Contextual:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy or a pickle is of the object's own class, and holds what this context sees."""
-        reduced = super().__reduce_ex__(protocol)
+        reduced = super().__reduce_ex__(min(protocol, 1))  # later ones insist on the class that the object shows
         if isinstance(reduced, str):
             return reduced
         make, args, *rest = reduced
