@@ -84,7 +84,7 @@ def halted(module: nn.Module, work: Callable[[], Any], expected: Any) -> Iterato
 
 
 def same(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def in_thread(work: Callable[[], Any]) -> Any:
@@ -288,6 +288,21 @@ class Fickle(nn.Module):
         return self.head(x)
 
 
+def test_a_model_that_is_being_cut_answers_with_all_blocks() -> None:
+    model, batch, seen = Fickle().eval(), torch.rand(3, 4), []
+    expected = plain(model, batch)
+
+    class Copied:
+        def __deepcopy__(self, memo: Any) -> Any:
+            seen.append(in_thread(lambda: plain(model, batch)))
+            return self
+
+    model.extra = Copied()
+    cut = ad.truncate(model, 2)
+    assert (len(cut.blocks), type(cut.blocks), len(model.blocks)) == (2, nn.ModuleList, 4)
+    same(seen[0], expected)
+
+
 @pytest.mark.parametrize("runs", [0, 1])
 def test_a_leg_that_gains_no_depth_raises(runs: int) -> None:
     model, batch = Fickle().eval(), torch.rand(3, 4)
@@ -363,6 +378,17 @@ def test_what_others_write_stays_and_nested_ones_end_in_turn() -> None:
         module.forward = len
         del module.forward
     assert (module.inplace, type(module)) == (True, nn.ReLU)
+
+
+def test_a_class_may_be_given_back_while_an_attribute_is_read() -> None:
+    module = nn.ReLU()
+    override = Override(module, "forward", len)
+    override.__enter__()
+    kind = type(module)
+    lookup, reduce = vars(kind)["forward"], vars(kind)["__reduce_ex__"]
+    override.__exit__()
+    assert lookup.__get__(module, kind) == module.forward, "of another thread that had just found the property"
+    assert reduce(module, 4)[1][0] is nn.ReLU
 
 
 def test_threads_share_the_precision_of_products() -> None:
