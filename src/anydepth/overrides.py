@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, ClassVar
+from inspect import getattr_static
+from typing import Any
 
 import torch
 
@@ -73,6 +76,30 @@ class Override:
         self.value = None
 
 
+class SharedSetting:
+    """Context manager for a setting of the whole process: the first thread makes it, the last to leave undoes it.
+
+    Args:
+        change: makes a context manager that makes the setting and undoes it.
+    """
+
+    def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._change, self._lock = change, shared_lock()
+        self._inside, self._undo = 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._undo.enter_context(self._change())
+            self._inside += 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
 _LOCK = shared_lock()
 _CONTEXT: ContextVar[tuple[Override, ...]] = ContextVar("anydepth overrides", default=())
 _OPEN: dict[int, list[Override]] = {}  # of all contexts, by the id of the object
@@ -94,7 +121,8 @@ def _show(owner: Any, name: str) -> None:
     names = tuple(sorted({override.name for override in _OPEN.get(id(owner), ())}))
     kind = type(owner)
     plain = kind.__dict__.get("_plain", kind)
-    if isinstance(owner, torch.jit.ScriptModule):  # its class is bound to what was compiled
+    # the class of a scripted module is bound to what was compiled
+    if isinstance(owner, torch.jit.ScriptModule) or (id(owner), name) in _BEFORE:
         _set_for_all(owner, name)
         return
     try:
@@ -120,49 +148,57 @@ def _set_for_all(owner: Any, name: str) -> None:
 class _Contextual:
     """First among the bases of the classes made here."""
 
-    _plain: ClassVar[type]
-
     def __init_subclass__(cls, **_: Any) -> None:
         """Not handed on: to the class that is subclassed (a config makes a dataclass of each) nothing has happened."""
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+
+@lru_cache(maxsize=256)
+def _contextual(plain: type, names: tuple[str, ...]) -> type:
+    """A class like this one, some of whose attributes look up the context.
+
+    What it adds never asks for an object's class: another thread may be giving the object its own again.
+    """
+    base: Any = plain
+
+    def reduce(self: Any, protocol: Any) -> Any:
         """A copy or a pickle is of the object's own class, and holds what this context sees."""
-        reduced = super().__reduce_ex__(protocol)
+        reduced = base.__reduce_ex__(self, min(protocol, 1))  # later ones insist on the class that the object shows
         if isinstance(reduced, str):
             return reduced
         make, args, *rest = reduced
         if rest and isinstance(rest[0], dict):
             seen = {name: value for name in rest[0] if (value := _read(self, name)) is not _MISSING}
             rest[0] = {**rest[0], **seen}
-        return (make, tuple(self._plain if arg is type(self) else arg for arg in args), *rest)
+        return (make, tuple(plain if arg is kind else arg for arg in args), *rest)
 
-
-@lru_cache(maxsize=256)
-def _contextual(plain: type, names: tuple[str, ...]) -> type:
-    """A class like this one, some of whose attributes look up the context."""
-    space = {"_plain": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    space = {name: _looked_up(plain, name) for name in names}
+    space |= {"_plain": plain, "__reduce_ex__": reduce}
+    space |= {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
     kind: type = type(plain)(plain.__name__, (_Contextual, plain), space)
-    for name in names:
-        setattr(kind, name, _looked_up(kind, name))
     return kind
 
 
-def _looked_up(kind: type, name: str) -> property:
-    inherited = getattr(kind, name, None)
-    is_settable = hasattr(type(inherited), "__set__")
+def _looked_up(plain: type, name: str) -> Any:
+    inherited = getattr_static(plain, name, _MISSING)
+    bind = getattr(type(inherited), "__get__", None)
+    assign = getattr(type(inherited), "__set__", None)
 
     def read(self: Any) -> Any:
         value = _read(self, name)
         if value is not _MISSING:
             return value
         own = self.__dict__
-        return own[name] if name in own and not is_settable else getattr(super(kind, self), name)
+        if name in own and assign is None:
+            return own[name]
+        if inherited is _MISSING:
+            raise AttributeError(name)
+        return inherited if bind is None else bind(inherited, self, plain)
 
     def write(self: Any, value: Any) -> None:
-        if is_settable:
-            inherited.__set__(self, value)  # type: ignore[union-attr]
-        else:
+        if assign is None:
             self.__dict__[name] = value
+        else:
+            assign(inherited, self, value)
 
     def remove(self: Any) -> None:
         if name not in self.__dict__:

@@ -7,8 +7,7 @@ answers is what `readout(h[k])` answered, and whatever loads the original loads 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from anydepth.calling import Batch, answer_of, call_model, device_of, distance, first_samples
 from anydepth.config_cut import built, is_of_its_config, likeliest_config, packed, plain_settings, shallower_config
 from anydepth.errors import TruncationError, one_line
+from anydepth.overrides import Override
 from anydepth.questions import without_labels
 from anydepth.stack import Stack, tolerance_of
 from anydepth.surgery import evaluating
@@ -73,16 +73,9 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     return cut
 
 
-@contextmanager
-def _only(blocks: nn.Module, depth: int) -> Iterator[None]:
+def _only(blocks: nn.Module, depth: int) -> AbstractContextManager[None]:
     """The list is shorter inside, so that what is left away is not copied either."""
-    kept = dict(blocks._modules)
-    try:
-        for name in list(kept)[depth:]:
-            del blocks._modules[name]
-        yield
-    finally:
-        blocks._modules.update(kept)
+    return Override(blocks, "_modules", dict(list(blocks._modules.items())[:depth]))
 
 
 def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> None:

@@ -23,12 +23,14 @@ from anydepth.exits.flight import Flight
 from anydepth.exits.lanes import Lanes
 from anydepth.exits.policies import AtDepth, Patience
 from anydepth.exits.reading import Reader
+from anydepth.overrides import SharedSetting
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
 from anydepth.surgery import evaluating
 
 _ROUNDS = 7
 """Times each step is timed; the median counts."""
+_ATTENTION_TAKEN_APART = SharedSetting(lambda: sdpa_kernel(SDPBackend.MATH))
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def count_flops(stack: Stack, batch: Any) -> Costs:
     stack.verify(inputs)
     counter = _Counter()
     # fused attention has no formula on every device; taken apart it is products of matrices
-    with evaluating(stack.model), torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+    with evaluating(stack.model), torch.inference_mode(), _ATTENTION_TAKEN_APART:
         counter(call_model, stack.model, inputs)
         fresh = samples_of(inputs, slice(None))  # tensors not seen before: nothing is kept of them
         replay = counter(stack.replay, fresh)

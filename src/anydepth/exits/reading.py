@@ -44,7 +44,9 @@ class Reader:
         if self._counts_padding is None:
             self._counts_padding = warn_of_padding(self.stack, batch)
         if self.policy.reads == "state" and self._tokens is None:
-            self._tokens = default_policy(self.stack, batch, labels_each=False)
+            tokens = default_policy(self.stack, batch, labels_each=False)
+            if self._tokens is None:  # still: another thread may have been sooner
+                self._tokens = tokens
 
     def logits(self, state: Tensor, batch: Batch, depth: int) -> Float[Tensor, "n c"]:
         """What these samples would be answered at this depth.

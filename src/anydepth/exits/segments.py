@@ -15,9 +15,11 @@ from anydepth.calling import Batch, sample_count, samples_of
 from anydepth.errors import ExportError, one_line
 from anydepth.exits.reading import Reader
 from anydepth.exits.router import LOGITS, SCORE, memory_at, state_at
+from anydepth.overrides import shared_lock
 
 OPSET = 20
 """Of the graphs. Fixed, so that they stay the same when torch's default moves on; runtimes keep reading old ones."""
+_EXPORTING = shared_lock()
 _BARE = "input"  # what graphs call the one tensor of a model that takes no names
 _LARGEST = 1_900_000_000  # protobuf holds 2 GB; weights beyond go to a file beside the graph
 
@@ -158,7 +160,7 @@ def write_segment(segment: Segment, given: Mapping[str, Tensor], path: Path) -> 
     answer = segment(*tensors)
     names = segment.gives(len(answer))
     try:
-        with warnings.catch_warnings():
+        with _EXPORTING, warnings.catch_warnings():  # one at a time: filters of warnings are the whole process's
             warnings.simplefilter("ignore")  # of torch's exporter to its authors
             program = torch.onnx.export(
                 segment,

@@ -52,11 +52,11 @@ class DynamicExit(Mode):
         prompted = cache.get_seq_length() + new_tokens(input_ids, cache, given, generation_config).shape[1]
         streamer = self.streaming(input_ids, streamer)
         forward = model.forward
-        self.spent = Spent()
+        spent = self.counted()
         with stack.in_legs(
             checked_on(input_ids, given.get("attention_mask")), lambda inputs: forward(**inputs)
         ) as legs:
-            steps = _Steps(legs, self.policy, stack.depth, prompted, self.spent)
+            steps = _Steps(legs, self.policy, stack.depth, prompted, spent)
             with forward_as(model, steps), levelled(cache, stack.depth):
                 output = model._sample(
                     input_ids,
@@ -66,7 +66,7 @@ class DynamicExit(Mode):
                     streamer=streamer,
                     **{**given, cache_name(): cache},
                 )
-        self.spent.tokens = written(output, input_ids)
+        spent.tokens = written(output, input_ids)
         return output
 
 

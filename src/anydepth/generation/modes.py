@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -31,13 +32,23 @@ class Mode:
 
     Attributes:
         streamer: as given; it may be set anew.
-        spent: what the last generation took.
     """
 
     def __init__(self, *, blocks: str | None = None, streamer: Any = None) -> None:
         self._blocks, self.streamer = blocks, streamer
         self._stack: Stack | None = None
-        self.spent = Spent()
+        self._spent: dict[int, Spent] = {}  # by thread
+        self._latest = Spent()
+
+    @property
+    def spent(self) -> Spent:
+        """What the last generation took: of this thread's, or of all where this thread made none."""
+        return self._spent.get(get_ident(), self._latest)
+
+    def counted(self) -> Spent:
+        """What is to count the generation that begins."""
+        self._latest = self._spent[get_ident()] = spent = Spent()
+        return spent
 
     def stack(self, model: Any, prompt: Int64[Tensor, "b t"], given: dict[str, Any]) -> Stack:
         """The model as blocks, its law checked on the end of the prompt when it is first used.
@@ -66,12 +77,13 @@ class Mode:
                 f"the prompt has {count} tokens, and {name} has positions for {room}: "
                 "expected one that leaves room for a token"
             )
-        if self._stack is None or self._stack.model is not model:
+        stack = self._stack
+        if stack is None or stack.model is not model:
             stack, sample = Stack(model, blocks=self._blocks), checked_on(prompt, given.get("attention_mask"))
             stack.verify(sample)
             _require_causal(model, sample)
             self._stack = stack
-        return self._stack
+        return stack
 
     def streaming(self, prompt: Int64[Tensor, "b t"], streamer: Any) -> Any:
         """The streamer to give tokens to, which has been given the prompt; None if there is none.

@@ -22,7 +22,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import copied, require_filled, whole_cache
-from anydepth.generation.decoder import Decoder, Spent, decoding
+from anydepth.generation.decoder import Decoder, decoding
 from anydepth.generation.modes import Mode, new_tokens, positions_of, refuse, require_depth, require_padding
 from anydepth.generation.writing import Writing
 from anydepth.stack import Stack
@@ -146,8 +146,8 @@ class SelfSpeculative(Mode):
         if not single:
             cache = copied(cache)  # rows move in it, and leave it
         lengths = DraftLength(*_shares(stack, self.draft_depth), self.draft_length)
-        self.spent = Spent()
-        with decoding(stack, input_ids, cache, given, self.spent) as decoder:
+        spent = self.counted()
+        with decoding(stack, input_ids, cache, given, spent) as decoder:
             streamer = self.streaming(input_ids, streamer)
             writing = Writing(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
             rounds = _Rounds(decoder, writing, lengths, (self.draft_depth, stack.depth))
@@ -156,7 +156,7 @@ class SelfSpeculative(Mode):
             room = min(generation_config.max_length - 1, positions_of(model) - total + input_ids.shape[1])
             while writing.unfinished:
                 rounds.go(min(lengths.next(), max(room - writing.longest, 0)))
-            self.spent.tokens = writing.written
+            spent.tokens = writing.written
             decoder.length = min(decoder.length, total + writing.written - 1)  # as after any generation
         if streamer is not None:
             streamer.end()

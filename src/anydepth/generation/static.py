@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import wraps
 from typing import Any
 
 from jaxtyping import Int64
@@ -16,7 +16,7 @@ from anydepth.errors import GenerationError
 from anydepth.generation.cache import levelled, require_even
 from anydepth.generation.decoder import Spent, checked_on
 from anydepth.generation.modes import Mode, require_depth, several_ranks, written
-from anydepth.surgery import evaluating
+from anydepth.surgery import evaluating, forward_as
 
 
 class StaticDepth(Mode):
@@ -48,12 +48,12 @@ class StaticDepth(Mode):
         if isinstance(cache, Cache) and not getattr(cache, "_is_user_defined", False):
             del cache.layers[self.depth :]  # given to the whole model, it then fails, and is not silently wrong
         generation_config.disable_compile = True  # what was compiled would go on without the other blocks
-        self.spent = Spent()
+        spent = self.counted()
         loop = model._beam_search if beams else model._sample
         streamer = self.streaming(input_ids, streamer)
         sample = checked_on(input_ids, given.get("attention_mask"))
         _ask_before(model, sample, generation_config)
-        with stack.cut(self.depth, sample), self._counted(model), levelled(cache, self.depth):
+        with stack.cut(self.depth, sample), self._counting(model, spent), levelled(cache, self.depth):
             output = loop(
                 input_ids,
                 logits_processor=logits_processor,
@@ -63,22 +63,20 @@ class StaticDepth(Mode):
                 **({} if beams else {"streamer": streamer}),
                 **given,
             )
-        self.spent.tokens = written(output, input_ids)
+        spent.tokens = written(output, input_ids)
         return output
 
-    @contextmanager
-    def _counted(self, model: nn.Module) -> Iterator[None]:
+    def _counting(self, model: nn.Module, spent: Spent) -> AbstractContextManager[None]:
         """Inside, forwards add to what is spent."""
+        own = model.forward
 
-        def count(*_: Any) -> None:
-            self.spent.blocks += self.depth
-            self.spent.readouts += 1
+        @wraps(own)  # `generate` looks at what a forward takes
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            spent.blocks += self.depth
+            spent.readouts += 1
+            return own(*args, **kwargs)
 
-        handle = model.register_forward_hook(count)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return forward_as(model, forward)
 
 
 def _ask_before(model: nn.Module, sample: dict[str, Tensor], config: Any) -> None:
