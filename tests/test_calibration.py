@@ -130,7 +130,7 @@ def test_what_was_looked_at_is_what_the_engine_does(policy: Policy) -> None:
     assert found is not None
     assert found.level is not None
     assert type(exits.policy) is type(policy)
-    assert exits.policy.level == pytest.approx(found.level)
+    assert exits.policy.level == found.level, "to the last bit"
     assert exits.policy.depths == policy.depths
     shown = exits.look(parts, labels=True).under(exits.policy)
     near = 0.0 if isinstance(policy, Patience) else 1e-4  # counts are exact
@@ -155,7 +155,10 @@ def test_the_parts_do_not_overlap_and_the_split_follows_the_seed() -> None:
     assert one.level != other.level
     assert one.certificate is not None
     assert one.certificate.samples == 40
-    assert str(one).startswith("with 80 % confidence, for at most 30 % of new samples, if drawn like these, its answer")
+    assert str(one).startswith("certified at 80 % confidence: P(answer ≠ full model's) ≤ 30 % (")
+    assert f"held out: {one.proved_failures} of 20 (" in str(one)
+    assert "; by class: " in str(one)
+    assert sum(of.samples for of in one.classes) == 60, "those that certified and those held out"
 
 
 def test_bad_input() -> None:

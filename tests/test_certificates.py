@@ -94,8 +94,8 @@ def test_the_minimal_depth_stops_at_the_first_gap() -> None:
 
 def test_in_words() -> None:
     assert str(Certificate("labels", 0.01, 0.95, 2000, 9, 0.00447)) == (
-        "with 95 % confidence, for at most 1 % of new samples, if drawn like these, it is wrong where the full model "
-        "is right (here: 9 of 2,000, p = 0.0045)"
+        "certified at 95 % confidence: P(answer wrong where the full model's is right) ≤ 1 % (9 of 2,000 calibration "
+        "samples are wrong there, exact binomial p = 0.0045; assumes new inputs drawn like these)"
     )
 
 

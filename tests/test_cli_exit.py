@@ -76,12 +76,14 @@ def test_the_whole_way(command: Command, assets: Path, name: str) -> None:
     folder = Path(found["out"])
     assert folder.match(f"runs/{name}-reviews.csv-*-exit")
     assert {path.name for path in folder.iterdir()} >= {"exit.json", "curve.json", "report.html", "config.json"}
-    assert found["calibration"]["samples"] == [120, 240, 120]
+    distinct = len(set((assets / "reviews.csv").read_text().splitlines()[1:]))
+    held_out = found["calibration"]["samples"][2]
+    assert sum(found["calibration"]["samples"]) == distinct, "a text that repeats counts once"
     assert found["calibration"]["certificate"]["tolerance"] == 0.05
-    assert sum(found["leaving"]) == 120
+    assert sum(found["leaving"]) == held_out
     assert found["depth"] < 4, "else nothing was saved, and this shows nothing"
     curve = ExitCurve.from_plain(json.loads((folder / "curve.json").read_text()))
-    assert curve.samples == 120
+    assert curve.samples == held_out
     assert found["area"] == pytest.approx(curve.area)
     done = command("predict", str(folder), "--data", "~more.csv", "--json")
     assert (done.status, done.err) == (0, "")
@@ -105,7 +107,9 @@ def test_the_whole_way(command: Command, assets: Path, name: str) -> None:
 def test_what_people_see(command: Command) -> None:
     done = command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--depths", "1,2", "--out", "mine")
     assert done.status == 0
-    assert "With 90 % confidence, for at most 5 % of new samples, if drawn like these, its answer differs" in done.out
+    assert "Certified at 90 % confidence: P(answer ≠ full model's) ≤ 5 % (" in done.out
+    assert "assumes new inputs drawn like these); held out: " in done.out
+    assert "by class: LABEL_0 " in done.out
     assert "full model" in done.out
     assert "one readout costs" in done.out
     assert "Calibrated model: mine; report: mine/report.html" in done.out
@@ -114,6 +118,40 @@ def test_what_people_see(command: Command) -> None:
     done = command("predict", "mine", "--data", "~more.csv", "--out", "answers")
     assert "50 samples, mean depth" in done.out
     assert "Predictions: answers/predictions.csv" in done.out
+
+
+def test_the_guarantee_is_for_inputs_made_as_they_were(command: Command) -> None:
+    """Texts are cut as they were; what is done otherwise is allowed, said, and promised nothing of."""
+    assert command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--max-length", "6", "--out", "mine").status == 0
+    inputs = json.loads(Path("mine/exit.json").read_text())["inputs"]
+    assert (inputs["max_length"], inputs["columns"], inputs["kind"]) == (6, ["text"], "text")
+
+    def predicted(*more: str, data: str = "~more.csv") -> tuple[str | None, str]:
+        done = command("predict", "mine", "--data", data, "--out", "answers", *more, "--json")
+        assert (done.status, done.err) == (0, "")
+        found = json.loads(done.out)
+        return found["promise"], " ".join(found["notes"])
+
+    promise, notes = predicted()
+    assert promise is not None
+    assert promise.startswith("certified at 90 % confidence")
+    assert "texts are cut at 6 tokens" in notes
+    assert predicted("--max-length", "6")[0] == promise
+    promise, notes = predicted("--max-length", "9")
+    assert promise is None
+    assert "nothing is promised: texts are cut at 9 tokens, and were at 6 when it was calibrated" in notes
+    Path("other.csv").write_text("review\nthe film was good\n")
+    promise, notes = predicted(data="other.csv")
+    assert promise is None
+    assert "nothing is promised: it reads 'review' of the data, and read 'text' when it was calibrated" in notes
+    file = Path("mine/tokenizer.json")
+    rules = json.loads(file.read_text())
+    words = rules["model"]["vocab"]
+    words["good"], words["film"] = words["film"], words["good"]
+    file.write_text(json.dumps(rules))
+    promise, notes = predicted()
+    assert promise is None
+    assert "nothing is promised: the tokenizer is another than when it was calibrated" in notes
 
 
 def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ def test_a_plain_model(command: Command) -> None:
         "anydepth exit"
     )
     router = Router(found["out"])
-    assert (router.level, router.inputs["pixel_values"]["shape"]) == (0.9, ["batch", 1, 8, 8])
+    assert router.level == pytest.approx(np.log(9))
+    assert router.inputs["pixel_values"]["shape"] == ["batch", 1, 8, 8]
     assert len(router.classes) == router(np.zeros((3, 1, 8, 8), np.float32)).logits.shape[1] == 2
 
 

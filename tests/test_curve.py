@@ -29,8 +29,8 @@ def test_each_point_is_what_the_engine_does() -> None:
     checked = 0
     for place in range(1, len(curve.level), max(1, len(curve.level) // 8)):
         # just below a score that was seen, so that rounding decides nothing
-        level = curve.level[place] - 1e-7
-        outs = [EarlyExit(exits.stack, Confidence(float(level)))(one) for one in parts]
+        policy = exits.policy.at_level(float(curve.level[place]) - 1e-7)
+        outs = [EarlyExit(exits.stack, policy)(one) for one in parts]
         depth = torch.cat([out.depth for out in outs])
         answers = torch.cat([out.logits for out in outs]).argmax(1)
         assert curve.depth[place] == pytest.approx(float(depth.double().mean()), abs=0.05)

@@ -70,8 +70,9 @@ def naive_scores(policy: Policy, logits: Tensor) -> list[list[float]]:
 
 
 def naive(policy: Policy, logits: Tensor) -> tuple[list[int], Tensor]:
+    threshold = -policy.threshold if isinstance(policy, Entropy) else policy.threshold
     depths = [
-        next((depth for depth, score in enumerate(scores, 1) if score >= policy.level), logits.shape[0])
+        next((depth for depth, score in enumerate(scores, 1) if score >= threshold), logits.shape[0])
         for scores in naive_scores(policy, logits)
     ]
     return depths, torch.stack([logits[depth - 1, sample] for sample, depth in enumerate(depths)])

@@ -73,7 +73,7 @@ def test_texts_of_any_length(bert: tuple[nn.Module, Path], samples: int, length:
         np.testing.assert_allclose(shown.logits, expected, atol=1e-5)
         if shown.score is not None:
             top = np.exp(expected - expected.max(1, keepdims=True))
-            np.testing.assert_allclose(shown.score, 1 / top.sum(1), atol=1e-5)
+            np.testing.assert_allclose(1 / (1 + np.exp(-shown.score)), 1 / top.sum(1), atol=1e-5)
 
 
 def test_a_segment_asks_only_for_what_it_needs(bert: tuple[nn.Module, Path]) -> None:
@@ -98,7 +98,7 @@ def test_the_manifest(bert: tuple[nn.Module, Path]) -> None:
     model, folder = bert
     content = json.loads((folder / "export.json").read_text())
     assert content["policy"] == "Confidence(threshold=0.6, depths=(2,), temperature=1.0)"
-    assert content["level"] == 0.6
+    assert content["level"] == pytest.approx(np.log(0.6 / 0.4))
     assert content["model"]["class"] == type(model).__name__
     assert content["inputs"]["input_ids"] == {"dtype": "int64", "shape": ["batch", "sequence"]}
     assert [(one["start"], one["stop"]) for one in content["segments"]] == [(0, 2), (2, 4)]

@@ -22,7 +22,7 @@ from naive import same
 import anydepth.files
 from anydepth.errors import TraceFileError
 from anydepth.files import FORMAT
-from anydepth.intact import stated
+from anydepth.intact import sealed, stated
 from anydepth.measures.moments import Moments
 from anydepth.result import Rows, Trace
 from anydepth.tracing import trace, trace_states
@@ -271,6 +271,18 @@ def rewritten(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
+def restated(**changes: Any) -> Callable[[Path], None]:
+    """Content that was never right, under a seal that is."""
+
+    def change(folder: Path) -> None:
+        rewritten(**changes)(folder)
+        content = json.loads((folder / "trace.json").read_text())
+        content.pop("checksum")
+        (folder / "trace.json").write_text(json.dumps(sealed(content)))
+
+    return change
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no trace.json": (
         lambda f: (f / "trace.json").unlink(),
@@ -296,12 +308,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: (f / "trace.json").write_text(f'{{"format": {FORMAT + 1}}}'),
         "upgrade anydepth",
     ),
-    "no names": (rewritten(names=KeyError), "trace.json is corrupt: .*names"),
-    "no files": (rewritten(files=KeyError), "trace.json is corrupt: .*files"),
-    "a list of files": (rewritten(files=["arrays.safetensors"]), "trace.json is corrupt"),
-    "files left out": (rewritten(files={}), "trace.json is corrupt|cannot be read|is missing"),
-    "no provenance": (rewritten(provenance=None), "trace.json is corrupt"),
-    "states of no width": (rewritten(states={"rows": 5}), "trace.json is corrupt: .*widths"),
+    "names of its own": (rewritten(names=["0"] * 6), "trace.json was changed after it was written: trace again"),
+    "another provenance": (rewritten(provenance={"measures": []}), "trace.json was changed after it was written"),
+    "another note": (rewritten(notes=["all is well"]), "trace.json was changed after it was written"),
+    "no seal": (rewritten(checksum=KeyError), "trace.json was changed after it was written"),
+    "an older format": (
+        rewritten(format=1),
+        "trace.json has format 1, expected 2: trace again with this version of any",
+    ),
+    "no names": (restated(names=KeyError), "trace.json is corrupt: .*names"),
+    "no files": (restated(files=KeyError), "trace.json is corrupt: .*files"),
+    "a list of files": (restated(files=["arrays.safetensors"]), "trace.json is corrupt"),
+    "files left out": (restated(files={}), "trace.json is corrupt|cannot be read|is missing"),
+    "no provenance": (restated(provenance=None), "trace.json is corrupt"),
+    "states of no width": (restated(states={"rows": 5}), "trace.json is corrupt: .*widths"),
     "arrays cut short": (
         lambda f: cut(f / "arrays.safetensors"),
         r"arrays.safetensors has \d+ bytes, expected \d+: .*trunc",
@@ -404,7 +424,7 @@ def test_sums_of_something_else_are_refused(sound: Path, tmp_path: Path) -> None
     safetensors.torch.save_file({"widths": torch.tensor([1]), "sums": torch.zeros(3)}, folder / "sums.safetensors")
     content = json.loads((folder / "trace.json").read_text())
     content["files"]["sums.safetensors"] = stated(folder / "sums.safetensors")
-    (folder / "trace.json").write_text(json.dumps(content))
+    restated(files=content["files"])(folder)
     with pytest.raises(TraceFileError, match="corrupt: .*sums of CKA") as caught:
         Trace.load(folder)
     assert "\n" not in str(caught.value)

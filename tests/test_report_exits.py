@@ -117,7 +117,7 @@ def test_the_page_says_what_was_found(browser: Any, written: Any) -> None:
     assert "A mean depth of 3.60 instead of 6" in text
     assert "By the clock 1.56 times as fast as the plain model, in batches of 32" in text
     assert "99.2% of the answers are the full model's" in text
-    assert "With 95 % confidence, for at most 1 % of new samples" in text
+    assert "Certified at 95 % confidence: P(answer ≠ full model's) ≤ 1 %" in text
     assert "87.0% are right, against 88.0% of the full model" in text
     read = browser.evaluate(
         "[...document.querySelectorAll('table.numbers tbody tr')].map(r => Number(r.querySelector('td').dataset.value))"

@@ -121,7 +121,7 @@ def test_what_was_changed_promises_nothing(tmp_path: Path) -> None:
     with pytest.raises(TraceFileError, match=r"exit.json is corrupt or cannot be read"):
         EarlyExit.load(tmp_path / "out")
     file.write_text('{"format": 99}')
-    with pytest.raises(TraceFileError, match=r"exit.json has format 99, expected 1"):
+    with pytest.raises(TraceFileError, match=r"exit.json has format 99, expected 2"):
         EarlyExit.load(tmp_path / "out")
     file.unlink()
     with pytest.raises(TraceFileError, match=r"exit.json does not exist"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from anydepth.errors import DataError, UnknownArchitecture
 
 Batch: TypeAlias = Mapping[str, Any] | Tensor
-"""What the model takes: a dict of tensors, or one tensor. A dict's `labels` are set aside."""
+"""What the model takes: a dict of tensors, or one tensor. A dict's labels are set aside."""
+
+LABELS = ("labels", "label", "label_ids")
+"""Where a batch has the true class of each answer, in order of preference: the names transformers' collators know."""
+_SPANS = ("start_positions", "end_positions")  # what models that find an answer in a text take for labels
 
 # Where a model's answer lies in its output, in order of preference.
 _ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
@@ -22,8 +27,42 @@ _ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler
 def call_model(model: nn.Module, batch: Batch) -> Any:
     """The model on a batch, its labels set aside so that it computes no loss of its own."""
     if isinstance(batch, Mapping):
-        return model(**{name: value for name, value in batch.items() if name != "labels"})
+        return model(**split_labels(batch, model)[0])
     return model(batch)
+
+
+def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tuple[dict[str, Any], Any]:
+    """What a model takes of a batch, and the labels.
+
+    Args:
+        batch: by name.
+        model: what only its loss is made of is set aside too, told by the names that transformers' Trainer goes by:
+            "label" is in them, or they say where an answer starts and ends in a text. What its forward cannot do
+            without is an input, and so are labels of inputs ("input_labels").
+
+    Returns:
+        The batch without any of them; and what it has under the first of `LABELS` that is there, else None.
+
+    Example:
+        >>> split_labels({"input_ids": [[5, 6]], "label_ids": [1]})
+        ({'input_ids': [[5, 6]]}, [1])
+    """
+    aside = {name for name in batch if name in LABELS or (model is not None and _is_label(name))}
+    if aside and model is not None:
+        aside -= _required(model)
+    labels = next((batch[name] for name in LABELS if name in aside and batch[name] is not None), None)
+    return {name: value for name, value in batch.items() if name not in aside}, labels
+
+
+def _is_label(name: str) -> bool:
+    return ("label" in name and not name.startswith("input")) or name in _SPANS
+
+
+def _required(model: nn.Module) -> set[str]:
+    """The arguments that a model's forward has no default for."""
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in several}
 
 
 def answer_of(output: Any) -> tuple[str, Tensor]:

@@ -5,27 +5,28 @@ probability is more than the tolerance, then the chance of seeing as few failure
 p-value, exactly. Candidates are tested along a path fixed before the data are looked at, and testing stops at the
 first that fails: so all that pass hold together with the stated confidence, with no price for their number (fixed
 sequence testing; Learn then Test, arXiv:2110.01052).
+
+Copies of a sample are not drawn independently, so each content counts once. Where copies say how often an input comes
+up, leaving them out would hide a frequent one that fails: so the share of all rows, copies too, must pass as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Int64, Integer, Shaped
 
 from anydepth.errors import CertificateError
 
 Against = Literal["model", "labels"]
 """What an early answer is held against: the full model's answer, or the labels."""
 
-_FAILS = {
-    "model": "its answer differs from the full model's",
-    "labels": "it is wrong where the full model is right",
-}
+_EVENT = {"model": "answer ≠ full model's", "labels": "answer wrong where the full model's is right"}
+_COUNTED = {"model": "differ", "labels": "are wrong there"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,56 @@ class Certificate:
     p_value: float
 
     def __str__(self) -> str:
-        promise = (
-            f"for at most {100 * self.tolerance:.3g} % of new samples, if drawn like these, {_FAILS[self.against]}"
+        seen = f"{self.failures:,} of {self.samples:,} calibration samples {counted(self.against)}"
+        return (
+            f"certified at {100 * self.confidence:.3g} % confidence: P({_EVENT[self.against]}) ≤ "
+            f"{100 * self.tolerance:.3g} % ({seen}, exact binomial p = {self.p_value:.2g}; assumes new inputs drawn "
+            "like these)"
         )
-        seen = f"here: {self.failures:,} of {self.samples:,}, p = {self.p_value:.2g}"
-        return f"with {100 * self.confidence:.3g} % confidence, {promise} ({seen})"
+
+
+def counted(against: str) -> str:
+    """What samples that fail do, as a verb: "differ", or "are wrong there"."""
+    return _COUNTED[against]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """How many of some samples fail.
+
+    Attributes:
+        name: of these samples: a class, or a part of the data.
+        samples: how many they are.
+        failures: how many of them fail.
+    """
+
+    name: str
+    samples: int
+    failures: int
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Exact interval of the probability to fail (Clopper and Pearson 1934); (0, 1) of no samples."""
+        from scipy.stats import beta
+
+        if not self.samples:
+            return 0.0, 1.0
+        half, k, n = (1 - confidence) / 2, self.failures, self.samples
+        low = 0.0 if k == 0 else float(beta.ppf(half, k, n - k + 1))
+        return low, 1.0 if k == n else float(beta.ppf(1 - half, k + 1, n - k))
+
+    def excess(self, tolerance: float) -> float:
+        """The chance of at least so many failures if each sample fails with the probability `tolerance`.
+
+        A valid p-value of "it fails no more often than the tolerance".
+        """
+        from scipy.special import bdtrc
+
+        return float(bdtrc(self.failures - 1, self.samples, tolerance))
+
+    def __str__(self) -> str:
+        low, high = (100 * bound for bound in self.interval())
+        share = 100 * self.failures / max(1, self.samples)
+        return f"{self.failures:,} of {self.samples:,} ({share:.1f} %, exact 95 % interval {low:.1f}–{high:.1f})"
 
 
 def p_value(failures: int, samples: int, tolerance: float) -> float:
@@ -70,9 +116,9 @@ def p_value(failures: int, samples: int, tolerance: float) -> float:
         >>> round(p_value(0, 299, 0.01), 4), round(p_value(0, 298, 0.01), 4)
         (0.0495, 0.05)
     """
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
-    return float(binom.cdf(failures, samples, tolerance))
+    return float(bdtr(failures, samples, tolerance))
 
 
 def least_samples(tolerance: float, confidence: float) -> int:
@@ -132,6 +178,25 @@ def certified(
     return found
 
 
+def passes(failures: int, samples: int, *, tolerance: float, confidence: float) -> bool:
+    """Whether so few failures show, by the exact test, that the tolerance is kept."""
+    return p_value(failures, samples, tolerance) <= 1 - confidence
+
+
+def one_of_each(contents: Shaped[np.ndarray, " n"], seed: int = 0) -> Int64[np.ndarray, " m"]:
+    """One row of each distinct content, in order; which of several copies stays is drawn by a seed.
+
+    Copies may have different labels, and no rule that looks at these would be fair.
+
+    Example:
+        >>> one_of_each(np.array([7, 7, 3, 7])).tolist()
+        [1, 2]
+    """
+    order = np.random.default_rng(seed).permutation(len(contents))
+    first = np.unique(contents[order], return_index=True)[1]
+    return np.sort(order[first])
+
+
 def fails(
     early: Integer[np.ndarray, " n"],
     final: Integer[np.ndarray, " n"],
@@ -167,11 +232,13 @@ class MinimalDepth:
         depth: 1..L; L if nothing shallower could be certified.
         last: L.
         certificate: what is promised of `depth`; None at L, where there is nothing to promise.
+        notes: what a reader should know: whether samples repeat.
     """
 
     depth: int
     last: int
     certificate: Certificate | None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.certificate is None:
@@ -186,6 +253,7 @@ def minimal_depth(
     against: str,
     tolerance: float,
     confidence: float,
+    contents: Shaped[np.ndarray, " n"] | None = None,
 ) -> MinimalDepth:
     """The shallowest depth that can take the place of L: tested downwards from L - 1, up to the first that fails.
 
@@ -196,9 +264,10 @@ def minimal_depth(
             L's is right.
         tolerance: the probability of a failure that must not be exceeded, in (0, 1).
         confidence: of that promise over the draw of the samples, in (0, 1).
+        contents: what tells the content of each sample: of several with the same one counts. None if none repeats.
 
     Raises:
-        CertificateError: a level outside (0, 1), no labels, or too few samples.
+        CertificateError: a level outside (0, 1), no labels, or too few distinct samples.
 
     Example:
         >>> settled = np.tile([9, 1, 2, 2], (500, 1))
@@ -206,13 +275,37 @@ def minimal_depth(
         >>> found.depth, found.certificate.failures
         (2, 0)
     """
-    last = predictions.shape[1] - 1
-    counts = (
-        int(fails(predictions[:, depth], predictions[:, last], labels, against).sum())
-        for depth in range(last - 1, 0, -1)
+    last, count = predictions.shape[1] - 1, len(predictions)
+    kept = np.arange(count) if contents is None else one_of_each(contents)
+    needed = least_samples(tolerance, confidence)
+    if len(kept) < min(needed, count):
+        raise CertificateError(too_few(len(kept), count, needed, tolerance, confidence))
+
+    def failures() -> Iterator[int]:
+        for depth in range(last - 1, 0, -1):
+            failed = fails(predictions[:, depth], predictions[:, last], labels, against)
+            if len(kept) < count and not passes(int(failed.sum()), count, tolerance=tolerance, confidence=confidence):
+                return
+            yield int(failed[kept].sum())
+
+    found = certified(failures(), len(kept), against=against, tolerance=tolerance, confidence=confidence)
+    return MinimalDepth(last - len(found), last, found[-1] if found else None, repeats(count - len(kept), count))
+
+
+def repeats(copies: int, count: int, what: str = "samples") -> tuple[str, ...]:
+    """A note on samples that repeat others; none if there are none."""
+    if not copies:
+        return ()
+    return (f"{copies:,} of {count:,} {what} repeat others: each content counts once, {count - copies:,} in all",)
+
+
+def too_few(distinct: int, count: int, needed: int, tolerance: float, confidence: float, what: str = "samples") -> str:
+    """What to say of too few distinct samples."""
+    return (
+        f"there are {distinct:,} distinct {what} among {count:,}, and to promise {tolerance:.3g} with {confidence:.3g} "
+        f"confidence takes at least {needed:,}, even without a failure: repeated ones count once; get more, or raise "
+        "the tolerance"
     )
-    found = certified(counts, len(predictions), against=against, tolerance=tolerance, confidence=confidence)
-    return MinimalDepth(last - len(found), last, found[-1] if found else None)
 
 
 def check_against(against: str) -> None:

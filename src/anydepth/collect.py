@@ -12,9 +12,19 @@ import torch
 import xxhash
 from jaxtyping import Bool
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from anydepth.calling import Batch, call_model, device_of, fields_of, first_samples, sample_count, samples_of, to_device
+from anydepth.calling import (
+    Batch,
+    call_model,
+    device_of,
+    fields_of,
+    first_samples,
+    sample_count,
+    samples_of,
+    split_labels,
+    to_device,
+)
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.measures.readout import readout_rows
 from anydepth.padding import require_tokens, warn_of_padding
@@ -94,6 +104,7 @@ class Pass:
                 progress=report,
                 rank=rank,
                 ranks=ranks,
+                model=self.stack.model,
             )
 
     def _rows(
@@ -245,6 +256,7 @@ def go_through(
     progress: Progress | None = None,
     rank: int = 0,
     ranks: int = 1,
+    model: nn.Module | None = None,
 ) -> None:
     """Keep rows of all batches; those that `workspace` has of an interrupted pass are not computed again.
 
@@ -257,6 +269,7 @@ def go_through(
         progress: called with the batches done.
         rank: of this process.
         ranks: how many processes share the work.
+        model: that the batches are for: what its forward takes for labels is no part of a sample's content.
 
     Raises:
         DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
@@ -269,7 +282,7 @@ def go_through(
     index, first = -1, 0
     try:
         for index, item in enumerate(data):
-            batch, truth, ids = as_batch(item, first)
+            batch, truth, ids = as_batch(item, first, model)
             if index % ranks == rank:
                 digests = digest(batch)
                 if not workspace.already_has([*ids, truth.tolist()] if labels and truth is not None else ids, digests):
@@ -298,21 +311,21 @@ def share(total: int | None, ranks: int) -> int | None:
     return None if total is None else -(-total // ranks)
 
 
-def as_batch(item: Any, first: int) -> tuple[Batch, Tensor | None, list[Any]]:
+def as_batch(item: Any, first: int, model: nn.Module | None = None) -> tuple[Batch, Tensor | None, list[Any]]:
     """What the model takes, the labels, and the samples' ids, out of whatever a loader yields.
 
     Args:
-        item: a dict (with "labels" or "label", and "id", if there are any), a pair (x, y), or a tensor.
+        item: a dict (with "labels", "label" or "label_ids", and "id", if there are any), a pair (x, y), or a tensor.
         first: the id of the first sample where the data give none: its place in the data.
+        model: whose own names of labels are set aside too.
     """
     labels: Any = None
     ids: Any = None
     batch: Any = item
     if isinstance(item, Mapping):
         content = dict(item)
-        label = content.pop("label", None)
-        labels, ids = content.pop("labels", label), content.pop("id", None)
-        batch = content
+        ids = content.pop("id", None)
+        batch, labels = split_labels(content, model)
     elif isinstance(item, tuple | list) and len(item) == 1:  # as torch's TensorDataset gives them
         (batch,) = item
     elif isinstance(item, tuple | list) and len(item) == 2:

@@ -143,7 +143,7 @@ def _cut(
         minimal = _minimal(stack, found, choice, progress)
         depth = minimal.depth
     chosen = stack.depth if depth is None else depth
-    notes = (*loaded.notes, *(found.notes if found else ()))
+    notes = (*loaded.notes, *(found.notes if found else ()), *(minimal.notes if minimal else ()))
     result = Cut(out, loaded.name, chosen, stack.depth, minimal, notes)
     if minimal and chosen == stack.depth:
         return replace(result, folder=None)

@@ -73,7 +73,7 @@ class Exited:
             **{name: getattr(self, name) for name in (*kept, "readout_in_blocks", "notes")},
             "policy": as_plain(self.policy),
             "calibration": asdict(self.calibration),
-            "promise": str(self.calibration),
+            "promise": self.calibration.promise,
             "depth": self.depth,
             "area": self.curve.area,
         }

@@ -11,17 +11,17 @@ import numpy as np
 
 from anydepth import models
 from anydepth.collect import Progress
-from anydepth.data.batching import batches
+from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import Wanted, take
+from anydepth.data.settings import settings_of
 from anydepth.exited import Exited
-from anydepth.exits.calibration import check_request, parts
+from anydepth.exits.calibration import check_request, parted
 from anydepth.exits.costs import Costs, measure_costs
 from anydepth.exits.curve import curve_of, relative_time, require_threshold
 from anydepth.exits.engine import EarlyExit
 from anydepth.exits.looking import Shown
 from anydepth.exits.policies import Policy, policy_named
 from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, save_exits
-from anydepth.loaded import LoadedModel
 from anydepth.outputs import output
 from anydepth.promising import Promised, Writing, promise_named
 from anydepth.store import replacing_folder, write_json
@@ -122,7 +122,7 @@ def _calibrate(job: Job, policy: Policy, folder: Path, progress: Progress | None
     assert calibrated.calibration is not None
     # where nothing could be certified, the curve is of the policy as it came
     drawn = exits if calibrated.calibration.level is None else calibrated
-    shown = looked.rows(parts(len(looked), job.wanted.seed)[2]).under(drawn.policy)
+    shown = parted(looked, job.wanted.seed)[2].under(drawn.policy)
     proof = _Proof(shown, np.inf if calibrated.calibration.level is None else calibrated.calibration.level)
     predicted = costs.share(proof.depth, calibrated.tested, reads=drawn.policy.reads)
     chosen = job.tune and job.depths is None
@@ -144,10 +144,11 @@ def _calibrate(job: Job, policy: Policy, folder: Path, progress: Progress | None
             *loaded.notes,
             *rows.notes,
             *found.notes,
+            *calibrated.calibration.notes,
             *_on_costs(costs, predicted, calibrated.tested if chosen else ()),
         ),
     )
-    _write(result, calibrated, loaded)
+    _write(result, calibrated, found)
     return result
 
 
@@ -195,9 +196,10 @@ def _on_costs(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iterat
         )
 
 
-def _write(result: Exited, calibrated: EarlyExit, loaded: LoadedModel) -> None:
+def _write(result: Exited, calibrated: EarlyExit, batches: Batches) -> None:
     from anydepth.report.exits import write
 
+    loaded = batches.model
     with replacing_folder(result.folder, EXIT_OUTPUT) as beside:
         save_exits(
             calibrated.stack,
@@ -207,6 +209,7 @@ def _write(result: Exited, calibrated: EarlyExit, loaded: LoadedModel) -> None:
             name=loaded.name,
             processor=loaded.to_save,
             about=result.as_plain(),
+            inputs=settings_of(batches),
         )
         write_json(beside / CURVE, result.curve.as_plain())
         write({result.model: result}, beside / REPORT)

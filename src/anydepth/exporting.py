@@ -27,7 +27,7 @@ from anydepth.dependencies import require
 from anydepth.errors import ExportError
 from anydepth.exits.policies import Policy
 from anydepth.exits.reading import Reader
-from anydepth.exits.router import FORMAT, MANIFEST, Router, memory_at
+from anydepth.exits.router import FORMAT, MANIFEST, Router, memory_at, plain_level
 from anydepth.exits.segments import Inputs, Segment, write_segment
 from anydepth.intact import sealed, stated
 from anydepth.outputs import OutputKind
@@ -38,7 +38,7 @@ from anydepth.store import replacing_folder, write_json
 from anydepth.surgery import evaluating
 
 TOLERANCE = 1e-4
-"""How far onnxruntime may be from torch: logits relative to the largest of them, scores as they are."""
+"""How far onnxruntime may be from torch: logits relative to the largest of them, scores to the largest or 1."""
 EXPORT_OUTPUT = OutputKind(job="export", mark=MANIFEST, alone="holds something already", error=ExportError)
 _EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
@@ -128,7 +128,7 @@ def export(
     require_extras()
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     require_float32(stack.model)
-    inputs, reader = Inputs.of(without_labels(batch)[0]), Reader(stack, policy)
+    inputs, reader = Inputs.of(without_labels(batch, stack.model)[0]), Reader(stack, policy)
     with evaluating(stack.model):
         reader.prepare(inputs.batch)
         with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:
@@ -208,7 +208,8 @@ def _manifest(reader: Reader, inputs: Inputs, segments: list[dict[str, Any]], fo
         "created": now(),
         "versions": versions() | {package: version(package) for package in _EXTRAS},
         "policy": repr(reader.policy),
-        "level": reader.policy.level if len(segments) > 1 else None,
+        # JSON has no infinity: a level that all reach, or none, is written as a word
+        "level": plain_level(reader.policy.level) if len(segments) > 1 else None,
         "inputs": {
             name: {
                 "dtype": str(value.dtype).removeprefix("torch."),
@@ -260,6 +261,10 @@ def _apart(reader: Reader, router: Router, inputs: Inputs, batch: Batch) -> floa
 
 
 def _scores_apart(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The largest difference; infinities of one sign, and NaN in the same places, are none."""
+    """The largest difference, beside the largest score above 1; infinities of one sign, and two NaN, are no difference.
+
+    Log-odds grow with the logits, which are compared beside the largest of them.
+    """
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-    return float(np.abs(np.subtract(found, expected, where=~same, out=np.zeros_like(expected))).max(initial=0.0))
+    apart = np.abs(np.subtract(found, expected, where=~same, out=np.zeros_like(expected))).max(initial=0.0)
+    return float(apart / np.abs(expected[np.isfinite(expected)]).max(initial=1.0))

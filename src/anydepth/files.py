@@ -1,6 +1,6 @@
 """A trace as a folder: what each file holds, and how a damaged one is told from a good one.
 
-    trace.json           format, provenance, notes, and size and checksum of every other file
+    trace.json           format, provenance, notes, size and checksum of every other file, and a checksum of itself
     arrays.safetensors   similarity matrices, intervals, quantiles, one short row per answer, sample ids
     sums.safetensors     the sums that CKA is made of: what merging needs
     states/              if kept: states.npy (rows, K x D) float32, and sample.npy, the sample of each row
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from anydepth.errors import MeasureError, TraceFileError
-from anydepth.intact import require_intact, stated
+from anydepth.intact import read_sealed, require_intact, sealed, stated
 from anydepth.measures.moments import Moments
 from anydepth.measures.states import ArrayStates
 from anydepth.outputs import PARTIAL, output, settle
@@ -33,7 +33,7 @@ from anydepth.result import ARRAYS, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, Tra
 from anydepth.result import REPORT as REPORT
 from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json
 
-FORMAT = 1
+FORMAT = 2
 _ROWS_AT_ONCE = 4096
 
 
@@ -90,7 +90,7 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
         "states": states,
         "files": {name: stated(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
     }
-    write_json(staged / TRACE, content)
+    write_json(staged / TRACE, sealed(content))
 
 
 def _ready_to_link(states: StoredStates | ArrayStates | None, folder: Path) -> Path | None:
@@ -156,6 +156,7 @@ def load(folder: Path) -> Trace:
         raise TraceFileError(
             f"{folder} is of format {content['format']}, and this anydepth reads up to {FORMAT}: upgrade anydepth"
         )
+    content = read_sealed(folder / TRACE, known=FORMAT, again="trace again")
     try:
         for name, expected in {ARRAYS: content["files"][ARRAYS], **content["files"]}.items():
             require_intact(folder / name, expected, again="trace again")

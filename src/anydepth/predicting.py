@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from anydepth import models
 from anydepth.calling import Batch, device_of, to_device
 from anydepth.collect import Progress, go_through
 from anydepth.data.batching import batches
-from anydepth.data.loading import Wanted, take
+from anydepth.data.loading import LoadedData, Wanted, take
+from anydepth.data.settings import settings_of
 from anydepth.errors import ModelError
 from anydepth.exits.engine import EarlyExit
+from anydepth.exits.inputs import InputSettings
+from anydepth.exits.policies import as_plain
 from anydepth.exits.saving import Saved
 from anydepth.outputs import OutputKind, output
 from anydepth.paths import entry_at, local_path
 from anydepth.safe_text import cell
+from anydepth.stack import Stack
 from anydepth.store import replacing_folder, write_json
 from anydepth.workspace import Workspace, working_folder
 
@@ -42,7 +46,8 @@ class Request:
         split: which; by default test, else validation, else the only one.
         wanted: columns, a limit, and the seed of what is drawn.
         batch_size: samples of a forward.
-        max_length: tokens at which texts are cut.
+        max_length: tokens at which texts are cut; None for as many as when the model was calibrated. By another number,
+            other columns or another tokenizer nothing is promised.
         device: as torch names it; if None the first there is.
         trust_remote_code: run the Python code that comes with the checkpoint.
     """
@@ -66,7 +71,7 @@ class Predicted:
         model: by what.
         data: of what, with the split.
         policy: when samples left.
-        promise: what is promised of it; None if it was never calibrated.
+        promise: what is promised of it; None if it was never calibrated, or on inputs made otherwise (a note says how).
         leaving: (L,) how many left at each depth, from 1 on.
         blocks: how many blocks were run, of one sample each.
         readouts: how many readouts.
@@ -118,14 +123,15 @@ def _predict(request: Request, saved: Saved, folder: Path, progress: Progress | 
     loaded = models.load(
         saved.source(local_path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
     )
-    rows = take(request.data, request.split, request.wanted)
-    found = batches(rows, loaded, batch_size=request.batch_size, max_length=request.max_length, labels=False)
+    rows = _rows_of(request, saved)
+    found = batches(rows, loaded, batch_size=request.batch_size, max_length=_max_length(request, saved), labels=False)
     stack = models.stack_of(loaded, found, blocks=saved.model["blocks"])
     saved.require_same(stack)
-    exits = EarlyExit(stack, saved.policy, calibration=saved.calibration)
+    promise, why = _promise(saved, stack, settings_of(found))
+    exits = EarlyExit(stack, saved.policy)
     with (
         working_folder(folder, _OUTPUT, resume=True) as begun,
-        closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {saved.policy}")) as workspace,
+        closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {as_plain(saved.policy)}")) as workspace,
     ):
         go_through(found, workspace, partial(_rows, exits), labels=False, progress=progress)
         ids = workspace.ids()
@@ -138,17 +144,51 @@ def _predict(request: Request, saved: Saved, folder: Path, progress: Progress | 
         request.model,
         f"{request.data} ({rows.split})",
         repr(saved.policy),
-        None if saved.calibration is None else str(saved.calibration),
+        promise,
         tuple(np.bincount(kept["depth"], minlength=stack.depth + 1)[1:].tolist()),
         run,
         read,
         undecided,
-        (*loaded.notes, *rows.notes, *found.notes),
+        (*why, *loaded.notes, *rows.notes, *found.notes),
     )
     with replacing_folder(folder, _OUTPUT) as beside:
         _write(beside / PREDICTIONS, ids, [names[one] for one in kept["prediction"]], kept)
         write_json(beside / SUMMARY, result.as_plain())
     return result
+
+
+def _rows_of(request: Request, saved: Saved) -> LoadedData:
+    """The rows, read from the columns that the model was calibrated on, if these are there and none are asked for."""
+    rows, wanted = take(request.data, request.split, request.wanted), request.wanted
+    columns = () if saved.inputs is None else saved.inputs.columns
+    if not columns or wanted.text is not None or wanted.image is not None:
+        return rows
+    if not {*columns} <= {*rows.dataset.features}:
+        return rows
+    assert saved.inputs is not None
+    text = saved.inputs.kind == "text"
+    wanted = replace(wanted, text=",".join(columns)) if text else replace(wanted, image=columns[0])
+    return take(request.data, request.split, wanted)
+
+
+def _max_length(request: Request, saved: Saved) -> int | None:
+    return request.max_length if request.max_length is not None or saved.inputs is None else saved.inputs.max_length
+
+
+def _promise(saved: Saved, stack: Stack, now: InputSettings) -> tuple[str | None, tuple[str, ...]]:
+    """What is promised of inputs made like this; and why nothing is, or what else to know."""
+    found = saved.calibration_for(stack, now)
+    if found is None:
+        return None, ()
+    if found.withheld is not None:
+        return None, (found.withheld,)
+    before = None if saved.inputs is None else saved.inputs.device
+    other = (
+        ()
+        if before in (None, now.device)
+        else (f"calibrated on {before}, run on {now.device}, which rounds otherwise",)
+    )
+    return found.promise, other
 
 
 def _rows(

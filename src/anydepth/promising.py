@@ -12,7 +12,9 @@ from anydepth.calling import device_of
 from anydepth.collect import Progress
 from anydepth.data.batching import with_text
 from anydepth.data.loading import LoadedData
+from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import CertificateError
+from anydepth.exits.inputs import InputSettings
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.saving import EXIT_OUTPUT, save_exits
 from anydepth.generation.promise import Promise, calibrate
@@ -124,7 +126,7 @@ def promise_named(
         found or AtDepth(stack.depth),
         promise,
         stack.depth,
-        tuple(notes),
+        (*notes, *promise.notes),
     )
     with replacing_folder(folder, EXIT_OUTPUT) as beside:
         save_exits(
@@ -135,6 +137,13 @@ def promise_named(
             name=loaded.name,
             processor=loaded.to_save,
             about=result.as_plain(),
+            inputs=InputSettings(
+                kind="text",
+                processor=processor_fingerprint(loaded),
+                max_length=writing.prompt_tokens,
+                columns=(str(rows.columns.text),),
+                device=device_of(loaded.model).type,
+            ),
         )
     return result
 

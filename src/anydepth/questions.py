@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.calling import Batch
+from anydepth.calling import Batch, split_labels
 from anydepth.errors import LabelError, UnsupportedHead
 from anydepth.stack import Stack
 from anydepth.tokens import IGNORED, next_token_labels, valid_positions
@@ -120,10 +120,10 @@ def _checked(labels: Tensor, expected: tuple[int, ...]) -> Tensor:
     return labels.long()
 
 
-def without_labels(batch: Any) -> tuple[Batch, Tensor | None]:
-    """What the model takes, and the labels: out of a dict with 'labels', or a pair (x, y)."""
+def without_labels(batch: Any, model: nn.Module | None = None) -> tuple[Batch, Tensor | None]:
+    """What the model takes, and the labels: out of a dict with labels (see `split_labels`), or a pair (x, y)."""
     if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
+        return split_labels(batch, model)
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
     return batch, None

@@ -261,7 +261,7 @@ class Trace:
     ) -> MinimalDepth:
         """The shallowest depth that can take the place of L, by a test on these samples.
 
-        See `anydepth.certificates.minimal_depth`.
+        See `anydepth.certificates.minimal_depth`; samples of the same content count once.
 
         Raises:
             CertificateError: a level outside (0, 1), too few samples, or answers that are not independent.
@@ -275,7 +275,14 @@ class Trace:
                 "model that answers once for each sample"
             )
         labels = self.rows.label if "accuracy" in self.statistics else None
-        return minimal_depth(self.rows.prediction, labels, against=against, tolerance=tolerance, confidence=confidence)
+        return minimal_depth(
+            self.rows.prediction,
+            labels,
+            against=against,
+            tolerance=tolerance,
+            confidence=confidence,
+            contents=self.digests[self.rows.sample] if len(self.digests) else None,
+        )
 
     def effective_depth(self, epsilon: float = 0.03) -> int:
         """The paper's: the smallest depth in 1..L whose accuracy is at least 1 - epsilon, else L. A point estimate."""

@@ -13,6 +13,7 @@ import numpy as np
 from anydepth import models
 from anydepth.collect import Progress
 from anydepth.data.inputs import check_vocabulary, pixel_input
+from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
 from anydepth.exits.saving import FILE, Saved
@@ -20,6 +21,7 @@ from anydepth.exporting import EXPORT_OUTPUT, Exported, export, require_extras
 from anydepth.loaded import LoadedModel
 from anydepth.outputs import output
 from anydepth.paths import entry_at, local_path
+from anydepth.stack import Stack
 
 _TEXTS = ("The film was good.", "It was not, and I would not see it again for any money.", "Why?")
 _PIXELS = 64
@@ -82,10 +84,26 @@ def _ship(wish: Wish, out: str | Path, progress: Progress | None) -> Exported:
     about: dict[str, Any] = {}
     if saved is not None:
         saved.require_same(stack)
-        if wish.depth is None and saved.calibration is not None:
-            about["promise"] = str(saved.calibration)
+        about, why = _about(wish, saved, stack, loaded)
+        notes = (*why, *notes)
     found = export(stack, policy, batch, out, name=wish.model, classes=loaded.classes, about=about, progress=progress)
-    return replace(found, notes=(*loaded.notes, *notes, *about.values()))
+    return replace(found, notes=(*loaded.notes, *notes))
+
+
+def _about(wish: Wish, saved: Saved, stack: Stack, loaded: LoadedModel) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the graphs are to say of inputs and promise, and what to know about that."""
+    if saved.inputs is None:
+        found = saved.calibration_for(stack)
+    else:
+        # how texts will be cut and columns be read is the server's affair: the settings go with the graphs
+        now = replace(saved.inputs, processor=processor_fingerprint(loaded))
+        found = saved.calibration_for(stack, now)
+    about: dict[str, Any] = {} if saved.inputs is None else {"inputs": saved.inputs.as_plain()}
+    if wish.depth is not None or found is None:
+        return about, ()
+    if found.withheld is not None:
+        return about, (found.withheld,)
+    return about | {"promise": found.promise}, (found.promise,)
 
 
 def sample_batch(loaded: LoadedModel) -> dict[str, Any]:

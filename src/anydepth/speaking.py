@@ -13,6 +13,7 @@ from torch import Tensor
 from anydepth import models
 from anydepth.calling import device_of
 from anydepth.data.decoding import require_text
+from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.saving import Saved
@@ -204,7 +205,7 @@ def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode |
     saved = Saved.read(local_path(wish.exits))
     stack = Stack(loaded.model, blocks=saved.model["blocks"])
     saved.require_same(stack)
-    promise = saved.about.get("promise", "never calibrated")
+    promise = _promise(saved, loaded)
     if "generation" not in saved.about:
         raise GenerationError(
             f"the exits in '{wish.exits}' are not a language model's: calibrate one with anydepth exit"
@@ -212,6 +213,13 @@ def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode |
     if isinstance(saved.policy, AtDepth):
         return None, promise, None
     return dynamic_exit(saved.policy, blocks=saved.model["blocks"]), promise, None
+
+
+def _promise(saved: Saved, loaded: LoadedModel) -> str:
+    """What is promised of the exits, of prompts of the tokenizer that they were calibrated with."""
+    if saved.inputs is not None and processor_fingerprint(loaded) != saved.inputs.processor:
+        return "nothing is promised: the tokenizer is another than when it was calibrated"
+    return str(saved.about.get("promise", "never calibrated"))
 
 
 def _with(mode: Mode | None, streamer: Any) -> dict[str, Any]:

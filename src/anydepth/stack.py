@@ -151,13 +151,15 @@ class Stack:
 
         Args:
             labelled: whether the data carry labels. A model that answers with a bare tensor does not say what it is:
-                it counts as logits if there are labels to hold it against, or if the model states its classes (timm).
+                if it states how many classes it has (timm, where 0 is no classifier), that decides, else whether there
+                are labels to hold it against.
         """
         if (learnt := self._learnt) is None:
             return False
         if learnt.answer:
             return learnt.answer in ("logits", "logits_per_image")
-        return labelled or bool(getattr(self.model, "num_classes", 0))
+        classes = getattr(self.model, "num_classes", None)
+        return labelled if classes is None else bool(classes)
 
     @property
     def unnamed_answers(self) -> str:

@@ -62,7 +62,7 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
     with _only(stack.model.get_submodule(stack.path), depth):
         cut = copy.deepcopy(stack.model)
-    inputs = None if batch is None else first_samples(without_labels(batch)[0], 2)
+    inputs = None if batch is None else first_samples(without_labels(batch, stack.model)[0], 2)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)
     loaded = _loaded(cut, stack, depth, seen=inputs is not None)

@@ -118,7 +118,7 @@ def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
         >>> len(costs.blocks), costs.whole.of(8) > 0
         (3, True)
     """
-    inputs = to_device(without_labels(batch)[0], device_of(stack.model))
+    inputs = to_device(without_labels(batch, stack.model)[0], device_of(stack.model))
     size = sample_count(inputs)
     if not size:
         raise DataError("a batch holds no sample, expected at least one")
@@ -164,7 +164,7 @@ def count_flops(stack: Stack, batch: Any) -> Costs:
         stack: the model.
         batch: like those to come.
     """
-    inputs = to_device(without_labels(batch)[0], device_of(stack.model))
+    inputs = to_device(without_labels(batch, stack.model)[0], device_of(stack.model))
     stack.verify(inputs)
     counter = _Counter()
     # fused attention has no formula on every device; taken apart it is products of matrices

@@ -196,7 +196,7 @@ def curve_of(
         timed: at how many thresholds to measure the time really taken.
         progress: called with what is done, how much there is, and what it is.
     """
-    first, reads = as_batch(batches[0], 0)[0], exits.policy.reads
+    first, reads = as_batch(batches[0], 0, exits.stack.model)[0], exits.policy.reads
     costs = measure_costs(exits.stack, first) if costs is None else costs
     flops = count_flops(exits.stack, first)
     path = [np.inf, *levels(shown, _POINTS)]
@@ -233,7 +233,7 @@ def _spread(depth: Array, count: int) -> list[int]:
 def relative_time(exits: EarlyExit, batches: Sequence[Any]) -> float:
     """Time over the plain model's, on the same batches in turn; the median of some rounds."""
     model, ratios = exits.stack.model, []
-    inputs = [to_device(as_batch(item, 0)[0], device_of(model)) for item in batches]
+    inputs = [to_device(as_batch(item, 0, model)[0], device_of(model)) for item in batches]
     for one in inputs:  # what is checked once is checked
         exits(one)
     with evaluating(model), torch.inference_mode():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from anydepth.collect import Progress
+from anydepth.errors import PolicyError
 from anydepth.exits.calibration import Calibration, calibrate, check_request
 from anydepth.exits.costs import Costs
 from anydepth.exits.flight import Exits, Flight
@@ -19,6 +20,7 @@ from anydepth.exits.looking import Looked, look
 from anydepth.exits.policies import Policy
 from anydepth.exits.reading import Reader
 from anydepth.exits.saving import EXIT_OUTPUT, Saved, save_exits
+from anydepth.provenance import class_names, describe_config, stack_fingerprint, weights_stamp
 from anydepth.questions import without_labels
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder
@@ -37,7 +39,7 @@ class EarlyExit:
             by its own.
         policy: when a sample has had enough. `tested` are the depths at which it asks.
         blocks: the dotted name of the list of blocks, for a model that has several.
-        calibration: what is known of the policy; see `calibrate`.
+        calibration: what is known of the policy; see `calibrate`. Its certificate is gone once the model is changed.
 
     Raises:
         PolicyError: the policy tests a depth beyond L.
@@ -63,9 +65,19 @@ class EarlyExit:
         calibration: Calibration | None = None,
     ) -> None:
         self.stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
-        self.policy, self.calibration = policy, calibration
+        self.policy, self._calibration = policy, calibration
+        self._calibrated = None if calibration is None or calibration.certificate is None else _Calibrated(self.stack)
         self._reader = Reader(self.stack, policy)
         self._lanes = Lanes(self.stack)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What is known of the policy; without its certificate once the model was changed, and then it says so."""
+        if self._calibration is None or self._calibrated is None or self._calibrated.still(self.stack):
+            return self._calibration
+        return self._calibration.without_certificate(
+            "the model was changed after it was calibrated: calibrate it again"
+        )
 
     @property
     def tested(self) -> tuple[int, ...]:
@@ -74,7 +86,7 @@ class EarlyExit:
 
     def __call__(self, batch: Any) -> Exits:
         """Answer a batch; its labels, if it has any, are set aside."""
-        inputs, _ = without_labels(batch)
+        inputs, _ = without_labels(batch, self.stack.model)
         self._reader.prepare(inputs)
         with in_eval_mode(self.stack.model), torch.inference_mode():
             return Flight(self._reader, self._lanes, inputs).run()
@@ -141,6 +153,7 @@ class EarlyExit:
             costs=costs,
             tune=tune,
             seed=seed,
+            names=tuple(class_names(self.stack.model).values()),
         )
         return EarlyExit(self.stack, policy, calibration=found)
 
@@ -156,9 +169,11 @@ class EarlyExit:
             The folder. A model of transformers is saved as by `save_pretrained`, any other as its state dict.
 
         Raises:
-            PolicyError: the policy is of a kind of your own.
+            PolicyError: the policy is of a kind of your own, or the model was changed after it was calibrated.
             TraceFileError: it cannot be written, or holds files of such names that are not of an earlier call.
         """
+        if self._calibrated is not None and not self._calibrated.still(self.stack):
+            raise PolicyError("the model was changed after it was calibrated: calibrate it again before it is saved")
         with replacing_folder(Path(folder), replace(EXIT_OUTPUT, alone="")) as beside:
             save_exits(self.stack, self.policy, self.calibration, beside, processor=processor, about=about)
         return Path(folder)
@@ -174,11 +189,29 @@ class EarlyExit:
 
         Raises:
             TraceFileError: `exit.json` is missing, of another format, or was changed.
-            PolicyError: the model is another than the one the policy was calibrated for.
+            PolicyError: the model is another than the one the policy was calibrated for: in its weights, their dtype,
+                its depth or its config. One whose classes are called otherwise is taken, without the certificate.
             ModelError: the folder holds no model that can be read.
         """
         saved = Saved.read(Path(folder))
         stack = saved.stack(Path(folder)) if model is None else model
-        exits = cls(stack, saved.policy, blocks=saved.model["blocks"], calibration=saved.calibration)
-        saved.require_same(exits.stack)
-        return exits
+        stack = stack if isinstance(stack, Stack) else Stack(stack, blocks=saved.model["blocks"])
+        saved.require_same(stack)
+        return cls(stack, saved.policy, calibration=saved.calibration_for(stack))
+
+
+class _Calibrated:
+    """The model as it was when it was calibrated."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._fingerprint, self._stamp = stack_fingerprint(stack), weights_stamp(stack)
+        self._config = describe_config(stack.model), class_names(stack.model)
+
+    def still(self, stack: Stack) -> bool:
+        """Whether it is that model yet."""
+        if (describe_config(stack.model), class_names(stack.model)) != self._config:
+            return False
+        stamp = weights_stamp(stack)
+        if stamp == self._stamp and all(version >= 0 for *_, version in stamp):
+            return True
+        return stack_fingerprint(stack) == self._fingerprint

@@ -5,7 +5,7 @@ From that, what any threshold would do follows without the model: calibration, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 from torch import Tensor
 
 from anydepth.calling import Batch, device_of, to_device
-from anydepth.certificates import fails
+from anydepth.certificates import fails, one_of_each
 from anydepth.collect import Progress, go_through
 from anydepth.errors import DataError
 from anydepth.exits.policies import Policy
@@ -72,9 +72,37 @@ class Shown:
         """What each sample is answered at a level."""
         return np.asarray(self.predictions[np.arange(len(self)), self.leaving(level)])
 
+    def failed(self, level: float, against: str) -> Bool[np.ndarray, " n"]:
+        """Which samples fail at a level; see `anydepth.certificates.fails`."""
+        return fails(self.answers(level), self.predictions[:, -1], self.labels, against)
+
     def failures(self, level: float, against: str) -> int:
-        """How many samples fail at a level; see `anydepth.certificates.fails`."""
-        return int(fails(self.answers(level), self.predictions[:, -1], self.labels, against).sum())
+        """How many samples fail at a level."""
+        return int(self.failed(level, against).sum())
+
+    def failures_along(self, path: Sequence[float], against: str) -> Int64[np.ndarray, " p"]:
+        """How many samples fail at each level of a path."""
+        final = self.predictions[:, -1]
+        failed = [fails(early, final, self.labels, against) for early in self.predictions.T]
+        return self._added_up(path, np.stack(failed, 1).astype(np.int64))
+
+    def mean_depth_along(self, path: Sequence[float]) -> Float64[np.ndarray, " p"]:
+        """Blocks that a sample goes through at each level of a path, on the mean."""
+        depths = np.array(self.depths, dtype=np.int64)
+        return self._added_up(path, np.broadcast_to(depths, self.predictions.shape)) / len(self)
+
+    def _added_up(self, path: Sequence[float], values: Int64[np.ndarray, "n s"]) -> Int64[np.ndarray, " p"]:
+        """The sum over samples of the value at the depth where each leaves, at each of some levels above -inf.
+
+        A sample has left by a depth if the highest of its scores so far reaches the level; then the value there takes
+        the place of the next depth's. So all levels follow from one sort of these scores.
+        """
+        highest = np.maximum.accumulate(np.where(np.isnan(self.scores), -np.inf, self.scores), axis=1).ravel()
+        order = np.argsort(highest)
+        changes = (values[:, :-1] - values[:, 1:]).ravel()[order][::-1]
+        sums = np.concatenate([[0], np.cumsum(changes)])
+        reached = len(order) - np.searchsorted(highest[order], np.asarray(path, dtype=np.float64), side="left")
+        return np.asarray(values[:, -1].sum() + sums[reached])
 
     def mean_depth(self, level: float) -> float:
         """Blocks that a sample goes through at a level, on the mean."""
@@ -90,20 +118,26 @@ class Looked:
         seen: (N, tested, M) what the policy looks at: logits, states, or nothing (M = 0).
         predictions: (N, tested + 1) top class at each of `depths`.
         labels: the true classes; None if there are none.
+        digests: 64 bits of each sample's content, to tell repeated samples by; None to take all for distinct.
     """
 
     depths: tuple[int, ...]
     seen: Float32[np.ndarray, "n t m"]
     predictions: Int64[np.ndarray, "n s"]
     labels: Int64[np.ndarray, " n"] | None
+    digests: UInt64[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
 
     def rows(self, which: Int64[np.ndarray, " m"]) -> Looked:
         """Some of the samples."""
-        labels = None if self.labels is None else self.labels[which]
-        return replace(self, seen=self.seen[which], predictions=self.predictions[which], labels=labels)
+        labels, digests = (None if values is None else values[which] for values in (self.labels, self.digests))
+        return replace(self, seen=self.seen[which], predictions=self.predictions[which], labels=labels, digests=digests)
+
+    def distinct(self, seed: int) -> Looked:
+        """One sample of each content; which of several copies stays is drawn by a seed."""
+        return self if self.digests is None else self.rows(one_of_each(self.digests, seed))
 
     def under(self, policy: Policy) -> Shown:
         """The scores of a policy that looks at the same, at the depths it tests: all that were looked at, or some."""
@@ -143,15 +177,19 @@ def look(
     key = f"look {model_fingerprint(reader.stack.model)} {reader.policy.reads} {reader.tested} {labels}"
     with working_folder(out, _LOOK, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
         with evaluating(reader.stack.model):
-            go_through(data, workspace, partial(_rows, reader, labels, total), labels=labels, progress=progress)
-        seen, predictions, known = (workspace.read(name) for name in ("seen", "prediction", "label"))
+            rows_of, model = partial(_rows, reader, labels, total), reader.stack.model
+            go_through(data, workspace, rows_of, labels=labels, progress=progress, model=model)
+        names = ("seen", "prediction", "label", "digest")
+        seen, predictions, known, digests = (workspace.read(name) for name in names)
         assert predictions is not None
+        assert digests is not None
         count, tested = len(predictions), len(reader.tested)
         return Looked(
             (*reader.tested, reader.stack.depth),
             np.zeros((count, tested, 0), np.float32) if seen is None else np.array(seen).reshape(count, tested, -1),
             np.array(predictions),
             None if known is None else np.array(known),
+            np.array(digests),
         )
 
 

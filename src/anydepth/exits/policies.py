@@ -2,6 +2,9 @@
 
 A sample leaves at the first tested depth at which its score reaches the policy's level, else at L. The higher the
 score, the surer; NaN never leaves.
+
+Probabilities are scored as log-odds, log(p / (1 - p)), in float64 and from the logits: a float32 softmax is exactly 1
+from a lead of 17 on, which would leave no order among the surest samples, and no threshold between them.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -28,14 +31,17 @@ class Policy(ABC):
         threshold: what the kind says.
         depths: which depths are tested; None for all below L.
         temperature: logits are divided by it before they are looked at; one number, or one for each tested depth.
+        log_odds: of the threshold, where it is a probability too near to 0 or 1 to be written as one; calibration sets
+            it. None: those of `threshold`.
 
     Raises:
-        PolicyError: a threshold or temperature out of range, or depths that are none.
+        PolicyError: a threshold or temperature out of range, depths that are none, or log-odds of another threshold.
     """
 
     threshold: int | float
     depths: Sequence[int] | None = None
     temperature: int | float | Mapping[int, float] = 1.0
+    log_odds: float | None = field(default=None, repr=False)
 
     reads: ClassVar[str] = "logits"
     """What is looked at: "logits", "state" (no readout is needed to decide), or "nothing"."""
@@ -48,11 +54,16 @@ class Policy(ABC):
         if not low <= self.threshold <= high:
             raise PolicyError(f"the threshold of {type(self).__name__} is {self.threshold}, expected {low:g}..{high:g}")
         temperatures = self.temperature.values() if isinstance(self.temperature, Mapping) else [self.temperature]
-        for one in temperatures:
-            if not 0 < one < math.inf:
-                raise PolicyError(f"a temperature is {one}, expected a number above 0")
+        for temperature in temperatures:
+            if not 0 < temperature < math.inf:
+                raise PolicyError(f"a temperature is {temperature}, expected a number above 0")
+        if self.log_odds is not None:
+            self._check_log_odds(self.log_odds)
         if self.depths is not None and (not self.depths or min(self.depths) < 1):
             raise PolicyError(f"the tested depths are {list(self.depths)}, expected some of 1..L")
+
+    def _check_log_odds(self, log_odds: float) -> None:
+        raise PolicyError(f"{type(self).__name__} has no threshold that is a probability: leave log_odds out")
 
     @property
     def level(self) -> float:
@@ -104,8 +115,7 @@ class _OfLogits(Policy):
         self, depth: int, seen: Float[Tensor, "n c"], memory: Float[Tensor, "n m"] | None
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
         known = self.temperature
-        logits = seen if seen.dtype == torch.float64 else seen.float()
-        return self.of_logits(logits / (known.get(depth, 1.0) if isinstance(known, Mapping) else known)), None
+        return self.of_logits(_exact(seen) / (known.get(depth, 1.0) if isinstance(known, Mapping) else known)), None
 
     @abstractmethod
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
@@ -113,33 +123,56 @@ class _OfLogits(Policy):
 
 
 @dataclass(frozen=True)
-class Confidence(_OfLogits):
-    """Leaves where the top class has at least this probability.
+class _OfOdds(_OfLogits):
+    """The threshold is a probability, and the score its log-odds."""
 
-    Example:
-        >>> Confidence(0.8).of_logits(torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
-        tensor([0.8808, 0.5000])
-    """
+    @property
+    def level(self) -> float:
+        """The log-odds from which on a sample leaves."""
+        return _log_odds_of(float(self.threshold)) if self.log_odds is None else self.log_odds
 
-    def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        """The probability of the top class, 1/C..1."""
-        return logits.softmax(1).amax(1)
+    def at_level(self, level: float) -> Policy:
+        """The same policy with the threshold that has exactly these log-odds."""
+        threshold = _probability_of(level)
+        return replace(self, threshold=threshold, log_odds=None if _log_odds_of(threshold) == level else level)
+
+    def _check_log_odds(self, log_odds: float) -> None:
+        if not (math.isfinite(log_odds) and math.isclose(_probability_of(log_odds), self.threshold, abs_tol=1e-9)):
+            raise PolicyError(
+                f"log_odds is {log_odds}, expected those of the threshold {self.threshold} "
+                f"({_log_odds_of(float(self.threshold)):.6g}): set both, or log_odds to None"
+            )
 
 
 @dataclass(frozen=True)
-class Margin(_OfLogits):
-    """Leaves where the top class is ahead of the next by at least this much probability.
+class Confidence(_OfOdds):
+    """Leaves where the top class has at least this probability; scored by its log-odds.
 
     Example:
-        >>> Margin(0.5).of_logits(torch.tensor([[2.0, 0.0, -9.0]]))
-        tensor([0.7616])
+        >>> Confidence(0.8).of_logits(torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)).sigmoid()
+        tensor([0.8808, 0.5000], dtype=torch.float64)
     """
 
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        """The probability of the top class less that of the next, 0..1."""
-        first, second = logits.softmax(1).topk(2, dim=1).values.unbind(1)
-        ahead: Tensor = first - second
-        return ahead
+        """The log-odds of the top class."""
+        return -_behind(logits).logsumexp(1)
+
+
+@dataclass(frozen=True)
+class Margin(_OfOdds):
+    """Leaves where the top class is ahead of the next by at least this much probability; scored by its log-odds.
+
+    Example:
+        >>> Margin(0.5).of_logits(torch.tensor([[2.0, 0.0, -9.0]], dtype=torch.float64)).sigmoid()
+        tensor([0.7616], dtype=torch.float64)
+    """
+
+    def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """The log-odds of the top class's probability less that of the next: -inf where two classes are first."""
+        others = _behind(logits)
+        second = others.amax(1)
+        # m = (1 - e2) / Z and 1 - m = (S + e2) / Z, with S what all others add up to, beside the first's 1
+        return torch.log1p(-second.exp()) - torch.logaddexp(others.logsumexp(1), second)
 
 
 @dataclass(frozen=True)
@@ -147,8 +180,8 @@ class Entropy(_OfLogits):
     """Leaves where the entropy is at most this share of the largest there is, ln C.
 
     Example:
-        >>> Entropy(0.5).of_logits(torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
-        tensor([-0.5271, -1.0000])
+        >>> Entropy(0.5).of_logits(torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
+        tensor([-0.5271, -1.0000], dtype=torch.float64)
     """
 
     @property
@@ -162,8 +195,33 @@ class Entropy(_OfLogits):
 
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """Minus the entropy over ln C, -1..0."""
-        entropy: Tensor = torch.special.entr(logits.softmax(1)).sum(1)
-        return -entropy / math.log(logits.shape[1])
+        others = _behind(logits)
+        rest = others.exp().sum(1)
+        # H = ln Z - sum of p (x - x_top): both terms vanish with the others' share, so none is lost beside the other
+        expected = others.exp().mul(others.clamp(min=-1e300)).sum(1) / (1 + rest)
+        entropy = torch.log1p(rest) - expected
+        return -(entropy / math.log(logits.shape[1])).clamp(0, 1)
+
+
+def _exact(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """In float64, where there is one: log-odds have an order in float32, too, only a coarser one."""
+    return logits.float() if logits.device.type == "mps" else logits.double()
+
+
+def _behind(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """How far each logit is behind the top one, which is -inf itself: the others' log-odds against it."""
+    top = logits.max(1, keepdim=True)
+    return (logits - top.values).scatter(1, top.indices, -math.inf)
+
+
+def _log_odds_of(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return -math.inf if probability == 0.0 else math.inf
+    return math.log(probability) - math.log1p(-probability)
+
+
+def _probability_of(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
 
 
 @dataclass(frozen=True)
@@ -198,7 +256,7 @@ class Convergence(Policy):
         >>> policy = Convergence(0.9)
         >>> _, memory = policy.scores(1, torch.tensor([[1.0, 0.0]]), None)
         >>> policy.scores(2, torch.tensor([[1.0, 1.0]]), memory)[0]
-        tensor([0.7071])
+        tensor([0.7071], dtype=torch.float64)
     """
 
     reads = "state"
@@ -209,8 +267,8 @@ class Convergence(Policy):
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
         """The cosine with the state before; minus infinity at the first tested depth: nothing can have converged."""
         if memory is None:
-            return torch.full_like(seen[:, 0], -math.inf), seen
-        return torch.nn.functional.cosine_similarity(seen, memory, dim=1), seen
+            return torch.full_like(_exact(seen[:, 0]), -math.inf), seen
+        return torch.nn.functional.cosine_similarity(_exact(seen), _exact(memory), dim=1).clamp(-1, 1), seen
 
 
 @dataclass(frozen=True)
@@ -292,7 +350,13 @@ def as_plain(policy: Policy) -> dict[str, Any]:
     shared = policy.temperature
     temperature = {str(depth): one for depth, one in shared.items()} if isinstance(shared, Mapping) else shared
     depths = None if policy.depths is None else list(policy.depths)
-    return {"kind": name, "threshold": policy.threshold, "depths": depths, "temperature": temperature}
+    return {
+        "kind": name,
+        "threshold": policy.threshold,
+        "log_odds": policy.log_odds,
+        "depths": depths,
+        "temperature": temperature,
+    }
 
 
 def from_plain(plain: Mapping[str, Any]) -> Policy:
@@ -314,4 +378,5 @@ def from_plain(plain: Mapping[str, Any]) -> Policy:
         threshold=plain["threshold"],
         depths=None if depths is None else tuple(depths),
         temperature=temperature,
+        log_odds=plain["log_odds"],
     )

@@ -60,9 +60,15 @@ class Reader:
         """What a readout gave, if it is one class for each sample.
 
         Raises:
-            UnsupportedHead: the model answers for every position, or chooses no class.
+            UnsupportedHead: the model has no classifier, answers for every position, or chooses no class.
         """
         model = self.stack.model
+        # a bare tensor does not say what it is: who gives a policy for it takes it for logits
+        if not self.stack.answers_with_logits(labelled=True):
+            raise UnsupportedHead(
+                f"{type(model).__name__} answers with {tuple(logits.shape)} that are no logits: it has no classifier "
+                "to stop early; load it with one, or train one (anydepth align)"
+            )
         if logits.ndim != 2:
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(logits.shape)}, expected one answer for each sample: "

@@ -11,6 +11,8 @@ installed.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anydepth.errors import DataError, ModelError, TraceFileError, one_line
+from anydepth.errors import AnydepthWarning, DataError, ModelError, TraceFileError, one_line
 from anydepth.intact import read_sealed, require_intact
 from anydepth.outputs import settle
 
@@ -27,6 +29,11 @@ MANIFEST = "export.json"
 FORMAT = 1
 LOGITS, SCORE = "logits", "score"
 _AGAIN = "export the model again"
+
+
+def plain_level(level: float) -> float | str:
+    """A level as JSON holds it: "inf" and "-inf" are words; `float` reads both back."""
+    return level if math.isfinite(level) else str(level)
 
 
 def state_at(depth: int) -> str:
@@ -70,7 +77,7 @@ class Shown:
 
     depth: int
     logits: NDArray[np.float32]
-    score: NDArray[np.float32] | None
+    score: NDArray[np.floating[Any]] | None
 
 
 class Router:
@@ -87,6 +94,9 @@ class Router:
         level: the score from which on a sample leaves; None where there is one exit.
         inputs: name, dtype and shape of what the model takes.
         classes: name of each class; empty where the model has none.
+        promise: what was certified of the model, for inputs made as they were then; None if nothing is promised.
+        max_length: tokens at which texts were cut when it was calibrated; None for images, or if nobody told. Longer
+            ones are answered, with a warning: nothing is promised of them.
         manifest: all that was written down, as `export.json` has it.
 
     Raises:
@@ -99,9 +109,11 @@ class Router:
     ) -> None:
         self.manifest = content = _read(Path(folder))
         self.exits = tuple(int(segment["stop"]) for segment in content["segments"])
-        self.level: float | None = content["level"]
+        self.level = None if content["level"] is None else float(content["level"])
         self.inputs: dict[str, dict[str, Any]] = content["inputs"]
         self.classes: tuple[str, ...] = tuple(content["model"]["classes"].values())
+        self.promise: str | None = content.get("about", {}).get("promise")
+        self.max_length: int | None = (content.get("about", {}).get("inputs") or {}).get("max_length")
         self._last = int(content["model"]["depth"])
         self._segments = _segments(Path(folder), content, options, providers)
 
@@ -115,6 +127,7 @@ class Router:
             DataError: an array is missing, unknown, or of another dtype or shape, or onnxruntime fails on them.
         """
         here, count = _checked(inputs, self.inputs)
+        self._warn_of_length(here)
         rows, depth = np.arange(count), np.zeros(count, dtype=np.int64)
         counts = np.zeros((3, self._last), dtype=np.int64)
         logits: NDArray[np.float32] | None = None
@@ -136,6 +149,18 @@ class Router:
                 here = {name: values[~leaving] for name, values in here.items()}
         assert logits is not None
         return Routed(logits, depth, *counts)
+
+    def _warn_of_length(self, here: Mapping[str, NDArray[Any]]) -> None:
+        if self.promise is None or self.max_length is None:
+            return
+        lengths = [here[name].shape[1] for name, kind in self.inputs.items() if kind["shape"][1:2] == ["sequence"]]
+        if max(lengths, default=0) > self.max_length:
+            warnings.warn(
+                f"inputs of {max(lengths)} tokens, and texts were cut at {self.max_length} when the exits were "
+                "calibrated: nothing is promised of these answers",
+                AnydepthWarning,
+                stacklevel=3,
+            )
 
     def look(self, inputs: Any) -> Iterator[Shown]:
         """What every exit shows of a batch, in one pass that lets nobody go.

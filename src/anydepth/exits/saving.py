@@ -6,20 +6,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anydepth.certificates import Certificate
+import torch
+from torch import nn
+
+from anydepth.certificates import Certificate, Failures
 from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyError, TraceFileError
 from anydepth.exits.calibration import Calibration
+from anydepth.exits.inputs import InputSettings
 from anydepth.exits.policies import Policy, as_plain, from_plain
 from anydepth.heads import HEADS_FILE, Heads
 from anydepth.hub import translated
 from anydepth.intact import read_sealed, seal
 from anydepth.outputs import OutputKind, settle
-from anydepth.provenance import describe_model, now, versions
+from anydepth.provenance import class_names, describe_config, describe_model, now, stack_fingerprint, versions
 from anydepth.stack import Stack
-from anydepth.store import write_json
+from anydepth.store import plain, write_json
 
 FILE = "exit.json"
-_FORMAT = 1
+_FORMAT = 2
 CURVE, REPORT = "curve.json", "report.html"
 EXIT_OUTPUT = OutputKind(
     job="exit", mark=FILE, names=(CURVE, REPORT), alone="holds something else already", error=CertificateError
@@ -33,14 +37,17 @@ class Saved:
     Attributes:
         policy: when a sample has had enough.
         calibration: what is promised of it; None if it was never calibrated.
-        model: what it is for: `anydepth.provenance.describe_model`, and the dotted name of its classifier.
+        model: what it is for: `anydepth.provenance.describe_model`, the dotted name of its classifier, its config and
+            dtype.
         about: whatever else was written down: data, costs, notes.
+        inputs: how the inputs were made that it was calibrated on; None if nobody told.
     """
 
     policy: Policy
     calibration: Calibration | None
     model: dict[str, Any]
     about: dict[str, Any] = field(default_factory=dict)
+    inputs: InputSettings | None = None
 
     @classmethod
     def of(
@@ -51,6 +58,7 @@ class Saved:
         *,
         name: str | None = None,
         about: dict[str, Any] | None = None,
+        inputs: InputSettings | None = None,
     ) -> Saved:
         """What is to be written of a model and its policy.
 
@@ -59,9 +67,12 @@ class Saved:
         """
         if stack.heads is not None and stack.classifier_path is None:
             raise PolicyError("the model has a head for each depth, and no batch has shown yet where it goes: run one")
-        return cls(
-            policy, calibration, describe_model(stack, name) | {"classifier": stack.classifier_path}, about or {}
-        )
+        more = {
+            "classifier": stack.classifier_path,
+            "config": describe_config(stack.model),
+            "dtype": _dtype_of(stack.model),
+        }
+        return cls(policy, calibration, describe_model(stack, name) | more, about or {}, inputs)
 
     def write(self, folder: Path) -> Path:
         """Write it; returns the file."""
@@ -72,8 +83,9 @@ class Saved:
             "versions": versions(),
             "model": self.model,
             "policy": as_plain(self.policy),
-            "calibration": calibration,
-            "about": self.about,
+            "calibration": plain(calibration),
+            "inputs": None if self.inputs is None else self.inputs.as_plain(),
+            "about": plain(self.about),
         }
         path = folder / FILE
         write_json(path, {**content, "checksum": seal(content)})
@@ -95,8 +107,11 @@ class Saved:
                 certificate = calibration["certificate"]
                 calibration["certificate"] = None if certificate is None else Certificate(**certificate)
                 calibration["samples"] = tuple(calibration["samples"])
+                calibration["classes"] = tuple(Failures(**one) for one in calibration["classes"])
+                calibration["notes"] = tuple(calibration["notes"])
                 calibration = Calibration(**calibration)
-            return cls(policy, calibration, content["model"], content["about"])
+            inputs = None if content["inputs"] is None else InputSettings.from_plain(content["inputs"])
+            return cls(policy, calibration, content["model"], content["about"], inputs)
         except (KeyError, TypeError, AttributeError, AnydepthError) as problem:
             raise TraceFileError(f"{path} is no calibrated policy: {problem}; calibrate again") from None
 
@@ -129,18 +144,64 @@ class Saved:
         """See that a model is the one the thresholds are for.
 
         Raises:
-            PolicyError: another depth, other weights, or heads where there were none.
+            PolicyError: another depth, dtype or config, other weights, or heads where there were none.
         """
         if stack.depth != self.model["depth"]:
             raise PolicyError(
                 f"the thresholds are for a model of {self.model['depth']} blocks, and this one has {stack.depth}: "
                 "calibrate it"
             )
-        if describe_model(stack)["fingerprint"] != self.model["fingerprint"]:
+        if (dtype := _dtype_of(stack.model)) != self.model["dtype"]:
+            raise PolicyError(
+                f"the thresholds are for {self.model['dtype']} weights, and these are {dtype}: calibrate it"
+            )
+        if stack_fingerprint(stack) != self.model["fingerprint"]:
             raise PolicyError(
                 f"the thresholds are for '{self.model['name']}' with other weights than this {self.model['class']} "
                 "has (its fingerprint differs): calibrate it"
             )
+        before, config = self.model["config"], describe_config(stack.model)
+        changed = sorted(name for name in {*before, *config} if before.get(name) != config.get(name))
+        if changed:
+            raise PolicyError(
+                f"the thresholds are for '{self.model['name']}' with another config than this {self.model['class']} "
+                f"has ({', '.join(changed[:3])}): calibrate it"
+            )
+
+    def calibration_for(self, stack: Stack, inputs: InputSettings | None = None) -> Calibration | None:
+        """What is promised of a model that `require_same` let pass.
+
+        Args:
+            stack: the model; if its classes are called otherwise, nothing is promised.
+            inputs: how its inputs are made; None if the one who asks makes them.
+
+        Returns:
+            The calibration; without its certificate, and with the reason, where something is done otherwise than when
+            it was calibrated. None if it never was.
+        """
+        if self.calibration is None or self.calibration.certificate is None:
+            return self.calibration
+        reasons = self._differences(stack, inputs)
+        return self.calibration.without_certificate("; ".join(reasons)) if reasons else self.calibration
+
+    def _differences(self, stack: Stack, inputs: InputSettings | None) -> list[str]:
+        reasons, classes = [], class_names(stack.model)
+        for index in sorted({*classes, *self.model["classes"]}, key=int):
+            was, now = self.model["classes"].get(index), classes.get(index)
+            if was != now:
+                reasons.append(f"class {index} is called {now!r}, and was {was!r} when it was calibrated")
+                break
+        if inputs is not None and self.inputs is None:
+            reasons.append("it was calibrated in Python, on batches made there, and nobody told how")
+        elif inputs is not None and self.inputs is not None:
+            reasons += self.inputs.differences(inputs)
+        return reasons
+
+
+def _dtype_of(model: nn.Module) -> str:
+    """Of the first weights that are floating point."""
+    found = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return str(next(found, torch.get_default_dtype())).removeprefix("torch.")
 
 
 def save_exits(
@@ -152,12 +213,13 @@ def save_exits(
     name: str | None = None,
     processor: Any = None,
     about: dict[str, Any] | None = None,
+    inputs: InputSettings | None = None,
 ) -> None:
     """Fill a folder with a model, its heads, its processor, and `exit.json`.
 
     A model of transformers is saved as by `save_pretrained`, any other as its state dict.
     """
-    saved, model = Saved.of(stack, policy, calibration, name=name, about=about), stack.model
+    saved, model = Saved.of(stack, policy, calibration, name=name, about=about, inputs=inputs), stack.model
     if hasattr(model, "peft_config"):
         raise PolicyError(f"{type(model).__name__} holds adapters: merge them (merge_and_unload) before it is saved")
     if hasattr(model, "save_pretrained"):

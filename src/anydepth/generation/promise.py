@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from anydepth.certificates import Certificate, certified, check_level, least_samples
+from anydepth.certificates import Certificate, certified, check_level, least_samples, passes, repeats, too_few
 from anydepth.errors import CertificateError
 from anydepth.exits.policies import Entropy, Patience, Policy, as_plain
 from anydepth.generation.dynamic import DynamicExit, dynamic_exit
@@ -63,6 +63,7 @@ class Promise:
         new_tokens: that were generated from each prompt.
         steps: of the path, as far as it was tested.
         passed: how many of them could be certified; the next failed, if there is one.
+        notes: what a reader should know: whether prompts repeat.
     """
 
     certificate: Certificate | None
@@ -70,6 +71,7 @@ class Promise:
     new_tokens: int
     steps: tuple[Step, ...]
     passed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def taken(self) -> Step | None:
@@ -82,9 +84,10 @@ class Promise:
             return "nothing could be certified: generate with all blocks"
         what = f"more than {self.share:.3g} of" if self.share else "any of"
         return (
-            f"with {100 * one.confidence:.3g} % confidence, for at most {100 * one.tolerance:.3g} % of new prompts, if "
-            f"drawn like these, {what} the first {self.new_tokens} tokens differ from the full model's (here: "
-            f"{one.failures:,} of {one.samples:,}, p = {one.p_value:.2g}), at a mean depth of {taken.depth:.2f}"
+            f"certified at {100 * one.confidence:.3g} % confidence: P({what} the first {self.new_tokens} tokens ≠ full "
+            f"model's) ≤ {100 * one.tolerance:.3g} % ({one.failures:,} of {one.samples:,} calibration prompts differ, "
+            f"exact binomial p = {one.p_value:.2g}; assumes new prompts drawn like these), at a mean depth of "
+            f"{taken.depth:.2f}"
         )
 
     def as_plain(self) -> dict[str, Any]:
@@ -111,7 +114,8 @@ def calibrate(
 
     Args:
         model: a causal language model, where it is to run.
-        prompts: independent, not trained on, drawn like those to come; token ids without padding.
+        prompts: independent, not trained on, drawn like those to come; token ids without padding. One that repeats
+            counts once, and the share of all, with their copies, must keep to the tolerance as well.
         policy: of the kind and with the depths wanted; its threshold is what is looked for.
         tolerance: the probability of a sequence that fails which must not be exceeded, in (0, 1).
         confidence: of that promise over the draw of the prompts, in (0, 1).
@@ -143,7 +147,11 @@ def calibrate(
         check_level(name, level)
     if not 0 <= share < 1:
         raise CertificateError(f"share is {share}, expected at least 0 and below 1")
-    if len(prompts) < (needed := least_samples(tolerance, confidence)):
+    needed, given = least_samples(tolerance, confidence), len(prompts)
+    prompts, times = _distinct(prompts)
+    if len(prompts) < min(needed, given):
+        raise CertificateError(too_few(len(prompts), given, needed, tolerance, confidence, "prompts"))
+    if len(prompts) < needed:
         raise CertificateError(
             f"there are {len(prompts):,} prompts, and to promise {tolerance:.3g} with {confidence:.3g} confidence "
             f"takes at least {needed:,}, even without a failure: get more, or raise the tolerance"
@@ -157,14 +165,31 @@ def calibrate(
 
         def failures() -> Iterator[int]:
             for threshold in thresholds:
-                mode = dynamic_exit(replace(policy, threshold=threshold), blocks=blocks)
-                steps.append(_held(threshold, *plain.write(f"threshold {threshold:g}", mode), texts, share))
-                yield steps[-1].failures
+                mode = dynamic_exit(replace(policy, threshold=threshold, log_odds=None), blocks=blocks)
+                step, failed = _held(threshold, *plain.write(f"threshold {threshold:g}", mode), texts, share)
+                steps.append(step)
+                # prompts that come up often may be those that fail
+                if not passes(int(times @ failed), given, tolerance=tolerance, confidence=confidence):
+                    return
+                yield step.failures
 
         passed = certified(failures(), len(prompts), against="model", tolerance=tolerance, confidence=confidence)
-    promise = Promise(passed[-1] if passed else None, share, new_tokens, tuple(steps), len(passed))
+    notes = repeats(given - len(prompts), given, "prompts")
+    promise = Promise(passed[-1] if passed else None, share, new_tokens, tuple(steps), len(passed), notes)
     taken = promise.taken
-    return (None if taken is None else replace(policy, threshold=taken.threshold)), promise
+    return (None if taken is None else replace(policy, threshold=taken.threshold, log_odds=None)), promise
+
+
+def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], Int64[np.ndarray, " n"]]:
+    """Each prompt once, and how often it is there."""
+    counts: dict[tuple[int, ...], int] = {}
+    first: list[Tensor] = []
+    for prompt in prompts:
+        content = tuple(prompt.tolist())
+        if content not in counts:
+            first.append(prompt)
+        counts[content] = counts.get(content, 0) + 1
+    return first, np.array(list(counts.values()), dtype=np.int64)
 
 
 def path_of(policy: Policy) -> Sequence[int | float]:
@@ -262,16 +287,15 @@ class _Author:
         return int(ended[0]) + 1 if len(ended) else len(row)
 
 
-def _held(threshold: int | float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float) -> Step:
-    """What a threshold shows, beside what the full model wrote."""
+def _held(
+    threshold: int | float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float
+) -> tuple[Step, Bool[np.ndarray, " n"]]:
+    """What a threshold shows, beside what the full model wrote; and which sequences fail."""
     shares = [differing(one, other) for one, other in zip(early, texts, strict=True)]
     lengths = [max(len(one), len(other)) for one, other in zip(early, texts, strict=True)]
-    return Step(
-        threshold,
-        sum(one > share for one in shares),
-        float(torch.cat(depths).float().mean()),
-        sum(one * length for one, length in zip(shares, lengths, strict=True)) / sum(lengths),
-    )
+    failed = np.array(shares) > share
+    differ = sum(one * length for one, length in zip(shares, lengths, strict=True)) / sum(lengths)
+    return Step(threshold, int(failed.sum()), float(torch.cat(depths).float().mean()), differ), failed
 
 
 def differing(early: Int64[Tensor, " n"], full: Int64[Tensor, " m"]) -> float:

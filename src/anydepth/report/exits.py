@@ -254,7 +254,7 @@ def _findings(one: Exited) -> Iterator[Finding]:
 
 
 def _proved(one: Exited) -> str:
-    text = str(one.calibration.certificate)
+    text = str(one.calibration)
     return f"{text[0].upper()}{text[1:]}."
 
 

@@ -97,7 +97,7 @@ def observe(
     digests, first = [], 0
     with closing(_Rows(folder)) as rows, evaluating(stack.model), torch.no_grad():
         for index, item in enumerate(data):
-            given, truth, ids = as_batch(item, first)
+            given, truth, ids = as_batch(item, first, stack.model)
             batch, truth = to_device(given, device), truth if labels else None
             look = look or _settle(stack, batch, truth, tokens, readout)
             if look.labelled and truth is None and not predicts_next_token(stack.model):
