@@ -192,8 +192,6 @@ NOWHERE = [
     "nowhere",
     "org/nowhere",
     "a/b/c",
-    "\0",
-    "x\0y",
 ]
 NOWHERE += [
     "http://127.0.0.1:9/x",

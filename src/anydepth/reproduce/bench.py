@@ -23,6 +23,7 @@ from anydepth.data.loading import Wanted
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.jobs import Job
 from anydepth.loaded import LoadedModel
+from anydepth.paths import local_path
 from anydepth.provenance import now
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.reproduce.starts import MADE
@@ -84,7 +85,7 @@ class Bench:
             AssetError: an asset has not been fetched; the message says how.
         """
         if name in self.use:
-            return str(Path(self.use[name]).expanduser())
+            return str(local_path(self.use[name]))
         kind, _, rest = name.partition(":")
         if kind == "asset":
             return str(assets.path(rest))
@@ -209,7 +210,7 @@ class Bench:
         """
         settings = plain({**what, "seed": self.seed, "steps": self.steps, "as_printed": self.as_printed})
         if self.use:
-            settings["use"] = {name: str(Path(path).expanduser().absolute()) for name, path in self.use.items()}
+            settings["use"] = {name: str(local_path(path).absolute()) for name, path in self.use.items()}
         key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
         folder = self.out / PARTS / f"{name}-{self.seed}-{key}"
         done, before = (folder / _DONE).is_file(), _spent(folder)

@@ -10,6 +10,7 @@ import typer
 
 from anydepth import options, terminal
 from anydepth.errors import ReproduceError
+from anydepth.paths import entry_at
 
 
 def reproduce(
@@ -111,7 +112,7 @@ def _replacements(use: Sequence[str]) -> dict[str, str]:
             raise ReproduceError(
                 f"--use is {one!r}, expected NAME=PATH, such as google-bert/bert-base-uncased=models/bert"
             )
-        if not Path(path).expanduser().exists():
+        if entry_at(path, ReproduceError) is None:
             raise ReproduceError(f"--use {name}: there is no folder or file '{path}'")
         found[name] = path
     return found
