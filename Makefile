@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 BENCHMARKS := $(filter-out %/machine.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-oldest check format bench lock clean
+.PHONY: help demo test test-newest test-oldest fuzz check format bench lock clean
 
 help:
 	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test-newest test-oldest: test-%: $(VENV)/.installed-dev
 	$(BIN)/uv pip install --quiet --python $(VENV)-$*/bin/python --resolution $(RESOLUTION) --compile-bytecode --editable '.[dev]'
 	$(BIN)/uv pip list --python $(VENV)-$*/bin/python
 	$(VENV)-$*/bin/python -m pytest -n $(JOBS) -m "not slow" -o filterwarnings=$(WARNINGS)
+
+# What anydepth does with anything at all: 2,000 tries of the command line on damaged, odd and missing things.
+fuzz: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reliability/fuzz.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

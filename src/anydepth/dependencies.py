@@ -257,6 +257,7 @@ def _keeps_modules() -> bool:
     outer = nn.Sequential(inner)
     return (
         outer._modules == {"0": inner}
+        and nn.BatchNorm1d(1)._buffers.keys() == {"running_mean", "running_var", "num_batches_tracked"}
         and inner._compiled_call_impl is None
         and isinstance(
             nn.TransformerEncoder(nn.TransformerEncoderLayer(2, 2, batch_first=True), 1).use_nested_tensor, bool
@@ -388,7 +389,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         library="torch",
         does="keeps the children of a module",
-        names=("_modules", "_compiled_call_impl"),
+        names=("_modules", "_buffers", "_compiled_call_impl"),
         holds=_keeps_modules,
     ),
     Protocol(library="torch", does="counts the writes to a tensor", names=("_version",), holds=_counts_writes),
