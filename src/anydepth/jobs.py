@@ -168,13 +168,13 @@ class Job:
 
 
 def _check(name: str, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise TrainingError(f"{name} is {value}, expected a finite number")
     if name == "seed" and not 0 <= value < 2**32:
         raise TrainingError(f"seed is {value}, expected a number from 0 to {2**32 - 1}")
     least = _LEAST.get(name)
     if least is not None and not value >= least:
         raise TrainingError(f"{name} is {value}, expected at least {least}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TrainingError(f"{name} is {value}, expected a finite number")
     if name == "label_smoothing_factor" and value > 1:
         raise TrainingError(f"label_smoothing_factor is {value}, expected a share from 0 to 1")
     if name in _INTERVALS and value is not None and not value > 0:

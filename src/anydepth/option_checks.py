@@ -86,9 +86,6 @@ EFFECTS: dict[str, tuple[Effect, ...]] = {
             instead="give --lr-scheduler-type constant_with_warmup",
         ),
     ),
-    "compare": (
-        Effect(options=("permutations",), when=lambda o: o["measures"] != "none", instead="leave out --measures none"),
-    ),
     "generate": (
         Effect(options=("temperature", "top_k", "top_p"), when=lambda o: o["sample"], instead="give --sample too"),
         Effect(

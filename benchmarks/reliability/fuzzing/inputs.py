@@ -151,6 +151,7 @@ def is_sealed(asset: str, file: Path) -> bool:
 def copy(source: Path, target: Path) -> None:
     """Copy an input, unless it is there, or is no file."""
     if source.exists() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)  # a name may have a slash in it
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
 

@@ -179,7 +179,7 @@ def surroundings(rng: random.Random) -> Surroundings:
         return Surroundings(stdout=rng.choice(["closed", "absent", "full"]))
     if chance < 0.85:
         return Surroundings(encoding=rng.choice(["ascii", "latin-1"]))
-    limits = {"RLIMIT_FSIZE": rng.choice([0, 100, 3_000, 20_000, 100_000]), "RLIMIT_NOFILE": rng.choice([6, 12, 20])}
+    limits = {"RLIMIT_FSIZE": rng.choice([3_000, 20_000, 100_000]), "RLIMIT_NOFILE": rng.choice([6, 12, 20])}
     name = rng.choice([*limits, "RLIMIT_FSIZE"])
     return Surroundings(limits={name: limits[name]})
 
