@@ -60,7 +60,9 @@ def _is_label(name: str) -> bool:
 
 def _required(model: nn.Module) -> set[str]:
     """The arguments that a model's forward has no default for."""
-    parameters = inspect.signature(type(model).forward).parameters.values()
+    # while a model is watched, its class has a property in the place of the method: the one below that is its own
+    own = next(method for kind in type(model).__mro__ if callable(method := vars(kind).get("forward")))
+    parameters = inspect.signature(own).parameters.values()
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in several}
 
