@@ -190,7 +190,7 @@ def one_of_each(contents: Shaped[np.ndarray, " n"], seed: int = 0) -> Int64[np.n
 
     Example:
         >>> one_of_each(np.array([7, 7, 3, 7])).tolist()
-        [1, 2]
+        [0, 2]
     """
     order = np.random.default_rng(seed).permutation(len(contents))
     first = np.unique(contents[order], return_index=True)[1]

@@ -203,9 +203,9 @@ class Entropy(_OfLogits):
         return -(entropy / math.log(logits.shape[1])).clamp(0, 1)
 
 
-def _exact(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    """In float64, where there is one: log-odds have an order in float32, too, only a coarser one."""
-    return logits.float() if logits.device.type == "mps" else logits.double()
+def _exact(values: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """In float64, where there is one: scores have an order in float32, too, only a coarser one."""
+    return values.float() if values.device.type == "mps" else values.double()
 
 
 def _behind(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -267,7 +267,7 @@ class Convergence(Policy):
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
         """The cosine with the state before; minus infinity at the first tested depth: nothing can have converged."""
         if memory is None:
-            return torch.full_like(_exact(seen[:, 0]), -math.inf), seen
+            return torch.full_like(_exact(seen)[:, 0], -math.inf), seen
         return torch.nn.functional.cosine_similarity(_exact(seen), _exact(memory), dim=1).clamp(-1, 1), seen
 
 

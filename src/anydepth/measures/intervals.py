@@ -65,7 +65,7 @@ def share_interval(
 
     Example:
         >>> share_interval(np.array([9.0, 10.0, 10.0]), np.array([10.0, 10.0, 10.0])).round(2).tolist()
-        [0.65, 1.0]
+        [0.57, 1.0]
     """
     from scipy.special import ndtri, stdtrit
 
