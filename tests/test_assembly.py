@@ -14,7 +14,8 @@ import zoo
 
 from anydepth.assembly import Left, assemble
 from anydepth.collect import Pass
-from anydepth.result import Trace
+from anydepth.outputs import output
+from anydepth.result import TRACE_OUTPUT, Trace
 from anydepth.stack import Stack
 from anydepth.tracing import trace
 from anydepth.workspace import Workspace
@@ -25,10 +26,9 @@ TEXTS, LABELS = naive.sentences(13), naive.classes(13)
 def by_processes(stack: Stack, batches: Sequence[Any], folder: Path, ranks: int) -> Trace:
     """A trace of batches dealt out among processes, as `anydepth.trace` makes it, in this one."""
     what = Pass(stack, tokens=None, readout="tail", labels=True, keep_states=True)
-    with ExitStack() as opened:
+    with output(folder, TRACE_OUTPUT) as place, ExitStack() as opened:
         workspaces = [
-            opened.enter_context(closing(Workspace(folder / ".partial" / f"rank-{rank}", "key")))
-            for rank in range(ranks)
+            opened.enter_context(closing(Workspace(place.partial / f"rank-{rank}", "key"))) for rank in range(ranks)
         ]
         for rank, workspace in enumerate(workspaces):
             what.run(batches, workspace, rank=rank, ranks=ranks)

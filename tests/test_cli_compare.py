@@ -96,7 +96,7 @@ def test_for_machines(command: Command) -> None:
         (("~one", "~turned"), "sample 'image 0' is not the same in the two traces, nor are 59 more of 60: other data,"),
         (("~one", "~cut"), "{assets}/cut/states/states.npy cannot be read as kept states"),
         (("~one", "~mixed"), "{assets}/mixed/states is stale: its states are not those this trace was made of"),
-        (("~one", "~future"), "{assets}/future is of format 99, and this anydepth reads up to 1: upgrade anydepth"),
+        (("~one", "~future"), "{assets}/future is of format 99, and this anydepth reads up to 2: upgrade anydepth"),
     ],
 )
 def test_bad_input(command: Command, assets: Path, arguments: tuple[str, ...], message: str) -> None:

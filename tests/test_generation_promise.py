@@ -77,7 +77,7 @@ def test_the_path_ends_at_the_first_that_fails() -> None:
     else:
         assert promise.taken is not None
         assert found == Confidence(promise.taken.threshold, depths=(1, 2))
-        assert "at most 10 % of new prompts" in str(promise)
+        assert f"P(any of the first {NEW} tokens ≠ full model's) ≤ 10 %" in str(promise)
 
 
 def test_sequences_that_end_are_counted_to_their_end() -> None:
