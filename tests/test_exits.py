@@ -376,6 +376,7 @@ def test_one_mask_for_all_and_then_one_for_each() -> None:
         same(exits(one), *naive(exits.policy, readouts(Stack(model), one)))
 
 
+@pytest.mark.filterwarnings("ignore:texts are padded on the left")
 @pytest.mark.parametrize("name", ["bert tagger", "gpt2"])
 def test_positions_cannot_leave(name: str) -> None:
     model, batch = zoo.build(name)

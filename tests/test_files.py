@@ -392,7 +392,7 @@ def test_a_damaged_trace_is_refused_in_one_line(kind: str, sound: Path, tmp_path
 def test_states_that_no_fingerprint_was_stated_of_are_taken_as_they_are(sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "trace"
     shutil.copytree(sound, folder)
-    rewritten(states={"widths": [16] * 6, "rows": 300})(folder)
+    restated(states={"widths": [16] * 6, "rows": 300})(folder)
     equal(Trace.load(folder), Trace.load(sound))
 
 

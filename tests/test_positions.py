@@ -252,6 +252,7 @@ def traced(name: str) -> Trace:
         ("gpt2 classifier", False),
     ],
 )
+@pytest.mark.filterwarnings("ignore:texts are padded on the left")
 def test_a_language_model_is_known_by_its_trace(name, expected):
     found = traced(name)
     assert tells_next_token(found) is expected

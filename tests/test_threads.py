@@ -470,6 +470,8 @@ def test_many_threads_answer_as_one(name: str) -> None:
 def test_traces_and_training_run_in_worker_threads(tmp_path: Path) -> None:
     from transformers import TrainingArguments
 
+    from anydepth.training import AlignedTrainer
+
     model, batch = zoo.build("vit")
     data = [{**batch, "labels": torch.tensor([0, 1, 2])} for _ in range(2)]
     expected = ad.trace(model, data)
@@ -480,5 +482,5 @@ def test_traces_and_training_run_in_worker_threads(tmp_path: Path) -> None:
         same(found.result().accuracy, expected.accuracy)
     rows = [{"pixel_values": batch["pixel_values"][0], "labels": 1}] * 4
     arguments = TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
-    trainer = ad.AlignedTrainer(model, arguments, train_dataset=rows)
+    trainer = AlignedTrainer(model, arguments, train_dataset=rows)
     assert in_thread(lambda: trainer.train().global_step) == 1

@@ -494,6 +494,7 @@ def test_it_runs_in_eval_mode_and_is_repeatable() -> None:
     assert model.training
 
 
+@pytest.mark.filterwarnings("ignore:texts are padded on the left")
 @pytest.mark.parametrize("name", ["bert", "vit", "llama classifier", "gpt2", "timm vit"])
 def test_it_runs_under_inference_mode(name: str) -> None:
     model, _ = zoo.build(name)
@@ -607,7 +608,7 @@ def test_arrays_are_measured_without_a_model() -> None:
     found = trace_states(given)
     assert found.names == ("in", "mid", "out")
     assert found.statistics == ()
-    check_similarity(found, np.stack(list(given.values()), axis=1).astype(np.float32).astype(float), tolerance=1e-6)
+    check_similarity(found, np.stack(list(given.values()), axis=1).astype(float), tolerance=1e-6)
     assert found.provenance["samples"] == 40
     assert found.to_frame()["depth"].tolist() == ["in", "mid", "out"]
 
@@ -740,6 +741,7 @@ def test_the_batch_with_the_bad_label_is_named() -> None:
     refused(LabelError, "batch 2 has no 'labels', as those before it have", model, batches)
 
 
+@pytest.mark.filterwarnings("ignore:texts are padded on the left")
 @pytest.mark.parametrize("name", ["bert tagger", "gpt2"])
 @pytest.mark.parametrize("shape", [(3,), (3, 7), (3, 12, 2)])
 def test_labels_of_positions_have_the_shape_of_the_tokens(name: str, shape: tuple[int, ...]) -> None:
@@ -790,8 +792,7 @@ def test_states_that_are_not_finite(value: float, batch: int, measures: list[str
 
 def test_readouts_that_are_not_finite() -> None:
     model = nobodys()
-    model.last.register_forward_hook(lambda _, args, logits: logits.masked_fill(args[0][:, :1] > 0.9, float("inf")))
-    assert (model.first(X)[:, 0] > 0.9).any()
+    model.last.register_forward_hook(lambda _, args, logits: logits * float("nan"))
     refused(NonFiniteStates, r"the model's own answer is NaN in batch \d; expected finite numbers", model, pairs())
 
 

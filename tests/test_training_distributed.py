@@ -65,6 +65,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpoint-15 is damaged .*, and left out")
 @pytest.mark.parametrize("objective", KILLED)
 def test_a_killed_training_resumes_to_the_weights_of_one_never_killed(
     objective: str, killed: Path, tmp_path: Path

@@ -368,7 +368,7 @@ def test_the_number_of_the_batch_in_a_message_counts_from_the_start(tmp_path: Pa
     model = bert()
     interrupt(model, tmp_path, 3)
     handle = model.bert.encoder.layer[1].register_forward_hook(lambda _, __, out: out * float("nan"))
-    with pytest.raises(NonFiniteStates, match="depth 2 holds NaN in batch 3"):
+    with pytest.raises(NonFiniteStates, match="own answer is NaN in batch 3, and the state not finite from depth 2 on"):
         trace(model, BATCHES, out=tmp_path)
     handle.remove()
 

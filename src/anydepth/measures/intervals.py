@@ -76,7 +76,8 @@ def share_interval(
         worth = np.where(error > 0, value * (1 - value) / error**2, alike)
         worth = worth * (ndtri(upper) / stdtrit(freedom, upper)) ** 2
         trials = np.where(np.isfinite(freedom), np.minimum(counts.sum(0), worth), np.nan)
-        return wilson(np.asarray(value * trials), trials, confidence)
+        low, high = wilson(np.asarray(value * trials), trials, confidence)
+        return np.stack([np.minimum(low, value), np.maximum(high, value)])  # rounding must not leave the share out
 
 
 def t_interval(
