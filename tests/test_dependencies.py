@@ -43,6 +43,14 @@ def test_the_installed_library_still_does_it(protocol: Protocol) -> None:
     assert protocol.holds()
 
 
+def test_looking_draws_no_random_numbers(forgotten: None) -> None:
+    """A training that is the first to ask would differ from the next one with its seed."""
+    before = torch.get_rng_state()
+    for library in ("torch", "transformers", "peft"):
+        require(library)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_compiled_model_keeps_the_plain_one() -> None:
     """The check of it is of use only where the compiler is loaded."""
     inner = nn.Linear(1, 1)
