@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -518,3 +520,17 @@ def test_a_real_process_prints_the_result_and_nothing_else(assets: Path, tmp_pat
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out)["out"].startswith("runs/bert-reviews.csv-")
+
+
+def test_a_stopped_process_ends_though_a_thread_of_a_library_does_not() -> None:
+    """A signal in the middle of a lock leaves such threads, and the interpreter waits for them."""
+    code = (
+        "import threading\n"
+        "from anydepth import cli\n"
+        "lock = threading.Lock()\n"
+        "lock.acquire()\n"
+        "threading.Thread(target=lock.acquire).start()\n"
+        "cli.run, cli._PATIENCE = lambda arguments: 130, 0.1\n"
+        "cli.main([])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 130

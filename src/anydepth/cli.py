@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -56,6 +58,7 @@ app = typer.Typer(
 )
 
 _UNREAD = 141
+_PATIENCE = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = run(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:  # of standard error: there is nobody to say anything to
         status = _UNREAD
-    sys.exit(_flushed(status))
+    status = _flushed(status)
+    if status > 128:
+        _end_within(_PATIENCE, status)
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -93,6 +99,20 @@ def run(arguments: Sequence[str]) -> int:
         return 128 + number
     except Exception as error:
         return _failed(error, debug=debug)
+
+
+def _end_within(seconds: float, status: int) -> None:
+    """Have the process end with a status, even if it cannot of itself.
+
+    A signal may come while a library hands work to its threads, in the middle of a lock. The interpreter waits for
+    those threads at its end, and they would wait for that lock for ever.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _failed(error: Exception, *, debug: bool) -> int:
