@@ -51,6 +51,13 @@ def test_looking_draws_no_random_numbers(forgotten: None) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
+def test_they_hold_whoever_asks(mode: Any, forgotten: None) -> None:
+    with mode():
+        for library in ("torch", "transformers", "peft"):
+            require(library)
+
+
 def test_a_compiled_model_keeps_the_plain_one() -> None:
     """The check of it is of use only where the compiler is loaded."""
     inner = nn.Linear(1, 1)
@@ -141,7 +148,7 @@ def _own_names() -> set[str]:
     return names
 
 
-_DOCUMENTED = ("_fields", "_asdict", "_replace")  # of named tuples
+_DOCUMENTED = ("_fields", "_asdict", "_replace", "_exit")  # of named tuples, and of os
 
 
 def _is_private(name: object) -> bool:

@@ -79,11 +79,14 @@ def _broken(library: str) -> str | None:
 
 
 def _holds(protocol: Protocol) -> bool:
-    """Whether a protocol holds; what is not there at all does not. Nothing that is drawn for it counts as drawn."""
+    """Whether a protocol holds; what is not there at all does not.
+
+    It is the same whoever asks, in whatever mode of torch's, and nothing that is drawn for it counts as drawn.
+    """
     import torch
 
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), torch.device("cpu"), torch.random.fork_rng(devices=[]):
             return protocol.holds()
     except (ImportError, AttributeError, TypeError, ValueError):
         return False
