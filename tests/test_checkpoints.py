@@ -123,6 +123,15 @@ def test_a_training_resumes_to_the_same_weights(kind: str, objective: str, tmp_p
     assert not any("depth_heads" in name for name in state)
 
 
+def test_a_training_that_was_done_takes_no_step_more(tmp_path: Path) -> None:
+    """Killed between its last checkpoint and its end; Trainer by itself takes another step, unless an epoch is over."""
+    settings = {"objective": "standard", "max_steps": 5, "save_strategy": "steps", "save_steps": 5}
+    whole = trained("vit", tmp_path, **settings, lr_scheduler_type="constant")
+    again = trainer("vit", tmp_path, **settings, lr_scheduler_type="constant")
+    assert again.train(resume_from_checkpoint=True).global_step == 5
+    assert same(again, whole)
+
+
 def test_the_best_model_comes_back_with_its_heads(tmp_path: Path) -> None:
     best: dict[str, Tensor] = {}
     worse = Do(2, lambda trained: best.update({n: p.detach().clone() for n, p in trained.named_parameters()}))

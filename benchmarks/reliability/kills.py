@@ -265,7 +265,9 @@ def attempt(job: Job, expected: Expected, moment: float, number: int, root: Path
     if replaces and found.pop(MINE, None) != b"mine":
         wrong.append("the user's file was changed")
     if not expected.same(found):
-        wrong.append(f"another result: {sorted(differing(found, expected.result) - expected.volatile)[:5]}")
+        names = sorted(differing(found, expected.result) - expected.volatile)[:5]
+        values = [(name, *(str(one.get(name))[:40] for one in (found, expected.result))) for name in names]
+        wrong.append(f"another result, in place, value and expected value: {values}")
     if {path.name for path in out.parent.iterdir()} != {"out"} or {path.name for path in here.iterdir()} > {
         "work",
         "log.txt",

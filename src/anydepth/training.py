@@ -184,7 +184,13 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         return labelled(inputs, self.label_names, self._label)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Trainer's, which counts what is called labels."""
+        """Trainer's, which counts what is called labels; nothing where all steps are done.
+
+        A training that is resumed from its last checkpoint would take one step more.
+        """
+        if 0 < self.state.max_steps <= self.state.global_step:
+            self.control.should_training_stop = True
+            return [], None
         return super().get_batch_samples(map(self._labelled, epoch_iterator), num_batches, device)
 
     # --- loss -------------------------------------------------------------------------------------------------------
