@@ -98,7 +98,8 @@ def _damage(rng: random.Random, found: Plan, here: Path, about: list[str]) -> bo
     file = rng.choice(files)
     raw = file.read_bytes()
     about.append(inputs.damage(rng, file))
-    return file.read_bytes() != raw and inputs.is_sealed(found.shape.inputs[found.damaged or ""], file)
+    used = any(f"{{{found.damaged}}}" in word for word in (*found.shape.argv, *found.extra))
+    return used and file.read_bytes() != raw and inputs.is_sealed(found.shape.inputs[found.damaged or ""], file)
 
 
 def _odd(case: Case) -> Iterator[str]:
