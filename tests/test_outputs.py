@@ -101,7 +101,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_waiting")
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("happens", [lambda: os.kill(os.getpid(), signal.SIGKILL), interrupt, no_space])
 def test_at_every_step_the_old_result_or_the_new_one(happens: Callable[[], Any], there: bool, tmp_path: Path) -> None:
     seen: set[str] = set()

@@ -62,8 +62,8 @@ EARLIER: dict[str, list[str]] = {
     "lm-exits": ["exit", "gpt2", "--data", "corpus.txt", *_LOOSE, *_SHORT, "--out", "lm-exits"],
 }
 
-# Of what an earlier command left, files whose damage must be seen: whoever takes it answers wrongly. (Of a tokenizer and
-# a config it is what they do that is sealed: a field that does nothing may go.)
+# Of what an earlier command left, files whose damage must be seen: whoever takes it answers wrongly. (Of a tokenizer
+# and a config it is what they do that is sealed: a field that does nothing may go.)
 SEALED = {"trace.json", "arrays.safetensors", "sums.safetensors", "states.npy", "sample.npy", "exit.json"}
 
 JSON_VALUES = ["null", "[]", "{}", "0", '"x"', "[" * 100_000, '{"a":' * 50_000, "NaN", "", "\ufeff{}", '{"format": 99}']
