@@ -308,6 +308,8 @@ def test_an_image_model_is_refused():
     model, _ = zoo.build("vit")
     with pytest.raises(UnsupportedHead, match=r"'eye' takes no text \(image-classification\); a lens needs"):
         Lens.of(LoadedModel(model, None, "image", "image-classification", "eye"), text())
+    with pytest.raises(UnsupportedHead, match="came with function, which is no tokenizer; a lens needs a language"):
+        Lens.of(Stack(model), text(), naive.padded)
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", "\n"])

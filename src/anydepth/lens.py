@@ -200,6 +200,8 @@ def _loaded(model: Stack | LoadedModel, tokenizer: Any) -> LoadedModel:
         name = getattr(config, "_name_or_path", None) or type(model.model).__name__
         if tokenizer is None:
             raise ModelError(f"a Stack of {name} came without a tokenizer: expected Lens.of(stack, text, tokenizer)")
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
+            raise UnsupportedHead(f"{name} came with {type(tokenizer).__name__}, which is no tokenizer; {_NEEDS}")
         return LoadedModel(model.model, tokenizer, "text", "causal-lm", name)
     if model.kind != "text":
         raise UnsupportedHead(f"'{model.name}' takes no text ({model.task}); {_NEEDS}")

@@ -69,7 +69,9 @@ _IGNORED |= {
 # Its telemetry, which it writes to the home folder as soon as it is imported, whatever it is told later.
 _OF_ONNXRUNTIME = "/home/.cache/Microsoft"
 _TEMPORARY = re.compile(r"^\.|\.tmp$|\.lock$|\.part$|~$|\.new$|\.old$")
-_OURS = re.compile(r"^(anydepth: |no draft depth pays: |\d+(/\d+)? |loading|writing|training|evaluating)")
+_OURS = re.compile(
+    r"^(anydepth: |no draft depth pays: |all blocks$|drafts at |certified |nothing |never calibrated|\d+(/\d+)? |loading|writing|training|evaluating)"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PAYLOADS = ("\x1b[31m", "\x9b1m", "\x1b]0;")
 _NAMED = {
