@@ -69,9 +69,10 @@ _IGNORED |= {
 # Its telemetry, which it writes to the home folder as soon as it is imported, whatever it is told later.
 _OF_ONNXRUNTIME = "/home/.cache/Microsoft"
 _TEMPORARY = re.compile(r"^\.|\.tmp$|\.lock$|\.part$|~$|\.new$|\.old$")
-_OURS = re.compile(
-    r"^(anydepth: |no draft depth pays: |all blocks$|drafts at |certified |nothing |never calibrated|\d+(/\d+)? |loading|writing|training|evaluating)"
-)
+# What anydepth itself says beside results: of how far it is, and of a generation.
+_SAID = ("anydepth: ", "no draft depth pays: ", "drafts at ", "certified ", "nothing ", "never calibrated", "loading")
+_SAID += ("writing", "training", "evaluating", "stopping after this step")
+_OURS = re.compile(rf"^({'|'.join(_SAID)}|\d+(/\d+)? |all blocks$)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PAYLOADS = ("\x1b[31m", "\x9b1m", "\x1b]0;")
 _NAMED = {
@@ -142,12 +143,18 @@ def changes(before: dict[str, str], after: dict[str, str], *, replaceable: set[s
 
 def left_over(before: dict[str, str], after: dict[str, str], *, out: Path | None, succeeded: bool) -> Iterator[str]:
     """What is there and should not: anything after a refusal, and after a success what is not the result."""
+    kept = out / ".partial" if out is not None and list(out.glob(".partial/*/journal.json")) else None
     for path in sorted(set(after) - set(before)):
-        if _OF_ONNXRUNTIME in path:
+        if _OF_ONNXRUNTIME in path or (kept and not succeeded and _is_around(Path(path), kept)):
             continue
         inside = out is not None and (Path(path).is_relative_to(out) or out.is_relative_to(path))
         if not succeeded or not inside or (Path(path) != out and _TEMPORARY.search(Path(path).name)):
             yield f"left over: {path!r}"
+
+
+def _is_around(path: Path, kept: Path) -> bool:
+    """Whether a path is in a pass that the next command goes on from, or leads to it."""
+    return path.is_relative_to(kept) or kept.is_relative_to(path)
 
 
 def content(out: Path) -> dict[str, str]:
