@@ -10,6 +10,8 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests start hundreds of processes, and without it each would compile all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 BENCHMARKS := $(filter-out %/machine.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help

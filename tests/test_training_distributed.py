@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,7 +118,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = {**case("gpt2", folder, SHARED | saving), "dropout": 0.1, "out": str(folder / "whole")}
     resumed = whole | {"out": str(folder / "resumed"), "resume": str(folder / "whole" / "checkpoint-2")}
     sharded = [{"kind": "gpt2", "fsdp": version, "out": str(folder / f"fsdp-{version}")} for version in (1, 2)]
-    started([*jobs, whole, resumed, *sharded], "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    stopped = {"kind": "vit", "stop_at": 3, "out": str(folder / "stopped")}
+    started([*jobs, whole, resumed, *sharded, stopped], "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     return folder
 
 
@@ -159,6 +161,12 @@ def test_two_processes_resume_to_the_same_weights(two: Path) -> None:
         "rng_state_0.pth",
         "rng_state_1.pth",
     }
+
+
+def test_all_processes_stop_where_one_is_asked_to(two: Path) -> None:
+    """What a scheduler may do; both leave after the same step, and the checkpoint of that step is whole."""
+    assert [read(two / "stopped", f"stopped-{rank}") for rank in (0, 1)] == [[3, signal.SIGTERM]] * 2
+    assert last_checkpoint(two / "stopped") == two / "stopped" / "checkpoint-3"
 
 
 @pytest.mark.parametrize("version", [1, 2])

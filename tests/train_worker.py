@@ -163,6 +163,23 @@ def train(job: dict[str, Any]) -> None:
         (out / "metrics.json").write_text(json.dumps(metrics))
 
 
+def stopped(job: dict[str, Any]) -> None:
+    """A training whose last process alone is asked to stop, at a step of the job's; leaves the signal each stops by."""
+    from anydepth.ranks import rank_and_count
+    from anydepth.signals import Stopped, stopping
+    from anydepth.telling import Interrupt
+
+    (rank, count), out = rank_and_count(), Path(job["out"])
+    ask = Do(job["stop_at"], lambda model: signal.raise_signal(signal.SIGTERM) if rank == count - 1 else None)
+    interrupt = Interrupt(print)
+    ours = trainer(job["kind"], out, callbacks=[ask, interrupt], max_steps=9)
+    try:
+        with stopping(), interrupt.awaited():
+            ours.train()
+    except Stopped as stop:
+        (out / f"stopped-{rank}.json").write_text(json.dumps([ours.state.global_step, stop.number]))
+
+
 def sharded(job: dict[str, Any]) -> None:
     """The gradients of an aligned loss inside the forward of FSDP, each process with samples of its own."""
     import torch.distributed as dist
@@ -202,6 +219,8 @@ def main(jobs: list[dict[str, Any]]) -> None:
     for job in jobs:
         if "fsdp" in job:
             sharded(job)
+        elif "stop_at" in job:
+            stopped(job)
         elif "kill_at" not in job:
             train(job)
         elif not (child := os.fork()):

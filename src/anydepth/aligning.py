@@ -212,15 +212,15 @@ def _trainer(job: Job, objective: Objective, arguments: TrainingArguments, ready
 
 
 def _stoppable(trainer: AlignedTrainer, say: Callable[[str], None] | None) -> AbstractContextManager[None]:
-    """Signals wait for the end of a step, where they reach nobody else: other processes would not know.
+    """Signals wait for the end of a step, where they reach no process that only loads data.
 
-    Processes that load data are forked, and leave Ctrl-C to this one; where they are started anew, they do not.
+    Forked, these leave Ctrl-C to this one; where they are started anew, they do not.
     """
     forked = multiprocessing.get_start_method(allow_none=True) in (None, "fork") and sys.platform == "linux"
-    alone = rank_and_count()[1] == 1 and (trainer.args.dataloader_num_workers == 0 or forked)
+    alone = trainer.args.dataloader_num_workers == 0 or forked
     if say is None or not alone or threading.current_thread() is not threading.main_thread():
         return nullcontext()
-    interrupt = Interrupt(say)
+    interrupt = Interrupt(say, trainer.args.device)
     trainer.add_callback(interrupt)
     return interrupt.awaited()
 

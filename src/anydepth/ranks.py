@@ -28,6 +28,20 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def largest(number: int, device: torch.device | str) -> int:
+    """The largest of the numbers that all processes give at the same time.
+
+    Args:
+        number: of this process.
+        device: where processes exchange tensors.
+    """
+    if rank_and_count()[1] == 1:
+        return number
+    shared = torch.tensor(number, device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
+
+
 def join() -> str | None:
     """Start the process group that the launcher's environment describes, if there is one.
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from anydepth.collect import Progress
+from anydepth.ranks import largest, rank_and_count
 from anydepth.signals import Stopped, handling
 
 
@@ -79,13 +81,16 @@ def _perplexity(nats: float) -> float:
 class Interrupt(TrainerCallback):  # type: ignore[misc]
     """Ctrl-C, SIGTERM or SIGHUP end a training after the step they fall into, with a checkpoint; a second one at once.
 
+    Of several processes it is enough that one gets the signal: after each step they agree on whether to go on.
+
     Args:
         say: takes one line for the user.
+        device: where processes exchange tensors.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], device: torch.device | str = "cpu") -> None:
         self.came: int | None = None
-        self._say = say
+        self._say, self._device = say, device
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -95,19 +100,28 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
             if self.came is not None:
                 raise Stopped(number) if number != signal.SIGINT else KeyboardInterrupt
             self.came = number
-            self._say("stopping after this step, with a checkpoint; once more to stop at once")
+            if rank_and_count()[0] == 0:
+                self._say("stopping after this step, with a checkpoint; once more to stop at once")
 
         with handling(come):
             yield
-        if self.came is not None:
+            stop = self._agreed()
+        if stop and self.came is not None:
             signal.raise_signal(self.came)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop, if it came."""
-        if self.came is not None:
+        if self._agreed():
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Nothing more is to be done, if it came."""
-        if self.came is not None:
+        if self._agreed():
             control.should_evaluate = control.should_save = False
+
+    def _agreed(self) -> bool:
+        """Whether it came to any process; all of them must ask at the same time."""
+        number = largest(self.came or 0, self._device)
+        if number:
+            self.came = number
+        return bool(number)
