@@ -34,3 +34,10 @@ def chromium() -> str:
         message = "no browser: install the package `chromium` to test the report in one"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
     return found
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the charts of a trace's report, which take two seconds; a test marked `drawn` has them all the same."""
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr("anydepth.report.page.render", lambda *_: "<!doctype html>")

@@ -26,6 +26,8 @@ import anydepth.collect
 import anydepth.room
 from anydepth.result import Trace
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROWS = 24
 NAMES = {"id2label": {0: "dull", 1: "great"}, "label2id": {"dull": 0, "great": 1}}
 
@@ -82,6 +84,7 @@ WRITTEN = {"trace.json", "arrays.safetensors", "sums.safetensors", "report.html"
 # --- what comes out --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.drawn
 def test_a_text_classifier_on_a_table(command: Command, assets: Path) -> None:
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "5")
     assert (done.status, done.err) == (0, "")

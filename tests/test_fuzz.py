@@ -13,7 +13,6 @@ import pytest
 
 RELIABILITY = Path(__file__).parents[1] / "benchmarks" / "reliability"
 sys.path.insert(0, str(RELIABILITY))
-import fuzz  # noqa: E402
 from fuzzing import commands, inputs, oracle  # noqa: E402
 from fuzzing.zygote import Ended  # noqa: E402
 
@@ -106,11 +105,3 @@ def test_damage_is_done_and_follows_from_the_seed(tmp_path: Path) -> None:
             results.append((tmp_path / "exit.json").read_bytes())
         assert results[0] == results[1] != raw
     assert len(kinds) == 10
-
-
-def test_the_page_has_the_figures_of_the_results() -> None:
-    page = fuzz.PAGE.read_text("utf-8")
-    if fuzz.RESULTS.exists():
-        assert fuzz.on_page(page, json.loads(fuzz.RESULTS.read_text("utf-8"))) == page
-    else:
-        assert "No campaign has been recorded." in page

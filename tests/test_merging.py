@@ -20,6 +20,8 @@ from anydepth.errors import IncompatibleTraces
 from anydepth.result import Trace
 from anydepth.tracing import trace, trace_states
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COUNT = 40
 X = torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor(naive.classes(COUNT))

@@ -25,6 +25,8 @@ from anydepth.outputs import OutputKind, output, settle
 from anydepth.signals import Stopped, held_back, stopping
 from anydepth.verbs.words import default_folder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KIND = OutputKind(job="make", mark="made.json", names=("numbers.txt", "deep/er/part.txt"))
 ALONE = replace(KIND, alone="holds something else already", error=ModelError)
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.listdir", "os.scandir"}
@@ -292,6 +294,14 @@ def test_links_lead_where_they_lead_and_are_not_replaced(tmp_path: Path) -> None
     (tmp_path / "nowhere").symlink_to("not there")
     with pytest.raises(OutputError, match="a link that leads nowhere"):
         make(tmp_path / "nowhere", "new")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold no such names")
+def test_a_name_that_is_no_text_is_refused_before_anything_is_there(tmp_path: Path) -> None:
+    """What safetensors could write but not read again."""
+    with pytest.raises(OutputError, match="is no UTF-8, and safetensors writes to no other: give another folder"):
+        make(tmp_path / os.fsdecode(b"\xff\xfe") / "out", "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.running import Order, reproduce, results_path
 from anydepth.reproduce.subjects import SCALES, Scale, Subject
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FIGURES = {
     *(f"Fig. {number}" for number in (*range(1, 13), 14, 15, 16, 21, 22, 23)),
     "App. B.4",

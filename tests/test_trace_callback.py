@@ -15,6 +15,8 @@ from anydepth.errors import TrainingError
 from anydepth.result import Trace
 from anydepth.training import TraceCallback
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 DEPTHS = range(1, BLOCKS + 1)
 
 
@@ -29,6 +31,7 @@ def batches(kind: str) -> torch.utils.data.DataLoader[Any]:
     return torch.utils.data.DataLoader(data(kind, 8, seed=2), batch_size=4, shuffle=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(("kind", "objective", "changes"), [("vit", "heads", {}), ("gpt2", "aligned", {"bf16": True})])
 def test_tracing_leaves_the_training_alone(kind: str, objective: str, changes: Any, tmp_path: Path) -> None:
     plain = trained(kind, tmp_path / "plain", objective=objective, **changes)
@@ -62,6 +65,7 @@ def test_tracing_follows_the_evaluations(tmp_path: Path) -> None:
     assert steps(tmp_path) == [0, 1]
 
 
+@pytest.mark.drawn
 def test_a_report_shows_as_many_steps_as_can_be_told_apart(tmp_path: Path) -> None:
     callback = TraceCallback(batches("vit"), tmp_path / "traces", every=1)
     trained("vit", tmp_path, callbacks=[callback], max_steps=1)

@@ -32,6 +32,8 @@ from anydepth.result import Trace
 from anydepth.stack import Stack
 from anydepth.tracing import as_batches, trace, trace_states
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 unchecked = inspect.unwrap(trace)  # without the type checks of the tests, as users run it
 COUNT = 22  # batches of 3 and of 7 leave a last one of one
 TEXTS = naive.sentences(COUNT)

@@ -119,7 +119,14 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resumed = whole | {"out": str(folder / "resumed"), "resume": str(folder / "whole" / "checkpoint-2")}
     sharded = [{"kind": "gpt2", "fsdp": version, "out": str(folder / f"fsdp-{version}")} for version in (1, 2)]
     stopped = {"kind": "vit", "stop_at": 3, "out": str(folder / "stopped")}
-    started([*jobs, whole, resumed, *sharded, stopped], "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    started(
+        [*jobs, whole, resumed, *sharded, stopped],
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+    )
     return folder
 
 

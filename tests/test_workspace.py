@@ -26,6 +26,8 @@ from anydepth.result import Trace
 from anydepth.tracing import trace
 from anydepth.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COUNT, SIZE = 22, 4
 TEXTS, LABELS = naive.sentences(COUNT), naive.classes(COUNT)
 BATCHES = naive.padded(TEXTS, LABELS, SIZE)

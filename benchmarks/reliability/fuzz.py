@@ -14,19 +14,17 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "fuzz.json"
-PAGE = HERE.parents[1] / "docs" / "reliability.md"
-_PLACE = re.compile(r"(<!-- fuzz: [^\n]*-->\n).*?(<!-- /fuzz -->)", re.DOTALL)
 sys.path.insert(0, str(HERE))
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
 
@@ -45,6 +43,7 @@ KINDS = {
     "noise": "lines of libraries",
     "escape": "control characters printed",
     "again": "commands that fail when given again",
+    "not judged": "tries that could not be judged",
 }
 
 
@@ -72,21 +71,6 @@ def summary(results: list[Result], seed: int) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> str:
-    """The figures of a campaign as the page has them."""
-    verbs = ", ".join(f"{name} {count:,}" for name, count in found["by_verb"].items())
-    kinds = ", ".join(f"{name} {count:,}" for name, count in found["by_kind"].items())
-    lines = [f"| {name} | {count:,} |" for name, count in found["faults"].items()]
-    return "\n".join(
-        [f"{found['tries']:,} tries with seed {found['seed']} ({verbs}; {kinds}):", "", "| | |", "|---|---|", *lines]
-    )
-
-
-def on_page(page: str, found: dict[str, Any]) -> str:
-    """The page with these figures in their place."""
-    return _PLACE.sub(lambda place: f"{place[1]}{told(found)}\n{place[2]}", page)
-
-
 def _kind(fault: str) -> str:
     return next((name for start, name in KINDS.items() if fault.startswith(start)), fault.split(":")[0])
 
@@ -107,7 +91,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", help="a verb")
     parser.add_argument("--replay", type=int, help="only the try of this number, told in full; its folder stays")
-    parser.add_argument("--folder", type=Path, help="where to work; kept")
+    parser.add_argument("--folder", type=Path, help="where to work; kept, and gone on with")
     given = parser.parse_args()
     root = given.folder or Path(tempfile.mkdtemp(prefix="anydepth-fuzz-"))
     start = time.monotonic()
@@ -119,10 +103,14 @@ def main() -> None:
         return
     global _ATTEMPT
     _ATTEMPT = (campaign, given.seed, given.only)
-    numbers, results = range(given.first, given.first + given.tries), []
-    with multiprocessing.get_context("fork").Pool(given.jobs) as pool:
+    kept = root / f"tries-{given.seed}.jsonl"  # a campaign that was ended goes on, in the same folder
+    results = [Result(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {result.number for result in results}
+    numbers = [number for number in range(given.first, given.first + given.tries) if number not in done]
+    with multiprocessing.get_context("fork").Pool(given.jobs) as pool, kept.open("a") as journal:
         for result in pool.imap_unordered(_attempt, numbers):
             results.append(result)
+            print(json.dumps(asdict(result)), file=journal, flush=True)
             if result.faults:
                 show(result)
             if len(results) % 100 == 0:
@@ -133,7 +121,6 @@ def main() -> None:
     if given.only is None:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-        PAGE.write_text(on_page(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
     if given.folder is None and not any(result.faults for result in results):
         shutil.rmtree(root)
     sys.exit(any(result.faults for result in results))
@@ -144,7 +131,10 @@ _ATTEMPT: tuple[Campaign, int, str | None]
 
 def _attempt(number: int) -> Result:
     campaign, seed, only = _ATTEMPT
-    return attempt(campaign, seed, number, only)
+    try:
+        return attempt(campaign, seed, number, only)
+    except Exception as error:  # the fuzzer's own, which must not end a campaign of hours
+        return Result(number, "?", "?", [], [], None, [f"not judged: {type(error).__name__}: {error}"])
 
 
 if __name__ == "__main__":

@@ -331,7 +331,13 @@ def _unchanged(folder: Path, name: str, expected: Any) -> bool:
 
 
 def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
-    """See that the folder is none that is read, and lies in no folder of data."""
+    """See that the folder has a name that libraries can write to, is none that is read, and lies in no folder of data."""
+    try:
+        os.fsencode(folder.absolute()).decode()
+    except UnicodeDecodeError:
+        raise OutputError(
+            f"the name of '{folder}' is no UTF-8, and safetensors writes to no other: give another folder (out, --out)"
+        ) from None
     with writing(folder):
         if folder.is_symlink() and not folder.exists():
             raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")

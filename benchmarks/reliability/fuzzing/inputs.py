@@ -114,7 +114,7 @@ def _other_field(rng: random.Random, raw: bytes, kind: str) -> bytes:
 
 def files_of(place: Path) -> list[Path]:
     """All files below, or the file itself."""
-    if place.is_file():
+    if os.path.isfile(place):
         return [place]
     return sorted(path for path in place.rglob("*") if path.is_file())
 
@@ -149,9 +149,9 @@ def is_sealed(asset: str, file: Path) -> bool:
 
 def copy(source: Path, target: Path) -> None:
     """Copy an input, unless it is there, or is no file."""
-    if source.exists() and not target.exists():
+    if os.path.exists(source) and not os.path.exists(target):
         target.parent.mkdir(parents=True, exist_ok=True)  # a name may have a slash in it
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+        (shutil.copytree if os.path.isdir(source) else shutil.copy)(source, target)
 
 
 ODD_NAMES = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -92,7 +93,7 @@ def attempt(campaign: Campaign, seed: int, number: int, only: str | None = None)
 def _damage(rng: random.Random, found: Plan, here: Path, about: list[str]) -> bool:
     """Damage a file of an input; returns whether it must be refused."""
     place = here / found.names[found.damaged or ""]
-    files = inputs.files_of(place) if place.exists() else []
+    files = inputs.files_of(place) if os.path.exists(place) else []
     if not files:
         return False
     file = rng.choice(files)
@@ -125,7 +126,7 @@ def _right(case: Case) -> Iterator[str]:
     verb, shape, argv = case.plan.shape.verb, case.plan.shape, case.argv
     if verb in ("generate", "demo", "reproduce") or "--list-objectives" in argv:
         return
-    if verb == "truncate" and not case.out.exists():
+    if verb == "truncate" and not os.path.exists(case.out):
         return  # nothing shallower could be certified
     last = {flag: value for flag, value in pairwise(argv) if flag.startswith("--")}
     rows = shape.rows
@@ -157,9 +158,9 @@ def _disturbed(case: Case) -> Iterator[str]:
 def _whole_in_the_end(case: Case) -> Iterator[str]:
     """The same command again ends well, with the result of one that was never disturbed, and nothing is left over."""
     verb = case.plan.shape.verb
-    begun = verb == "align" and case.out.exists() and any(case.out.iterdir())
+    begun = verb == "align" and os.path.exists(case.out) and any(case.out.iterdir())
     ended = zygote.run([*case.argv, "--resume"] if begun else case.argv, case.here)
-    complete = ended.status == 2 and verb in ("truncate", "export") and case.out.exists()
+    complete = ended.status == 2 and verb in ("truncate", "export") and os.path.exists(case.out)
     if ended.status != 0 and not complete:
         yield f"again: status {ended.status}: {ended.err.strip()[-200:]}"
         return

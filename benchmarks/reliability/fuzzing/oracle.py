@@ -66,8 +66,8 @@ _IGNORED |= {
     "sealed",
     "transformers_version",
 }
-# Its telemetry, which it writes to the home folder as soon as it is imported, whatever it is told later.
-_OF_ONNXRUNTIME = "/home/.cache/Microsoft"
+# Its telemetry, which it writes as soon as it is imported, whatever it is told later.
+_OF_ONNXRUNTIME = re.compile(r"/home/\.cache(/Microsoft(/.*)?)?$|/tmp/\.ses$")
 _TEMPORARY = re.compile(r"^\.|\.tmp$|\.lock$|\.part$|~$|\.new$|\.old$")
 # What anydepth itself says beside results: of how far it is, and of a generation.
 _SAID = ("anydepth: ", "no draft depth pays: ", "drafts at ", "certified ", "nothing ", "never calibrated", "loading")
@@ -143,13 +143,18 @@ def changes(before: dict[str, str], after: dict[str, str], *, replaceable: set[s
 
 def left_over(before: dict[str, str], after: dict[str, str], *, out: Path | None, succeeded: bool) -> Iterator[str]:
     """What is there and should not: anything after a refusal, and after a success what is not the result."""
-    kept = out / ".partial" if out is not None and list(out.glob(".partial/*/journal.json")) else None
+    partial = None if out is None else out / ".partial"
+    kept = partial if any(Path(path).name == "journal.json" and _is_in(path, partial) for path in after) else None
     for path in sorted(set(after) - set(before)):
-        if _OF_ONNXRUNTIME in path or (kept and not succeeded and _is_around(Path(path), kept)):
+        if _OF_ONNXRUNTIME.search(path) or (kept and not succeeded and _is_around(Path(path), kept)):
             continue
         inside = out is not None and (Path(path).is_relative_to(out) or out.is_relative_to(path))
         if not succeeded or not inside or (Path(path) != out and _TEMPORARY.search(Path(path).name)):
             yield f"left over: {path!r}"
+
+
+def _is_in(path: str, folder: Path | None) -> bool:
+    return folder is not None and Path(path).is_relative_to(folder)
 
 
 def _is_around(path: Path, kept: Path) -> bool:
@@ -160,7 +165,7 @@ def _is_around(path: Path, kept: Path) -> bool:
 def content(out: Path) -> dict[str, str]:
     """What a result holds, file by file, without times and names."""
     found = {}
-    for path in sorted(out.rglob("*")) if out.is_dir() else []:
+    for path in sorted(out.rglob("*")) if os.path.isdir(out) else []:
         name = str(path.relative_to(out))
         if path.suffix == ".safetensors":
             found[name] = _tensors(path)

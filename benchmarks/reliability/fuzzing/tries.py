@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -222,11 +223,11 @@ def occupy(campaign: Campaign, found: Plan, here: Path, rng: random.Random) -> s
         sandbox = here.parent / "earlier"
         other, argv = lay_out(campaign, plain, sandbox)
         zygote.run(argv, other)
-        if (other / "out").is_dir():
+        if os.path.isdir(other / "out"):
             shutil.copytree(other / "out", out)
         shutil.rmtree(sandbox)
         replaceable = {str(path) for path in out.rglob("*")}
-        if out.is_dir() and rng.random() < 0.6:
+        if os.path.isdir(out) and rng.random() < 0.6:
             (out / "notes.txt").write_text("the user's\n")
         return replaceable
     elif found.place == "file":
