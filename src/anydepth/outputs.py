@@ -331,7 +331,7 @@ def _unchanged(folder: Path, name: str, expected: Any) -> bool:
 
 
 def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
-    """See that the folder has a name that libraries can write to, is none that is read, and lies in no folder of data."""
+    """See that libraries can write to a folder of that name, and that it is none that is read, nor in one of data."""
     try:
         os.fsencode(folder.absolute()).decode()
     except UnicodeDecodeError:
