@@ -90,6 +90,8 @@ def make_assets(root: Path) -> None:
         require(run(("trace", str(root / "bert"), *data, *given)) == 0, "a trace to compare")
     calibrate = ("exit", str(root / "bert"), *data, "--tolerance", "0.3", "--no-tune", "--depths", "1,2")
     require(run((*calibrate, "--out", str(root / "ex"))) == 0, "a calibrated model to export")
+    # here, so that no try has to load the exporter
+    require(run(("export", str(root / "ex"), "--out", str(root / "onnx"))) == 0, "an export")
 
 
 def jobs(root: Path) -> dict[str, Job]:

@@ -14,7 +14,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="A hub data set id, a csv, jsonl, parquet or text file, an image folder, or 'digits'.",
+        help="A hub data set id, a file (csv, jsonl, parquet, arrow, text; also .gz), an image folder, or 'digits'.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA.")]
@@ -31,7 +31,7 @@ Stride = Annotated[
 ]
 Pack = Annotated[bool, typer.Option("--pack", help="Join texts, and read them in full windows.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; guessed if not given.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; guessed if not given.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; guessed if not given. NAME:number takes it by number.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the image; guessed if not given.")]
 Blocks = Annotated[str | None, typer.Option(help="Dotted path of the blocks, if there are several lists.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")]

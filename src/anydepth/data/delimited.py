@@ -146,8 +146,8 @@ def _parsed(text: str, path: Path, separator: str) -> list[Any]:
 
 
 def _table(names: Sequence[str], columns: Sequence[Any], given: GivenColumns) -> Any:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     arrays = []
     for name, column in zip(names, columns, strict=True):

@@ -125,7 +125,7 @@ def _named(file: Path) -> str | None:
 
 def _tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
     import datasets
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     chosen, others = _by_split(folder, files)
     notes = [f"left out of '{folder}': {', '.join(file.name for file in others[:3])}, of no split"] if others else []

@@ -136,7 +136,7 @@ def _is_indexed(content: Mapping[str, Any]) -> bool:
 
 def _table(rows: Any, path: Path, notes: list[str]) -> Table:
     """Rows as columns; one that mixes kinds is text, as JSON writes it, and a note says so."""
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     chunks: dict[str, list[Any]] = {}
     count, block = 0, []

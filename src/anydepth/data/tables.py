@@ -35,7 +35,7 @@ def _json(lines: bool) -> Callable[[Path, GivenColumns], Tables]:
 
 
 def _lines(path: Path, given: GivenColumns) -> Tables:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     text, notes = read_text(path)
     return {"file": pa.table({"text": pa.array(lines_of(text), pa.large_string())})}, notes
