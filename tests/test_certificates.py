@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anydepth as ad
-from anydepth.certificates import Certificate, certified, fails, least_samples, minimal_depth, p_value
+from anydepth.certificates import Certificate, certified, fails, least_samples, minimal_depth, most_failures, p_value
 from anydepth.errors import CertificateError, MeasureError
 
 
@@ -31,6 +31,14 @@ def test_the_least_number_of_samples(tolerance: float, confidence: float) -> Non
     fewest = least_samples(tolerance, confidence)
     assert p_value(0, fewest, tolerance) <= 1 - confidence
     assert fewest == 1 or p_value(0, fewest - 1, tolerance) > 1 - confidence
+
+
+@given(st.integers(1, 2_000), st.floats(1e-4, 0.5), st.floats(0.5, 0.999))
+def test_the_most_failures_that_pass(samples: int, tolerance: float, confidence: float) -> None:
+    most = most_failures(samples, tolerance, confidence)
+    assert most < 0 or p_value(most, samples, tolerance) <= 1 - confidence
+    assert most == samples or p_value(most + 1, samples, tolerance) > 1 - confidence
+    assert (most >= 0) == (samples >= least_samples(tolerance, confidence))
 
 
 def test_the_first_that_fails_ends_it() -> None:

@@ -95,7 +95,7 @@ def test_the_loosest_level_keeps_to_the_tolerance() -> None:
 
 def test_what_the_user_names_is_left_alone() -> None:
     shown = looked()
-    settings = {"tolerance": 0.1, "against": "model"}
+    settings = {"let_pass": 0.07, "tolerance": 0.1, "against": "model"}
     given = Confidence(0.5, depths=(2, 3), temperature=2.0)
     assert tuned(given, shown, **settings, costs=costs(0.1)) == given
     found = tuned(Margin(0.5), shown, **settings, costs=None)

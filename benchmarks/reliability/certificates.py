@@ -1,6 +1,6 @@
 """Is the guarantee of early exit kept, and do fitted temperatures pay? 2,000 calibrations in each of many settings.
 
-    OMP_NUM_THREADS=1 python benchmarks/reliability/certificates.py            all settings, about five CPU minutes
+    OMP_NUM_THREADS=1 python benchmarks/reliability/certificates.py            all settings, about twelve CPU minutes
     OMP_NUM_THREADS=1 python benchmarks/reliability/certificates.py --draws 50 --settings "smooth, 600"
 
 A finite set of made-up samples is the population: draws from it with replacement are independent, and the share of

@@ -139,6 +139,23 @@ def least_samples(tolerance: float, confidence: float) -> int:
     return fewest
 
 
+def most_failures(samples: int, tolerance: float, confidence: float) -> int:
+    """How many of as many samples may fail for a promise still to be made; -1 if not even none.
+
+    Args:
+        samples: that certify.
+        tolerance: see `certified`.
+        confidence: likewise.
+
+    Example:
+        >>> most_failures(1000, 0.01, 0.95), most_failures(299, 0.01, 0.95), most_failures(298, 0.01, 0.95)
+        (4, 0, -1)
+    """
+    from scipy.special import bdtr
+
+    return int((bdtr(np.arange(samples + 1), samples, tolerance) <= 1 - confidence).sum()) - 1
+
+
 def certified(
     failures: Iterable[int], samples: int, *, against: str, tolerance: float, confidence: float
 ) -> list[Certificate]:

@@ -31,7 +31,9 @@ Stride = Annotated[
 ]
 Pack = Annotated[bool, typer.Option("--pack", help="Join texts, and read them in full windows.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; guessed if not given.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; guessed if not given. NAME:number takes it by number.")]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of the label; guessed if not given. NAME:number takes it by number.")
+]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the image; guessed if not given.")]
 Blocks = Annotated[str | None, typer.Option(help="Dotted path of the blocks, if there are several lists.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")]

@@ -19,6 +19,7 @@ from anydepth.certificates import (
     check_against,
     counted,
     least_samples,
+    most_failures,
     passes,
     repeats,
     too_few,
@@ -170,7 +171,8 @@ def calibrate(
             f"with {confidence:.3g} confidence takes at least {needed:,}: get {total:,} in all, or raise the tolerance"
         )
     if tune:
-        policy = tuned(policy, to_tune, tolerance=tolerance, against=against, costs=costs)
+        let_pass = most_failures(len(certify), tolerance, confidence) / len(certify)
+        policy = tuned(policy, to_tune, let_pass=let_pass, tolerance=tolerance, against=against, costs=costs)
     shown = (part.under(policy) for part in split)
     every = looked.under(policy) if copies else None
     found = settle(*shown, every=every, tolerance=tolerance, confidence=confidence, against=against, names=names)

@@ -26,12 +26,15 @@ _ERRORS = 2.0
 """How many standard errors earlier samples must leave by the fitted temperatures."""
 
 
-def tuned(policy: Policy, looked: Looked, *, tolerance: float, against: str, costs: Costs | None) -> Policy:
+def tuned(
+    policy: Policy, looked: Looked, *, let_pass: float, tolerance: float, against: str, costs: Costs | None
+) -> Policy:
     """The policy with its temperatures, and with costs its tested depths, chosen by what these samples show.
 
     Args:
         policy: settings of the user's are left as they are: a temperature other than 1, depths that are named.
         looked: samples that will certify nothing.
+        let_pass: the share of those that will certify that may fail; less than the tolerance, for few samples.
         tolerance: see `anydepth.exits.calibration.calibrate`.
         against: likewise.
         costs: what testing costs; None to test all depths that were looked at.
@@ -39,7 +42,7 @@ def tuned(policy: Policy, looked: Looked, *, tolerance: float, against: str, cos
     if policy.reads == "logits" and policy.has_temperature and policy.temperature == 1.0 and unevenly_sure(looked):
         fitted = replace(policy, temperature=temperatures(looked))
         both = looked.under(fitted), looked.under(policy)
-        policy = fitted if leaves_earlier(*both, tolerance=tolerance, against=against) else policy
+        policy = fitted if leaves_earlier(*both, failures=let_pass * len(looked), against=against) else policy
     if costs is not None and policy.depths is None:
         policy = replace(policy, depths=worthwhile(policy, looked, costs, tolerance=tolerance, against=against))
     return policy
@@ -73,21 +76,22 @@ def unevenly_sure(looked: Looked) -> bool:
     return bool(2 * (together - apart) > chi2.isf(_BY_CHANCE, depths - 1))
 
 
-def leaves_earlier(fitted: Shown, plain: Shown, *, tolerance: float, against: str) -> bool:
+def leaves_earlier(fitted: Shown, plain: Shown, *, failures: float, against: str) -> bool:
     """Whether samples leave earlier by fitted scores than by plain ones, by more than chance.
 
-    What is compared are mean depths at the loosest levels with the same number of failures, for each number up to twice
-    what the tolerance allows, and some: one number alone would hang on a single sample.
+    What is compared are mean depths at the loosest levels with the same number of failures, for each number near the
+    one given: one alone would hang on a single sample, and where many more fail temperatures may save what they cost
+    where few do.
 
     Args:
         fitted: samples under the policy with temperatures fitted to them.
         plain: the same without.
-        tolerance: see `anydepth.exits.calibration.calibrate`.
-        against: likewise.
+        failures: of so many samples, that are likely to be certified.
+        against: see `anydepth.exits.calibration.calibrate`.
     """
-    allowed = range(int(2 * tolerance * len(plain)) + 5)
+    near = range(int(failures / 2), int(1.5 * failures) + 3)
     depths = [
-        np.mean([shown.depth_of(level) for level in _loosest(shown, allowed, against)], axis=0)
+        np.mean([shown.depth_of(level) for level in _loosest(shown, near, against)], axis=0)
         for shown in (fitted, plain)
     ]
     saved = depths[1] - depths[0]
