@@ -336,6 +336,8 @@ def test_unknown_settings(folders):
         models.load(bert, dtype="int8")
     with pytest.raises(ModelError, match="device 'gpu' cannot be used here: "):
         models.load(bert, device="gpu")
+    with pytest.raises(ModelError, match="device 'meta' holds no numbers"):
+        models.load(bert, device="meta")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "~/nowhere-at-all", "a/b/c"])

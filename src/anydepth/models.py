@@ -368,6 +368,8 @@ def _device(name: str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device '{name}' cannot be used here: {one_line(error)}") from error
+    if device.type == "meta":
+        raise ModelError("device 'meta' holds no numbers: give another, such as 'cpu'")
     return device
 
 

@@ -181,6 +181,8 @@ ODD_NAMES = [
     "a:b",
     "\\back",
 ]
+POSSIBLE_NAMES = [name for name in ODD_NAMES if "\udcff" not in name]
+"""Of a result: what is no text is refused."""
 NOWHERE = [
     "~nosuch/x",
     "n" * 300,

@@ -100,6 +100,8 @@ def _damage(rng: random.Random, found: Plan, here: Path, about: list[str]) -> bo
     raw = file.read_bytes()
     about.append(inputs.damage(rng, file))
     used = any(f"{{{found.damaged}}}" in word for word in (*found.shape.argv, *found.extra))
+    # what generates is the model that is named, not the copy beside its exits
+    used = used and not (found.shape.verb == "generate" and file.suffix == ".safetensors")
     return used and file.read_bytes() != raw and inputs.is_sealed(found.shape.inputs[found.damaged or ""], file)
 
 

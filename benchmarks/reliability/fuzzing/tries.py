@@ -116,7 +116,7 @@ def plan(campaign: Campaign, seed: int, number: int, only: str | None = None) ->
         _make_odd(rng, campaign, found)
     else:
         found.place = rng.choice(["new", "new", "again", "odd"])
-        found.out = rng.choice(inputs.ODD_NAMES) if found.place == "odd" else "out"
+        found.out = rng.choice(inputs.POSSIBLE_NAMES) if found.place == "odd" else "out"
         found.out = f"./{found.out}" if found.out.startswith("-") else found.out
     if kind == "signal":
         late = rng.uniform(0, 1.1) * campaign.seconds.get(verb, 1.0)
