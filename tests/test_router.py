@@ -177,8 +177,8 @@ def test_the_callers_arrays_are_left_alone(exported: Path) -> None:
     np.testing.assert_array_equal(x, before)
 
 
-def test_it_runs_where_there_is_no_torch(exported: Path) -> None:
-    """Neither torch nor anything else but numpy and onnxruntime is needed, or imported."""
+def test_it_runs_where_there_is_no_torch(exported: Path, tmp_path: Path) -> None:
+    """Neither torch nor anything else but numpy and onnxruntime is needed, or imported; and no telemetry is written."""
     script = """
 import sys
 for name in ("torch", "transformers", "jaxtyping", "safetensors", "pandas", "scipy", "rich", "typer", "onnx"):
@@ -192,10 +192,11 @@ print(out.depth.tolist())
         [sys.executable, "-c", script, str(exported)],
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(SOURCE), "PATH": ""},
+        env={"PYTHONPATH": str(SOURCE), "PATH": "", "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
         check=False,
     )
     assert (done.stdout, done.returncode) == ("[2, 5]\n", 0), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 X = np.zeros((2, 2), dtype=np.float32)

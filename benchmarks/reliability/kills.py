@@ -296,7 +296,7 @@ def main() -> None:
     torch.set_num_threads(1)
     anydepth.workspace._SECONDS_BETWEEN_COMMITS = 0.02  # so that there is something to go on from
     html._bundle()  # a second that every process would spend again
-    number, draw = getattr(signal, f"SIG{asked.signal}"), random.Random(asked.seed)
+    number = getattr(signal, f"SIG{asked.signal}")
     root = Path(mkdtemp(prefix="kills-"))
     make_assets(root)
     table = recorded(asked.signal, asked.seed)
@@ -305,14 +305,12 @@ def main() -> None:
         place = root / name
         place.mkdir()
         expected = Expected.of(job, place)
-        row = table[name] = {
-            "seconds": round(expected.seconds, 2),
-            "tries": 0,
-            "wrong": [],
-            "volatile": sorted(expected.volatile),
-        }
-        for index in range(asked.tries):
-            moment = draw.uniform(0, expected.seconds)
+        if table.get(name, {"tries": asked.tries})["tries"] >= asked.tries:  # else that campaign was ended, and goes on
+            table[name] = {"tries": 0, "wrong": []}
+        row = table[name]
+        row |= {"seconds": round(expected.seconds, 2), "volatile": sorted(expected.volatile)}
+        for index in range(row["tries"], asked.tries):
+            moment = random.Random(f"{asked.seed} {name} {index}").uniform(0, expected.seconds)
             wrong = attempt(job, expected, moment, number, place, replaces=bool(index % 2))
             row["tries"] += 1
             row["wrong"] += [f"at {moment:.3f} s: {one}" for one in wrong]

@@ -101,9 +101,10 @@ def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
 
 @contextmanager
 def _shown(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
-    if not enabled or not (stderr.is_terminal or lines):
+    moves = stderr.is_terminal and stderr.file.isatty()  # FORCE_COLOR makes a terminal of a file, for colours
+    if not enabled or not (moves or lines):
         yield None
-    elif not stderr.is_terminal:
+    elif not moves:
         yield _lines()
     else:
         columns = (

@@ -54,7 +54,7 @@ class Case:
     @property
     def landed(self) -> Path:
         """Where its files are in the end."""
-        return self.out.resolve() if self.plan.place == "link" else self.out
+        return self.out.resolve() if self.plan.place == "link" else Path(os.path.normpath(self.out))
 
     def after(self) -> dict[str, str]:
         """Hashes of all files now, but of what the commands printed."""

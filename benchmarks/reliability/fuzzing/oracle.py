@@ -66,8 +66,6 @@ _IGNORED |= {
     "sealed",
     "transformers_version",
 }
-# Its telemetry, which it writes as soon as it is imported, whatever it is told later.
-_OF_ONNXRUNTIME = re.compile(r"/home/\.cache(/Microsoft(/.*)?)?$|/tmp/\.ses$")
 _TEMPORARY = re.compile(r"^\.|\.tmp$|\.lock$|\.part$|~$|\.new$|\.old$")
 # What anydepth itself says beside results: of how far it is, and of a generation.
 _SAID = ("anydepth: ", "no draft depth pays: ", "drafts at ", "certified ", "nothing ", "never calibrated", "loading")
@@ -146,7 +144,7 @@ def left_over(before: dict[str, str], after: dict[str, str], *, out: Path | None
     partial = None if out is None else out / ".partial"
     kept = partial if any(Path(path).name == "journal.json" and _is_in(path, partial) for path in after) else None
     for path in sorted(set(after) - set(before)):
-        if _OF_ONNXRUNTIME.search(path) or (kept and not succeeded and _is_around(Path(path), kept)):
+        if kept and not succeeded and _is_around(Path(path), kept):
             continue
         inside = out is not None and (Path(path).is_relative_to(out) or out.is_relative_to(path))
         if not succeeded or not inside or (Path(path) != out and _TEMPORARY.search(Path(path).name)):

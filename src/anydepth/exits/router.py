@@ -12,6 +12,7 @@ installed.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,9 +201,20 @@ class _Segment:
         return {name: values for name, values in arrays.items() if name in self.later}
 
 
+def load_onnxruntime() -> Any:
+    """The module `onnxruntime`, without its telemetry, unless the user's own setting asks for that.
+
+    It would write to the user's home folder and send from there, as soon as it is imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 def _segments(folder: Path, content: dict[str, Any], options: Any, providers: Sequence[str]) -> list[_Segment]:
     try:
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise ModelError(f"'{folder}' is run by onnxruntime: pip install onnxruntime") from error
     if options is None:

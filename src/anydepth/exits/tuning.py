@@ -20,7 +20,7 @@ _LEVELS_TO_COMPARE = 40
 _ROWS_TO_COMPARE = 4_000
 _LARGEST = 4.0
 """Temperatures lie within 1 / 4 and 4: beyond, a few samples would decide how sure all are."""
-_BY_CHANCE = 0.001
+_BY_CHANCE = 1e-6
 """How likely chance may make depths look so unevenly sure as they must for temperatures to be taken."""
 _ERRORS = 2.0
 """How many standard errors earlier samples must leave by the fitted temperatures."""
