@@ -1,6 +1,7 @@
 """What every test shares: no network, one thread per worker, a cache of its own, a browser where one is needed.
 
-Shapes and types of anydepth are checked at run time in all tests: `--jaxtyping-packages` in pyproject.toml.
+In modules whose signatures state shapes, all shapes and types are checked at every call. Checking types in the others,
+too, would make the tests take half as long again, and mypy does.
 """
 
 import os
@@ -16,7 +17,18 @@ _HF_HOME = tempfile.mkdtemp(prefix="anydepth-hf-")  # nothing found in, or left 
 os.environ["HF_HOME"] = _HF_HOME
 os.environ["HF_DATASETS_CACHE"] = os.path.join(_HF_HOME, "datasets")
 
+from pathlib import Path  # noqa: E402
+
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+SOURCE = Path(__file__).parents[1] / "src"
+SHAPED = [
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    for path in SOURCE.rglob("*.py")
+    if "from jaxtyping import" in path.read_text("utf-8")
+]
+install_import_hook(SHAPED, "beartype.beartype")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 import anydepth as ad
 from anydepth.certificates import Certificate, certified, fails, least_samples, minimal_depth, most_failures, p_value
@@ -82,6 +83,14 @@ def test_what_a_failure_is() -> None:
     assert fails(early, final, labels, "labels").tolist() == wrong
     # what the promise against labels is worth: accuracy falls by no more than the share of failures
     assert (final == labels).mean() - (early == labels).mean() <= np.mean(wrong)
+
+
+def test_shapes_in_signatures_are_checked_while_tests_run() -> None:
+    three, two = np.zeros(3, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    with pytest.raises(TypeCheckError):
+        fails(three, two, None, "model")
+    with pytest.raises(TypeCheckError):
+        fails(three.astype(float), three, None, "model")
 
 
 def test_the_minimal_depth_stops_at_the_first_gap() -> None:
