@@ -267,9 +267,23 @@ def test_two_processes_give_what_one_gives(assets: Path, tmp_path: Path) -> None
     assert names_in(tmp_path / "two") == MODEL
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_file_gets_no_bars_whatever_its_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FORCE_COLOR makes rich take any file for a terminal."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
+    monkeypatch.setattr(terminal, "stderr", screen)
+    with terminal.bars(enabled=True) as report:
+        assert report is None
+    assert screen.export_text() == ""
+
+
 def test_a_bar_for_each_kind_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars of training and evaluating take turns; neither is drawn anew."""
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
+    screen = Console(file=Terminal(), force_terminal=True, width=100, record=True)
     monkeypatch.setattr(terminal, "stderr", screen)
     with terminal.bars(enabled=True) as report:
         assert report is not None
