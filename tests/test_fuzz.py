@@ -61,6 +61,13 @@ def test_endings_are_judged(kind: str) -> None:
     assert (fault in faults) if fault else faults == []
 
 
+def test_colours_that_were_asked_for_are_no_escapes() -> None:
+    ours, theirs = (Ended(status=0, out=f"\x1b[31m{text}\x1b[0m", err="", seconds=1) for text in ("3 %", "red"))
+    for ended, asked, fault in ((ours, True, False), (ours, False, True), (theirs, True, True)):
+        faults = oracle.ending(ended, number=0, tty=False, stdout="file", colours=asked)
+        assert ("escape" in faults) == fault
+
+
 def test_files_are_judged(tmp_path: Path) -> None:
     out, mine = tmp_path / "out", tmp_path / "mine.txt"
     out.mkdir()

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,10 @@ _IGNORED |= {
 }
 _TEMPORARY = re.compile(r"^\.|\.tmp$|\.lock$|\.part$|~$|\.new$|\.old$")
 # What anydepth itself says beside results: of how far it is, and of a generation.
-_SAID = ("anydepth: ", "no draft depth pays: ", "drafts at ", "certified ", "nothing ", "never calibrated", "loading")
-_SAID += ("writing", "training", "evaluating", "stopping after this step")
+_SAID = ("anydepth: ", "no draft depth pays: ", "drafts at ", "at depth ", "certified ", "nothing ")
+_SAID += ("never calibrated", "loading", "writing", "training", "evaluating", "stopping after this step")
 _OURS = re.compile(rf"^({'|'.join(_SAID)}|\d+(/\d+)? |all blocks$)")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PAYLOADS = ("\x1b[31m", "\x9b1m", "\x1b]0;")
 _NAMED = {
@@ -103,8 +105,18 @@ def hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def ending(ended: Ended, *, number: int, tty: bool, stdout: str) -> Iterator[str]:
-    """Faults of how a command ended and of what it said."""
+def ending(ended: Ended, *, number: int, tty: bool, stdout: str, colours: bool = False) -> Iterator[str]:
+    """Faults of how a command ended and of what it said.
+
+    Args:
+        ended: how, with what it printed.
+        number: of the signal it was sent.
+        tty: whether it had a terminal.
+        stdout: what its standard output was.
+        colours: whether it was asked for colours, terminal or not.
+    """
+    if colours and "\x1b[31mred" not in ended.out + ended.err:  # a colour that data bring
+        ended = replace(ended, out=_COLOUR.sub("", ended.out), err=_COLOUR.sub("", ended.err))
     allowed = {0, 2} | TOLD.get(signal.Signals(number), set()) if number else {0, 2}
     if stdout in ("closed", "full", "absent"):
         allowed = allowed | {1, 141}
