@@ -63,8 +63,8 @@ def test_endings_are_judged(kind: str) -> None:
 
 def test_colours_that_were_asked_for_are_no_escapes() -> None:
     ours, theirs = (Ended(status=0, out=f"\x1b[31m{text}\x1b[0m", err="", seconds=1) for text in ("3 %", "red"))
-    for ended, asked, fault in ((ours, True, False), (ours, False, True), (theirs, True, True)):
-        faults = oracle.ending(ended, number=0, tty=False, stdout="file", colours=asked)
+    for ended, fault in ((ours, True), (oracle.without_colours(ours), False), (oracle.without_colours(theirs), True)):
+        faults = oracle.ending(ended, number=0, tty=False, stdout="file")
         assert ("escape" in faults) == fault
 
 

@@ -105,18 +105,15 @@ def hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def ending(ended: Ended, *, number: int, tty: bool, stdout: str, colours: bool = False) -> Iterator[str]:
-    """Faults of how a command ended and of what it said.
+def without_colours(ended: Ended) -> Ended:
+    """What was printed without the colours that were asked for; those that data bring stay."""
+    if "\x1b[31mred" in ended.out + ended.err:
+        return ended
+    return replace(ended, out=_COLOUR.sub("", ended.out), err=_COLOUR.sub("", ended.err))
 
-    Args:
-        ended: how, with what it printed.
-        number: of the signal it was sent.
-        tty: whether it had a terminal.
-        stdout: what its standard output was.
-        colours: whether it was asked for colours, terminal or not.
-    """
-    if colours and "\x1b[31mred" not in ended.out + ended.err:  # a colour that data bring
-        ended = replace(ended, out=_COLOUR.sub("", ended.out), err=_COLOUR.sub("", ended.err))
+
+def ending(ended: Ended, *, number: int, tty: bool, stdout: str) -> Iterator[str]:
+    """Faults of how a command ended and of what it said."""
     allowed = {0, 2} | TOLD.get(signal.Signals(number), set()) if number else {0, 2}
     if stdout in ("closed", "full", "absent"):
         allowed = allowed | {1, 141}
