@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import anydepth.moving
-from anydepth.errors import ModelError, OutputError, TraceFileError
+from anydepth.errors import AnydepthError, ModelError, OutputError, TraceFileError
 from anydepth.intact import imprint
 from anydepth.outputs import OutputKind, output, settle
 from anydepth.signals import Stopped, held_back, stopping
@@ -294,6 +294,16 @@ def test_links_lead_where_they_lead_and_are_not_replaced(tmp_path: Path) -> None
     (tmp_path / "nowhere").symlink_to("not there")
     with pytest.raises(OutputError, match="a link that leads nowhere"):
         make(tmp_path / "nowhere", "new")
+
+
+def test_links_in_a_circle_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "data").mkdir()
+    with (
+        pytest.raises(AnydepthError, match="cannot write .*loop"),
+        output(tmp_path / "loop" / "out", KIND, inputs={"data": tmp_path / "data"}),
+    ):
+        pass
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold no such names")

@@ -589,3 +589,8 @@ def test_importing_the_report_imports_no_charts():
     code = "import sys, anydepth.report; sys.exit('altair' in sys.modules or 'vl_convert' in sys.modules)"
     source = Path(html.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(source)}, check=False).returncode == 0
+
+
+def test_a_name_that_is_no_text_is_spelled_out(tmp_path):
+    page = html.save("data: \udcff.csv", tmp_path / "report.html")
+    assert page.read_text("utf-8") == "data: \\udcff.csv"

@@ -28,7 +28,7 @@ from anydepth.jobs import Job
 from anydepth.loaded import LoadedModel, Task
 from anydepth.measures.intervals import wilson
 from anydepth.objectives import Objective
-from anydepth.paths import local_path
+from anydepth.paths import local_path, real_path
 from anydepth.provenance import versions
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.runfolder import RunFolder
@@ -93,7 +93,7 @@ def align(
     """
     run = RunFolder(Path(out))
     objective, arguments, scratch = job.resolved(), job.arguments(run.checkpoints), job.starts_from_scratch()
-    if local_path(job.model).resolve() == run.path.resolve():
+    if real_path(local_path(job.model)) == real_path(run.path):
         raise TrainingError(f"'{out}' is the model to begin with, and would be overwritten: give another --out")
     settings = job.settings(arguments)
     run.standing(settings, resume=resume, restart=restart)
@@ -298,7 +298,7 @@ def _finish(
             done = replace(done, notes=(*done.notes, *along.notes))
         with writing(run.path):
             (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, of what align.json says
-            (beside / "README.md").write_text(card(done), encoding="utf-8")
+            (beside / "README.md").write_text(card(done), encoding="utf-8", errors="backslashreplace")
         files = sorted(file.name for file in beside.iterdir())
         run.finish(beside, settings, {**done.as_plain(), "files": files}, keep_checkpoints=keep_checkpoints)
     run.clear()

@@ -166,7 +166,7 @@ def _with_companions(result: Cut, beside: Path) -> Cut:
     else:
         result = replace(result, notes=(*result.notes, *carry(source, beside, card=OLD_CARD).notes))
     with writing(beside):
-        (beside / "README.md").write_text(_card(result, beside / OLD_CARD), encoding="utf-8")
+        (beside / "README.md").write_text(_card(result, beside / OLD_CARD), encoding="utf-8", errors="backslashreplace")
     return result
 
 

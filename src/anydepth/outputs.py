@@ -39,6 +39,7 @@ from anydepth.moving import (
     undo,
     write_plan,
 )
+from anydepth.paths import real_path
 from anydepth.signals import Stopped, held_back
 
 PARTIAL = ".partial"
@@ -325,7 +326,7 @@ def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | No
 
 def _unchanged(folder: Path, name: str, expected: Any) -> bool:
     path = folder / name
-    if path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+    if path.is_symlink() or not path.is_file() or not real_path(path).is_relative_to(real_path(folder)):
         return False
     return bool(imprint(path) == expected)
 
@@ -345,18 +346,18 @@ def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> Non
         source = _existing(name)
         if source is None:
             continue
-        inside = what == "data" and source.is_dir() and folder.resolve().is_relative_to(source)
-        if inside or folder.resolve() == source:
+        inside = what == "data" and source.is_dir() and real_path(folder).is_relative_to(source)
+        if inside or real_path(folder) == source:
             raise OutputError(f"'{folder}' is the {what} to be read, or lies in it: give another folder (out, --out)")
 
 
 def _require_not_replaced(opened: Output, inputs: Mapping[str, str | Path | None]) -> None:
     """See that nothing that is read is among the files that are to be replaced."""
-    replaced = [opened.folder.resolve() / name for name in (*opened._written, opened.kind.mark) if name]
+    replaced = [real_path(opened.folder) / name for name in (*opened._written, opened.kind.mark) if name]
     for what, name in inputs.items():
         source = _existing(name)
         if source is not None and any(path == source or source in path.parents for path in replaced):
-            if source in opened.folder.resolve().parents:
+            if source in real_path(opened.folder).parents:
                 continue  # above the folder: all of a model, say, of which this is a part
             raise OutputError(
                 f"'{name}' is the {what} to be read, and would be replaced in '{opened.folder}': give another folder "

@@ -33,6 +33,18 @@ def local_path(name: str | Path) -> Path:
         return path
 
 
+def real_path(path: str | Path) -> Path:
+    """The absolute path with all links followed, as far as they lead anywhere.
+
+    Unlike `Path.resolve` it never raises: of links in a circle, whoever opens them will tell.
+
+    Example:
+        >>> real_path("/no/./such/../thing").as_posix()
+        '/no/thing'
+    """
+    return Path(os.path.realpath(path))
+
+
 def _is_there(path: Path) -> bool:
     return os.path.lexists(path)
 

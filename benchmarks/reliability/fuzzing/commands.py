@@ -229,4 +229,5 @@ def more(rng: random.Random, verb: str, known: dict[str, bool]) -> Iterator[str]
         yield flag
         if known[flag]:
             fits = GOOD.get(f"{verb} {flag}", GOOD[flag])
-            yield rng.choice(fits if rng.random() < 0.6 else BAD)
+            value = rng.choice(fits if rng.random() < 0.6 else BAD)
+            yield fits[0] if (flag, value) == ("--epochs", "99") else value  # an hour of training is no fault

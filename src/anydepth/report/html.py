@@ -53,9 +53,12 @@ def page(**context: Any) -> str:
 
 
 def save(content: str, path: Path) -> Path:
-    """Write a page; an existing file is replaced at once or not at all."""
+    """Write a page; an existing file is replaced at once or not at all.
+
+    In names of files, what is no text is spelled out.
+    """
     with replacing(path) as beside:
-        beside.write_text(content, encoding="utf-8")
+        beside.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path
 
 
