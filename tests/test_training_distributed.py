@@ -19,9 +19,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from anydepth import telling
 from anydepth.checkpoints import last_checkpoint
 from anydepth.objectives import OBJECTIVES, AlignedLoss
 from anydepth.result import Trace
+from anydepth.signals import Stopped, stopping
 from anydepth.stack import Stack
 
 WORKER, BLOCKS = Path(train_worker.__file__), train_worker.BLOCKS
@@ -174,6 +176,22 @@ def test_all_processes_stop_where_one_is_asked_to(two: Path) -> None:
     """What a scheduler may do; both leave after the same step, and the checkpoint of that step is whole."""
     assert [read(two / "stopped", f"stopped-{rank}") for rank in (0, 1)] == [[3, signal.SIGTERM]] * 2
     assert last_checkpoint(two / "stopped") == two / "stopped" / "checkpoint-3"
+
+
+def test_ones_own_signal_is_not_the_second_after_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher sends it to all processes, one by one: the checkpoint of the first is not to be cut off."""
+    monkeypatch.setattr(telling, "largest", lambda number, device: signal.SIGTERM)
+    interrupt, control, saved = telling.Interrupt(print), transformers.TrainerControl(), []
+
+    def step() -> None:
+        with stopping(), interrupt.awaited():
+            interrupt.on_step_end(None, None, control)
+            signal.raise_signal(signal.SIGTERM)
+            saved.append(control.should_save)
+
+    with pytest.raises(Stopped):
+        step()
+    assert saved == [True]
 
 
 @pytest.mark.parametrize("version", [1, 2])

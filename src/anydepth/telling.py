@@ -105,9 +105,9 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
 
         with handling(come):
             yield
-            stop = self._agreed()
-        if stop and self.came is not None:
-            signal.raise_signal(self.came)
+            number = self._agreed()
+        if number:
+            signal.raise_signal(number)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop, if it came."""
@@ -119,9 +119,10 @@ class Interrupt(TrainerCallback):  # type: ignore[misc]
         if self._agreed():
             control.should_evaluate = control.should_save = False
 
-    def _agreed(self) -> bool:
-        """Whether it came to any process; all of them must ask at the same time."""
-        number = largest(self.came or 0, self._device)
-        if number:
-            self.came = number
-        return bool(number)
+    def _agreed(self) -> int:
+        """The signal that came to any process, or 0; all of them must ask at the same time.
+
+        What came to another is not noted: a launcher sends the same to all, one by one, and this one's own must not
+        seem the second.
+        """
+        return largest(self.came or 0, self._device)
