@@ -25,8 +25,6 @@ from anydepth.outputs import OutputKind, output, settle
 from anydepth.signals import Stopped, held_back, stopping
 from anydepth.verbs.words import default_folder
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 KIND = OutputKind(job="make", mark="made.json", names=("numbers.txt", "deep/er/part.txt"))
 ALONE = replace(KIND, alone="holds something else already", error=ModelError)
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.listdir", "os.scandir"}
@@ -294,6 +292,17 @@ def test_links_lead_where_they_lead_and_are_not_replaced(tmp_path: Path) -> None
     (tmp_path / "nowhere").symlink_to("not there")
     with pytest.raises(OutputError, match="a link that leads nowhere"):
         make(tmp_path / "nowhere", "new")
+
+
+def test_what_is_read_is_named_literally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose very name begins with ~ is nobody's home."""
+    monkeypatch.chdir(tmp_path)
+    Path("~nosuchuser").mkdir()
+    with (
+        pytest.raises(OutputError, match="is the data to be read, or lies in it"),
+        output(Path("~nosuchuser") / "out", KIND, inputs={"data": "~nosuchuser"}),
+    ):
+        pass
 
 
 def test_links_in_a_circle_are_one_line(tmp_path: Path) -> None:

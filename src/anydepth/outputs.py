@@ -39,7 +39,7 @@ from anydepth.moving import (
     undo,
     write_plan,
 )
-from anydepth.paths import real_path
+from anydepth.paths import local_path, real_path
 from anydepth.signals import Stopped, held_back
 
 PARTIAL = ".partial"
@@ -213,6 +213,7 @@ def output(
     if rank:
         yield Output(folder, kind)
         return
+    _require_text(folder)
     _require_apart(folder, inputs or {})
     if (folder.absolute(), threading.get_ident()) in _open.get():
         yield _opened(folder, kind, inputs or {})
@@ -331,33 +332,39 @@ def _unchanged(folder: Path, name: str, expected: Any) -> bool:
     return bool(imprint(path) == expected)
 
 
-def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
-    """See that libraries can write to a folder of that name, and that it is none that is read, nor in one of data."""
+def _require_text(folder: Path) -> None:
+    """See that the folder's name is text: safetensors writes to any, and reads from no other."""
     try:
         os.fsencode(folder.absolute()).decode()
     except UnicodeDecodeError:
         raise OutputError(
             f"the name of '{folder}' is no UTF-8, and safetensors writes to no other: give another folder (out, --out)"
         ) from None
+
+
+def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
+    """See that the folder is none that is read, and lies in no folder of data."""
     with writing(folder):
         if folder.is_symlink() and not folder.exists():
             raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
+    real = real_path(folder)
     for what, name in inputs.items():
         source = _existing(name)
         if source is None:
             continue
-        inside = what == "data" and source.is_dir() and real_path(folder).is_relative_to(source)
-        if inside or real_path(folder) == source:
+        inside = what == "data" and source.is_dir() and real.is_relative_to(source)
+        if inside or real == source:
             raise OutputError(f"'{folder}' is the {what} to be read, or lies in it: give another folder (out, --out)")
 
 
 def _require_not_replaced(opened: Output, inputs: Mapping[str, str | Path | None]) -> None:
     """See that nothing that is read is among the files that are to be replaced."""
-    replaced = [real_path(opened.folder) / name for name in (*opened._written, opened.kind.mark) if name]
+    real = real_path(opened.folder)
+    replaced = [real / name for name in (*opened._written, opened.kind.mark) if name]
     for what, name in inputs.items():
         source = _existing(name)
         if source is not None and any(path == source or source in path.parents for path in replaced):
-            if source in real_path(opened.folder).parents:
+            if source in real.parents:
                 continue  # above the folder: all of a model, say, of which this is a part
             raise OutputError(
                 f"'{name}' is the {what} to be read, and would be replaced in '{opened.folder}': give another folder "
@@ -368,9 +375,9 @@ def _require_not_replaced(opened: Output, inputs: Mapping[str, str | Path | None
 def _existing(name: str | Path | None) -> Path | None:
     """Where a name leads that may be a path; None if it leads nowhere."""
     try:
-        path = Path(name).expanduser().resolve() if name else None
+        path = real_path(local_path(name)) if name else None
         return path if path is not None and path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a user there is not
+    except (OSError, ValueError):  # too long, a loop of links, or no name at all
         return None
 
 

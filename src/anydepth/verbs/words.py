@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from anydepth.errors import PolicyError
+from anydepth.paths import local_path, real_path
 
 
 def depths_of(text: str) -> tuple[int, ...]:
@@ -51,9 +52,9 @@ def default_folder(*names: str | Path, suffix: str = "") -> Path:
 
 def _identity(name: str) -> tuple[str, str]:
     """What a name stands for, and how to call it for short."""
-    with suppress(OSError, RuntimeError, ValueError):
-        path = Path(name).expanduser()
+    with suppress(OSError, ValueError):
+        path = local_path(name)
         if path.exists():
-            resolved = path.resolve()
-            return (resolved.name if resolved.parent == Path.cwd().resolve() else str(resolved)), resolved.name
+            real = real_path(path)
+            return (real.name if real.parent == real_path(".") else str(real)), real.name
     return name, name
