@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pages
 
 from anydepth.certificates import Failures
 from anydepth.exits.calibration import calibrate
@@ -182,15 +183,6 @@ def run(setting: Setting, draws: int, seed: int = 0) -> dict[str, float]:
     }
 
 
-def row(name: str, found: dict[str, float]) -> str:
-    """A line of the table."""
-    return (
-        f"| {name} | {found['violations']:.4f} ({found['low']:.4f}–{found['high']:.4f}) | {found['delta']:g} | "
-        f"{found['violations_without']:.4f} | {found['certified']:.3f} | {found['depth']:.3f} | "
-        f"{found['depth_without']:.3f} | {found['apart']:+.4f} ± {found['standard_error']:.4f} |"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2_000)
@@ -198,14 +190,13 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=settings(), metavar="NAME")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
-    print("| setting | violations (95 %) | allowed | without T | certified | mean depth | without T | difference |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|")
+    print(pages.table(pages.CALIBRATIONS, []))
     table, start = {}, time.process_time()
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     for name, setting in settings().items():
         if chosen.settings is None or name in chosen.settings:
             table[name] = run(setting, chosen.draws, chosen.seed)
-            print(row(name, table[name]), flush=True)
+            print(pages.row(pages.calibrations(name, table[name])), flush=True)
             write_json(chosen.out, {"draws": chosen.draws, "seed": chosen.seed, "settings": table})
     print(f"{time.process_time() - start:.0f} CPU seconds")
 

@@ -305,9 +305,9 @@ def main() -> None:
         place = root / name
         place.mkdir()
         expected = Expected.of(job, place)
-        if table.get(name, {"tries": asked.tries})["tries"] >= asked.tries:  # else that campaign was ended, and goes on
-            table[name] = {"tries": 0, "wrong": []}
-        row = table[name]
+        row = table.get(name)
+        if row is None or row["tries"] >= asked.tries:  # else that campaign was ended, and goes on
+            row = table[name] = {"tries": 0, "wrong": []}
         row |= {"seconds": round(expected.seconds, 2), "volatile": sorted(expected.volatile)}
         for index in range(row["tries"], asked.tries):
             moment = random.Random(f"{asked.seed} {name} {index}").uniform(0, expected.seconds)

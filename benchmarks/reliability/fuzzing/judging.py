@@ -111,8 +111,8 @@ def _odd(case: Case) -> Iterator[str]:
     ended = zygote.run(case.argv, case.here, around)
     case.result.status, case.result.said = ended.status, ended.err
     if "--debug" not in case.argv:  # which is to show where an error comes from
-        said = oracle.without_colours(ended) if "FORCE_COLOR" in around.environment else ended
-        yield from oracle.ending(said, number=0, tty=around.stdout == "tty", stdout=around.stdout)
+        plain = oracle.without_colours(ended) if "FORCE_COLOR" in around.environment else ended
+        yield from oracle.ending(plain, number=0, tty=around.stdout == "tty", stdout=around.stdout)
     after, done = case.after(), ended.status == 0
     # what could not be printed may have been done
     finished = done or (ended.status in (2, 141) and around.stdout in ("closed", "full", "absent"))

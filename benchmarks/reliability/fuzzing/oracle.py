@@ -150,8 +150,9 @@ def changes(before: dict[str, str], after: dict[str, str], *, replaceable: set[s
 
 def left_over(before: dict[str, str], after: dict[str, str], *, out: Path | None, succeeded: bool) -> Iterator[str]:
     """What is there and should not: anything after a refusal, and after a success what is not the result."""
-    partial = None if out is None else out / ".partial"
-    kept = partial if any(Path(path).name == "journal.json" and _is_in(path, partial) for path in after) else None
+    kept = None if out is None else out / ".partial"
+    if not any(Path(path).name == "journal.json" and _is_in(path, kept) for path in after):
+        kept = None
     for path in sorted(set(after) - set(before)):
         if kept and not succeeded and _is_around(Path(path), kept):
             continue
