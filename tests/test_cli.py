@@ -213,8 +213,7 @@ OPTIONS: dict[str, tuple[list[str], Callable[[Trace], bool]]] = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_do_what_they_say(option: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
+def test_options_do_what_they_say(option: str, command: Command) -> None:
     arguments, holds = OPTIONS[option]
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", *arguments)
     assert done.status == 0
@@ -225,7 +224,6 @@ def test_options_do_what_they_say(option: str, command: Command, monkeypatch: py
 
 
 def test_what_kept_states_take_is_told_warned_of_and_limited(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     arguments = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--keep-states")
     done = command(*arguments)
     first, *_ = done.err.splitlines()
@@ -250,8 +248,7 @@ def test_what_kept_states_take_is_told_warned_of_and_limited(command: Command, m
     assert json.loads(done.out)["out"] == "out"
 
 
-def test_no_result_depends_on_the_batch_size(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
+def test_no_result_depends_on_the_batch_size(command: Command) -> None:
     for size in ("1", "7", "100"):
         assert command("trace", "~bert", "--data", "~reviews.csv", "--out", size, "--batch-size", size).status == 0
     for size in ("1", "7"):
@@ -416,7 +413,6 @@ def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return collect(self, *arguments)
 
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     monkeypatch.setattr(anydepth.collect.Pass, "_collect", stopping)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
     done = command(*again)
@@ -441,7 +437,6 @@ def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypa
             signal.raise_signal(getattr(signal, name))
         return collect(self, *arguments)
 
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     monkeypatch.setattr(anydepth.collect.Pass, "_collect", stopped)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
     done = command(*again)
@@ -461,7 +456,6 @@ def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: p
             raise KeyboardInterrupt
         return collect(self, *arguments)
 
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
     monkeypatch.setattr(anydepth.collect.Pass, "_collect", counting)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size")
     assert command(*again, "3").status == 130

@@ -70,8 +70,8 @@ def test_images_from_a_config(command: Command) -> None:
     assert re.fullmatch(r"5/5 evaluating, accuracy at depth 1: [\d.]+, 2: [\d.]+, 3: [\d.]+", lines[-1])
 
 
-def test_the_result_is_traced_as_it_is(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
+@pytest.mark.usefixtures("undrawn")
+def test_the_result_is_traced_as_it_is(command: Command) -> None:
     text = ("--data", "~reviews.csv")
     assert command("align", "~bert", *text, *FEW, "--objective", "heads", "--out", "out").status == 0
     values = json.loads(Path("out/align.json").read_text())["result"]["values"]

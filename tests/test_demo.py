@@ -150,12 +150,10 @@ def test_one_report_shows_both(shown: tuple[Path, Any]) -> None:
         assert f"Accuracy by class and depth, {name}" in page
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few", "undrawn")
 def test_the_command_prints_a_table_that_has_both_side_by_side(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
-    monkeypatch.setattr("anydepth.report.page.write", lambda *_, **__: None)
     assert run(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
     out, err = capsys.readouterr()
     assert err == ""

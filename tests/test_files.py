@@ -27,14 +27,10 @@ from anydepth.measures.moments import Moments
 from anydepth.result import Rows, Trace
 from anydepth.tracing import trace, trace_states
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TEXTS, LABELS = naive.sentences(12), naive.classes(12)
 BATCHES = naive.padded(TEXTS, LABELS, 5)
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second for each, and tested elsewhere."""
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
 
 
 def equal(one: Trace, other: Trace) -> None:

@@ -30,12 +30,6 @@ FROM_SUMS = ("cka", "cka_biased")
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # shrinking a split of samples takes minutes and tells nothing
 
 
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second for each, and tested elsewhere."""
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
-
-
 def narrow() -> nn.Module:
     """So narrow that a few rows are enough for CKA to come from sums."""
     torch.manual_seed(0)

@@ -21,16 +21,12 @@ from anydepth.room import Room
 from anydepth.tracing import trace
 from anydepth.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COUNT, SIZE = 12, 4
 TEXTS, LABELS = naive.sentences(COUNT), naive.classes(COUNT)
 BATCHES = naive.padded(TEXTS, LABELS, SIZE)
 ROW = 4 * 32 * (zoo.BLOCKS + 1)  # bytes of a sample's states at all depths
-
-
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second for each, and tested elsewhere."""
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
 
 
 def kept(data: Any, out: Path, **settings: Any) -> Trace:

@@ -33,12 +33,6 @@ TEXTS, LABELS = naive.sentences(COUNT), naive.classes(COUNT)
 BATCHES = naive.padded(TEXTS, LABELS, SIZE)
 
 
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second for each, and tested elsewhere."""
-    monkeypatch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
-
-
 def bert() -> nn.Module:
     return zoo.build("bert")[0]
 
