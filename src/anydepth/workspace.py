@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from anydepth.disk import remove_tree
 from anydepth.errors import IncompatibleTraces, TraceFileError
+from anydepth.locks import scratch_folder
 from anydepth.outputs import OutputKind, output
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.store import RowFile, read_json, write_json, writing
@@ -202,8 +202,8 @@ def working_folder(out: str | Path | None, kind: OutputKind, *, resume: bool) ->
         resume: False to forget what an interrupted pass left there.
     """
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="anydepth-") as folder:
-            yield Path(folder)
+        with scratch_folder() as folder:
+            yield folder
         return
     rank, ranks = rank_and_count()
     with output(out, kind, rank=rank, ranks=ranks) as opened:

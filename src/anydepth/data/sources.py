@@ -1,7 +1,6 @@
 """Where data come from: the splits behind a name."""
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from anydepth.data.folders import read_folder
 from anydepth.data.tables import kind_of, read_tables
 from anydepth.errors import DataError
 from anydepth.hub import translated
+from anydepth.locks import scratch_folder
 from anydepth.paths import entry_at, local_path, shown
 
 DIGITS = "digits"
@@ -178,8 +178,8 @@ def _plainly_named(folder: Path) -> Iterator[str]:
     if not _SPECIAL.search(str(absolute)):
         yield str(absolute)
         return
-    with tempfile.TemporaryDirectory(prefix="anydepth-") as place:
-        link = Path(place) / "data"
+    with scratch_folder() as place:
+        link = place / "data"
         link.symlink_to(absolute, target_is_directory=True)
         yield str(link)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import nn
 
 from anydepth.collect import Progress
 from anydepth.errors import MeasureError
+from anydepth.locks import scratch_folder
 from anydepth.provenance import data_fingerprint, describe_model, now, versions
 from anydepth.stack import Stack
 from anydepth.theory.closeness import closeness
@@ -62,8 +61,8 @@ def examine(
         (['measured', 'not centred', 'random walk', 'shuffled'], ['final', 'true'], (4,))
     """
     stack, told = _stack(model), dict(describe or {})
-    with TemporaryDirectory(prefix="anydepth-") as folder:
-        own, others = (Path(folder) / name for name in ("model", "reference"))
+    with scratch_folder() as folder:
+        own, others = (folder / name for name in ("model", "reference"))
         own.mkdir()
         others.mkdir()
         seen = observe(stack, data, own, tokens=tokens, readout=readout, labels=labels, progress=progress)
