@@ -6,7 +6,9 @@ too, would make the tests take half as long again, and mypy does.
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 
 # Read by the libraries when they are first imported, so set before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,6 +33,13 @@ SHAPED = [
 install_import_hook(SHAPED, "beartype.beartype")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_configure() -> None:
+    """Handle signals as in a terminal: `nohup`, or a script's `&`, has whatever it starts ignore some."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(getattr(signal, "SIGHUP", signal.SIGTERM), signal.SIG_DFL)
 
 
 def pytest_sessionfinish() -> None:
