@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
     from anydepth.lens import Lens
     from anydepth.objectives import AlignedLoss
-    from anydepth.result import Trace
     from anydepth.stack import Stack
+    from anydepth.trace_ import Trace
     from anydepth.tracing import trace, trace_states
     from anydepth.truncating import truncate
 
@@ -64,7 +64,7 @@ _HOMES = {
     "Margin": "exits.policies",
     "Patience": "exits.policies",
     "Stack": "stack",
-    "Trace": "result",
+    "Trace": "trace_",
     "compare": "comparing",
     "exit_curve": "exits.curve",
     "trace": "tracing",

@@ -13,9 +13,10 @@ from anydepth.errors import IncompatibleTraces, LabelError
 from anydepth.measures.similarity import similarities
 from anydepth.padding import COUNTED
 from anydepth.provenance import data_fingerprint, now, versions
-from anydepth.result import ROW_COLUMNS, Rows, Trace, by_field
+from anydepth.result import ROW_COLUMNS, Rows, by_field
 from anydepth.stack import Stack
 from anydepth.store import StoredStates
+from anydepth.trace_ import Trace
 from anydepth.windows import texts_of
 from anydepth.workspace import Workspace
 

@@ -15,7 +15,7 @@ from anydepth.measures.chance import Chance, chance
 from anydepth.measures.differences import Differences, paired
 from anydepth.measures.similarity import Progress, similarities
 from anydepth.measures.states import States, depth_slices, epsilons, locate, rows_per_chunk
-from anydepth.result import Trace, by_field
+from anydepth.result import TraceData, by_field
 from anydepth.store import plain
 from anydepth.tracing import check_measures
 
@@ -123,8 +123,8 @@ class Comparison:
 
 
 def compare(
-    a: Trace,
-    b: Trace,
+    a: TraceData,
+    b: TraceData,
     *,
     measures: Sequence[str] | None = None,
     despite: Sequence[str] = (),
@@ -210,7 +210,7 @@ class _Across:
     notes: tuple[str, ...] = ()
 
 
-def _wanted(a: Trace, b: Trace, measures: Sequence[str] | None) -> tuple[str, ...]:
+def _wanted(a: TraceData, b: TraceData, measures: Sequence[str] | None) -> tuple[str, ...]:
     """What is asked for; if nobody said, what can be had."""
     if measures is not None:
         return tuple(measures)
@@ -244,7 +244,7 @@ def _matched(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
 
 
 def _differences(
-    a: Trace, b: Trace, joined: Joined, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
+    a: TraceData, b: TraceData, joined: Joined, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
 ) -> tuple[dict[str, Differences], dict[str, Float64[np.ndarray, "2 p"]]]:
     """The statistics of the readout that both traces have."""
     differences: dict[str, Differences] = {}
@@ -264,11 +264,11 @@ def _differences(
     return differences, values
 
 
-def _has(trace: Trace, name: str) -> bool:
+def _has(trace: TraceData, name: str) -> bool:
     return ("agreement" if name == "settled" else name) in trace.statistics
 
 
-def _rows(trace: Trace, name: str) -> Float64[np.ndarray, "n k"]:
+def _rows(trace: TraceData, name: str) -> Float64[np.ndarray, "n k"]:
     """The statistic of each answer at each depth."""
     if name == "settled":
         return np.asarray(trace.saturation_depth[:, None] <= np.arange(trace.depth + 1)[None], dtype=float)
@@ -322,5 +322,5 @@ def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | 
     return Match(best, float(value[best]), tuple(int(one) for one in near if one != best))
 
 
-def _name(trace: Trace) -> str:
+def _name(trace: TraceData) -> str:
     return str(trace.provenance.get("model", {}).get("name", "states"))

@@ -14,9 +14,9 @@ from anydepth.loaded import LoadedModel
 from anydepth.objectives import objective_named
 from anydepth.outputs import OutputKind, output
 from anydepth.pixels import plain
-from anydepth.result import Trace
 from anydepth.stack import Stack
 from anydepth.store import replacing_folder, write_json
+from anydepth.trace_ import Trace
 from anydepth.tracing import trace
 
 BLOCKS, WIDTH, CLASSES, SIDE = 8, 64, 10, 8

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -29,21 +29,24 @@ from anydepth.intact import read_sealed, require_intact, sealed, stated
 from anydepth.measures.moments import Moments
 from anydepth.measures.states import ArrayStates
 from anydepth.outputs import PARTIAL, output, settle
-from anydepth.result import ARRAYS, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, Trace
+from anydepth.result import ARRAYS, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, TraceData
 from anydepth.result import REPORT as REPORT
 from anydepth.store import RowFile, StoredStates, plain, read_json, require_space, write_json
 
 FORMAT = 2
+T = TypeVar("T", bound=TraceData)
 _ROWS_AT_ONCE = 4096
 
 
-def save(trace: Trace, folder: Path, *, report: bool = True, sums: bool = True) -> Path:
+def save(
+    trace: TraceData, folder: Path, *, report: Callable[[Path], object] | None = None, sums: bool = True
+) -> Path:
     """Write a trace to a folder, over one that may be there.
 
     Args:
         trace: what to write.
         folder: made if missing.
-        report: write the report too.
+        report: writes the report to a file; None for none.
         sums: write what merging needs; (K·D)² / 2 numbers, so tens of megabytes for a base-sized model.
 
     Returns:
@@ -65,7 +68,9 @@ def adding(folder: Path) -> Iterator[Path]:
         yield staged
 
 
-def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool) -> None:
+def _write(
+    trace: TraceData, folder: Path, staged: Path, *, report: Callable[[Path], object] | None, sums: bool
+) -> None:
     arrays = _arrays(trace)
     moments = trace.moments.to_tensors() if sums and trace.moments is not None else None
     needed = sum(array.nbytes for array in arrays.values())
@@ -81,7 +86,7 @@ def _write(trace: Trace, folder: Path, staged: Path, *, report: bool, sums: bool
         _write_states(trace.states, staged / STATES, ready)
         states = _about_states(staged / STATES, trace.states.widths)
     if report:
-        trace.report(staged / REPORT)
+        report(staged / REPORT)
     content = {
         "format": FORMAT,
         "names": list(trace.names),
@@ -130,7 +135,7 @@ def _linked(there: Path, here: Path) -> bool:
     return True
 
 
-def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
+def _arrays(trace: TraceData) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {
         "ids": np.frombuffer(json.dumps(list(trace.ids)).encode() or b"[]", dtype=np.uint8),
         "digests": trace.digests.view(np.int64),
@@ -142,8 +147,12 @@ def _arrays(trace: Trace) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def load(folder: Path) -> Trace:
+def load(folder: Path, kind: type[T]) -> T:
     """Read a trace back.
+
+    Args:
+        folder: where it is.
+        kind: the class to make of it.
 
     Raises:
         TraceFileError: nothing is there, or it is corrupt, truncated, or of a newer format.
@@ -160,14 +169,14 @@ def load(folder: Path) -> Trace:
     try:
         for name, expected in {ARRAYS: content["files"][ARRAYS], **content["files"]}.items():
             require_intact(folder / name, expected, again="trace again")
-        return _assemble(folder, content)
+        return _assemble(folder, content, kind)
     except OSError as problem:
         raise TraceFileError(f"{folder} cannot be read: {problem.strerror or problem}; trace again") from None
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, MeasureError) as problem:
         raise TraceFileError(f"{folder / TRACE} is corrupt: {type(problem).__name__} at {problem}") from None
 
 
-def _assemble(folder: Path, content: dict[str, Any]) -> Trace:
+def _assemble(folder: Path, content: dict[str, Any], kind: type[T]) -> T:
     arrays = safetensors.numpy.load_file(folder / ARRAYS)
     groups: dict[str, dict[str, Any]] = {"similarity": {}, "similarity_intervals": {}, "quantiles": {}, "rows": {}}
     for key, values in arrays.items():
@@ -181,7 +190,7 @@ def _assemble(folder: Path, content: dict[str, Any]) -> Trace:
     states = None
     if content["states"]:
         states = _kept_states(folder / STATES, content["states"])
-    return Trace(
+    return kind(
         names=tuple(content["names"]),
         **{group: _ordered(found, content["provenance"].get("measures")) for group, found in groups.items()},
         rows=Rows(**columns) if columns else None,

@@ -11,10 +11,10 @@ from anydepth.measures import readout
 if TYPE_CHECKING:
     import pandas
 
-    from anydepth.result import Trace
+    from anydepth.result import TraceData
 
 
-def by_depth(trace: Trace) -> pandas.DataFrame:
+def by_depth(trace: TraceData) -> pandas.DataFrame:
     """One row for each depth: statistics of the readout with their intervals, saturation, similarity to the last."""
     import pandas
 
@@ -29,7 +29,7 @@ def by_depth(trace: Trace) -> pandas.DataFrame:
     return pandas.DataFrame(columns)
 
 
-def by_pair(trace: Trace) -> pandas.DataFrame:
+def by_pair(trace: TraceData) -> pandas.DataFrame:
     """One row for each measure and ordered pair of depths: value, low and high."""
     import pandas
 
@@ -55,7 +55,7 @@ def by_pair(trace: Trace) -> pandas.DataFrame:
     return pandas.concat(frames, ignore_index=True)
 
 
-def by_answer(trace: Trace) -> pandas.DataFrame:
+def by_answer(trace: TraceData) -> pandas.DataFrame:
     """One row for each answer and depth; the trace must have readouts. An entropy only where the trace has it."""
     import pandas
 
@@ -77,7 +77,7 @@ def by_answer(trace: Trace) -> pandas.DataFrame:
     return frame if rows.entropy is None else frame.assign(entropy=rows.entropy.ravel())
 
 
-def by_class(trace: Trace) -> pandas.DataFrame:
+def by_class(trace: TraceData) -> pandas.DataFrame:
     """One row for each class and depth: how many, accuracy, share saturated; the trace must have labels."""
     import pandas
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anydepth.errors import IncompatibleTraces
 from anydepth.measures.states import ArrayStates, epsilons
-from anydepth.result import Trace
+from anydepth.result import TraceData
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
 
@@ -44,7 +44,7 @@ class Joined:
     notes: tuple[str, ...]
 
 
-def require_alike(a: Trace, b: Trace, despite: Sequence[str] = ()) -> None:
+def require_alike(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> None:
     """See that two traces may be compared.
 
     Args:
@@ -70,14 +70,14 @@ def require_alike(a: Trace, b: Trace, despite: Sequence[str] = ()) -> None:
             )
 
 
-def _of(trace: Trace, *keys: str) -> tuple[str, ...]:
+def _of(trace: TraceData, *keys: str) -> tuple[str, ...]:
     value: Any = trace.provenance
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return (str(value),) if value is not None else ()
 
 
-def join(a: Trace, b: Trace, despite: Sequence[str] = ()) -> Joined:
+def join(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> Joined:
     """Match the answers of two traces by sample id, and by position where there are several to a sample.
 
     Args:
@@ -111,7 +111,7 @@ def join(a: Trace, b: Trace, despite: Sequence[str] = ()) -> Joined:
     return Joined(len(common), first, second, sample, tuple(notes))
 
 
-def _require_same_content(a: Trace, b: Trace, common: Int64[np.ndarray, "m 2"]) -> None:
+def _require_same_content(a: TraceData, b: TraceData, common: Int64[np.ndarray, "m 2"]) -> None:
     """See that ids mean the same samples, where this can be told.
 
     Models with other tokenizers or image sizes are shown other content of one sample, and then nothing can be told. If
@@ -132,7 +132,7 @@ def _require_same_content(a: Trace, b: Trace, common: Int64[np.ndarray, "m 2"]) 
 
 
 def _answers(
-    a: Trace, b: Trace, common: Int64[np.ndarray, "m 2"]
+    a: TraceData, b: TraceData, common: Int64[np.ndarray, "m 2"]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     if a.rows is None or b.rows is None:
         none = np.empty(0, np.int64)
@@ -186,7 +186,7 @@ class SomeStates:
             yield torch.from_numpy(self._states.rows(self._rows[start : start + size]))
 
 
-def common_states(a: Trace, b: Trace) -> tuple[SomeStates, SomeStates]:
+def common_states(a: TraceData, b: TraceData) -> tuple[SomeStates, SomeStates]:
     """The kept states of the samples that both traces have, row by row the same.
 
     Raises:

@@ -9,8 +9,8 @@ from anydepth.comparing import Comparison, compare
 from anydepth.errors import IncompatibleTraces
 from anydepth.measures.similarity import Progress
 from anydepth.outputs import OutputKind, output
-from anydepth.result import Trace
 from anydepth.store import replacing_folder, write_json
+from anydepth.trace_ import Trace
 
 RESULT = "compare.json"
 REPORT = "report.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,16 +17,17 @@ from anydepth.measures.moments import merge as merge_moments
 from anydepth.measures.similarity import blank_notes, similarities
 from anydepth.measures.states import ArrayStates
 from anydepth.provenance import data_fingerprint, now
-from anydepth.result import Rows, Trace, by_field
+from anydepth.result import Rows, TraceData, by_field
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
 
+T = TypeVar("T", bound=TraceData)
 _FROM_SUMS = ("cka", "cka_biased")
 _BLANK = re.compile(r"the (state|readout) at depth ")
 _ABOUT_SIMILARITY = ("depth ", "CKA ", "similarity ", "debiased ", "cosine ")
 
 
-def merge(a: Trace, b: Trace) -> Trace:
+def merge(a: T, b: T) -> T:
     """The trace of the samples of both.
 
     Everything comes out as if all samples had been traced at once. CKA needs the sums of both traces; the cosine
@@ -57,7 +58,7 @@ def merge(a: Trace, b: Trace) -> Trace:
     samples, rows = a.provenance["samples"] + b.provenance["samples"], _rows(a, b)
     data = {**a.provenance["data"], "fingerprint": data_fingerprint(digests), "samples": samples}
     positions = a.provenance["positions"] + b.provenance["positions"]
-    return Trace(
+    return type(a)(
         names=a.names,
         **similarity,
         notes=notes,
@@ -76,7 +77,7 @@ def merge(a: Trace, b: Trace) -> Trace:
     )
 
 
-def _similarity(a: Trace, b: Trace, states: StoredStates | ArrayStates | None) -> dict[str, Any]:
+def _similarity(a: TraceData, b: TraceData, states: StoredStates | ArrayStates | None) -> dict[str, Any]:
     names = tuple(a.similarity)
     if states is not None:
         return by_field(similarities(states, names))
@@ -129,7 +130,7 @@ def _groups(states: StoredStates | ArrayStates) -> Any:
     return np.arange(states.count) if states.groups is None else states.groups
 
 
-def _rows(a: Trace, b: Trace) -> Rows | None:
+def _rows(a: TraceData, b: TraceData) -> Rows | None:
     if a.rows is None or b.rows is None:
         return None
     # both have the same columns: `_require_alike` holds their statistics against each other
@@ -139,7 +140,7 @@ def _rows(a: Trace, b: Trace) -> Rows | None:
     return Rows(**joined)
 
 
-def _require_alike(a: Trace, b: Trace) -> None:
+def _require_alike(a: TraceData, b: TraceData) -> None:
     compared = {
         "depths": (a.names, b.names),
         "measures": (tuple(a.similarity), tuple(b.similarity)),
@@ -159,7 +160,7 @@ def _require_alike(a: Trace, b: Trace) -> None:
         )
 
 
-def _of(trace: Trace, *keys: str) -> Any:
+def _of(trace: TraceData, *keys: str) -> Any:
     value: Any = trace.provenance
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

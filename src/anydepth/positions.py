@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 
 from anydepth.errors import MeasureError
 from anydepth.measures.states import ArrayStates
-from anydepth.result import Rows, Trace
+from anydepth.result import Rows, TraceData
 from anydepth.theory.means import Estimate, Means
 from anydepth.windows import texts_of
 
@@ -106,7 +106,7 @@ class Banded:
         return frame
 
 
-def tells_next_token(trace: Trace) -> bool:
+def tells_next_token(trace: TraceData) -> bool:
     """Whether a trace's answers are the next token at every position: whether it is of a causal language model.
 
     The provenance says so, or, of a trace made before it did, the class of the model.
@@ -121,7 +121,7 @@ def tells_next_token(trace: Trace) -> bool:
     return trace.provenance.get("model", {}).get("class") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
-def by_position(trace: Trace) -> Banded:
+def by_position(trace: TraceData) -> Banded:
     """Statistics by how many tokens the model has read of its sequence: 1, 2–3, 4–7, 8–15, ...
 
     Powers of two, because one more token of context matters about in proportion to how many there are already: steps of
@@ -152,7 +152,7 @@ def by_position(trace: Trace) -> Banded:
     return _banded(trace, read, np.append(0, ends))
 
 
-def by_frequency(trace: Trace) -> Banded:
+def by_frequency(trace: TraceData) -> Banded:
     """Statistics by how frequent the token to come is among all tokens to come: the 10 first, the next 100, ...
 
     Bands are of ranks, 1 for the most frequent token; of tokens as frequent as each other the first of the vocabulary
@@ -175,7 +175,7 @@ def by_frequency(trace: Trace) -> Banded:
     return _banded(trace, rank[token], np.array([0, *RANKS]))
 
 
-def _rows(trace: Trace) -> Rows:
+def _rows(trace: TraceData) -> Rows:
     if not tells_next_token(trace):
         model = trace.provenance.get("model", {}).get("class", "states without a model")
         raise MeasureError(
@@ -186,7 +186,7 @@ def _rows(trace: Trace) -> Rows:
     return trace.rows
 
 
-def _banded(trace: Trace, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> Banded:
+def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> Banded:
     """Statistics by bands of a number that each answer has.
 
     Args:
@@ -210,7 +210,7 @@ def _banded(trace: Trace, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray
     return Banded(bands=tuple(bands), values=values, saturation=inside)
 
 
-def _estimates(trace: Trace, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:
+def _estimates(trace: TraceData, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:
     """Statistics of some of the answers, whose texts are known."""
     alone = len(np.unique(text)) == len(text)
     means = Means(ArrayStates({"answers": np.empty((len(own), 0))}, None if alone else text))
@@ -224,7 +224,7 @@ def _estimates(trace: Trace, own: Int64[np.ndarray, " n"], text: Int64[np.ndarra
     return found
 
 
-def _columns(trace: Trace, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[str, Float64[np.ndarray, "n _"]]]:
+def _columns(trace: TraceData, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[str, Float64[np.ndarray, "n _"]]]:
     """What is averaged of some of the answers."""
     assert trace.rows is not None
     part = replace(trace, rows=Rows(**{name: column[some] for name, column in trace.rows.columns.items()}))

@@ -1,12 +1,11 @@
-"""What a trace found: similarity between depths, what the readout says at each, and where answers settle."""
+"""The numbers of a trace: similarity between depths, what the readout says at each, and where answers saturate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -22,10 +21,6 @@ from anydepth.measures.states import ArrayStates
 from anydepth.outputs import OutputKind
 from anydepth.store import StoredStates
 from anydepth.windows import texts_of
-
-if TYPE_CHECKING:
-    import altair
-    import pandas
 
 TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
 TRACE_OUTPUT = OutputKind(
@@ -69,19 +64,10 @@ ROW_COLUMNS = tuple(column.name for column in fields(Rows))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace:
-    """What every depth of a model knows about some data. K = L + 1 depths: 0 is the embedding, L the last block.
+class TraceData:
+    """The numbers of a trace, and the statistics that follow from them: all of `anydepth.Trace` but files and charts.
 
-    Made by `anydepth.trace`, read back by `Trace.load`. All arrays are numpy, float64 unless they count.
-
-    Example:
-        >>> from anydepth import trace_states
-        >>> x = np.random.default_rng(0).normal(size=(50, 8))
-        >>> found = trace_states({"a": x, "b": 3 * x, "c": np.abs(x)})
-        >>> found.names, found.depth, found.statistics
-        (('a', 'b', 'c'), 2, ())
-        >>> found.similarity["cka"][0].round(2).tolist()
-        [1.0, 1.0, 0.01]
+    All arrays are numpy, float64 unless they count. K = L + 1 depths: 0 is the embedding, L the last block.
     """
 
     names: tuple[str, ...]
@@ -298,74 +284,9 @@ class Trace:
         """
         return agreements(self.similarity, confidence)
 
-    def by_class(self) -> pandas.DataFrame:
-        """Accuracy and saturation of each class at each depth.
-
-        Returns:
-            A frame with columns class, count, depth, accuracy, and saturated, the share whose answer is final by then.
-        """
-        from anydepth import frames
-
-        self._require("accuracy")
-        return frames.by_class(self)
-
     def class_name(self, label: int) -> str:
         """What the model calls a class, or its number."""
         return str(self.provenance.get("model", {}).get("classes", {}).get(str(label), label))
-
-    def to_frame(self, what: str = "depths") -> pandas.DataFrame:
-        """The numbers as a pandas frame.
-
-        Args:
-            what: "depths" for one row per depth; "similarity" for one row per measure and pair of depths; "answers"
-                for one row per answer and depth.
-        """
-        from anydepth import frames
-
-        match what:
-            case "depths":
-                return frames.by_depth(self)
-            case "similarity":
-                return frames.by_pair(self)
-            case "answers":
-                self._require("confidence")
-                return frames.by_answer(self)
-        raise MeasureError(f"unknown frame {what!r}, expected depths, similarity or answers")
-
-    def save(self, folder: str | Path, *, report: bool = True, sums: bool = True) -> Path:
-        """Write the trace to a folder, with its report; see `anydepth.files`."""
-        from anydepth.files import save
-
-        return save(self, Path(folder), report=report, sums=sums)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Trace:
-        """Read a trace back.
-
-        Raises:
-            TraceFileError: the folder holds no trace, or one that is corrupt, truncated, or of a newer format.
-        """
-        from anydepth.files import load
-
-        return load(Path(folder))
-
-    def merge(self, other: Trace) -> Trace:
-        """This trace and one of the same model on other samples, as one; see `anydepth.merging.merge`."""
-        from anydepth.merging import merge
-
-        return merge(self, other)
-
-    def plot(self, name: str = "overview") -> altair.TopLevelMixin:
-        """One chart of this trace, for a notebook or, by `anydepth.report.charts.save`, a file."""
-        from anydepth.report.charts import plot
-
-        return plot(self, name)
-
-    def report(self, path: str | Path) -> Path:
-        """Write the report: one HTML file that works offline."""
-        from anydepth.report.page import write
-
-        return write([self], Path(path))
 
 
 def by_field(found: Mapping[str, Similarity]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from anydepth.exited import Exited
 from anydepth.exporting import Exported
 from anydepth.predicting import Predicted
 from anydepth.promising import Promised
-from anydepth.result import Trace
 from anydepth.speaking import Spoken
 from anydepth.store import in_words, plain
 from anydepth.terminal import output, say, write_json
 from anydepth.theory.findings import FILE, Theory
+from anydepth.trace_ import Trace
 
 if TYPE_CHECKING:
     import pandas

@@ -14,8 +14,8 @@ from anydepth.checkpoints import randomness_kept
 from anydepth.errors import TrainingError
 from anydepth.heads import ATTACHED
 from anydepth.ranks import rank_and_count
-from anydepth.result import Trace
 from anydepth.stack import Stack
+from anydepth.trace_ import Trace
 from anydepth.tracing import DEFAULT_MEASURES, trace
 
 _MOST_IN_REPORT = 8  # curves that can still be told apart in one chart

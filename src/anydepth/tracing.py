@@ -21,10 +21,11 @@ from anydepth.measures.similarity import MEASURES, similarities
 from anydepth.measures.states import ArrayStates, as_numbers
 from anydepth.provenance import describe_model, now, versions
 from anydepth.ranks import rank_and_count, wait_for_all
-from anydepth.result import ROW_COLUMNS, TRACE_OUTPUT, Trace, by_field
+from anydepth.result import ROW_COLUMNS, TRACE_OUTPUT, by_field
 from anydepth.stack import Stack
 from anydepth.store import as_bytes, in_words
 from anydepth.tokens import check_policy
+from anydepth.trace_ import Trace
 from anydepth.workspace import Workspace, working_folder
 
 DEFAULT_MEASURES = ("cosine", "cosine_raw", "cka", "cka_biased")

@@ -16,7 +16,7 @@ from anydepth.report.rows import Row
 from anydepth.report.sections import Figure, Section, figure
 from anydepth.report.source import Source
 from anydepth.report.tables import Cell, Table
-from anydepth.result import Trace
+from anydepth.result import TraceData
 from anydepth.theory.means import Estimate
 
 _ROW, _DOT, _AROUND = 34, 24, 110  # pixels of a row of a map, of one of dots, and of what is around them
@@ -64,7 +64,7 @@ def section(trace: Source, tag: str = "") -> Section | None:
     Returns:
         None for a trace that is not of a causal language model, or without labels.
     """
-    if not isinstance(trace, Trace) or not tells_next_token(trace) or "accuracy" not in trace.statistics:
+    if not isinstance(trace, TraceData) or not tells_next_token(trace) or "accuracy" not in trace.statistics:
         return None
     kinds = (
         Kind(by_position(trace), "tokens of context", "context {}", "with a context of {}"),
@@ -81,7 +81,7 @@ def section(trace: Source, tag: str = "") -> Section | None:
     return Section(f"By position, and by token{tag}", (*maps, _settling(kinds, trace.depth, tag)))
 
 
-def choose(trace: Trace) -> Shown:
+def choose(trace: TraceData) -> Shown:
     """Cross-entropy where it means something at half of the depths or more, else accuracy.
 
     A classifier that was never trained to read a shallow state gives cross-entropies that say more of the scale of the

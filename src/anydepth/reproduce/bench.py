@@ -28,8 +28,8 @@ from anydepth.provenance import now
 from anydepth.ranks import rank_and_count, wait_for_all
 from anydepth.reproduce.starts import MADE
 from anydepth.reproduce.subjects import TRIAL_ROWS, Scale, Subject
-from anydepth.result import Trace
 from anydepth.store import is_filled, plain, read_json, replacing_folder, write_json, writing
+from anydepth.trace_ import Trace
 from anydepth.tracing import trace
 
 MEASURES = ("cosine", "cosine_raw", "cka")

@@ -14,10 +14,10 @@ from anydepth.errors import AnydepthError
 from anydepth.files import REPORT, adding
 from anydepth.loaded import LoadedModel
 from anydepth.report.page import write
-from anydepth.result import Trace
 from anydepth.stack import Stack
 from anydepth.theory.examine import examine
 from anydepth.theory.findings import Theory
+from anydepth.trace_ import Trace
 
 
 def add_theory(

@@ -13,7 +13,7 @@ from anydepth.reproduce.curves import by_depth, largest_fall
 from anydepth.reproduce.found import Found, Values
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.subjects import Subject
-from anydepth.result import Trace
+from anydepth.trace_ import Trace
 
 OBJECTIVES = ("standard", "aligned")
 BY_F1 = ("mrpc", "qqp")
