@@ -9,9 +9,10 @@ import signal
 import stat
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,40 @@ def test_signals_stop_and_are_handled_as_before_afterwards(number: int) -> None:
         signal.raise_signal(number)
     assert caught.value.number == number
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_gets_lost_in_a_library_is_sent_again() -> None:
+    """As in compiled code that asks Python whether two things are equal, and goes on whatever it hears."""
+
+    class Careless:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        with stopping():
+            careless = Careless()
+            del careless  # Python ignores what a finalizer raises
+            going_on.append(True)
+            time.sleep(30)
+
+    going_on: list[bool] = []
+    with pytest.raises(Stopped) as caught:
+        work()
+    assert going_on
+    assert caught.value.number == signal.SIGTERM
+
+
+def test_a_library_that_fails_for_a_lost_signal_was_stopped() -> None:
+    def work() -> None:
+        with stopping():
+            with suppress(Stopped):
+                signal.raise_signal(signal.SIGHUP)
+            raise TypeError("'str' object is not an instance of 'tuple'")
+
+    with pytest.raises(Stopped) as caught:
+        work()
+    assert caught.value.number == signal.SIGHUP
+    assert caught.value.__notes__ == ["give the same command again"]
 
 
 def test_an_ignored_signal_stays_so() -> None:

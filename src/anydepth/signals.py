@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+_A_MOMENT = 0.05  # after which the code that lost an exception has returned
 
 
 class Stopped(BaseException):
@@ -56,13 +58,46 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Context manager: a signal that asks to stop raises `Stopped`."""
+    """Context manager: a signal that asks to stop raises `Stopped`.
+
+    Where it comes while compiled code of a library calls back into Python, the exception may get lost there: the signal
+    is then sent once more. Or that code may fail for want of an answer: whatever it raises then is `Stopped`, too.
+    """
+    came: list[int] = []
 
     def stop(number: int) -> None:
+        came.append(number)
         raise Stopped(number)
 
-    with handling(stop):
+    with handling(stop), _lost_ones_sent_again():
+        try:
+            yield
+        except Exception as error:
+            if not came:
+                raise
+            stopped = Stopped(came[0])
+            stopped.add_note("give the same command again")
+            raise stopped from error
+
+
+@contextmanager
+def _lost_ones_sent_again() -> Iterator[None]:
+    before, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, Stopped):
+            timers.append(threading.Timer(_A_MOMENT, os.kill, (os.getpid(), lost.exc_value.number)))
+            timers[-1].start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
         yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 @contextmanager

@@ -71,6 +71,7 @@ _TEMPORARY = re.compile(r"^\.|\.tmp$|\.lock$|\.part$|~$|\.new$|\.old$")
 # What anydepth itself says beside results: of how far it is, and of a generation.
 _SAID = ("anydepth: ", "no draft depth pays: ", "drafts at ", "at depth ", "certified ", "nothing ")
 _SAID += ("never calibrated", "loading", "writing", "training", "evaluating", "stopping after this step")
+_SAID += ("blocks run: ", "blocks that only left ", "mean depth: ", "the tokenizer has no padding token: ")
 _OURS = re.compile(rf"^({'|'.join(_SAID)}|\d+(/\d+)? |all blocks$)")
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
