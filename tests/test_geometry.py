@@ -270,7 +270,7 @@ def test_rotating_and_scaling_everything_changes_nothing_but_lengths(scale: floa
 
 
 def means_of(values: np.ndarray, groups: np.ndarray | None = None) -> Means:
-    means = Means(ArrayStates({"h": np.zeros((len(values), 1))}, groups=groups))
+    means = Means(len(values), groups)
     for part in np.array_split(values, 3):
         means.add({"x": torch.from_numpy(part)})
     return means

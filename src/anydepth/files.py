@@ -38,9 +38,7 @@ T = TypeVar("T", bound=TraceData)
 _ROWS_AT_ONCE = 4096
 
 
-def save(
-    trace: TraceData, folder: Path, *, report: Callable[[Path], object] | None = None, sums: bool = True
-) -> Path:
+def save(trace: TraceData, folder: Path, *, report: Callable[[Path], object] | None = None, sums: bool = True) -> Path:
     """Write a trace to a folder, over one that may be there.
 
     Args:

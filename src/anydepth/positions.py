@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float64, Int64
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import ArrayStates
 from anydepth.result import Rows, TraceData
 from anydepth.theory.means import Estimate, Means
 from anydepth.windows import texts_of
@@ -213,7 +212,7 @@ def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.nda
 def _estimates(trace: TraceData, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:
     """Statistics of some of the answers, whose texts are known."""
     alone = len(np.unique(text)) == len(text)
-    means = Means(ArrayStates({"answers": np.empty((len(own), 0))}, None if alone else text))
+    means = Means(len(own), None if alone else text)
     for start in range(0, len(own), _AT_ONCE):
         means.add({name: torch.from_numpy(rows) for name, rows in _columns(trace, own[start : start + _AT_ONCE])})
     found = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}

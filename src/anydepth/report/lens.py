@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from anydepth.lens import NOTHING, Lens
 from anydepth.report import html, theme
 from anydepth.report.formats import percent
 from anydepth.report.sections import Section, flat
+from anydepth.report.source import LensSource
 from anydepth.report.words import Finding
 
 ACROSS = 12
@@ -60,7 +60,7 @@ class Strip:
     """Depth and cells, the deepest first."""
 
 
-def section(lens: Lens, tag: str = "") -> Lines:
+def section(lens: LensSource, tag: str = "") -> Lines:
     """The lens as a section of a page.
 
     Args:
@@ -79,7 +79,7 @@ def section(lens: Lens, tag: str = "") -> Lines:
     return Lines(f"What it would say at every depth{tag}", (), body=Markup(body))  # escaped by the template
 
 
-def write(lens: Lens, path: str | Path) -> Path:
+def write(lens: LensSource, path: str | Path) -> Path:
     """Write the page of a lens by itself.
 
     Args:
@@ -104,7 +104,7 @@ def write(lens: Lens, path: str | Path) -> Path:
     return html.save(content, Path(path))
 
 
-def findings(lens: Lens) -> list[Finding]:
+def findings(lens: LensSource) -> list[Finding]:
     """What the numbers of a lens say, in sentences."""
     found = [_settling(lens)]
     if (right := _right(lens)) is not None:
@@ -112,7 +112,7 @@ def findings(lens: Lens) -> list[Finding]:
     return found
 
 
-def _settling(lens: Lens) -> Finding:
+def _settling(lens: LensSource) -> Finding:
     """By which depth half of the positions have their final answer."""
     last, count = lens.depth, len(lens.tokens)
     settled = np.array([(lens.saturation <= depth).mean() for depth in range(last + 1)])
@@ -125,9 +125,9 @@ def _settling(lens: Lens) -> Finding:
     return Finding(claim, f"It is settled for {percent(float(settled[half]))} by depth {half}, for {before}.")
 
 
-def _right(lens: Lens) -> Finding | None:
+def _right(lens: LensSource) -> Finding | None:
     """How often the target is on top, and how probable the targets are."""
-    have = lens.target_id != NOTHING
+    have = np.array([target is not None for target in lens.targets])
     count = int(have.sum())
     if not count:
         return None
@@ -138,7 +138,7 @@ def _right(lens: Lens) -> Finding | None:
     return Finding(claim, f"Perplexity of these {count} tokens: {told}.")
 
 
-def strips(lens: Lens) -> Iterator[Strip]:
+def strips(lens: LensSource) -> Iterator[Strip]:
     """The lens cut into pieces of `ACROSS` positions."""
     tokens = [visible(token) for token in lens.tokens]
     targets = [None if target is None else visible(target) for target in lens.targets]
@@ -150,7 +150,7 @@ def strips(lens: Lens) -> Iterator[Strip]:
         yield Strip(title, tuple(tokens[t] for t in here), tuple(targets[t] for t in here), rows)
 
 
-def _cell(lens: Lens, depth: int, position: int) -> Cell:
+def _cell(lens: LensSource, depth: int, position: int) -> Cell:
     share = float(lens.probability[depth, position])
     settled = int(lens.saturation[position])
     return Cell(
@@ -163,7 +163,7 @@ def _cell(lens: Lens, depth: int, position: int) -> Cell:
     )
 
 
-def _told(lens: Lens, depth: int, position: int, settled: int) -> str:
+def _told(lens: LensSource, depth: int, position: int, settled: int) -> str:
     top, target = lens.top[depth][position], lens.targets[position]
     said = (
         f"Depth {depth}, position {position}: {_plain(top)} with {percent(float(lens.probability[depth, position]))}, "
@@ -219,16 +219,16 @@ def _number(value: float) -> str:
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
 
 
-def _target(lens: Lens) -> str:
+def _target(lens: LensSource) -> str:
     return "the token that follows" if lens.next_token else "the token that stands there"
 
 
-def _name(lens: Lens) -> str:
+def _name(lens: LensSource) -> str:
     model = lens.provenance.get("model")
     return str(model["name"]) if isinstance(model, dict) and model.get("name") else "A language model"
 
 
-def _what(lens: Lens) -> str:
+def _what(lens: LensSource) -> str:
     says = "What it would say next" if lens.next_token else "What it would put there"
     where = f"at {len(lens.tokens)} positions of a text"
     return f"{says} {where}: read from the embedding, and after each of {lens.depth} blocks."

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from anydepth.errors import MeasureError
-from anydepth.lens import Lens
 from anydepth.report import charts, html, lens, positions, rows, theory, words
 from anydepth.report.agreeing import agreeing
 from anydepth.report.charts import MAIN
 from anydepth.report.sections import Figure, Section, figure, flat
-from anydepth.report.source import Source, Sources, named
+from anydepth.report.source import LensSource, Source, Sources, named
 from anydepth.report.tables import matrix, numbers
 from anydepth.theory.findings import Theory
 
@@ -49,7 +48,7 @@ def write(
     path: str | Path,
     labels: Sequence[str] | None = None,
     theories: Sequence[Theory] = (),
-    lenses: Sequence[Lens] = (),
+    lenses: Sequence[LensSource] = (),
 ) -> Path:
     """Write the report of one trace, or of several side by side.
 
@@ -86,7 +85,7 @@ def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict
     return unique
 
 
-def render(traces: Sources, theories: Mapping[str, Theory] | None = None, lenses: Sequence[Lens] = ()) -> str:
+def render(traces: Sources, theories: Mapping[str, Theory] | None = None, lenses: Sequence[LensSource] = ()) -> str:
     """The page as text."""
     theories = theories or {}
     told = [positions.section(trace, _tag(traces, name)) for name, trace in traces.items()]

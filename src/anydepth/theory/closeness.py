@@ -70,7 +70,7 @@ def closeness(
             f"log-probabilities have shape {log_probability.shape}: expected one for each of the {states.count} rows "
             f"and {len(states.widths)} depths"
         )
-    means = Means(states, seed)
+    means = Means(states.count, states.groups, seed)
     for which, h in Paths(states, centred=centred):
         nearer = rises(normalised(h @ h.mT)[:, :, -1])
         likelier = rises(torch.from_numpy(np.array(log_probability[which], np.float64)), NATS)

@@ -83,7 +83,7 @@ def geometry(states: States, *, centred: bool = True, null: Null | None = None, 
         >>> line.violations.value.item(), line.straightness.value.item(), line.progress.value.tolist()
         (0.0, 1.0, [0.0, 0.25, 1.0])
     """
-    paths, means = Paths(states, centred=centred, null=null, seed=seed), Means(states, seed)
+    paths, means = Paths(states, centred=centred, null=null, seed=seed), Means(states.count, states.groups, seed)
     for _, h in paths:
         means.add(of_rows(h))
     found = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from anydepth.measures.intervals import around, ratio, share_interval, wilson
 from anydepth.measures.jackknife import Split
-from anydepth.measures.states import States
 
 PARTS = 1000  # into which the samples are dealt where there are more: t of 999 degrees of freedom is all but normal
 CONFIDENCE = 0.95
@@ -49,22 +48,22 @@ class Means:
     sample are not taken for independent evidence.
 
     Args:
-        states: whose rows are averaged: how many there are, and of which samples.
+        count: how many rows there will be.
+        groups: (n,) the sample each belongs to; None where each is one of its own.
         seed: of the dealing.
 
     Example:
         >>> import torch
-        >>> from anydepth.measures.states import ArrayStates
-        >>> means = Means(ArrayStates({"h": np.zeros((3, 1))}))
+        >>> means = Means(3)
         >>> means.add({"x": torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)})
         >>> found = means.mean("x")
         >>> found.value.item(), found.low.round(2).item(), found.high.round(2).item()
         (2.0, -0.48, 4.48)
     """
 
-    def __init__(self, states: States, seed: int = 0) -> None:
-        self._groups = states.groups
-        self._split = Split.of(states.count, states.groups, PARTS, rows=max(states.count, 1), seed=seed)
+    def __init__(self, count: int, groups: Int64[np.ndarray, " n"] | None = None, seed: int = 0) -> None:
+        self._groups = groups
+        self._split = Split.of(count, groups, PARTS, rows=max(count, 1), seed=seed)
         self._sums: dict[str, Float64[np.ndarray, "p c"]] = {}
         self._sizes: dict[str, Float64[np.ndarray, "p c"]] = {}
         self._seen = 0

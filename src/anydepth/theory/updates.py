@@ -74,7 +74,7 @@ def updates(
     about = about - about.mean(0)
     span = _span(about)
     own = torch.nn.functional.normalize(about, dim=1)
-    means = Means(features, seed)
+    means = Means(features.count, features.groups, seed)
     for which, z in Paths(features, centred=False):
         means.add(_of_rows(z, own[torch.from_numpy(classes[which])], span))
     own_share, others, outside = (means.mean(name) for name in ("own", "others", "outside"))
