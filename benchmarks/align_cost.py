@@ -81,7 +81,7 @@ def classification(shape: str, rounds: int) -> dict[str, list[float]]:
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from anydepth.training import AlignedTrainer
+    from anydepth.training.trainer import AlignedTrainer
 
     torch.set_num_threads(1)
     rows, batch = data_of(shape)
@@ -158,7 +158,7 @@ def loss_of(way: str, model: Any, ids: Any) -> Callable[[], Any]:
     from torch.nn import functional
 
     import anydepth as ad
-    from anydepth.objectives import OBJECTIVES
+    from anydepth.training.objectives import OBJECTIVES
 
     if way == "standard":
         return lambda: model(input_ids=ids, labels=ids).loss

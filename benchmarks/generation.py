@@ -36,7 +36,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from anydepth import Confidence
-from anydepth.assets import path
+from anydepth.assets.registry import path
 from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise, tokens_per_round
 from anydepth.generation.modes import Mode

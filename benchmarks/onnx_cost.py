@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from machine import processor
 
-from anydepth.assets import path
+from anydepth.assets.registry import path
 from anydepth.errors import AssetError
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,8 +56,8 @@ def cost(rounds: int) -> dict[str, dict[str, list[float]]]:
     from transformers import BertConfig, BertForSequenceClassification
 
     import anydepth as ad
-    from anydepth.exits.router import Router
-    from anydepth.exporting import export
+    from anydepth.onnx.exporter import export
+    from anydepth.onnx.router import Router
 
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig()).eval()
@@ -125,8 +125,9 @@ def same(kind: str, folder: str) -> dict[str, Any]:
     import torch
 
     import anydepth as ad
-    from anydepth import data, models
-    from anydepth.stack import Stack
+    from anydepth import data
+    from anydepth.core.stack import Stack
+    from anydepth.models import loading as models
 
     torch.set_num_threads(1)
     _, asset, depths = CASES[kind]
@@ -145,8 +146,8 @@ def same(kind: str, folder: str) -> dict[str, Any]:
 
 def compared(stack: Any, policy: Any, batches: list[Any]) -> dict[str, Any]:
     import anydepth as ad
-    from anydepth.exits.router import Router
-    from anydepth.exporting import export
+    from anydepth.onnx.exporter import export
+    from anydepth.onnx.router import Router
 
     scores = ad.EarlyExit(stack, policy).look(batches).under(policy).scores
     if not isinstance(policy, ad.Patience):

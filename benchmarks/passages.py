@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from machine import processor
 
-from anydepth import models
-from anydepth.assets import path
-from anydepth.passages import Passages, continuing, text_metrics
-from anydepth.store import plain
+from anydepth.assets.registry import path
+from anydepth.generation.continuations import Passages, continuing, text_metrics
+from anydepth.models import loading as models
+from anydepth.storage.files import plain
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]

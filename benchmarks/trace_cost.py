@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from anydepth.assets import path
+from anydepth.assets.registry import path
 from anydepth.errors import AssetError
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,7 +37,8 @@ def once(way: str, model: str, samples: int) -> None:
     import torch
 
     import anydepth as ad
-    from anydepth import data, models
+    from anydepth import data
+    from anydepth.models import loading as models
 
     torch.set_num_threads(1)
     loaded = models.load(model, device="cpu")

@@ -1,6 +1,6 @@
 """Fine-tune a text encoder on labelled sentences: a plain PyTorch loop that ends in an ordinary model folder.
 
-    python -m anydepth.assets get minilm mr
+    python -m anydepth.assets.registry get minilm mr
     python examples/finetune_text.py --out runs/minilm-mr
     anydepth trace runs/minilm-mr --data ~/.cache/anydepth/assets/mr --out runs/minilm-mr-trace
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anydepth.assets import cache_root
+from anydepth.assets.registry import cache_root
 
 ASSETS = cache_root()
 Sentences = list[tuple[list[int], int]]  # token ids and the label of each sentence
@@ -126,7 +126,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"{settings.out} exists: remove it or choose another --out")
     for folder in (settings.model, settings.data):
         if not folder.is_dir():
-            parser.error(f"{folder} is not there: run 'python -m anydepth.assets get {folder.name}'")
+            parser.error(f"{folder} is not there: run 'python -m anydepth.assets.registry get {folder.name}'")
     return settings
 
 

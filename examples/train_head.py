@@ -1,6 +1,6 @@
 """Train a classifier on a frozen image encoder: features once, then a linear head, then an ordinary model folder.
 
-    python -m anydepth.assets get dinov2-s fashion-mnist
+    python -m anydepth.assets.registry get dinov2-s fashion-mnist
     python examples/train_head.py --out runs/dinov2s-fashion
     anydepth trace runs/dinov2s-fashion --data ~/.cache/anydepth/assets/fashion-mnist --limit 2000 --out runs/trace
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from anydepth.assets import cache_root
+from anydepth.assets.registry import cache_root
 
 ASSETS = cache_root()
 Features = tuple[Tensor, Tensor]  # (n, width of the head's input) float32, and n labels
@@ -109,7 +109,7 @@ def read_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"{settings.out} exists: remove it or choose another --out")
     for folder in (settings.model, settings.data):
         if not folder.is_dir():
-            parser.error(f"{folder} is not there: run 'python -m anydepth.assets get {folder.name}'")
+            parser.error(f"{folder} is not there: run 'python -m anydepth.assets.registry get {folder.name}'")
     return settings
 
 

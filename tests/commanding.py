@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from anydepth import terminal
-from anydepth.cli import run
+from anydepth.cli import terminal
+from anydepth.cli.app import run
 
 
 @dataclass

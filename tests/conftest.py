@@ -61,4 +61,4 @@ def chromium() -> str:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the charts of a trace's report, which take two seconds; a test marked `drawn` has them all the same."""
     if request.node.get_closest_marker("drawn") is None:
-        monkeypatch.setattr("anydepth.report.page.render", lambda *_: "report")
+        monkeypatch.setattr("anydepth.report.pages.trace.render", lambda *_: "report")

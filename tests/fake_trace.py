@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from anydepth.measures.agreement import Agreement
+from anydepth.stats.agreement import Agreement
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 HOSTILE = "</script><script>alert(1)</script>"

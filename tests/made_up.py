@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from anydepth.reproduce import listing, running, verdict
-from anydepth.reproduce.bench import Bench
+from anydepth.reproduce import listing, verdict
+from anydepth.reproduce import runner as running
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.found import Found, Seed, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.running import results_path
+from anydepth.reproduce.results import Found, Seed, Values
+from anydepth.reproduce.runner import results_path
 from anydepth.reproduce.subjects import Scale, Subject
 
 DEPTH = 6

@@ -11,8 +11,8 @@ import torch
 import zoo
 from torch import Tensor, nn
 
+from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
-from anydepth.stack import Stack
 
 NAMES = ("gpt2", "llama", "qwen3", "gemma2", "gemma3_text")
 """One of each shape that is promised; Gemma's attend to windows of 4 positions, in part of their blocks or in all."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anydepth import trace_states
 from anydepth.errors import MeasureError
-from anydepth.measures.agreement import Agreement, agreement, agreements
+from anydepth.stats.agreement import Agreement, agreement, agreements
 
 
 def symmetric(values: np.ndarray) -> np.ndarray:

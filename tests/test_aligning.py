@@ -20,18 +20,19 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-import anydepth.aligning
-from anydepth import data, models
-from anydepth.aligned import Aligned
-from anydepth.aligning import align
+import anydepth.jobs.align
+from anydepth import data
+from anydepth.core.stack import Stack
+from anydepth.data.examples import load_to_train
 from anydepth.data.loading import Wanted
-from anydepth.data.training import load_to_train
 from anydepth.errors import AnydepthError, TraceFileError, TrainingError
-from anydepth.jobs import Job
-from anydepth.runfolder import RunFolder
-from anydepth.stack import Stack
-from anydepth.telling import Teller
-from anydepth.tracing import trace
+from anydepth.jobs.align import align
+from anydepth.jobs.align_settings import Job
+from anydepth.jobs.run_folder import RunFolder
+from anydepth.models import loading as models
+from anydepth.tracing.run import trace
+from anydepth.training.callbacks import Teller
+from anydepth.training.summary import Aligned
 
 # large steps, so that a few of them make a difference
 FAST = {"max_steps": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 8, "use_cpu": True, "logging_steps": 2}
@@ -266,7 +267,7 @@ def test_a_finished_folder(images: Job, tmp_path: Path, monkeypatch: pytest.Monk
     job = replace(images, objective="heads", training=FAST | {"max_steps": 2})
     found = align(job, tmp_path / "out", keep_checkpoints=True)
     assert files(found.folder) == MODEL | {"heads.safetensors", "checkpoints"}
-    monkeypatch.setattr(anydepth.aligning, "_ready", lambda *_: pytest.fail("nothing is to be loaded"))
+    monkeypatch.setattr(anydepth.jobs.align, "_ready", lambda *_: pytest.fail("nothing is to be loaded"))
     with pytest.raises(TrainingError, match="holds a finished model: give another folder with --out, or --restart"):
         align(job, found.folder)
     assert align(job, found.folder, resume=True).values == found.values

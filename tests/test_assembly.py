@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import zoo
 
-from anydepth.assembly import Left, assemble
-from anydepth.collect import Pass
-from anydepth.outputs import output
-from anydepth.result import TRACE_OUTPUT, Trace
-from anydepth.stack import Stack
-from anydepth.tracing import trace
-from anydepth.workspace import Workspace
+from anydepth.core.stack import Stack
+from anydepth.passes.workspace import Workspace
+from anydepth.results.trace_data import TRACE_OUTPUT
+from anydepth.storage.output_folder import output
+from anydepth.tracing.assembly import Left, assemble
+from anydepth.tracing.collect import Pass
+from anydepth.tracing.run import trace
+from anydepth.tracing.trace import Trace
 
 TEXTS, LABELS = naive.sentences(13), naive.classes(13)
 

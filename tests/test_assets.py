@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anydepth import assets, conversions
-from anydepth.assets import Asset, Package
+from anydepth.assets import convert as conversions
+from anydepth.assets import registry as assets
+from anydepth.assets.registry import Asset, Package
 from anydepth.errors import AssetError
 
 

@@ -11,10 +11,10 @@ import zoo
 from torch import Tensor, nn
 
 from anydepth import Trace, compare, trace
-from anydepth.calling import answer_of
+from anydepth.core.model_io import answer_of
 from anydepth.errors import NonFiniteStates, UnknownArchitecture, UnsupportedHead
 from anydepth.measures.readout import saturation_depth
-from anydepth.tracing import DEFAULT_MEASURES
+from anydepth.tracing.run import DEFAULT_MEASURES
 
 torch.manual_seed(0)
 X, Y = torch.randn(20, 8), torch.arange(20) % 5

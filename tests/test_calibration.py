@@ -10,13 +10,13 @@ import zoo
 from test_exits import build
 from torch import nn
 
-from anydepth import certificates
 from anydepth.errors import CertificateError, DataError
 from anydepth.exits.calibration import Calibration, settle
-from anydepth.exits.engine import EarlyExit
-from anydepth.exits.looking import Shown
+from anydepth.exits.early_exit import EarlyExit
+from anydepth.exits.exit_scores import Shown
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 from anydepth.exits.tuning import levels
+from anydepth.stats import certificates
 
 
 def population(count: int, *, seed: int = 0) -> Shown:

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anydepth.aligned import Aligned
-from anydepth.card import card, code, is_hub_id, plain
+from anydepth.training.model_card import card, code, is_hub_id, plain
+from anydepth.training.summary import Aligned
 
 PLAIN = Aligned(
     folder=Path("runs/vit-digits"),

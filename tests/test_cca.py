@@ -9,7 +9,7 @@ from naive_measures import Ragged, correlated
 
 from anydepth.errors import MeasureError
 from anydepth.measures import similarities
-from anydepth.measures.covariance import tiles
+from anydepth.measures.engine.covariance import tiles
 
 FAMILY = ("cca", "svcca", "pwcca")
 EACH = pytest.mark.parametrize("name", FAMILY)

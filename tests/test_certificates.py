@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 import anydepth as ad
-from anydepth.certificates import Certificate, certified, fails, least_samples, minimal_depth, most_failures, p_value
 from anydepth.errors import CertificateError, MeasureError
+from anydepth.stats.certificates import (
+    Certificate,
+    certified,
+    fails,
+    least_samples,
+    minimal_depth,
+    most_failures,
+    p_value,
+)
 
 
 @pytest.mark.parametrize("tolerance", [0.05, 0.3, 0.5])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from naive_measures import Ragged, correlated
 
 from anydepth.errors import DataError, MeasureError
-from anydepth.measures.chance import CHANCE_ROWS, aligned_gram, chance, for_all_together
+from anydepth.measures.permutation_test import CHANCE_ROWS, aligned_gram, chance, for_all_together
 
 # --- the values ------------------------------------------------------------------------------------------------------
 

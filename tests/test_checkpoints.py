@@ -19,7 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from train_worker import BLOCKS, Do, data, model, quick_collections, same, trained, trainer, weights
 
-from anydepth.checkpoints import (
+from anydepth.core.heads import Heads
+from anydepth.core.stack import Stack
+from anydepth.errors import AnydepthWarning, NonFiniteLoss, TraceFileError, TrainingError
+from anydepth.training.checkpoints import (
     checkpoint_bytes,
     last_checkpoint,
     randomness_kept,
@@ -28,10 +31,7 @@ from anydepth.checkpoints import (
     seal_checkpoint,
     without,
 )
-from anydepth.errors import AnydepthWarning, NonFiniteLoss, TraceFileError, TrainingError
-from anydepth.heads import Heads
-from anydepth.stack import Stack
-from anydepth.training import AlignedTrainer
+from anydepth.training.trainer import AlignedTrainer
 
 DEPTHS = range(1, BLOCKS + 1)
 
@@ -253,7 +253,7 @@ def test_older_checkpoints_go_once_the_newest_is_sealed(tmp_path: Path, monkeypa
         there.append((tmp_path / "new" / "checkpoint-2").exists())
         seal_checkpoint(checkpoint)
 
-    monkeypatch.setattr("anydepth.training.seal_checkpoint", seal)
+    monkeypatch.setattr("anydepth.training.trainer.seal_checkpoint", seal)
     ours = trained("vit", tmp_path / "new", **settings)
     assert there == [True, True], "the older one is still there while the newer one is sealed"
     assert {path.name for path in (tmp_path / "new").glob("checkpoint-*")} == {"checkpoint-4"}

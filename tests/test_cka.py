@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from naive_measures import Ragged, correlated
 
 from anydepth.measures import CKA, similarities
-from anydepth.measures.cka import cka, leave_one_out, row_shares
-from anydepth.measures.gram import gram_sums
-from anydepth.measures.moments import GramSums, Moments, merge
-from anydepth.measures.states import ArrayStates, States, locate
+from anydepth.measures.engine.gram import gram_sums
+from anydepth.measures.engine.hsic import cka, leave_one_out, row_shares
+from anydepth.measures.engine.moments import GramSums, Moments, merge
+from anydepth.measures.engine.states import ArrayStates, States, locate
 
 Route = Callable[[States], GramSums]
 BOTH = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])

@@ -22,9 +22,9 @@ from commanding import Command, in_a_process, in_folder
 from naive import same
 from PIL import Image
 
-import anydepth.collect
-import anydepth.room
-from anydepth.result import Trace
+import anydepth.passes.disk_budget
+import anydepth.tracing.collect
+from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -239,7 +239,7 @@ def test_what_kept_states_take_is_told_warned_of_and_limited(command: Command, m
     done = command(*arguments, "--states-limit", "lots")
     assert done.err == "anydepth: --states-limit is 'lots', expected a size such as '20GB', or a number of bytes\n"
     usage = SimpleNamespace(free=taken.bytes * 3 // 2)
-    monkeypatch.setattr(anydepth.room, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
+    monkeypatch.setattr(anydepth.passes.disk_budget, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     done = command(*arguments, "--json")
     assert done.status == 0
     assert re.fullmatch(
@@ -374,7 +374,7 @@ def test_a_bug_of_ours_is_not_hidden(command: Command, monkeypatch: pytest.Monke
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("anydepth.tracing.assemble", broken)
+    monkeypatch.setattr("anydepth.tracing.run.assemble", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(Path.cwd()))
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
     assert (done.status, done.out) == (1, "")
@@ -405,7 +405,7 @@ def test_an_error_leaves_the_trace_that_was_there(command: Command) -> None:
 
 def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    collect = anydepth.collect.Pass._collect
+    collect = anydepth.tracing.collect.Pass._collect
 
     def stopping(self: Any, *arguments: Any) -> Any:
         counted.append(1)
@@ -413,7 +413,7 @@ def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return collect(self, *arguments)
 
-    monkeypatch.setattr(anydepth.collect.Pass, "_collect", stopping)
+    monkeypatch.setattr(anydepth.tracing.collect.Pass, "_collect", stopping)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
     done = command(*again)
     assert (done.status, done.out) == (130, "")
@@ -429,7 +429,7 @@ def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    collect = anydepth.collect.Pass._collect
+    collect = anydepth.tracing.collect.Pass._collect
 
     def stopped(self: Any, *arguments: Any) -> Any:
         counted.append(1)
@@ -437,7 +437,7 @@ def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypa
             signal.raise_signal(getattr(signal, name))
         return collect(self, *arguments)
 
-    monkeypatch.setattr(anydepth.collect.Pass, "_collect", stopped)
+    monkeypatch.setattr(anydepth.tracing.collect.Pass, "_collect", stopped)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
     done = command(*again)
     assert (done.status, done.out) == (128 + getattr(signal, name), "")
@@ -448,7 +448,7 @@ def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypa
 
 def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    collect = anydepth.collect.Pass._collect
+    collect = anydepth.tracing.collect.Pass._collect
 
     def counting(self: Any, *arguments: Any) -> Any:
         counted.append(1)
@@ -456,7 +456,7 @@ def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: p
             raise KeyboardInterrupt
         return collect(self, *arguments)
 
-    monkeypatch.setattr(anydepth.collect.Pass, "_collect", counting)
+    monkeypatch.setattr(anydepth.tracing.collect.Pass, "_collect", counting)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size")
     assert command(*again, "3").status == 130
     refused = command(*again, "4")
@@ -484,9 +484,9 @@ def test_ctrl_c_in_a_real_process(
     assert 0 < done < len(rows)
 
     counted: list[int] = []
-    collect = anydepth.collect.Pass._collect
+    collect = anydepth.tracing.collect.Pass._collect
     monkeypatch.setattr(
-        anydepth.collect.Pass, "_collect", lambda self, *given: (counted.append(1), collect(self, *given))[1]
+        anydepth.tracing.collect.Pass, "_collect", lambda self, *given: (counted.append(1), collect(self, *given))[1]
     )
     assert command(*arguments, "--out", str(tmp_path / "out")).status == 0
     assert len(counted) == len(rows) - done

@@ -20,10 +20,10 @@ from commanding import Command, in_a_process, in_folder
 from rich.console import Console
 from safetensors.torch import load_file
 
-from anydepth import options, terminal
-from anydepth.cli import run
-from anydepth.objectives import DEFAULT, OBJECTIVES
-from anydepth.result import Trace
+from anydepth.cli import options, terminal
+from anydepth.cli.app import run
+from anydepth.tracing.trace import Trace
+from anydepth.training.objectives import DEFAULT, OBJECTIVES
 
 FEW = ("--max-steps", "4", "--learning-rate", "3e-3", "--use-cpu", "--logging-steps", "2")
 

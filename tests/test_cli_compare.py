@@ -46,7 +46,7 @@ def test_an_interrupt_says_that_the_command_starts_over(command: Command, monkey
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("anydepth.matching.compare", stop)
+    monkeypatch.setattr("anydepth.jobs.compare.compare", stop)
     done = command("compare", "~one", "~two", "--out", "both")
     assert (done.status, done.err) == (130, "anydepth: interrupted; the same command starts over\n")
     assert list(Path().iterdir()) == []

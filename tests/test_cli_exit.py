@@ -16,10 +16,11 @@ import torch
 import transformers
 from commanding import Command, in_a_process, in_folder
 
-from anydepth import EarlyExit, options
+from anydepth import EarlyExit
+from anydepth.cli import options
+from anydepth.core.heads import separate_heads
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import POLICIES, AtDepth
-from anydepth.heads import separate_heads
 
 COUNT = 480
 
@@ -167,7 +168,7 @@ def test_an_interrupted_pass_goes_on(command: Command, assets: Path, monkeypatch
     """What was read out before the interrupt is not read out again, and the result is the same."""
     arguments = ("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--no-tune", "--json")
     expected = json.loads(command(*arguments, "--out", "whole").out)
-    from anydepth.exits import looking
+    from anydepth.exits import exit_scores as looking
 
     right, calls = looking._rows, []
 

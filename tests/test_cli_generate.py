@@ -149,7 +149,7 @@ def test_too_few_texts_to_promise(command: Command) -> None:
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal(capsys: Any) -> None:
-    from anydepth.terminal import write
+    from anydepth.cli.terminal import write
 
     write("a\x1b[31mb\r\nc\td\x07")
     assert capsys.readouterr().out == "a\\x1b[31mb\nc\td\\x07"

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import anydepth as ad
-from anydepth import show, terminal
+from anydepth.cli import render as show
+from anydepth.cli import terminal
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 HELP = [sys.executable, "-m", "anydepth", "trace", "--help"]

@@ -13,9 +13,10 @@ import transformers
 from commanding import Command, in_folder
 
 import anydepth as ad
-from anydepth import data, models
-from anydepth.heads import separate_heads
-from anydepth.stack import Stack
+from anydepth import data
+from anydepth.core.heads import separate_heads
+from anydepth.core.stack import Stack
+from anydepth.models import loading as models
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_a_cut_that_could_not_be_loaded_writes_nothing(command: Command, monkeyp
 
 
 def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anydepth.certificates.fails", lambda early, *rest: np.ones(len(early), dtype=bool))
+    monkeypatch.setattr("anydepth.stats.certificates.fails", lambda early, *rest: np.ones(len(early), dtype=bool))
     done = command("truncate", "~bert", "--depth", "auto", "--data", "~reviews.csv", "--out", "small")
     assert done.status == 0
     assert "depth 3: nothing shallower could be certified" in done.out

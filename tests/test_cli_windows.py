@@ -9,7 +9,7 @@ import checkpoints
 import pytest
 from commanding import Command, in_folder
 
-from anydepth.result import Trace
+from anydepth.tracing.trace import Trace
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from naive_measures import Ragged
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import ArrayStates
+from anydepth.measures.engine.states import ArrayStates
 from anydepth.theory.collapse import Collapse, collapse
 from anydepth.theory.updates import updates
 

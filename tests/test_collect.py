@@ -11,9 +11,9 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anydepth.collect import as_batch, digest
+from anydepth.core.targets import predicts_next_token
 from anydepth.errors import DataError, LabelError
-from anydepth.questions import predicts_next_token
+from anydepth.passes.batches import as_batch, digest
 
 TEXTS = naive.sentences(11)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anydepth.companions import carry
+from anydepth.models.companion_files import carry
 
 GOES = ("LICENSE", "NOTICE.txt", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 GOES += ("special.model", "chat_template.jinja", "modeling_own.py", "1_Pooling/config.json")

@@ -13,13 +13,13 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 import anydepth as ad
-from anydepth.comparing import _closeness, compare
 from anydepth.errors import IncompatibleTraces, MeasureError
-from anydepth.measures.differences import paired
+from anydepth.measures.engine.states import ArrayStates
 from anydepth.measures.similarity import MEASURES, similarities
-from anydepth.measures.states import ArrayStates
-from anydepth.report.compared import write
-from anydepth.store import StoredStates
+from anydepth.report.pages.comparison import write
+from anydepth.results.comparison import _closeness, compare
+from anydepth.stats.paired import paired
+from anydepth.storage.rows import StoredStates
 
 CLASSES, COUNT = 3, 60
 

@@ -12,7 +12,7 @@ from naive_measures import Ragged, correlated
 from anydepth.errors import MeasureError
 from anydepth.measures import Cosine
 from anydepth.measures.cosine import QUANTILES, cosine, pair_cosines
-from anydepth.measures.states import ArrayStates
+from anydepth.measures.engine.states import ArrayStates
 
 BOTH = pytest.mark.parametrize("centred", [True, False], ids=["centred", "raw"])
 

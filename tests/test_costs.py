@@ -7,9 +7,9 @@ import zoo
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anydepth.core.stack import Stack
 from anydepth.errors import DataError
 from anydepth.exits.costs import Cost, Costs, count_flops, measure_costs
-from anydepth.stack import Stack
 
 LAST = 4
 

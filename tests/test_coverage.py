@@ -14,9 +14,9 @@ from naive_measures import Ragged
 from scipy import stats
 
 from anydepth.measures import MEASURES, similarities
-from anydepth.measures.agreement import agreement
-from anydepth.measures.differences import paired
-from anydepth.measures.intervals import t_interval
+from anydepth.stats.agreement import agreement
+from anydepth.stats.intervals import t_interval
+from anydepth.stats.paired import paired
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import ViTImageProcessor
 
-from anydepth import data, models
+from anydepth import data
 from anydepth.data.columns import guess
 from anydepth.data.inputs import word_labels
 from anydepth.data.labels import class_indices
 from anydepth.data.loading import draw
 from anydepth.errors import DataError, LabelError, ModelError
+from anydepth.models import loading as models
 
 TEXTS = ["a good film", "the plot was dull", "great", "not good", "a bad bad film"]
 GENERIC = ("LABEL_0", "LABEL_1")

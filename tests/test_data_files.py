@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import feather, parquet
 
-from anydepth import data, models
+from anydepth import data
 from anydepth.data.sources import splits as splits_of
 from anydepth.errors import DataError, ModelError
-from anydepth.pixels import plain
+from anydepth.models import loading as models
+from anydepth.models.image_transform import plain
 
 ODD = ["d[1]", "d*", "d?", "a b", "a#b", "a%20b", "a:b", "~user", "ü", "-x", "a,b", "x::y", "[!a]", "{a,b}", "**"]
 TEXTS = ["a good film", "the plot, was; dull", 'say "hi"', "two\nlines", "007"]

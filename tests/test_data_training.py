@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from anydepth import data, models
+from anydepth import data
+from anydepth.core.tokens import IGNORED
 from anydepth.data.augment import SHIFT, augmented
+from anydepth.data.examples import class_names, examples, load_to_train
 from anydepth.data.loading import Wanted
 from anydepth.data.sources import training_splits
-from anydepth.data.training import class_names, examples, load_to_train
 from anydepth.errors import DataError, LabelError, ModelError
-from anydepth.loaded import LoadedModel
-from anydepth.tokens import IGNORED
+from anydepth.models import loading as models
+from anydepth.models.loaded import LoadedModel
 
 TEXTS = ["a good film", "the plot was dull", "great", "not good", "a bad bad film", "the cast was great but dull"]
 END = 3  # what the tokenizers of `checkpoints` end a text with

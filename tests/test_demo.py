@@ -11,11 +11,11 @@ import torch
 import transformers
 from sklearn.datasets import load_digits
 
-import anydepth.demo
-from anydepth.cli import run
-from anydepth.demo import BLOCKS, OBJECTIVES, show_digits, train_digits
+import anydepth.jobs.demo
+from anydepth.cli.app import run
 from anydepth.errors import DataError, TraceFileError
-from anydepth.result import Trace
+from anydepth.jobs.demo import BLOCKS, OBJECTIVES, show_digits, train_digits
+from anydepth.tracing.trace import Trace
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_progress_tells_each_epoch_and_the_loss_falls(shown: tuple[Path, Any]) -
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred images to train on, where what is learnt does not matter."""
-    whole = anydepth.demo._digits
-    monkeypatch.setattr(anydepth.demo, "_digits", lambda model: tuple(part[:200] for part in whole(model)))
+    whole = anydepth.jobs.demo._digits
+    monkeypatch.setattr(anydepth.jobs.demo, "_digits", lambda model: tuple(part[:200] for part in whole(model)))
 
 
 @pytest.mark.usefixtures("few")
@@ -97,7 +97,7 @@ def test_without_scikit_learn_it_says_what_to_install(tmp_path: Path, monkeypatc
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(DataError, match="'digits' comes with scikit-learn: pip install 'anydepth.demo.'"):
+    with pytest.raises(DataError, match="'digits' comes with scikit-learn: pip install 'anydepth.jobs.demo.'"):
         train_digits(tmp_path / "model", "aligned", epochs=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -106,8 +106,8 @@ def test_without_scikit_learn_it_says_what_to_install(tmp_path: Path, monkeypatc
 def test_both_ways_start_from_the_same_weights_and_differ_in_the_loss_alone(tmp_path: Path) -> None:
     """Standard training by hand, from the same seed with the same steps, ends at the very weights."""
     folder = train_digits(tmp_path / "standard", "standard", epochs=1)
-    model = anydepth.demo._model(0)
-    images, labels = anydepth.demo._digits(model)
+    model = anydepth.jobs.demo._model(0)
+    images, labels = anydepth.jobs.demo._digits(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=4)
     for chosen in torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).split(64):

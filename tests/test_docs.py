@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 import typer
 
-from anydepth.cli import app
+from anydepth.cli.app import app
 from anydepth.measures import MEASURES
-from anydepth.result import STATISTICS
+from anydepth.results.trace_data import STATISTICS
 
 ROOT = Path(__file__).parents[1]
 _NOT_OURS = ("runs", "build", "dist", "venv", "node_modules")

@@ -10,7 +10,7 @@ import zoo
 from torch import Tensor, nn
 
 import anydepth as ad
-from anydepth.heads import separate_heads
+from anydepth.core.heads import separate_heads
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

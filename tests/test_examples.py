@@ -189,7 +189,7 @@ def test_bad_paths_stop_a_script_before_it_starts(script, tmp_path, capsys):
         (["--out", tmp_path], r"exists: remove it or choose another --out"),
         (
             ["--out", tmp_path / "new", "--model", tmp_path / "no"],
-            r"/no is not there: run 'python -m anydepth.assets",
+            r"/no is not there: run 'python -m anydepth.assets.registry",
         ),
     ):
         with pytest.raises(SystemExit) as stopped:

@@ -10,12 +10,12 @@ import torch
 import zoo
 from torch import Tensor, nn
 
-from anydepth.calling import answer_of, call_model, sample_count, samples_of
+from anydepth.core.heads import separate_heads
+from anydepth.core.model_io import answer_of, call_model, sample_count, samples_of
+from anydepth.core.stack import Stack
 from anydepth.errors import PolicyError, UnsupportedHead
-from anydepth.exits.engine import EarlyExit, Exits
+from anydepth.exits.early_exit import EarlyExit, Exits
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
-from anydepth.heads import separate_heads
-from anydepth.stack import Stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 

@@ -16,12 +16,12 @@ import zoo
 from torch import Tensor, nn
 
 import anydepth as ad
-from anydepth import exporting
+from anydepth.core.heads import separate_heads
 from anydepth.errors import AnydepthError, ExportError, PolicyError, TraceFileError, UnsupportedHead
-from anydepth.exits import segments
-from anydepth.exits.router import Router
-from anydepth.exporting import export
-from anydepth.heads import separate_heads
+from anydepth.onnx import export as exporting
+from anydepth.onnx import segments
+from anydepth.onnx.exporter import export
+from anydepth.onnx.router import Router
 
 ROOT = Path(__file__).parents[1]
 

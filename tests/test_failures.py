@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from anydepth.failures import described
+from anydepth.cli.error_messages import described
 
 
 def raised(action: Callable[[], object]) -> Exception:

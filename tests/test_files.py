@@ -19,13 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import same
 
-import anydepth.files
+import anydepth.results.trace_files
 from anydepth.errors import TraceFileError
-from anydepth.files import FORMAT
-from anydepth.intact import sealed, stated
-from anydepth.measures.moments import Moments
-from anydepth.result import Rows, Trace
-from anydepth.tracing import trace, trace_states
+from anydepth.measures.engine.moments import Moments
+from anydepth.results.trace_data import Rows
+from anydepth.results.trace_files import FORMAT
+from anydepth.storage.checksums import sealed, stated
+from anydepth.tracing.run import trace, trace_states
+from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -455,10 +456,10 @@ def fails_on(name: str) -> Callable[..., Any]:
 FULL: dict[str, tuple[Any, str, Any]] = {
     "arrays": (Path, "write_bytes", fails_on("arrays.safetensors")),
     "sums": (Path, "write_bytes", fails_on("sums.safetensors")),
-    "states": (anydepth.files.RowFile, "append", no_space),
+    "states": (anydepth.results.trace_files.RowFile, "append", no_space),
     "samples of states": (np, "save", no_space),
     "report": (Trace, "report", no_space),
-    "trace.json": (anydepth.files, "write_json", no_space),
+    "trace.json": (anydepth.results.trace_files, "write_json", no_space),
     "the folder": (Path, "mkdir", no_space),
 }
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speaking import BLOCKS, greedy, prompts, speaker
 
+from anydepth.core.stack import Stack
 from anydepth.errors import GenerationError
 from anydepth.generation.costs import (
     DecodeCosts,
@@ -21,7 +22,6 @@ from anydepth.generation.costs import (
     measure_decode_costs,
     tokens_per_round,
 )
-from anydepth.stack import Stack
 
 COSTS = DecodeCosts(
     last=8, context=50, start=0.5, block=1.0, block_several=0.3, block_more=0.2, head=2.0, head_more=0.1, fill=0.25

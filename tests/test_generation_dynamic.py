@@ -12,9 +12,9 @@ from speaking import BLOCKS, CACHE, NAMES, Streamed, greedy, lengths, prompts, s
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteriaList
 
+from anydepth.core.stack import Stack
 from anydepth.exits.policies import Confidence, Convergence, Entropy, Margin, Patience, Policy
 from anydepth.generation import dynamic_exit
-from anydepth.stack import Stack
 
 NEVER, ALWAYS = Confidence(1.0, depths=(1, 2)), Confidence(0.0, depths=(1, 2))
 KINDS: dict[str, Policy] = {

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from speaking import greedy, prompts, speaker
 
 from anydepth import Confidence, Entropy, Patience
-from anydepth.certificates import certified
+from anydepth.core.stack import Stack
 from anydepth.errors import CertificateError
 from anydepth.generation import dynamic_exit
-from anydepth.generation.promise import THRESHOLDS, calibrate, differing, path_of
-from anydepth.stack import Stack
+from anydepth.generation.calibration import THRESHOLDS, calibrate, differing, path_of
+from anydepth.stats.certificates import certified
 
 NEW = 6
 

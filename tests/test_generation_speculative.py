@@ -28,10 +28,10 @@ from speaking import (
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, StoppingCriteriaList, StopStringCriteria
 
+from anydepth.core.stack import Stack
 from anydepth.generation import Spent, self_speculative, speculative
 from anydepth.generation.decoder import Decoder, checked_on
 from anydepth.generation.speculative import DraftLength, accepted_of
-from anydepth.stack import Stack
 
 ROWS = together(prompts(8))
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from naive_measures import Ragged
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import ArrayStates
+from anydepth.measures.engine.states import ArrayStates
+from anydepth.stats.means import PARTS, Means
 from anydepth.theory.closeness import closeness, log_probability
 from anydepth.theory.geometry import Geometry, geometry
-from anydepth.theory.means import PARTS, Means
 from anydepth.theory.paths import NULLS, Paths
 
 N, K, D = 40, 6, 7
@@ -277,7 +277,7 @@ def means_of(values: np.ndarray, groups: np.ndarray | None = None) -> Means:
 
 
 def test_the_interval_of_a_mean_is_students_over_samples() -> None:
-    from anydepth.measures.intervals import t_interval
+    from anydepth.stats.intervals import t_interval
 
     rng = np.random.default_rng(0)
     values, groups = rng.normal(size=(90, 4)), rng.integers(0, 20, 90)
@@ -287,7 +287,7 @@ def test_the_interval_of_a_mean_is_students_over_samples() -> None:
 
 
 def test_undefined_entries_play_no_part() -> None:
-    from anydepth.measures.intervals import t_interval
+    from anydepth.stats.intervals import t_interval
 
     values = np.random.default_rng(0).normal(size=(50, 2))
     values[::3, 1] = np.nan
@@ -298,7 +298,7 @@ def test_undefined_entries_play_no_part() -> None:
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
-    from anydepth.measures.intervals import wilson
+    from anydepth.stats.intervals import wilson
 
     values = np.array([[1.0, 1.0]] * 7 + [[0.0, 1.0]] * 3)
     found = means_of(values).share("x")

@@ -23,14 +23,14 @@ from test_tuning import looked
 from torch import nn
 
 import anydepth as ad
-from anydepth.calling import answer_of, call_model, split_labels
-from anydepth.certificates import Failures, minimal_depth, one_of_each
+from anydepth.core.model_io import answer_of, call_model, split_labels
+from anydepth.data.input_settings import InputSettings
 from anydepth.errors import CertificateError, PolicyError, UnsupportedHead
 from anydepth.exits.calibration import Calibration, calibrate, parted
-from anydepth.exits.inputs import InputSettings
-from anydepth.exits.looking import Looked, Shown
+from anydepth.exits.exit_scores import Looked, Shown
 from anydepth.exits.policies import Confidence, Entropy, Margin, Policy, as_plain, from_plain
 from anydepth.exits.saving import Saved
+from anydepth.stats.certificates import Failures, minimal_depth, one_of_each
 
 LOOSE: dict[str, Any] = {"tolerance": 0.2, "confidence": 0.9, "against": "model"}
 

@@ -8,9 +8,9 @@ import transformers
 import zoo
 from torch import nn
 
+from anydepth.core.heads import Heads, parameter_counts, separate_heads
+from anydepth.core.stack import Stack
 from anydepth.errors import ModelError, ObjectiveError, UnsupportedHead
-from anydepth.heads import Heads, parameter_counts, separate_heads
-from anydepth.stack import Stack
 
 
 @pytest.mark.parametrize("name", ["bert", "vit", "gpt2", "roberta", "dinov2", "timm vit", "llama classifier"])

@@ -14,7 +14,7 @@ from scipy import stats
 
 from anydepth.errors import MeasureError
 from anydepth.measures import similarities
-from anydepth.measures.intervals import (
+from anydepth.stats.intervals import (
     around,
     around_correlation,
     bootstrap,
@@ -24,7 +24,7 @@ from anydepth.measures.intervals import (
     t_interval,
     wilson,
 )
-from anydepth.measures.jackknife import PartSums, Split
+from anydepth.stats.jackknife import PartSums, Split
 
 
 def coverage(interval: Callable[[np.random.Generator], np.ndarray], truth: float, runs: int) -> float:

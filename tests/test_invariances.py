@@ -9,8 +9,8 @@ from naive_measures import Ragged, correlated
 
 from anydepth.errors import DataError
 from anydepth.measures import MEASURES, ArrayStates, similarities
+from anydepth.measures.engine.states import JoinedStates
 from anydepth.measures.measure import INVARIANCES
-from anydepth.measures.states import JoinedStates
 
 WIDTH = 6
 EVERY = pytest.mark.parametrize("name", list(MEASURES))

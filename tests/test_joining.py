@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anydepth.errors import IncompatibleTraces
-from anydepth.joining import common_states, join
-from anydepth.result import Rows, Trace
-from anydepth.tracing import trace
+from anydepth.results.pairing import common_states, join
+from anydepth.results.trace_data import Rows
+from anydepth.tracing.run import trace
+from anydepth.tracing.trace import Trace
 
 COUNT, DEPTHS, CLASSES = 9, 3, 4
 LABELS = np.arange(COUNT) % CLASSES

@@ -42,7 +42,7 @@ def test_float32_tiles_of_wide_depths_lose_nothing(monkeypatch) -> None:
     first = rng.normal(size=(1100, 400)).astype(np.float32)
     arrays = [first, first + rng.normal(size=first.shape).astype(np.float32)]
     single = values(arrays)
-    monkeypatch.setattr("anydepth.measures.kernels._FEW", len(first))
+    monkeypatch.setattr("anydepth.measures.cka_rbf._FEW", len(first))
     np.testing.assert_allclose(single, values(arrays), rtol=0, atol=1e-7)
 
 
@@ -50,7 +50,7 @@ def test_float32_tiles_of_wide_depths_lose_nothing(monkeypatch) -> None:
 def test_the_size_of_tiles_does_not_matter(size: int, monkeypatch) -> None:
     states = Ragged(correlated(130, (6, 4)), [50])
     whole = similarities(states, ["cka_rbf"])["cka_rbf"]
-    monkeypatch.setattr("anydepth.measures.kernels._TILES", (size,))
+    monkeypatch.setattr("anydepth.measures.cka_rbf._TILES", (size,))
     tiled = similarities(states, ["cka_rbf"])["cka_rbf"]
     for name in ("value", "low", "high"):
         np.testing.assert_allclose(getattr(tiled, name), getattr(whole, name), atol=1e-9)
@@ -86,8 +86,8 @@ def test_what_leaves_no_kernel_is_undefined_and_said_so() -> None:
 
 
 def test_of_many_rows_some_are_taken_and_the_note_says_how_many(monkeypatch) -> None:
-    monkeypatch.setattr("anydepth.measures.kernels.KERNEL_ROWS", 60)
-    monkeypatch.setattr("anydepth.measures.kernels.WIDTH_ROWS", 60)
+    monkeypatch.setattr("anydepth.measures.cka_rbf.KERNEL_ROWS", 60)
+    monkeypatch.setattr("anydepth.measures.cka_rbf.WIDTH_ROWS", 60)
     arrays = correlated(300, (6, 4))
     found = similarities(Ragged(arrays, [7, 130]), ["cka_rbf"])["cka_rbf"]
     assert found.notes == ("similarity by RBF-CKA: over 60 of 300 rows",)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from naive_measures import Ragged, correlated
 
 from anydepth.measures import similarities
-from anydepth.measures.neighbours import nearest
+from anydepth.measures.engine.neighbours import nearest
 
 BOTH = pytest.mark.parametrize("name", ["knn", "cknna"])
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anydepth import data
+from anydepth.data.examples import class_names
 from anydepth.data.labels import class_indices
-from anydepth.data.training import class_names
 from anydepth.errors import LabelError, ModelError
-from anydepth.label_names import match_names
-from anydepth.models import _will_do
+from anydepth.models.label_names import match_names
+from anydepth.models.loading import _will_do
 
 GENERIC = ("LABEL_0", "LABEL_1", "LABEL_2")
 NAMES = ["cat", "Big Dog", "10", "2", "True", "class 1", "Ärger", "LABEL_7"]

@@ -13,9 +13,9 @@ import torch
 import zoo
 from torch import Tensor, nn
 
-from anydepth.calling import samples_of
-from anydepth.heads import separate_heads
-from anydepth.stack import Stack
+from anydepth.core.heads import separate_heads
+from anydepth.core.model_io import samples_of
+from anydepth.core.stack import Stack
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 SOME = ["bert", "modernbert", "deberta-v2", "gemma2", "llama classifier", "vit", "timm vit", "nn.TransformerEncoder"]

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from torch import nn
 from wordy import SPECIAL, ids_of, text, tokenizer
 
-from anydepth import Stack, lens
+from anydepth import Stack
+from anydepth.core.heads import separate_heads
 from anydepth.errors import DataError, ModelError, NonFiniteStates, TraceFileError, UnsupportedHead
-from anydepth.heads import separate_heads
-from anydepth.lens import NOTHING, Lens
-from anydepth.loaded import LoadedModel
-from anydepth.report import lens as shown
+from anydepth.lens import lens
+from anydepth.lens.lens import NOTHING, Lens
+from anydepth.models.loaded import LoadedModel
 from anydepth.report import theme
+from anydepth.report.pages import lens as shown
 
 HOSTILE = ("</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "\"quoted' & <b>", "{{ 7*7 }}")
 UNSEEN = (" ", "\n", "\t", "\x00", "\x7f", "\u202e", "\u200b", "\xa0", "\ud800", "")

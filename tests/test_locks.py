@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from anydepth.locks import JOB, scratch_folder
+from anydepth.storage.locks import JOB, scratch_folder
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from anydepth.locks import scratch_folder
+from anydepth.storage.locks import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "rows.npy").write_bytes(b"x" * 100)
     print(folder.name, flush=True)

@@ -17,8 +17,8 @@ from naive import same
 from torch import nn
 
 from anydepth.errors import IncompatibleTraces
-from anydepth.result import Trace
-from anydepth.tracing import trace, trace_states
+from anydepth.tracing.run import trace, trace_states
+from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

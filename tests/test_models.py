@@ -10,8 +10,9 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from anydepth import models, tasks
 from anydepth.errors import DataError, ModelError
+from anydepth.models import loading as models
+from anydepth.models import tasks
 
 
 @pytest.fixture(scope="module")

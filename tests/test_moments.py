@@ -7,9 +7,9 @@ from naive_measures import correlated
 from safetensors.torch import load_file, save_file
 
 from anydepth.errors import MeasureError
-from anydepth.measures.cka import cka
-from anydepth.measures.moments import Moments, merge
-from anydepth.measures.precision import full_precision
+from anydepth.measures.engine.hsic import cka
+from anydepth.measures.engine.moments import Moments, merge
+from anydepth.measures.engine.precision import full_precision
 
 WIDTHS = (3, 5, 4)
 

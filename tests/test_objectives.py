@@ -14,13 +14,13 @@ import zoo
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth import tally
+from anydepth.core.heads import Heads, separate_heads
+from anydepth.core.stack import Stack
 from anydepth.errors import LabelError, NonFiniteLoss, ObjectiveError, UnsupportedHead
-from anydepth.heads import Heads, separate_heads
-from anydepth.objectives import DEFAULT, OBJECTIVES, AlignedLoss, objective_named
-from anydepth.stack import Stack
-from anydepth.tally import by_sample
-from anydepth.weights import sampling, weights_of
+from anydepth.training import losses as tally
+from anydepth.training.depth_weights import sampling, weights_of
+from anydepth.training.evaluation import by_sample
+from anydepth.training.objectives import DEFAULT, OBJECTIVES, AlignedLoss, objective_named
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import typer
 
-from anydepth.cli import app, run
+from anydepth.cli.app import app, run
+from anydepth.cli.option_checks import EFFECTS, RANGES, checked, flag_of
 from anydepth.errors import OptionError
-from anydepth.option_checks import EFFECTS, RANGES, checked, flag_of
 
 GROUP: Any = typer.main.get_command(app)
 VERBS: dict[str, Callable[..., None]] = {

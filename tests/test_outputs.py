@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-import anydepth.moving
+import anydepth.storage.replacement
+from anydepth.cli.parsing import default_folder
 from anydepth.errors import AnydepthError, ModelError, OutputError, TraceFileError
-from anydepth.intact import imprint
-from anydepth.outputs import OutputKind, output, settle
 from anydepth.signals import Stopped, held_back, stopping
-from anydepth.verbs.words import default_folder
+from anydepth.storage.checksums import imprint
+from anydepth.storage.output_folder import OutputKind, output, settle
 
 KIND = OutputKind(job="make", mark="made.json", names=("numbers.txt", "deep/er/part.txt"))
 ALONE = replace(KIND, alone="holds something else already", error=ModelError)
@@ -338,10 +338,10 @@ def test_what_cannot_be_replaced_is_seen_before_the_work(tmp_path: Path, monkeyp
         ("os.path.ismount", lambda path: Path(path).name == "numbers.txt", "something is mounted there"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"anydepth.moving.{name}", answer)
+            patch.setattr(f"anydepth.storage.replacement.{name}", answer)
             with pytest.raises(OutputError, match=says):
                 make(tmp_path, "new")
-    assert anydepth.moving._flags(tmp_path / "numbers.txt") & 0x30 == 0
+    assert anydepth.storage.replacement._flags(tmp_path / "numbers.txt") & 0x30 == 0
     assert result(tmp_path) == {"old"}
 
 

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 import anydepth as ad
+from anydepth.core.padding import counts_padding
 from anydepth.errors import AnydepthWarning, DataError
-from anydepth.padding import counts_padding
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 30}
 

@@ -11,11 +11,11 @@ from tokenizers import processors
 from wordy import ids_of, text, tokenizer
 
 import anydepth
-from anydepth import passages as module
 from anydepth.errors import DataError, GenerationError
-from anydepth.loaded import LoadedModel
-from anydepth.passages import Passages, continuing, text_metrics
-from anydepth.texts import diversity, repetition
+from anydepth.generation import continuations as module
+from anydepth.generation.continuations import Passages, continuing, text_metrics
+from anydepth.generation.text_metrics import diversity, repetition
+from anydepth.models.loaded import LoadedModel
 
 TEXTS = [text(20, seed) for seed in range(5)]
 

@@ -12,13 +12,14 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anydepth.core.windows import name as window
 from anydepth.errors import MeasureError
-from anydepth.measures.intervals import t_interval, wilson
-from anydepth.positions import RANKS, Band, Banded, by_frequency, by_position, tells_next_token
-from anydepth.report import positions as report
-from anydepth.result import Rows, Trace
-from anydepth.tracing import trace, trace_states
-from anydepth.windows import name as window
+from anydepth.report.pages import positions as report
+from anydepth.results.positions import RANKS, Band, Banded, by_frequency, by_position, tells_next_token
+from anydepth.results.trace_data import Rows
+from anydepth.stats.intervals import t_interval, wilson
+from anydepth.tracing.run import trace, trace_states
+from anydepth.tracing.trace import Trace
 
 DEPTHS = 4  # K
 LANGUAGE_MODEL = {"model": {"class": "GPT2LMHeadModel"}}
@@ -186,7 +187,7 @@ def test_one_text_has_no_interval():
 
 def test_many_answers_are_taken_in_pieces(monkeypatch):
     whole = by_position(made())
-    monkeypatch.setattr("anydepth.positions._AT_ONCE", 3)
+    monkeypatch.setattr("anydepth.results.positions._AT_ONCE", 3)
     pieces = by_position(made())
     for name, one in whole.values.items():
         np.testing.assert_allclose(pieces.values[name].value, one.value)

@@ -6,9 +6,9 @@ import torch
 import zoo
 from torch import nn
 
-import anydepth.provenance
-from anydepth.provenance import data_fingerprint, describe_model, model_fingerprint, now, versions
-from anydepth.stack import Stack
+import anydepth.core.provenance
+from anydepth.core.provenance import data_fingerprint, describe_model, model_fingerprint, now, versions
+from anydepth.core.stack import Stack
 
 
 def test_the_fingerprint_is_of_names_types_shapes_and_values() -> None:
@@ -35,7 +35,7 @@ def test_one_bit_of_one_weight_changes_it(index: int) -> None:
 def test_large_tensors_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2000, 2000)
     whole = model_fingerprint(model)
-    monkeypatch.setattr(anydepth.provenance, "_WHOLE", 2**21)
+    monkeypatch.setattr(anydepth.core.provenance, "_WHOLE", 2**21)
     sampled = model_fingerprint(model)
     assert sampled != whole
     with torch.no_grad():

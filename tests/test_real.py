@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from anydepth.assets import cache_root
+from anydepth.assets.registry import cache_root
 
 ASSETS = cache_root()
 MODEL = Path(__file__).parents[1] / "runs" / "minilm-mr"
@@ -42,7 +42,7 @@ def printed(sentences: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     import contextlib
     import io
 
-    from anydepth.cli import run
+    from anydepth.cli.app import run
 
     folder = tmp_path_factory.mktemp("real")
     sentences.to_csv(folder / "mr.csv", index=False)

@@ -38,6 +38,6 @@ def test_certificates_hold_and_temperatures_pay(name: str) -> None:
 
 
 def test_a_certificate_without_a_test_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anydepth.certificates.p_value", lambda failures, samples, tolerance: 0.0)
+    monkeypatch.setattr("anydepth.stats.certificates.p_value", lambda failures, samples, tolerance: 0.0)
     found = certificates.run(certificates.settings()["unevenly sure depths, 600"], 10, seed=7)
     assert found["violations"] == 1

@@ -16,10 +16,14 @@ import pytest
 
 from anydepth import trace_states
 from anydepth.errors import MeasureError, TraceFileError
-from anydepth.measures.agreement import Agreement
-from anydepth.report import charts, html, page, rows, tables, theme, words
-from anydepth.report.agreeing import agreeing
-from anydepth.report.source import Source
+from anydepth.report import html, rows, theme
+from anydepth.report import sentences as words
+from anydepth.report.charts import trace as charts
+from anydepth.report.pages import tables
+from anydepth.report.pages import trace as page
+from anydepth.report.pages.agreement import agreeing
+from anydepth.report.protocols import Source
+from anydepth.stats.agreement import Agreement
 
 TAGS = {
     *("html", "head", "meta", "title", "style", "script", "noscript", "body", "main", "header", "section", "aside"),

@@ -6,7 +6,9 @@ import fake_trace
 import pytest
 from browser import Browser
 
-from anydepth.report import charts, page, theme
+from anydepth.report import theme
+from anydepth.report.charts import trace as charts
+from anydepth.report.pages import trace as page
 
 FIGURES = {"plausible": 13, "features_only": 6, "arrays": 6, "blank_first": 13, "tiny": 13, "hostile": 13, "two": 18}
 LIGHT, DARK = theme.config()["mark"]["color"], theme.config(dark=True)["mark"]["color"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from browser import Browser
 
-from anydepth.certificates import Certificate
 from anydepth.errors import MeasureError
-from anydepth.exited import Exited
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import AtDepth, Confidence
-from anydepth.report import exits as page
+from anydepth.exits.summary import Exited
+from anydepth.report.pages import exits as page
+from anydepth.stats.certificates import Certificate
 
 LAST, POINTS = 6, 12
 

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import standins
 
-from anydepth.aligned import Aligned
 from anydepth.errors import AnydepthError
-from anydepth.jobs import Job
-from anydepth.reproduce import bench, running
-from anydepth.reproduce.bench import Bench
+from anydepth.jobs.align_settings import Job
+from anydepth.reproduce import experiment as bench
+from anydepth.reproduce import runner as running
 from anydepth.reproduce.curves import THRESHOLDS, by_depth, exits
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Plan, Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.running import Order, reproduce, results_path
+from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.runner import Order, reproduce, results_path
 from anydepth.reproduce.subjects import SCALES, Scale, Subject
+from anydepth.training.summary import Aligned
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -226,7 +227,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path))
-    monkeypatch.setattr("anydepth.reproduce.bench.align", pytest.fail)
+    monkeypatch.setattr("anydepth.reproduce.experiment.align", pytest.fail)
     with pytest.raises(AnydepthError, match=r"anydepth\.assets get fashion-mnist"):
         reproduce(Order("weights", tmp_path / "out", steps=2))
 

@@ -12,8 +12,8 @@ import pytest
 from commanding import Command, in_folder
 from made_up import RECIPE, RECIPES, only_made_up, put, results
 
-from anydepth.reproduce.bench import Bench
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.results import Found, Values
 
 OUT = Path("runs/reproduce")
 

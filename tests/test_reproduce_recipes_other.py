@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from anydepth.reproduce.claims import claim
-from anydepth.reproduce.found import Found, Seed
 from anydepth.reproduce.recipes import clip, parameters, skip
-from anydepth.reproduce.running import Order, recipe_named, reproduce
+from anydepth.reproduce.results import Found, Seed
+from anydepth.reproduce.runner import Order, recipe_named, reproduce
 
 NAMES = ("Trouser", "T-shirt/top", "Bag")
 CIFAR, RELEASED = "uoft-cs/cifar10", "openai/clip-vit-base-patch32"
@@ -167,7 +167,7 @@ def test_across_towers_are_the_models_own_embeddings(pictures, small_clip, tmp_p
     from transformers import CLIPModel
 
     found = trial("clip", tmp_path, "full", {RELEASED: small_clip, CIFAR: pictures["img"]})
-    from anydepth.reproduce.bench import Bench
+    from anydepth.reproduce.experiment import Bench
 
     (subject,) = recipe_named("clip").plans["full"].subjects.values()
     bench = Bench(tmp_path, "full", {}, use={RELEASED: str(small_clip), CIFAR: str(pictures["img"])}, device="cpu")

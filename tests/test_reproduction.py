@@ -7,14 +7,14 @@ import pytest
 import standins
 from commanding import in_folder
 
-from anydepth.reproduce.drawing import figure, figure_paths
-from anydepth.reproduce.found import Found
+from anydepth.reproduce.figures import figure, figure_paths
 from anydepth.reproduce.listing import listed
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.running import results_path
+from anydepth.reproduce.results import Found
+from anydepth.reproduce.runner import results_path
 from anydepth.reproduce.verdict import PAGE, render
-from anydepth.store import plain
+from anydepth.storage.files import plain
 
 KEPT = Path(__file__).parents[1] / "docs" / "reproduction"
 LEAST = 3

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anydepth.errors import MeasureError
-from anydepth.measures.similarity import Similarity
-from anydepth.result import STATISTICS, Rows, Trace, by_field
+from anydepth.measures.measure import Similarity
+from anydepth.results.trace_data import STATISTICS, Rows, by_field
+from anydepth.tracing.trace import Trace
 
 DEPTHS, CLASSES = 5, 4
 

@@ -16,10 +16,10 @@ import zoo
 from naive import same
 
 from anydepth.errors import AnydepthError, AnydepthWarning, DataError, TraceFileError
-from anydepth.result import Trace
-from anydepth.room import Room
-from anydepth.tracing import trace
-from anydepth.workspace import Workspace
+from anydepth.passes.disk_budget import Room
+from anydepth.passes.workspace import Workspace
+from anydepth.tracing.run import trace
+from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from anydepth.errors import AnydepthError, DataError, ModelError, TraceFileError
-from anydepth.exits.router import Router
-from anydepth.intact import sealed, stated
+from anydepth.onnx.router import Router
+from anydepth.storage.checksums import sealed, stated
 
 SOURCE = Path(__file__).parents[1] / "src"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -183,7 +183,7 @@ def test_it_runs_where_there_is_no_torch(exported: Path, tmp_path: Path) -> None
 import sys
 for name in ("torch", "transformers", "jaxtyping", "safetensors", "pandas", "scipy", "rich", "typer", "onnx"):
     sys.modules[name] = None  # to import it is an error
-from anydepth.exits.router import Router
+from anydepth.onnx.router import Router
 import numpy
 out = Router(sys.argv[1])({"x": numpy.array([[0.9, 0.7], [0.1, 0.2]], dtype="float32")})
 print(out.depth.tolist())

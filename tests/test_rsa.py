@@ -10,7 +10,8 @@ from test_intervals import covers, mixed
 
 from anydepth.errors import MeasureError
 from anydepth.measures import similarities
-from anydepth.measures.rsa import distance_ranks, mid_ranks, rank_influence
+from anydepth.measures.rsa import distance_ranks, rank_influence
+from anydepth.stats.ranks import mid_ranks
 
 
 def directions(state: np.ndarray) -> torch.Tensor:

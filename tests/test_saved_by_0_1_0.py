@@ -10,9 +10,9 @@ import torch
 from commanding import Command, in_folder
 
 from anydepth import EarlyExit, Stack, Trace, compare
-from anydepth.exits.router import Router
 from anydepth.exits.saving import Saved as ExitFile
-from anydepth.models import load
+from anydepth.models.loading import load
+from anydepth.onnx.router import Router
 from anydepth.theory.findings import Theory
 
 HERE = Path(__file__).parent / "written_by_0_1_0"

@@ -13,7 +13,7 @@ import transformers
 import zoo
 
 from anydepth import EarlyExit, Stack
-from anydepth.certificates import Certificate
+from anydepth.core.heads import separate_heads
 from anydepth.errors import PolicyError, TraceFileError
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import (
@@ -28,7 +28,7 @@ from anydepth.exits.policies import (
     from_plain,
     policy_named,
 )
-from anydepth.heads import separate_heads
+from anydepth.stats.certificates import Certificate
 
 FOUND = Calibration(Certificate("labels", 0.05, 0.9, 200, 3, 0.01), 0.75, (100, 200, 100), 2, 1.5)
 

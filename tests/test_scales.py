@@ -9,8 +9,8 @@ import torch
 
 from anydepth import trace_states
 from anydepth.measures import CKA, MEASURES, ArrayStates, Moments, Similarity, merge, similarities
-from anydepth.measures.cka import cka
-from anydepth.measures.states import locate
+from anydepth.measures.engine.hsic import cka
+from anydepth.measures.engine.states import locate
 
 SHAPES = {"more rows": (300, (6, 6, 6)), "few rows": (60, (6, 6, 6)), "wide": (30, (40, 40, 40))}
 

@@ -12,8 +12,8 @@ from naive_measures import Ragged, correlated
 from anydepth import measures
 from anydepth.errors import DataError, MeasureError
 from anydepth.measures import MEASURES, ArrayStates, States, similarities
-from anydepth.measures.moments import Moments
-from anydepth.measures.plan import Plan, available_memory, plan
+from anydepth.measures.engine.moments import Moments
+from anydepth.measures.engine.plan import Plan, available_memory, plan
 
 WIDTHS = (6, 6, 6, 6)
 
@@ -139,7 +139,9 @@ def test_both_routes_give_the_same_values_and_intervals(n: int, monkeypatch) -> 
     states = Ragged(correlated(n, (30, 20), far=30), [17], groups=np.arange(n) // 4)
     by_route = {}
     for route in ("covariance", "gram"):
-        monkeypatch.setattr("anydepth.measures.run.plan", lambda *_, mergeable, route=route: Plan(route, 64, "as told"))
+        monkeypatch.setattr(
+            "anydepth.measures.engine.context.plan", lambda *_, mergeable, route=route: Plan(route, 64, "as told")
+        )
         by_route[route] = similarities(states, ["cka"], jackknife_groups=15)["cka"]
     covariance, gram = by_route["covariance"], by_route["gram"]
     assert covariance.moments is not None

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from anydepth.spelling import spelled
+from anydepth.lens.token_text import spelled
 
 
 def byte_level():

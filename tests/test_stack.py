@@ -11,10 +11,10 @@ import transformers
 import zoo
 from torch import Tensor, nn
 
-from anydepth.calling import first_samples
+from anydepth.core.model_io import first_samples
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack
 from anydepth.errors import ReadoutMismatch, UnknownArchitecture
-from anydepth.stack import Stack
-from anydepth.surgery import evaluating
 
 # torch says so of its own nn.TransformerEncoder whenever a batch has padding
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

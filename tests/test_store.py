@@ -14,17 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anydepth.errors import TraceFileError
-from anydepth.store import (
-    RowFile,
-    StoredStates,
-    as_bytes,
-    in_words,
-    read_json,
-    replacing,
-    replacing_folder,
-    require_space,
-    write_json,
-)
+from anydepth.storage.disk import replacing
+from anydepth.storage.files import read_json, replacing_folder, require_space, write_json
+from anydepth.storage.rows import RowFile, StoredStates
+from anydepth.storage.sizes import as_bytes, in_words
 
 
 def full(*_: Any, **__: Any) -> Any:

@@ -135,7 +135,7 @@ def test_importing_costs_next_to_nothing() -> None:
 
 
 def test_the_version_needs_no_torch() -> None:
-    assert loaded_by("import contextlib, io, anydepth.cli; anydepth.cli.run(['--version'])") & HEAVY <= {
+    assert loaded_by("import contextlib, io, anydepth.cli.app; anydepth.cli.app.run(['--version'])") & HEAVY <= {
         "typer",
         "rich",
     }

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from wordy import text, tokenizer
 
 from anydepth.errors import DataError, ModelError
-from anydepth.loaded import LoadedModel
-from anydepth.texts import coherence, diversity, embed, repetition
+from anydepth.generation.text_metrics import coherence, diversity, embed, repetition
+from anydepth.models.loaded import LoadedModel
 
 words = st.text("ab ", max_size=40)
 texts_of_words = st.lists(words, min_size=1, max_size=6)

@@ -17,18 +17,19 @@ from commanding import Command, in_folder
 from test_cli import write_csv
 
 import anydepth as ad
+from anydepth.core.heads import separate_heads
 from anydepth.errors import DataError, LabelError, NonFiniteStates, TraceFileError, UnsupportedHead
-from anydepth.heads import separate_heads
-from anydepth.measures.states import ArrayStates
-from anydepth.report import page, theory_words
-from anydepth.report.theory import section, table
+from anydepth.measures.engine.states import ArrayStates
+from anydepth.report import theory_sentences as theory_words
+from anydepth.report.pages import trace as page
+from anydepth.report.pages.theory import section, table
+from anydepth.stats.means import Estimate
 from anydepth.theory.closeness import closeness
 from anydepth.theory.collapse import collapse
 from anydepth.theory.examine import examine
 from anydepth.theory.findings import MEASURED, RANDOM_WEIGHTS, SHUFFLED_LABELS, UNCENTRED, Theory
 from anydepth.theory.geometry import geometry
-from anydepth.theory.means import Estimate
-from anydepth.theory.observing import Observed, observe
+from anydepth.theory.observation import Observed, observe
 from anydepth.theory.updates import updates
 
 
@@ -77,8 +78,8 @@ def test_a_classifier_taken_apart(size: int, tmp_path: Path) -> None:
 def test_a_language_model_taken_apart(
     name: str, anatomy: naive.Anatomy, norm: Any, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anydepth.theory.observing._PIECE", 2 * zoo.VOCABULARY * 9)  # two texts at a time
-    monkeypatch.setattr("anydepth.theory.observing._EXACT", 5 * zoo.VOCABULARY)
+    monkeypatch.setattr("anydepth.theory.observation._PIECE", 2 * zoo.VOCABULARY * 9)  # two texts at a time
+    monkeypatch.setattr("anydepth.theory.observation._EXACT", 5 * zoo.VOCABULARY)
     model, _ = zoo.build(name)
     texts = naive.sentences(7)
     found = seen(model, naive.padded(texts, None, 4, left=left), tmp_path)
@@ -472,15 +473,15 @@ def test_the_command_line_without_answers(command: Command, arguments: tuple[str
 
 
 def test_several_processes_are_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anydepth.ranks.rank_and_count", lambda: (0, 2))
+    monkeypatch.setattr("anydepth.distributed.rank_and_count", lambda: (0, 2))
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--theory")
     assert done.status == 2
     assert done.err == "anydepth: --theory is for one process, and there are 2: run it without torchrun\n"
 
 
 def test_a_model_that_cannot_be_drawn_anew(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anydepth import models
     from anydepth.errors import ModelError
+    from anydepth.models import loading as models
 
     load = models.load
 

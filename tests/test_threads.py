@@ -23,15 +23,15 @@ import zoo
 from torch import Tensor, nn
 
 import anydepth as ad
-from anydepth.calling import answer_of, call_model
+from anydepth.core.model_io import answer_of, call_model
+from anydepth.core.overrides import Override
+from anydepth.core.patching import forward_as
+from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
 from anydepth.errors import UnknownArchitecture
 from anydepth.exits.policies import AtDepth, Patience
 from anydepth.generation import at_depth, dynamic_exit, self_speculative
-from anydepth.measures.precision import full_precision
-from anydepth.overrides import Override
-from anydepth.stack import Stack
-from anydepth.surgery import forward_as
+from anydepth.measures.engine.precision import full_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 LONG = 120  # seconds after which a thread counts as hung
@@ -470,7 +470,7 @@ def test_many_threads_answer_as_one(name: str) -> None:
 def test_traces_and_training_run_in_worker_threads(tmp_path: Path) -> None:
     from transformers import TrainingArguments
 
-    from anydepth.training import AlignedTrainer
+    from anydepth.training.trainer import AlignedTrainer
 
     model, batch = zoo.build("vit")
     data = [{**batch, "labels": torch.tensor([0, 1, 2])} for _ in range(2)]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anydepth import models
 from anydepth.errors import ModelError
+from anydepth.models import loading as models
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import transformers
 import zoo
 from torch import nn
 
+from anydepth.core.stack import Stack
+from anydepth.core.tokens import IGNORED, check_policy, default_policy, next_token_labels, select, valid_positions
 from anydepth.errors import DataError
-from anydepth.stack import Stack
-from anydepth.tokens import IGNORED, check_policy, default_policy, next_token_labels, select, valid_positions
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 

@@ -12,8 +12,8 @@ import torch
 from train_worker import BLOCKS, Do, data, quick_collections, same, trained
 
 from anydepth.errors import TrainingError
-from anydepth.result import Trace
-from anydepth.training import TraceCallback
+from anydepth.tracing.trace import Trace
+from anydepth.training.trainer import TraceCallback
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import anydepth.collect
+import anydepth.tracing.collect
+from anydepth.core.stack import Stack
 from anydepth.errors import (
     AnydepthError,
     DataError,
@@ -28,9 +29,9 @@ from anydepth.errors import (
     UnknownArchitecture,
     UnsupportedHead,
 )
-from anydepth.result import Trace
-from anydepth.stack import Stack
-from anydepth.tracing import as_batches, trace, trace_states
+from anydepth.passes.batches import as_batches
+from anydepth.tracing.run import trace, trace_states
+from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -177,7 +178,7 @@ def test_nothing_depends_on_the_pieces_a_batch_is_taken_in(monkeypatch: pytest.M
     model, _ = zoo.build("gpt2")
     batches = naive.padded(TEXTS, None, 7)
     whole = trace(model, batches)
-    monkeypatch.setattr(anydepth.collect, "_LOGITS_AT_ONCE", 2 * 9 * zoo.VOCABULARY)
+    monkeypatch.setattr(anydepth.tracing.collect, "_LOGITS_AT_ONCE", 2 * 9 * zoo.VOCABULARY)
     same(trace(model, batches), whole, tolerance=2e-6)
 
 

@@ -37,11 +37,11 @@ from train_worker import (
 from transformers import Trainer
 from zoo import Nobodys, seq2seq
 
+from anydepth.core.heads import Heads
+from anydepth.core.stack import Stack
 from anydepth.errors import LabelError, ObjectiveError, TrainingError
-from anydepth.heads import Heads
-from anydepth.objectives import OBJECTIVES
-from anydepth.stack import Stack
-from anydepth.training import AlignedTrainer, within_forward
+from anydepth.training.objectives import OBJECTIVES
+from anydepth.training.trainer import AlignedTrainer, within_forward
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,12 +19,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anydepth import telling
-from anydepth.checkpoints import last_checkpoint
-from anydepth.objectives import OBJECTIVES, AlignedLoss
-from anydepth.result import Trace
+from anydepth.core.stack import Stack
 from anydepth.signals import Stopped, stopping
-from anydepth.stack import Stack
+from anydepth.tracing.trace import Trace
+from anydepth.training import callbacks as telling
+from anydepth.training.checkpoints import last_checkpoint
+from anydepth.training.objectives import OBJECTIVES, AlignedLoss
 
 WORKER, BLOCKS = Path(train_worker.__file__), train_worker.BLOCKS
 

@@ -25,8 +25,8 @@ from train_worker import (
 )
 from transformers import TrainerCallback
 
-from anydepth.objectives import AlignedLoss
-from anydepth.stack import Stack
+from anydepth.core.stack import Stack
+from anydepth.training.objectives import AlignedLoss
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,11 +12,11 @@ import zoo
 from torch import Tensor, nn
 
 import anydepth as ad
-from anydepth.calling import answer_of, call_model
+from anydepth.core.heads import Heads, separate_heads
+from anydepth.core.model_io import answer_of, call_model
+from anydepth.core.stack import Stack
+from anydepth.core.truncation import truncate
 from anydepth.errors import TruncationError
-from anydepth.heads import Heads, separate_heads
-from anydepth.stack import Stack
-from anydepth.truncating import truncate
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from anydepth.errors import CertificateError
 from anydepth.exits.costs import Cost, Costs
-from anydepth.exits.looking import Looked
+from anydepth.exits.exit_scores import Looked
 from anydepth.exits.policies import AtDepth, Confidence, Margin, Patience
 from anydepth.exits.tuning import levels, loosest, temperatures, tuned, worthwhile
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.reproduce.claims import ABSTRACT, claim
-from anydepth.reproduce.drawing import draw, figure
-from anydepth.reproduce.found import Found, Seed
+from anydepth.reproduce.figures import draw, figure
 from anydepth.reproduce.listing import cost, kept, listed
 from anydepth.reproduce.recipe import Panel, Recipe
+from anydepth.reproduce.results import Found, Seed
 from anydepth.reproduce.verdict import render, write
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from anydepth import vocabulary
-from anydepth.vocabulary import Target, depth_losses
+from anydepth.training import chunked_loss as vocabulary
+from anydepth.training.chunked_loss import Target, depth_losses
 
 Case = tuple[list[Tensor], Tensor, Tensor | None, Target, list[float]]
 

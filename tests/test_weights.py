@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anydepth.errors import ObjectiveError
-from anydepth.weights import WEIGHTS, sampled, sampling, weights_of
+from anydepth.training.depth_weights import WEIGHTS, sampled, sampling, weights_of
 
 
 @st.composite

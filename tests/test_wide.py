@@ -8,8 +8,9 @@ import pytest
 import torch
 from naive_measures import Ragged, correlated
 
-from anydepth.measures import similarities, wide
-from anydepth.measures.covariance import Covariances
+from anydepth.measures import similarities
+from anydepth.measures.engine import wide
+from anydepth.measures.engine.covariance import Covariances
 
 ROTATED = ("cca", "svcca", "procrustes")
 EACH = pytest.mark.parametrize("name", ROTATED)

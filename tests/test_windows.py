@@ -15,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from anydepth import data, models
+from anydepth import data
+from anydepth.core.tokens import IGNORED, next_token_labels
+from anydepth.core.windows import name, spans, texts_of
 from anydepth.errors import DataError
-from anydepth.joining import join
-from anydepth.loaded import LoadedModel
-from anydepth.measures.intervals import share_interval, t_interval
-from anydepth.result import Trace
-from anydepth.theory.observing import observe
-from anydepth.tokens import IGNORED, next_token_labels
-from anydepth.tracing import trace
-from anydepth.windows import name, spans, texts_of
+from anydepth.models import loading as models
+from anydepth.models.loaded import LoadedModel
+from anydepth.results.pairing import join
+from anydepth.stats.intervals import share_interval, t_interval
+from anydepth.theory.observation import observe
+from anydepth.tracing.run import trace
+from anydepth.tracing.trace import Trace
 
 LENGTHS = (9, 30, 2, 1, 17, 40, 5)
 TEXTS = [wordy.text(length, seed=place) for place, length in enumerate(LENGTHS)]

@@ -20,11 +20,11 @@ import zoo
 from naive import same
 from torch import Tensor, nn
 
-import anydepth.workspace
+import anydepth.passes.workspace
 from anydepth.errors import IncompatibleTraces, LabelError, NonFiniteStates, TraceFileError
-from anydepth.result import Trace
-from anydepth.tracing import trace
-from anydepth.workspace import Workspace
+from anydepth.passes.workspace import Workspace
+from anydepth.tracing.run import trace
+from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -155,11 +155,11 @@ def test_an_interrupt_while_saving(whole: Trace, tmp_path: Path, monkeypatch: py
 
 KILLED = """
 import os, signal, sys
-import anydepth.workspace
+import anydepth.passes.workspace
 import test_workspace as these
-from anydepth.tracing import trace
+from anydepth.tracing.run import trace
 
-anydepth.workspace._SECONDS_BETWEEN_COMMITS = 0.0
+anydepth.passes.workspace._SECONDS_BETWEEN_COMMITS = 0.0
 model = these.bert()
 model.bert.embeddings.register_forward_hook(lambda *_: print("forward", flush=True))
 
@@ -523,7 +523,7 @@ def test_rows_of_another_key_are_never_counted_by_an_old_journal(
 
     with closing(Workspace(tmp_path, "other")) as other:
         fill(other, 3)
-        monkeypatch.setattr(anydepth.workspace, "write_json", killed)
+        monkeypatch.setattr(anydepth.passes.workspace, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             other.commit()
     with closing(Workspace(tmp_path, "k")) as mine:

@@ -79,7 +79,7 @@ class Do(transformers.TrainerCallback):
 
 def trainer(kind: str, out: Path, *, dropout: float = 0.1, own: nn.Module | None = None, **changes: Any) -> Any:
     """An AlignedTrainer, or what `cls` says, on the samples of its kind."""
-    from anydepth.training import AlignedTrainer
+    from anydepth.training.trainer import AlignedTrainer
 
     of_trainer = ("objective", "heads", "callbacks", "compute_metrics", "model_init", "train_dataset")
     given = {name: changes.pop(name) for name in of_trainer if name in changes}
@@ -134,7 +134,7 @@ def train(job: dict[str, Any]) -> None:
     """Do a job."""
     from safetensors.torch import save_file
 
-    from anydepth.training import TraceCallback
+    from anydepth.training.trainer import TraceCallback
 
     out, kind = Path(job["out"]), job["kind"]
     callbacks: list[Any] = []
@@ -165,9 +165,9 @@ def train(job: dict[str, Any]) -> None:
 
 def stopped(job: dict[str, Any]) -> None:
     """A training whose last process alone is asked to stop, at a step of the job's; leaves the signal each stops by."""
-    from anydepth.ranks import rank_and_count
+    from anydepth.distributed import rank_and_count
     from anydepth.signals import Stopped, stopping
-    from anydepth.telling import Interrupt
+    from anydepth.training.callbacks import Interrupt
 
     (rank, count), out = rank_and_count(), Path(job["out"])
     ask = Do(job["stop_at"], lambda model: signal.raise_signal(signal.SIGTERM) if rank == count - 1 else None)
@@ -186,9 +186,9 @@ def sharded(job: dict[str, Any]) -> None:
     from safetensors.torch import save_file
     from torch.distributed import fsdp
 
-    from anydepth.objectives import AlignedLoss
-    from anydepth.stack import Stack
-    from anydepth.training import within_forward
+    from anydepth.core.stack import Stack
+    from anydepth.training.objectives import AlignedLoss
+    from anydepth.training.trainer import within_forward
 
     inner = model(job["kind"], 0.0).train()
     blocks = inner.get_submodule(Stack(inner).path)
@@ -213,8 +213,8 @@ def sharded(job: dict[str, Any]) -> None:
 
 
 def main(jobs: list[dict[str, Any]]) -> None:
-    import anydepth.training  # noqa: F401  # once, before the processes part
-    from anydepth.ranks import leave
+    import anydepth.training.trainer  # noqa: F401  # once, before the processes part
+    from anydepth.distributed import leave
 
     for job in jobs:
         if "fsdp" in job:

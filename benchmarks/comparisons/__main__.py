@@ -24,7 +24,7 @@ from parts import PARTS, Part, levels
 from tables import SECTIONS
 
 from anydepth.errors import AssetError
-from anydepth.store import plain
+from anydepth.storage.files import plain
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -16,12 +16,12 @@ import numpy as np
 from models import LIMITS, MODELS, ROOT, SEED, WORK, full, made, path
 
 from anydepth import Trace
-from anydepth.comparing import Comparison
-from anydepth.joining import SomeStates
-from anydepth.measures.differences import Differences
+from anydepth.measures.engine.states import ArrayStates, States
 from anydepth.measures.similarity import similarities
-from anydepth.measures.states import ArrayStates, States
-from anydepth.store import plain, write_json
+from anydepth.results.comparison import Comparison
+from anydepth.results.pairing import SomeStates
+from anydepth.stats.paired import Differences
+from anydepth.storage.files import plain, write_json
 
 MEASURED = ("cosine", "cka", "cca", "svcca", "procrustes", "rsa", "knn")
 Matrix = np.ndarray

@@ -10,9 +10,11 @@ from commands import MEASURED, Matrix, compared, likeness, neighbours, trace_of
 from models import ROOT
 from parts import Pair, Part, label, levels
 
-from anydepth.report import charts, encodings, theme
-from anydepth.report.compared import cross_map, difference
+from anydepth.report import theme
+from anydepth.report.charts import encodings
+from anydepth.report.charts import trace as charts
 from anydepth.report.formats import measure_title, number, plain, sentence
+from anydepth.report.pages.comparison import cross_map, difference
 
 FIGURES = ROOT / "docs" / "figures"
 SIDE = 250

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from anydepth.assets import path as path
-from anydepth.store import replacing_folder
+from anydepth.assets.registry import path
+from anydepth.storage.files import replacing_folder
 
 # what trained the models, their data, and the loop for a classifier alone
 sys.path.append(str(Path(__file__).parents[1] / "objectives"))

@@ -30,8 +30,8 @@ from anydepth import Confidence, EarlyExit
 from anydepth.exits.calibration import parts
 from anydepth.exits.costs import measure_costs
 from anydepth.exits.curve import ExitCurve, curve_of, relative_time
-from anydepth.exits.looking import Looked
-from anydepth.store import write_json
+from anydepth.exits.exit_scores import Looked
+from anydepth.storage.files import write_json
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE / "results", HERE.parents[1] / "docs" / "figures"
@@ -178,10 +178,10 @@ def figure(rows: list[dict[str, Any]]) -> None:
     """The curves of each task side by side; with the ViT, the rivals that never had more blocks."""
     import altair as alt
 
-    from anydepth.measures.intervals import t_interval
-    from anydepth.report import exits as charts
     from anydepth.report import theme
-    from anydepth.report.pictures import save
+    from anydepth.report.charts.files import save
+    from anydepth.report.pages import exits as charts
+    from anydepth.stats.intervals import t_interval
 
     panels = []
     for task in dict.fromkeys(row["task"] for row in rows):

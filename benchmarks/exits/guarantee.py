@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from anydepth.certificates import certified
 from anydepth.errors import CertificateError
 from anydepth.exits.calibration import calibrate
-from anydepth.exits.looking import Looked
+from anydepth.exits.exit_scores import Looked
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.tuning import levels, temperatures
+from anydepth.stats.certificates import certified
 
 CONFIDENCE = 0.95
 SIZES = (500, 2_000, 10_000)

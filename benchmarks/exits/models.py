@@ -18,7 +18,7 @@ import tasks
 import training
 
 from anydepth import Stack, truncate
-from anydepth.assets import path
+from anydepth.assets.registry import path
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = ("standard", "aligned", "heads")
@@ -61,7 +61,8 @@ def _batches(task: str) -> list[Any]:
 
 
 def _dinov2(objective: str) -> Subject:
-    from anydepth import data, models
+    from anydepth import data
+    from anydepth.models import loading as models
 
     folder = ROOT / "runs" / f"dinov2s-fashion-{objective}"
     if not (folder / "model.safetensors").exists():

@@ -34,7 +34,7 @@ WORK = HERE.parents[1] / "runs" / "objectives"
 def wanted(stage: Stage, tasks: list[str], objectives: list[str] | None, seeds: list[int] | None) -> list[Run]:
     """The runs of a stage, ordered so that whole comparisons of one seed come first."""
     if objectives is None:
-        from anydepth.objectives import OBJECTIVES
+        from anydepth.training.objectives import OBJECTIVES
 
         objectives = list(OBJECTIVES) if stage == "screen" else [*settings.REFERENCES, *settings.CANDIDATES]
     return [

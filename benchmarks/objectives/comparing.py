@@ -107,7 +107,7 @@ def finished(folder: Path, stage: Stage) -> dict[str, dict[str, Finished]]:
     Raises:
         ValueError: a run had other settings than settings.py has today.
     """
-    from anydepth.objectives import OBJECTIVES
+    from anydepth.training.objectives import OBJECTIVES
 
     found: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
     for path in sorted(folder.glob(f"{stage}-*.json")):

@@ -11,7 +11,7 @@ from comparing import Finished
 from settings import TASKS
 
 from anydepth.report import theme
-from anydepth.report.pictures import save
+from anydepth.report.charts.files import save
 
 NAME = "objectives"
 

@@ -19,11 +19,11 @@ from training import CLIP, Training
 
 import anydepth as ad
 from anydepth import Stack
+from anydepth.core.provenance import versions
 from anydepth.measures.readout import saturation_depth, saturation_histogram
-from anydepth.objectives import OBJECTIVES
-from anydepth.provenance import versions
-from anydepth.store import replacing
-from anydepth.tally import by_sample
+from anydepth.storage.disk import replacing
+from anydepth.training.evaluation import by_sample
+from anydepth.training.objectives import OBJECTIVES
 
 BATCH = 64
 MEASURES = ("cosine", "cka")

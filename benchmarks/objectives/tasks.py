@@ -13,7 +13,7 @@ import torch
 from settings import CONTEXT, CONTEXTS_HELD_OUT, LENGTH, SCREENED, TASKS, VOCABULARY, Size, Stage
 from torch import Tensor, nn
 
-from anydepth.assets import path
+from anydepth.assets.registry import path
 
 Batch = dict[str, Tensor]
 

@@ -23,9 +23,9 @@ from tasks import Batch, data_of, groups_of, model_of
 from torch import nn
 
 from anydepth import Stack
-from anydepth.heads import separate_heads
-from anydepth.objectives import OBJECTIVES
-from anydepth.store import replacing
+from anydepth.core.heads import separate_heads
+from anydepth.storage.disk import replacing
+from anydepth.training.objectives import OBJECTIVES
 
 CHECKPOINT_SECONDS = 120
 CLIP = 1.0

@@ -168,8 +168,8 @@ def ckatorch(kernel: str, *, unbiased: bool) -> Adapter:
 def drawn(part: np.ndarray) -> np.ndarray:
     """The rows that ours ranks the pairs of."""
     from anydepth.measures import ArrayStates
+    from anydepth.measures.engine.sample import Sample
     from anydepth.measures.rsa import RSA_ROWS
-    from anydepth.measures.sample import Sample
 
     ids = np.arange(len(part)).astype(np.float32)[:, None]
     return part[Sample(ArrayStates({"ids": ids}), RSA_ROWS, seed=0).ids]

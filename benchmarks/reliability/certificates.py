@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import pages
 
-from anydepth.certificates import Failures
 from anydepth.exits.calibration import calibrate
 from anydepth.exits.costs import Cost, Costs
-from anydepth.exits.looking import Looked
+from anydepth.exits.exit_scores import Looked
 from anydepth.exits.policies import AtDepth, Confidence, Entropy, Margin, Patience, Policy
-from anydepth.store import write_json
+from anydepth.stats.certificates import Failures
+from anydepth.storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "certificates.json"
 CLASSES, DEPTHS, POPULATION = 4, (1, 2, 3, 4), 2_000

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from anydepth.measures.intervals import around, ratio, share_interval
+from anydepth.stats.intervals import around, ratio, share_interval
 
 Draws = tuple[np.ndarray, np.ndarray]  # sums and numbers of positions: a row for each text, a column for each try
 

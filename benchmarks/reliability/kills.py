@@ -34,13 +34,13 @@ import checkpoints
 import numpy as np
 import torch
 
-import anydepth.workspace
+import anydepth.passes.workspace
 from anydepth import EarlyExit, Trace
-from anydepth.cli import run
+from anydepth.cli.app import run
 from anydepth.errors import AnydepthError
-from anydepth.exits.router import Router
-from anydepth.outputs import settle
+from anydepth.onnx.router import Router
 from anydepth.report import html
+from anydepth.storage.output_folder import settle
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 MINE = "notes.txt"
@@ -294,7 +294,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     asked = options.parse_args()
     torch.set_num_threads(1)
-    anydepth.workspace._SECONDS_BETWEEN_COMMITS = 0.02  # so that there is something to go on from
+    anydepth.passes.workspace._SECONDS_BETWEEN_COMMITS = 0.02  # so that there is something to go on from
     html._bundle()  # a second that every process would spend again
     number = getattr(signal, f"SIG{asked.signal}")
     root = Path(mkdtemp(prefix="kills-"))

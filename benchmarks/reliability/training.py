@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
-from anydepth.blocks import _candidates
-from anydepth.calling import answer_of, call_model, distance
+from anydepth.core.blocks import _candidates
+from anydepth.core.model_io import answer_of, call_model, distance
+from anydepth.core.stack import Stack
+from anydepth.core.truncation import truncate
 from anydepth.errors import AnydepthError, TruncationError
-from anydepth.stack import Stack
-from anydepth.truncating import truncate
 
 BLOCKS, TOLERANCE = 4, 2e-5
 # fmt: off

@@ -12,21 +12,22 @@
 Names are loaded when first used, so that `import anydepth` costs next to nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from anydepth.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from anydepth.comparing import Comparison, compare
+    from anydepth.core.stack import Stack
+    from anydepth.core.truncation import truncate
     from anydepth.errors import AnydepthError
     from anydepth.exits.curve import ExitCurve, exit_curve
-    from anydepth.exits.engine import EarlyExit
+    from anydepth.exits.early_exit import EarlyExit
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
-    from anydepth.lens import Lens
-    from anydepth.objectives import AlignedLoss
-    from anydepth.stack import Stack
-    from anydepth.trace_ import Trace
-    from anydepth.tracing import trace, trace_states
-    from anydepth.truncating import truncate
+    from anydepth.lens.lens import Lens
+    from anydepth.results.comparison import Comparison, compare
+    from anydepth.tracing.run import trace, trace_states
+    from anydepth.tracing.trace import Trace
+    from anydepth.training.objectives import AlignedLoss
 
 __all__ = [
     "AlignedLoss",
@@ -51,37 +52,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AlignedLoss": "objectives",
-    "AnydepthError": "errors",
-    "AtDepth": "exits.policies",
-    "Comparison": "comparing",
-    "Confidence": "exits.policies",
-    "Convergence": "exits.policies",
-    "EarlyExit": "exits.engine",
-    "Entropy": "exits.policies",
-    "ExitCurve": "exits.curve",
-    "Lens": "lens",
-    "Margin": "exits.policies",
-    "Patience": "exits.policies",
-    "Stack": "stack",
-    "Trace": "trace_",
-    "compare": "comparing",
-    "exit_curve": "exits.curve",
-    "trace": "tracing",
-    "trace_states": "tracing",
-    "truncate": "truncating",
+    "AlignedLoss": "anydepth.training.objectives",
+    "AnydepthError": "anydepth.errors",
+    "AtDepth": "anydepth.exits.policies",
+    "Comparison": "anydepth.results.comparison",
+    "Confidence": "anydepth.exits.policies",
+    "Convergence": "anydepth.exits.policies",
+    "EarlyExit": "anydepth.exits.early_exit",
+    "Entropy": "anydepth.exits.policies",
+    "ExitCurve": "anydepth.exits.curve",
+    "Lens": "anydepth.lens.lens",
+    "Margin": "anydepth.exits.policies",
+    "Patience": "anydepth.exits.policies",
+    "Stack": "anydepth.core.stack",
+    "Trace": "anydepth.tracing.trace",
+    "compare": "anydepth.results.comparison",
+    "exit_curve": "anydepth.exits.curve",
+    "trace": "anydepth.tracing.run",
+    "trace_states": "anydepth.tracing.run",
+    "truncate": "anydepth.core.truncation",
+    "generation": "anydepth.generation",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name == "generation":  # a module of names, for `ad.generation.at_depth`
-        return import_module("anydepth.generation")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'anydepth' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(f"anydepth.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -206,7 +206,7 @@ def options() -> dict[str, dict[str, bool]]:
     """Options of each verb by their flags, and whether they take a value: as the command line itself has them."""
     import typer
 
-    from anydepth.cli import app
+    from anydepth.cli.app import app
 
     group: Any = typer.main.get_command(app)
     return {

@@ -162,7 +162,7 @@ def _become(argv: list[str], here: Path, around: Surroundings, files: list[Path]
 
 def _as_interpreter(argv: list[str], here: Path, around: Surroundings, files: list[Path], slave: int) -> int:
     _surround(here, around, files, slave)
-    from anydepth import cli
+    from anydepth.cli import app as cli
 
     try:
         cli.main(argv)

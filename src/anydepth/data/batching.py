@@ -12,10 +12,10 @@ from anydepth.data.columns import describe, type_name
 from anydepth.data.inputs import Padding, image_inputs, images_of, nothing_in, text_inputs, word_labels
 from anydepth.data.labels import labels_of
 from anydepth.data.loading import LoadedData
-from anydepth.data.windowed import Windows, windows_of
+from anydepth.data.windowing import Windows, windows_of
 from anydepth.errors import DataError
-from anydepth.loaded import LoadedModel
-from anydepth.pixels import has_16_bits
+from anydepth.models.image_transform import has_16_bits
+from anydepth.models.loaded import LoadedModel
 
 # Where texts are cut unless told otherwise: a language model may allow a hundred times as many tokens, and a model
 # without a table of positions any number.
@@ -96,11 +96,11 @@ def batches(
     A text is a sample, and cut where the model's length ends, unless a causal language model reads it in windows: with
     `stride`, a longer text becomes several; with `pack`, all texts are joined and cut. Each token with one before it
     then counts in exactly one window. A window is a sample, called as the text it starts in and the token it starts at:
-    'cp26[64:]' (see `anydepth.windows`).
+    'cp26[64:]' (see `anydepth.core.windows`).
 
     Args:
         data: from `anydepth.data.load`.
-        model: from `anydepth.models.load`.
+        model: from `anydepth.models.loading.load`.
         batch_size: rows in a batch.
         max_length: cut texts at so many tokens; by default at what the model takes, a language model's at 1,024.
         labels: give labels with the batches, where the model has a classifier and the data have labels.

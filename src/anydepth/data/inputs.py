@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import is_words
 from anydepth.data.loading import LoadedData
 from anydepth.errors import DataError, ModelError
-from anydepth.loaded import LoadedModel
-from anydepth.paths import local_path
-from anydepth.tokens import IGNORED
+from anydepth.models.loaded import LoadedModel
+from anydepth.storage.paths import local_path
 
 Rows = Mapping[str, Any]
 """Some rows of a data set, column by column."""

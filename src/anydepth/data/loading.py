@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
 from anydepth.data.folders import in_natural_order
 from anydepth.data.sources import choose_split, splits
 from anydepth.data.tables import kind_of
 from anydepth.errors import DataError
-from anydepth.label_names import name_of
-from anydepth.tokens import IGNORED
+from anydepth.models.label_names import name_of
 
 BY_NUMBER = ":number"
 """Behind the name of a column of labels: take them as numbers of classes, whatever the classes are called."""
@@ -33,7 +33,7 @@ class LoadedData:
         split: the split in use.
         rows: where each row stands in the split.
         label_names: names of the classes over the whole split: a class label's own, else those of the labels there, in
-            natural order; see `anydepth.label_names.name_of`.
+            natural order; see `anydepth.models.label_names.name_of`.
         other_splits: the splits not in use.
         by_number: whether labels are to be taken as numbers of classes, whatever these are called.
         notes: what a reader of the results should know, one sentence each.

@@ -4,10 +4,10 @@ import hashlib
 import json
 from typing import Any
 
-from anydepth.calling import device_of
+from anydepth.core.model_io import device_of
 from anydepth.data.batching import Batches
-from anydepth.exits.inputs import InputSettings
-from anydepth.loaded import LoadedModel
+from anydepth.data.input_settings import InputSettings
+from anydepth.models.loaded import LoadedModel
 
 # What a fast tokenizer remembers of its last call.
 _OF_A_CALL = ("truncation", "padding")

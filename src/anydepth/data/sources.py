@@ -12,9 +12,9 @@ from anydepth.data.columns import GivenColumns
 from anydepth.data.folders import read_folder
 from anydepth.data.tables import kind_of, read_tables
 from anydepth.errors import DataError
-from anydepth.hub import translated
-from anydepth.locks import scratch_folder
-from anydepth.paths import entry_at, local_path, shown
+from anydepth.models.hub_errors import translated
+from anydepth.storage.locks import scratch_folder
+from anydepth.storage.paths import entry_at, local_path, shown
 
 DIGITS = "digits"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")

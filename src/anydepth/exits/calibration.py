@@ -1,7 +1,7 @@
 """How loose a policy may be: thresholds tuned, certified and held out on different samples.
 
 On the samples to tune on, temperatures and tested depths are chosen and a path of levels is laid, from strict to
-loose. Along it, on samples that took no part in that, exact tests are made until one fails (`anydepth.certificates`);
+loose. Along it, on samples that took no part in that, exact tests are made until one fails (`anydepth.stats.certificates`);
 the last level that passed is taken. A third part shows what it does, with no say in the choice.
 """
 
@@ -12,7 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from anydepth.certificates import (
+from anydepth.errors import CertificateError
+from anydepth.exits.costs import Costs
+from anydepth.exits.exit_scores import Looked, Shown
+from anydepth.exits.policies import AtDepth, Policy
+from anydepth.exits.tuning import levels, tuned
+from anydepth.stats.certificates import (
     Certificate,
     Failures,
     certified,
@@ -24,11 +29,6 @@ from anydepth.certificates import (
     repeats,
     too_few,
 )
-from anydepth.errors import CertificateError
-from anydepth.exits.costs import Costs
-from anydepth.exits.looking import Looked, Shown
-from anydepth.exits.policies import AtDepth, Policy
-from anydepth.exits.tuning import levels, tuned
 
 SHARES = (0.25, 0.5, 0.25)
 """Of the distinct samples: to tune on, to certify by, and to hold out."""
@@ -147,7 +147,7 @@ def calibrate(
             in each part, and all rows must keep to the tolerance as well.
         tolerance: the probability of a failure that must not be exceeded, in (0, 1).
         confidence: of that promise over the draw of the data, in (0, 1).
-        against: "model" or "labels"; see `anydepth.certificates.fails`.
+        against: "model" or "labels"; see `anydepth.stats.certificates.fails`.
         costs: what testing costs, to leave out depths whose test costs more than it saves.
         tune: whether to choose temperatures and tested depths where the policy does not name them.
         seed: of the split into three parts.

@@ -17,16 +17,16 @@ from jaxtyping import Float64, Int64
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from anydepth.calling import Batch, call_model, device_of, sample_count, samples_of, to_device
+from anydepth.core.model_io import Batch, call_model, device_of, sample_count, samples_of, to_device
+from anydepth.core.overrides import SharedSetting
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack
+from anydepth.core.targets import without_labels
 from anydepth.errors import DataError
-from anydepth.exits.flight import Flight
-from anydepth.exits.lanes import Lanes
+from anydepth.exits.forward import Flight
 from anydepth.exits.policies import AtDepth, Patience
-from anydepth.exits.reading import Reader
-from anydepth.overrides import SharedSetting
-from anydepth.questions import without_labels
-from anydepth.stack import Stack
-from anydepth.surgery import evaluating
+from anydepth.exits.policy_inputs import Reader
+from anydepth.exits.prefix_slicing import Lanes
 
 _ROUNDS = 7
 """Times each step is timed; the median counts."""

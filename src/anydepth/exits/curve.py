@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from anydepth.calling import call_model, device_of, to_device
-from anydepth.collect import Progress, as_batch
+from anydepth.core.model_io import call_model, device_of, to_device
+from anydepth.core.patching import evaluating
 from anydepth.errors import DataError, PolicyError
 from anydepth.exits.costs import Costs, count_flops, measure_costs
-from anydepth.exits.engine import EarlyExit
-from anydepth.exits.looking import Shown
+from anydepth.exits.early_exit import EarlyExit
+from anydepth.exits.exit_scores import Shown
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.tuning import levels
-from anydepth.measures.intervals import wilson
-from anydepth.store import plain
-from anydepth.surgery import evaluating
+from anydepth.passes.batches import as_batch
+from anydepth.progress import Progress
+from anydepth.stats.intervals import wilson
+from anydepth.storage.files import plain
 
 if TYPE_CHECKING:
     import pandas

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from anydepth.certificates import Certificate, Failures
+from anydepth.core.heads import HEADS_FILE, Heads
+from anydepth.core.provenance import class_names, describe_config, describe_model, now, stack_fingerprint, versions
+from anydepth.core.stack import Stack
+from anydepth.data.input_settings import InputSettings
 from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyError, TraceFileError
 from anydepth.exits.calibration import Calibration
-from anydepth.exits.inputs import InputSettings
 from anydepth.exits.policies import Policy, as_plain, from_plain
-from anydepth.heads import HEADS_FILE, Heads
-from anydepth.hub import translated
-from anydepth.intact import read_sealed, seal
-from anydepth.outputs import OutputKind, settle
-from anydepth.provenance import class_names, describe_config, describe_model, now, stack_fingerprint, versions
-from anydepth.stack import Stack
-from anydepth.store import plain, write_json
+from anydepth.models.hub_errors import translated
+from anydepth.stats.certificates import Certificate, Failures
+from anydepth.storage.checksums import read_sealed, seal
+from anydepth.storage.files import plain, write_json
+from anydepth.storage.output_folder import OutputKind, settle
 
 FILE = "exit.json"
 _FORMAT = 2
@@ -37,7 +37,7 @@ class Saved:
     Attributes:
         policy: when a sample has had enough.
         calibration: what is promised of it; None if it was never calibrated.
-        model: what it is for: `anydepth.provenance.describe_model`, the dotted name of its classifier, its config and
+        model: what it is for: `anydepth.core.provenance.describe_model`, the dotted name of its classifier, its config and
             dtype.
         about: whatever else was written down: data, costs, notes.
         inputs: how the inputs were made that it was calibrated on; None if nobody told.

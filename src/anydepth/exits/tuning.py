@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from anydepth.errors import CertificateError
 from anydepth.exits.costs import Costs
-from anydepth.exits.looking import Looked, Shown
+from anydepth.exits.exit_scores import Looked, Shown
 from anydepth.exits.policies import Policy
 
 LEVELS = 200

@@ -5,10 +5,10 @@ model.generate(**prompt, custom_generate=anydepth.generation.self_speculative(4)
 model.generate(**prompt, custom_generate=anydepth.generation.dynamic_exit(Confidence(0.9, depths=(4, 8))))
 """
 
+from anydepth.generation.calibration import calibrate
 from anydepth.generation.costs import advise
 from anydepth.generation.decoder import Spent
 from anydepth.generation.dynamic import dynamic_exit
-from anydepth.generation.promise import calibrate
 from anydepth.generation.speculative import self_speculative
 from anydepth.generation.static import at_depth
 

@@ -13,6 +13,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import Confidence
 from anydepth.generation.cache import cut_back, whole_cache
@@ -21,8 +23,6 @@ from anydepth.generation.dynamic import dynamic_exit
 from anydepth.generation.modes import positions_of
 from anydepth.generation.speculative import best_length
 from anydepth.generation.static import at_depth
-from anydepth.stack import Stack
-from anydepth.surgery import evaluating
 
 _ROUNDS = 21
 """Times each kind of step is timed; the median counts."""

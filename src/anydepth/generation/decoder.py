@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
+from anydepth.core.patching import forward_as
+from anydepth.core.segments import Legs
+from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import Seen, choose_positions, cut_back
-from anydepth.legs import Legs
-from anydepth.stack import Stack
-from anydepth.surgery import forward_as
 
 # Of a prompt, the tokens that the law is checked on.
 _CHECKED = 16

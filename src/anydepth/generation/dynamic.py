@@ -15,15 +15,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from anydepth.calling import call_with
+from anydepth.core.model_io import call_with
+from anydepth.core.patching import forward_as
+from anydepth.core.segments import Legs
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.generation.cache import Filled, Seen, levelled, require_filled, whole_cache
 from anydepth.generation.decoder import Spent, checked_on
 from anydepth.generation.modes import Mode, new_tokens, refuse, written
-from anydepth.legs import Legs
-from anydepth.surgery import forward_as
 
 
 class DynamicExit(Mode):

@@ -13,13 +13,13 @@ from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
-from anydepth.calling import answer_of, call_model, distance
+from anydepth.core.model_io import answer_of, call_model, distance
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack, tolerance_of
 from anydepth.dependencies import require
+from anydepth.distributed import rank_and_count
 from anydepth.errors import GenerationError
 from anydepth.generation.decoder import Spent, checked_on
-from anydepth.ranks import rank_and_count
-from anydepth.stack import Stack, tolerance_of
-from anydepth.surgery import evaluating
 
 
 class Mode:

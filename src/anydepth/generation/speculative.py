@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import copied, require_filled, whole_cache
 from anydepth.generation.decoder import Decoder, decoding
 from anydepth.generation.modes import Mode, new_tokens, positions_of, refuse, require_depth, require_padding
-from anydepth.generation.writing import Writing
-from anydepth.stack import Stack
+from anydepth.generation.token_rows import Writing
 
 LONGEST_DRAFT = 16
 

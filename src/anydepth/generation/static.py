@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import GenerationMode
 
+from anydepth.core.patching import evaluating, forward_as
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import levelled, require_even
 from anydepth.generation.decoder import Spent, checked_on
 from anydepth.generation.modes import Mode, require_depth, several_ranks, written
-from anydepth.surgery import evaluating, forward_as
 
 
 class StaticDepth(Mode):

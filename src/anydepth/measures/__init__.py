@@ -1,20 +1,18 @@
 """Measures of what lies between depths, on states one already has.
 
 `similarities` runs any of `MEASURES` over all pairs of depths, of one model or two; `readout` and `intervals` work on
-the short rows a trace keeps; `metrics` wraps CKA and cosine for torchmetrics. In reading order: `states`, `precision`,
-`intervals`, `jackknife`, `moments`, `gram`, `cka`, `cosine`, `plan`; what all pairs of rows need, `sample` and
-`neighbours`; `covariance` and `wide`; `measure`, `run`, `chance`; a file for each family, `cca`, `procrustes`, `rsa`,
-`knn`, `kernels`; `agreement` and `similarity`; then `readout` and `metrics`.
+the short rows a trace keeps; `metrics` wraps CKA and cosine for torchmetrics.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from anydepth.measures.measure import Measure
-from anydepth.measures.moments import Moments, merge
-from anydepth.measures.similarity import MEASURES, Similarity, similarities
-from anydepth.measures.states import ArrayStates, States
+from anydepth.lazy import lazy_names
+from anydepth.measures.engine.moments import Moments, merge
+from anydepth.measures.engine.states import ArrayStates, States
+from anydepth.measures.measure import Measure, Similarity
+from anydepth.measures.similarity import MEASURES, similarities
 
 if TYPE_CHECKING:
     from anydepth.measures.metrics import CKA, Cosine
@@ -32,11 +30,4 @@ __all__ = [
     "similarities",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # torchmetrics takes a second to import, and only its two classes need it.
-    if name in ("CKA", "Cosine"):
-        from anydepth.measures import metrics
-
-        return getattr(metrics, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(("CKA", "Cosine"), "anydepth.measures.metrics"))

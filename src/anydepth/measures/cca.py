@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from anydepth.measures.covariance import Axes, Found, whitened
+from anydepth.measures.engine.covariance import Axes, Found, whitened
+from anydepth.measures.engine.wide import rotated
 from anydepth.measures.measure import Similarity
-from anydepth.measures.wide import rotated
 
 if TYPE_CHECKING:
-    from anydepth.measures.run import Run
+    from anydepth.measures.engine.context import Run
 
 KEPT_VARIANCE = 0.99  # of SVCCA
 

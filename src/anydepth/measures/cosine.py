@@ -13,9 +13,21 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.cka import normalised
-from anydepth.measures.jackknife import PartSums, Split
-from anydepth.measures.states import Location, States, depth_slices, epsilons, locate, rows_per_chunk, sample_ids
+from anydepth.measures.engine.context import Run
+from anydepth.measures.engine.hsic import normalised
+from anydepth.measures.engine.states import (
+    Location,
+    States,
+    depth_slices,
+    epsilons,
+    locate,
+    rows_per_chunk,
+    sample_ids,
+    undefined,
+)
+from anydepth.measures.measure import Similarity
+from anydepth.stats.intervals import around
+from anydepth.stats.jackknife import PartSums, Split
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -61,7 +73,7 @@ def cosine(
         MeasureError: the temporary file cannot be written.
 
     Example:
-        >>> from anydepth.measures.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(100, 8))
         >>> cosine(ArrayStates({"h0": x, "h1": 2 * x + 1})).mean[0, 1]
         np.float64(1.000)
@@ -165,3 +177,28 @@ class _Columns:
     @cached_property
     def _mapped(self) -> np.memmap[Any, np.dtype[np.float32]]:
         return np.memmap(self.file, dtype=np.float32, mode="r+", shape=(self.columns, self.rows))
+
+
+def cosine_similarity(run: Run, *, centred: bool) -> Similarity:
+    """Mean cosine of all pairs of depths, with an interval over samples and quantiles."""
+    states = run.states.during("cosine" if centred else "raw cosine")
+    split = run.split(run.states.count) if states.groups is not None else None
+    found = cosine(states, centred=centred, location=run.location, split=split)
+    blank = run.location.blank
+    notes = run.blank_notes
+    if len(set(states.widths)) > 1:
+        notes.append(f"cosine is undefined between depths of different widths {states.widths}")
+    notes += [
+        f"{run.named(depth)} is the zero vector in {rows} of {states.count} rows, which have no cosine"
+        for depth, rows in enumerate(found.directionless)
+        if rows and depth not in blank
+    ]
+    low = high = None
+    if run.jackknife_groups is not None and states.count > 1:
+        error, freedom = found.std / np.sqrt(states.count), float(states.count - 1)
+        if found.parts is not None:
+            error, freedom = found.parts.error(states.count), found.parts.freedom
+        bounds = around(found.mean, error, freedom).clip(-1, 1)  # where no mean of cosines lies beyond
+        low, high = (run.block(undefined(blank, bound)) for bound in bounds)
+    mean, quantiles = (run.block(undefined(blank, values)) for values in (found.mean, found.quantiles))
+    return Similarity(mean, low, high, quantiles, notes=tuple(notes))

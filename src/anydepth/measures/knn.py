@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from anydepth.measures.engine.neighbours import LEAST_ROWS, NEIGHBOUR_ROWS, NEIGHBOURS, Neighbours
 from anydepth.measures.measure import Similarity
-from anydepth.measures.neighbours import LEAST_ROWS, NEIGHBOUR_ROWS, NEIGHBOURS, Neighbours
 
 if TYPE_CHECKING:
-    from anydepth.measures.run import Run
+    from anydepth.measures.engine.context import Run
 
 
 def knn(run: Run) -> Similarity:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from anydepth.measures.moments import Moments
+from anydepth.measures.engine.moments import Moments
 
 if TYPE_CHECKING:
-    from anydepth.measures.run import Run
+    from anydepth.measures.engine.context import Run
 
 Invariance = Literal["orthogonal", "scaling", "translation", "permutation", "linear"]
 

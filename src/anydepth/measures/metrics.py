@@ -11,15 +11,15 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
-from anydepth.measures.cka import cka
 from anydepth.measures.cosine import pair_cosines
-from anydepth.measures.moments import Moments, merge
-from anydepth.measures.precision import full_precision
-from anydepth.measures.similarity import blank_notes
+from anydepth.measures.engine.context import blank_notes
+from anydepth.measures.engine.hsic import cka
+from anydepth.measures.engine.moments import Moments, merge
+from anydepth.measures.engine.precision import full_precision
 
 
 class CKA(Metric):
-    """Linear CKA of all pairs of depths over everything seen; see `anydepth.measures.cka.cka`.
+    """Linear CKA of all pairs of depths over everything seen; see `anydepth.measures.engine.hsic.cka`.
 
     The state is one vector of float64 sums, `4 (ΣD)²` bytes. Each update touches all of it: large batches are cheaper.
 

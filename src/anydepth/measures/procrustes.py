@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from anydepth.measures.engine.wide import rotated
 from anydepth.measures.measure import Similarity
-from anydepth.measures.wide import rotated
 
 if TYPE_CHECKING:
-    from anydepth.measures.run import Run
+    from anydepth.measures.engine.context import Run
 
 
 def procrustes(run: Run) -> Similarity:

@@ -9,14 +9,15 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.cka import normalised
-from anydepth.measures.intervals import around_correlation
-from anydepth.measures.jackknife import PartSums
+from anydepth.measures.engine.hsic import normalised
+from anydepth.measures.engine.sample import Sample
 from anydepth.measures.measure import Similarity
-from anydepth.measures.sample import Sample
+from anydepth.stats.intervals import around_correlation
+from anydepth.stats.jackknife import PartSums
 
 if TYPE_CHECKING:
-    from anydepth.measures.run import Run
+    from anydepth.measures.engine.context import Run
+from anydepth.stats.ranks import mid_ranks
 
 RSA_ROWS = 2000  # rows of which all pairs are ranked: 2 million
 
@@ -91,22 +92,6 @@ def distance_ranks(unit: Float64[Tensor, "m d"]) -> Ranks | None:
     ranks = np.zeros((m, m), np.float32)
     ranks[upper] = mid_ranks(distances) - (len(distances) - 1) / 2
     return ranks + ranks.T
-
-
-def mid_ranks(values: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
-    """Ranks from 0, equal values sharing their mean.
-
-    Example:
-        >>> mid_ranks(np.array([3.0, 1.0, 3.0])).tolist()
-        [1.5, 0.0, 1.5]
-    """
-    order = np.argsort(values)
-    ordered = values[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    sizes = np.diff(np.r_[starts, len(values)])
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(starts + (sizes - 1) / 2, sizes)
-    return ranks
 
 
 def correlations(ranks: list[Ranks]) -> Float64[np.ndarray, "k k"]:

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
 import torch
 
 from anydepth.errors import MeasureError
 from anydepth.measures.cca import cca as _mean_cca
 from anydepth.measures.cca import pwcca, svcca
-from anydepth.measures.cka import cka
-from anydepth.measures.cosine import cosine
-from anydepth.measures.intervals import around, around_correlation
-from anydepth.measures.kernels import cka_rbf
+from anydepth.measures.cka_rbf import cka_rbf
+from anydepth.measures.cosine import cosine_similarity
+from anydepth.measures.engine.context import Run, Watched
+from anydepth.measures.engine.plan import available_memory
+from anydepth.measures.engine.precision import usual_settings
+from anydepth.measures.engine.states import (
+    JoinedStates,
+    ScaledStates,
+    States,
+    epsilons,
+    locate,
+    rows_per_chunk,
+)
 from anydepth.measures.knn import cknna, knn
+from anydepth.measures.linear_cka import linear_cka
 from anydepth.measures.measure import Invariance, Measure, Similarity
-from anydepth.measures.plan import available_memory
-from anydepth.measures.precision import usual_settings
 from anydepth.measures.procrustes import procrustes
 from anydepth.measures.rsa import rsa
-from anydepth.measures.run import Progress, Run, Watched, blank_notes
-from anydepth.measures.states import JoinedStates, ScaledStates, States, epsilons, locate, rows_per_chunk, undefined
-
-__all__ = ["MEASURES", "Progress", "Similarity", "blank_notes", "similarities"]
+from anydepth.progress import Progress
 
 
 def similarities(
@@ -64,7 +68,7 @@ def similarities(
         DataError: the two models' states are not of the same number of rows.
 
     Example:
-        >>> from anydepth.measures.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(200, 8))
         >>> found = similarities(ArrayStates({"h0": x, "h1": x @ np.diag(np.arange(8.0))}), ["cosine", "cka"])
         >>> found["cosine"].value[0, 1].round(2), found["cka"].value[0, 1].round(2)
@@ -97,55 +101,6 @@ def similarities(
         return {name: MEASURES[name].of(run) for name in measures}
 
 
-def _cosine(run: Run, *, centred: bool) -> Similarity:
-    states = run.states.during("cosine" if centred else "raw cosine")
-    split = run.split(run.states.count) if states.groups is not None else None
-    found = cosine(states, centred=centred, location=run.location, split=split)
-    blank = run.location.blank
-    notes = run.blank_notes
-    if len(set(states.widths)) > 1:
-        notes.append(f"cosine is undefined between depths of different widths {states.widths}")
-    notes += [
-        f"{run.named(depth)} is the zero vector in {rows} of {states.count} rows, which have no cosine"
-        for depth, rows in enumerate(found.directionless)
-        if rows and depth not in blank
-    ]
-    low = high = None
-    if run.jackknife_groups is not None and states.count > 1:
-        error, freedom = found.std / np.sqrt(states.count), float(states.count - 1)
-        if found.parts is not None:
-            error, freedom = found.parts.error(states.count), found.parts.freedom
-        bounds = around(found.mean, error, freedom).clip(-1, 1)  # where no mean of cosines lies beyond
-        low, high = (run.block(undefined(blank, bound)) for bound in bounds)
-    mean, quantiles = (run.block(undefined(blank, values)) for values in (found.mean, found.quantiles))
-    return Similarity(mean, low, high, quantiles, notes=tuple(notes))
-
-
-def _cka(run: Run, *, debiased: bool) -> Similarity:
-    sums, parts = run.cka_sums
-    value = cka(sums, debiased=debiased).cpu().numpy()
-    n, blank = run.states.count, sums.location.blank
-    notes = [run.plan.note, *run.blank_notes]
-    if debiased and n <= 3:
-        notes.append(f"debiased CKA is undefined for {n} rows: it needs at least 4")
-    elif debiased:
-        notes += [
-            f"{run.named(depth)} has no positive HSIC with itself: debiased CKA is undefined there"
-            for depth in np.flatnonzero(np.isnan(value.diagonal())).tolist()
-            if depth not in blank
-        ]
-    low = high = None
-    if debiased and parts is not None and len(parts.sizes) > 1:
-        low, high = map(run.block, around_correlation(value, parts.error(n), parts.freedom))
-    moments = run.moments if run.first is None else None
-    if moments is not None and any(run.exponents):
-        held = max(map(abs, run.exponents)) < _FOURTH_POWERS
-        moments = moments.scaled(tuple(-one for one in run.exponents)) if held else None  # of the states as they came
-    return Similarity(run.block(value), low, high, moments=moments, notes=tuple(notes))
-
-
-_FOURTH_POWERS = 250  # powers of two whose fourth powers, which the sums hold, float64 holds
-
 _RIGID: frozenset[Invariance] = frozenset({"orthogonal", "scaling", "translation", "permutation"})
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
@@ -155,7 +110,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure(
                 "cosine",
                 "cosine",
-                lambda run: _cosine(run, centred=True),
+                lambda run: cosine_similarity(run, centred=True),
                 range=(-1, 1),
                 invariances=frozenset({"scaling", "translation"}),
                 interval="t over samples",
@@ -164,7 +119,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure(
                 "cosine_raw",
                 "cosine, not centred",
-                lambda run: _cosine(run, centred=False),
+                lambda run: cosine_similarity(run, centred=False),
                 range=(-1, 1),
                 invariances=frozenset({"scaling"}),
                 interval="t over samples",
@@ -173,7 +128,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure(
                 "cka",
                 "CKA, debiased",
-                lambda run: _cka(run, debiased=True),
+                lambda run: linear_cka(run, debiased=True),
                 range=(-1, 1),
                 invariances=_RIGID,
                 interval="jackknife over samples",
@@ -182,7 +137,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             Measure(
                 "cka_biased",
                 "CKA, biased",
-                lambda run: _cka(run, debiased=False),
+                lambda run: linear_cka(run, debiased=False),
                 range=(0, 1),
                 invariances=_RIGID,
                 source="Kornblith et al. 2019",
@@ -238,3 +193,21 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         )
     }
 )
+
+
+def check_measures(measures: Sequence[str]) -> None:
+    """See that all measures have known names.
+
+    Raises:
+        MeasureError: one has not.
+
+    Example:
+        >>> check_measures(["cka", "ckaa"])
+        Traceback (most recent call last):
+        anydepth.errors.MeasureError: unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased, ...
+    """
+    if isinstance(measures, str):
+        raise MeasureError(f"measures is the text {measures!r}, expected a list: measures=[{measures!r}]")
+    for name in measures:
+        if name not in MEASURES:
+            raise MeasureError(f"unknown measure {name!r}, expected some of {', '.join(MEASURES)}")

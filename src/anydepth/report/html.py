@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from anydepth.report import theme
-from anydepth.store import replacing
+from anydepth.storage.disk import replacing
 
 _FOLDER = files("anydepth.report")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anydepth.report.formats import Unit, interval, measure_title, number, percent, plain, with_interval
-from anydepth.report.source import Source, Sources, reason, statistic
+from anydepth.report.protocols import Source, Sources, reason, statistic
 
 Row = dict[str, Any]  # int, float, str or None, by the name of its column
 

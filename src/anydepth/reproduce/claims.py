@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from anydepth.measures.intervals import around_correlation, t_interval
+from anydepth.stats.intervals import around_correlation, t_interval
 
 ABSTRACT = {
     "cosine-cka": "A plain cosine shows what CKA shows.",

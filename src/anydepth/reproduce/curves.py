@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from anydepth.exits.looking import Shown
-from anydepth.trace_ import Trace
+from anydepth.exits.exit_scores import Shown
+from anydepth.tracing.trace import Trace
 
 THRESHOLDS = tuple(float(one) for one in (*np.arange(0.3, 0.95, 0.05).round(2), 0.95, 0.97, 0.99, 0.995, 0.999, 1.0))
 """Confidences at which the paper's exit is swept; 1 is never exceeded: every sample goes to depth L."""

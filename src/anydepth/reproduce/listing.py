@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anydepth.errors import AnydepthError, ReproduceError
-from anydepth.reproduce.found import Found
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.running import RESULTS, results_path
+from anydepth.reproduce.results import Found
+from anydepth.reproduce.runner import RESULTS, results_path
 from anydepth.reproduce.subjects import Scale
 
 _LONG = 90

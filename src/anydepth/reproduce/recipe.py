@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from anydepth.reproduce.bench import Bench
+from anydepth.jobs.run_folder import first_difference
 from anydepth.reproduce.claims import Claim
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.results import Found, Values
 from anydepth.reproduce.subjects import Scale, Subject
-from anydepth.runfolder import first_difference
-from anydepth.store import plain
+from anydepth.storage.files import plain
 
 Unit = Literal["share", "number", "similarity"]
 

@@ -18,10 +18,10 @@ class Subject:
 
     Attributes:
         title: what a reader is told: "ViT of 12 blocks from scratch, Fashion-MNIST".
-        model: a hub id; `asset:NAME`, of `anydepth.assets`; or `made:NAME`, of `anydepth.reproduce.starts`. Empty where
+        model: a hub id; `asset:NAME`, of `anydepth.assets.registry`; or `made:NAME`, of `anydepth.reproduce.small_models`. Empty where
             the recipe builds it by itself.
         data: a hub id, with its configuration as `ID:CONFIGURATION`; `asset:NAME`; `made:NAME`; or `digits`.
-        task: as in `anydepth.loaded.Task`.
+        task: as in `anydepth.models.loaded.Task`.
         train: rows to train on, drawn by the seed; None for all.
         held_out: rows to evaluate and trace on, the same for every seed; None for all.
         split: to train on; None for what there is.

@@ -11,14 +11,14 @@ import numpy as np
 
 from anydepth.errors import ReproduceError
 from anydepth.reproduce.claims import ABSTRACT, Claim
-from anydepth.reproduce.drawing import FIGURES, SUFFIXES, figure_paths
-from anydepth.reproduce.found import Found
+from anydepth.reproduce.figures import FIGURES, SUFFIXES, figure_paths
 from anydepth.reproduce.listing import cost, kept
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.running import results_path
+from anydepth.reproduce.results import Found
+from anydepth.reproduce.runner import results_path
 from anydepth.reproduce.subjects import Scale
-from anydepth.store import replacing, writing
+from anydepth.storage.disk import replacing, writing
 
 PAGE = "verdict.md"
 _SCALES = {"cpu": "small", "full": "full"}

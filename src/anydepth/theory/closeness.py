@@ -10,10 +10,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.cka import normalised
-from anydepth.measures.states import States
+from anydepth.measures.engine.hsic import normalised
+from anydepth.measures.engine.states import States
+from anydepth.stats.means import Estimate, Means
 from anydepth.theory.geometry import rises
-from anydepth.theory.means import Estimate, Means
 from anydepth.theory.paths import Paths
 
 NATS = 1e-6
@@ -57,7 +57,7 @@ def closeness(
         MeasureError: the rows do not correspond, or the states are no paths.
 
     Example:
-        >>> from anydepth.measures.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> h = np.array([[[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [-1.0, 0.1], [0.0, -1.0]]])
         >>> states = ArrayStates({str(depth): h[:, depth] for depth in range(3)})
         >>> log_probability = np.log([[0.1, 0.2, 0.9], [0.3, 0.2, 0.9]])

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import States
-from anydepth.store import in_words
+from anydepth.measures.engine.states import States
+from anydepth.storage.sizes import in_words
 from anydepth.theory.paths import by_depth, rows_at_once
 
 _ROUNDING = 1e-6  # singular values of class means below this share of the largest are rounding of float32 states
@@ -61,7 +61,7 @@ def collapse(
         MeasureError: labels do not fit the rows or weights, or the class means do not fit into memory.
 
     Example:
-        >>> from anydepth.measures.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> simplex = torch.eye(3) - 1 / 3
         >>> labels = np.arange(30) % 3
         >>> found = collapse(ArrayStates({"h": simplex[labels] + 7}), labels, simplex.numpy())

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from anydepth.collect import Progress
+from anydepth.core.provenance import data_fingerprint, describe_model, now, versions
+from anydepth.core.stack import Stack
 from anydepth.errors import MeasureError
-from anydepth.locks import scratch_folder
-from anydepth.provenance import data_fingerprint, describe_model, now, versions
-from anydepth.stack import Stack
+from anydepth.progress import Progress
+from anydepth.storage.locks import scratch_folder
 from anydepth.theory.closeness import closeness
 from anydepth.theory.collapse import Collapse, collapse
 from anydepth.theory.findings import MEASURED, RANDOM_WEIGHTS, SHUFFLED_LABELS, UNCENTRED, Theory
 from anydepth.theory.geometry import geometry
-from anydepth.theory.observing import Observed, observe
+from anydepth.theory.observation import Observed, observe
 from anydepth.theory.paths import NULLS
 from anydepth.theory.updates import Updates, updates
 

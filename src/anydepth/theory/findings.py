@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from anydepth.errors import TraceFileError
-from anydepth.outputs import OutputKind
-from anydepth.store import plain, read_json, replacing_folder, write_json
+from anydepth.stats.means import Estimate
+from anydepth.storage.files import plain, read_json, replacing_folder, write_json
+from anydepth.storage.output_folder import OutputKind
 from anydepth.theory.closeness import Closeness
 from anydepth.theory.collapse import Collapse
 from anydepth.theory.geometry import Geometry
-from anydepth.theory.means import Estimate
 from anydepth.theory.updates import Updates
 
 FORMAT = 1

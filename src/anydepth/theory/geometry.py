@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from anydepth.measures.cka import normalised
-from anydepth.measures.run import blank_notes
-from anydepth.measures.states import States
-from anydepth.theory.means import Estimate, Means
+from anydepth.measures.engine.context import blank_notes
+from anydepth.measures.engine.hsic import normalised
+from anydepth.measures.engine.states import States
+from anydepth.stats.means import Estimate, Means
 from anydepth.theory.paths import Null, Paths
 
 TIE = 1e-6
@@ -77,7 +77,7 @@ def geometry(states: States, *, centred: bool = True, null: Null | None = None, 
         MeasureError: fewer than two depths, no rows, or depths of different widths.
 
     Example:
-        >>> from anydepth.measures.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = torch.randn(20, 8)
         >>> line = geometry(ArrayStates({"0": x, "1": 2 * x, "2": 5 * x}), centred=False)
         >>> line.violations.value.item(), line.straightness.value.item(), line.progress.value.tolist()

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import Location, States, locate, rows_per_chunk
+from anydepth.measures.engine.states import Location, States, locate, rows_per_chunk
 
 Null = Callable[[Float64[Tensor, "b k d"], np.random.Generator], Float64[Tensor, "b k d"]]
 """Makes of rows of paths other paths. Its draws go row by row, so that no result depends on how rows are cut."""

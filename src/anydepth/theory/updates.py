@@ -14,8 +14,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.states import States
-from anydepth.theory.means import Estimate, Means
+from anydepth.measures.engine.states import States
+from anydepth.stats.means import Estimate, Means
 from anydepth.theory.paths import Paths
 
 _ROUNDING = 1e-6  # singular values of float32 weights below this share of the largest are rounding
@@ -57,7 +57,7 @@ def updates(
         MeasureError: classes, weights and rows do not fit together, or the features are no paths.
 
     Example:
-        >>> from anydepth.measures.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> weight = np.eye(2, 3)
         >>> features = ArrayStates({"0": np.zeros((1, 3)), "1": [[1.0, -1.0, 1.0]], "2": [[1.0, -1.0, 3.0]]})
         >>> found = updates(features, np.array([0]), weight)

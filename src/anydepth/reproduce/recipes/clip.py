@@ -14,20 +14,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth import models, pixels
-from anydepth.calling import Batch, device_of, to_device
-from anydepth.loaded import LoadedModel
-from anydepth.reproduce.bench import MEASURES, Bench
+from anydepth.core.model_io import Batch, device_of, to_device
+from anydepth.core.stack import Stack
+from anydepth.models import image_transform as pixels
+from anydepth.models import loading as models
+from anydepth.models.loaded import LoadedModel
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth, largest_fall
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import MEASURES, Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
 from anydepth.reproduce.recipes.vision import FASHION
-from anydepth.reproduce.starts import CAPTIONS
+from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.small_models import CAPTIONS
 from anydepth.reproduce.subjects import Subject
-from anydepth.stack import Stack
-from anydepth.tracing import trace
+from anydepth.tracing.run import trace
 
 CAPTION = "This is a photo of a {}"
 TOWERS = ("image", "text")

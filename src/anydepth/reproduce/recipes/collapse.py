@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import FULL, SMALL
-from anydepth.reproduce.theories import theory_of
+from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.theory_values import theory_of
 
 OBJECTIVES = ("standard", "aligned")
 

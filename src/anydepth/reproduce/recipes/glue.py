@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth, largest_fall
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.results import Found, Values
 from anydepth.reproduce.subjects import Subject
-from anydepth.trace_ import Trace
+from anydepth.tracing.trace import Trace
 
 OBJECTIVES = ("standard", "aligned")
 BY_F1 = ("mrpc", "qqp")

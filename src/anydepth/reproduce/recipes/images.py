@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anydepth import data
-from anydepth.loaded import LoadedModel
-from anydepth.reproduce.bench import Bench
+from anydepth.models.loaded import LoadedModel
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.subjects import Subject
 
 _AT_ONCE = 256

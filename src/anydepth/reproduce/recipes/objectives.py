@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import accuracy_at, by_depth
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import FULL, IMAGENET, SMALL
+from anydepth.reproduce.results import Found, Values
 
 OBJECTIVES = ("standard", "aligned", "heads")
 SHARES = (0.25, 0.5, 0.75)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anydepth.blocks import find_blocks
-from anydepth.heads import parameter_counts
-from anydepth.reproduce.bench import Bench
+from anydepth.core.blocks import find_blocks
+from anydepth.core.heads import parameter_counts
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Plan, Recipe
+from anydepth.reproduce.results import Found, Values
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from anydepth import models
-from anydepth.passages import CONTINUATION, PREFIX, Passages, continuing, text_metrics
-from anydepth.reproduce.bench import Bench
+from anydepth.generation.continuations import CONTINUATION, PREFIX, Passages, continuing, text_metrics
+from anydepth.models import loading as models
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.language import GPT2, SMALL_GPT2
+from anydepth.reproduce.results import Found, Values
 
 OBJECTIVES = ("standard", "alternating", "aligned")
 """`alternating` is what the paper calls aligned; `aligned`, at every step, is in its code's arrays only."""

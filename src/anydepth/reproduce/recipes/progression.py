@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anydepth.measures.rsa import mid_ranks
-from anydepth.reproduce.bench import Bench
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes import glue
 from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
-from anydepth.reproduce.theories import NULLS, theory_of
+from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.theory_values import NULLS, theory_of
+from anydepth.stats.ranks import mid_ranks
 
 RANDOM = "random weights"
 SHOWN = {

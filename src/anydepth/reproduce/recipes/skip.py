@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.loaded import LoadedModel
-from anydepth.pixels import plain
-from anydepth.reproduce.bench import MEASURES, Bench
+from anydepth.models.image_transform import plain
+from anydepth.models.loaded import LoadedModel
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import MEASURES, Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
 from anydepth.reproduce.recipes.vision import FASHION
+from anydepth.reproduce.results import Found, Values
 from anydepth.reproduce.subjects import Subject
-from anydepth.tracing import trace
+from anydepth.tracing.run import trace
 
 LAYERS, WIDTH, SIDE = 9, 128, 28
 VARIANTS = {"with skip": True, "without": False}

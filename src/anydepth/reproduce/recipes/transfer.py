@@ -15,13 +15,13 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from anydepth import models
-from anydepth.reproduce.bench import Bench
+from anydepth.models import loading as models
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.found import Found, Values
+from anydepth.reproduce.experiment import Bench
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import FULL, SMALL
-from anydepth.tracing import trace
+from anydepth.reproduce.results import Found, Values
+from anydepth.tracing.run import trace
 
 OBJECTIVES = ("standard", "aligned")
 OTHER = {"cpu": ("digits", "label"), "full": ("uoft-cs/cifar100", "fine_label")}

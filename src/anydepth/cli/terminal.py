@@ -1,0 +1,198 @@
+"""What a person sees while a command runs: bars on standard error, or lines where there is no terminal."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console, ConsoleOptions
+from rich.control import Control
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from anydepth.errors import AnydepthWarning
+from anydepth.safe_text import printable
+
+if TYPE_CHECKING:
+    from anydepth.progress import Progress as Reporter
+
+# How our own characters are written where a terminal or a pipe takes ASCII, or Latin-1, only.
+_PLAINLY = {"×": "x", "–": "-", "−": "-", "…": "...", "•": "*", "·": ".", "≤": "<=", "≥": ">=", "→": "->", "δ": "delta"}
+
+
+class _Printable:
+    """What is printed, with control characters of names and data spelled out."""
+
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._shown, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class SafeConsole(Console):
+    """A console on which nothing that is printed is markup, an emoji's name, or an escape sequence of data's.
+
+    Args:
+        settings: rich's own.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print, as rich does; what nobody reads any more is for the command line to end on."""
+        super().print(*(one if isinstance(one, Control) else _Printable(one) for one in objects), **settings)
+
+    def on_broken_pipe(self) -> None:
+        """Raise it: rich would end the process by itself, with status 1.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        raise BrokenPipeError
+
+
+stderr = SafeConsole(stderr=True)
+
+
+def prepare_streams() -> None:
+    """See that there are three standard streams, and that printing never fails for want of a character."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file to be opened would take its place, and be printed into
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error("anydepth", _in_other_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="anydepth")
+
+
+def _in_other_characters(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAINLY.get(one, ascii(one)[1:-1]) for one in text), error.end
+
+
+@contextmanager
+def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
+    """A bar for each kind of work, on standard error, and only where somebody may be looking.
+
+    Args:
+        enabled: False for no progress at all.
+        lines: without a terminal, print a line whenever there is something new to say beside the count.
+
+    Yields:
+        What to call with what is done, how much there is, and what it is: the kind, and after a comma what is new.
+    """
+    with _warnings_as_lines(), _shown(enabled=enabled, lines=lines) as report:
+        yield report
+
+
+@contextmanager
+def _shown(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
+    moves = stderr.is_terminal and stderr.file.isatty()  # FORCE_COLOR makes a terminal of a file, for colours
+    if not enabled or not (moves or lines):
+        yield None
+    elif not moves:
+        yield _lines()
+    else:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=stderr) as shown:
+            tasks: dict[str, TaskID] = {}
+
+            def report(done: int, total: int | None, what: str) -> None:
+                kind = what.split(",")[0]
+                if kind not in tasks:
+                    tasks[kind] = shown.add_task(what, total=total)
+                shown.update(tasks[kind], completed=done, total=total, description=what)
+
+            yield report
+
+
+def _lines() -> Reporter:
+    said: dict[str, str] = {}
+
+    def report(done: int, total: int | None, what: str) -> None:
+        kind, _, news = what.partition(",")
+        if news and said.get(kind) != news:
+            say(f"{done}/{total} {what}" if total else what)
+            said[kind] = news
+
+    return report
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Our own warnings; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AnydepthWarning)
+        as_it_was = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, AnydepthWarning):
+                say(f"anydepth: {message}")
+            else:
+                as_it_was(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
+def say(line: str) -> None:
+    """One line to the user, beside whatever is written to standard output."""
+    stderr.print(Text(line), soft_wrap=True)
+
+
+def write(text: str) -> None:
+    """A piece of text to standard output, at once; its control characters are spelled out.
+
+    What a model writes must not move the cursor or colour the terminal.
+    """
+    print(printable(text.replace("\r\n", "\n")), end="", flush=True)
+
+
+def write_json(content: Mapping[str, Any]) -> None:
+    """One line of JSON, for machines, to standard output: ASCII without control characters, and no NaN."""
+    print(json.dumps(content, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def quiet_libraries() -> None:
+    """No loading bars, advice and retries of the libraries below; errors still come through."""
+    import datasets
+    import huggingface_hub
+    import transformers
+
+    huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def output() -> Console:
+    """Standard output, as wide as the terminal; 120 columns where there is none."""
+    console = SafeConsole()
+    return console if console.is_terminal else SafeConsole(width=120)

@@ -1,0 +1,200 @@
+"""A model cut after some depth: shallower, of the same class, and plain.
+
+The blocks above the cut are left away, the config says so, and everything around the blocks stays. So what the model
+answers is what `readout(h[k])` answered, and whatever loads the original loads this.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from anydepth.core.model_io import Batch, answer_of, call_model, device_of, distance, first_samples
+from anydepth.core.overrides import Override
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack, tolerance_of
+from anydepth.core.targets import without_labels
+from anydepth.core.truncated_config import (
+    built,
+    is_of_its_config,
+    likeliest_config,
+    packed,
+    plain_settings,
+    shallower_config,
+)
+from anydepth.errors import TruncationError, one_line
+
+
+def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None, batch: Any = None) -> nn.Module:
+    """Cut a model after a depth.
+
+    Args:
+        model: from transformers, timm, plain torch, or your own; or a `Stack` of one, whose heads, if it has them,
+            give the cut model the classifier of its depth.
+        depth: k, how many blocks to keep, 1..L.
+        blocks: the dotted name of the list of blocks, for a model that has several.
+        batch: if given, the cut model is seen to answer as `readout(h[k])` does on a few samples of it; needed where
+            there are heads.
+
+    Returns:
+        A copy of the same class with k blocks, in the same mode; the model itself is left alone. A model of
+        transformers saves and loads by `save_pretrained` and `from_pretrained`, others by their state dict.
+
+    Raises:
+        TruncationError: a depth that does not exist; adapters that are not merged; heads without a batch; or the cut
+            model does not answer as the readout does.
+        UnknownArchitecture: see `Stack`.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> small = truncate(ViTForImageClassification(config), depth=2, batch={"pixel_values": torch.rand(2, 1, 8, 8)})
+        >>> type(small).__name__, small.config.num_hidden_layers, len(small.vit.layers)
+        ('ViTForImageClassification', 2, 2)
+    """
+    stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
+    if not 1 <= depth <= stack.depth:
+        raise TruncationError(f"depth is {depth}, expected 1..{stack.depth} for {type(stack.model).__name__}")
+    if hasattr(stack.model, "peft_config"):
+        raise TruncationError(
+            f"{type(stack.model).__name__} holds adapters of {stack.depth} blocks: merge them (merge_and_unload) first"
+        )
+    heads = stack.heads if depth < stack.depth else None
+    if heads is not None and batch is None:
+        raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
+    with _only(stack.model.get_submodule(stack.path), depth):
+        cut = copy.deepcopy(stack.model)
+    inputs = None if batch is None else first_samples(without_labels(batch, stack.model)[0], 2)
+    if heads is not None and inputs is not None:
+        _give_head(cut, stack, heads[depth], inputs)
+    loaded = _loaded(cut, stack, depth, seen=inputs is not None)
+    if inputs is not None:
+        _require_same(stack, cut, depth, inputs, "it keeps a depth elsewhere than in its config")
+        if loaded is not None:
+            _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
+    return cut
+
+
+def _only(blocks: nn.Module, depth: int) -> AbstractContextManager[None]:
+    """The list is shorter inside, so that what is left away is not copied either."""
+    return Override(blocks, "_modules", dict(list(blocks._modules.items())[:depth]))
+
+
+def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> None:
+    """Put a copy of a head in the place of the classifier of a cut model."""
+    own = stack.classifier(batch)  # refuses a model without one, and finds where it is
+    cut.set_submodule(str(stack.classifier_path), copy.deepcopy(head))
+    inside = {id(parameter) for parameter in own.parameters()}
+    others = (module for module in stack.model.modules() if module is not own)
+    config: Any = getattr(cut, "config", None)
+    if config is not None and any(id(weight) in inside for module in others for weight in module._parameters.values()):
+        for each in (config, config.get_text_config()):
+            each.tie_word_embeddings = False  # the head is no copy of the embedding, and must not become one
+
+
+# --- what is saved is what is loaded ----------------------------------------------------------------------------------
+
+
+def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Module | None:
+    """The cut model as it will be when it has been saved and loaded; the cut one is given its config.
+
+    Returns:
+        A new model that shares the weights of the cut one. None for models that no config makes: those of other
+        libraries than transformers, quantized ones, and those that were changed after they were built.
+
+    Raises:
+        TruncationError: the class cannot be built with so many blocks, or takes other weights then.
+    """
+    from transformers import PreTrainedModel
+
+    if not isinstance(cut, PreTrainedModel):
+        return None
+    before = stack.depth
+    try:
+        config = shallower_config(cut, stack.path, before, depth, seen=seen)
+    except TruncationError:
+        if is_of_its_config(stack.model):
+            raise
+        _replace_configs(cut, cut.config, likeliest_config(cut, stack.path, before, depth))
+        return None
+    weights = cut.state_dict()
+    parts = packed(weights, built(cut, config).state_dict(), (before, depth))
+    loaded = _from_pretrained(cut, config, {**weights, **parts})
+    _share_settings(cut, loaded, before, depth)
+    for name in {name.rpartition(".")[0] for name in parts}:
+        cut.set_submodule(name, copy.deepcopy(loaded.get_submodule(name)))
+    cut.name_or_path = cut.config.name_or_path = stack.model.config.name_or_path  # type: ignore[union-attr]
+    return loaded.to(device_of(cut))
+
+
+def _share_settings(cut: nn.Module, loaded: nn.Module, before: int, depth: int) -> None:
+    """Give a cut model the configs, and the numbers of blocks kept beside them, of the one that was loaded."""
+    own_buffers = dict(cut.named_buffers())
+    for name, buffer in list(loaded.named_buffers()):
+        parent, _, leaf = name.rpartition(".")
+        if name in own_buffers and own_buffers[name].shape == buffer.shape:
+            # buffers that are not saved are made anew, and the model's may have been cast since
+            loaded.get_submodule(parent)._buffers[leaf] = own_buffers[name]
+    for name, module in loaded.named_modules():
+        own = cut.get_submodule(name)
+        if hasattr(module, "config"):
+            own.config = module.config
+        for setting, value in plain_settings(own).items():
+            if value == before and plain_settings(module).get(setting) == depth:
+                setattr(own, setting, depth)
+
+
+def _from_pretrained(cut: Any, config: Any, weights: dict[str, Any]) -> nn.Module:
+    """What transformers makes of a config and weights, as it does with those of a folder."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        loaded, report = type(cut).from_pretrained(
+            None, config=config, state_dict=weights, dtype=cut.dtype, output_loading_info=True
+        )
+    except Exception as error:  # of any library below transformers
+        raise TruncationError(f"{type(cut).__name__} could not be loaded once cut: {one_line(error)}") from error
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
+        raise TruncationError(f"{type(cut).__name__} could not be loaded once cut: {str(wrong)[:200]}")
+    return loaded  # type: ignore[no-any-return]
+
+
+def _replace_configs(model: nn.Module, before: Any, now: Any) -> None:
+    """Give every part of a model that has a config, or one inside it, the new one in its place."""
+    pairs = [(before, now)]
+    for old, new in pairs:
+        pairs += [(value, getattr(new, name)) for name, value in vars(old).items() if hasattr(value, "to_dict")]
+    new_of = {id(old): new for old, new in pairs}
+    for module in model.modules():
+        if id(getattr(module, "config", None)) in new_of:
+            module.config = new_of[id(module.config)]
+
+
+def _require_same(stack: Stack, cut: nn.Module, depth: int, batch: Batch, why: str) -> None:
+    with evaluating(stack.model), evaluating(cut), torch.no_grad():
+        state = stack.states(batch)[depth]
+        expected = stack.readout(state, batch, depth=depth)
+        try:
+            found = answer_of(call_model(cut, batch))[1]
+        except Exception as problem:  # of the model's own code
+            raise TruncationError(
+                f"{type(cut).__name__} cut after block {depth} does not run ({one_line(problem)}); cut it after another"
+            ) from problem
+    error, tolerance = distance(found, expected), tolerance_of(state)
+    if not error <= tolerance:
+        raise TruncationError(
+            f"{type(cut).__name__} cut after block {depth} does not answer as its readout there: largest relative "
+            f"difference {error:.2g}, expected at most {tolerance:.0e}; {why}"
+        )

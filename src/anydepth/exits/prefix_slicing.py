@@ -1,0 +1,88 @@
+"""What ran before the first block, cut down to the samples still on their way, so that it need not run again for them.
+
+An answer may be (B, T, D), or (1, T, D) for all: that an axis is as long as the batch may be chance. So the modules run
+once more with every sample twice; the axes that became twice as long are the batch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from anydepth.core.model_io import Batch, sample_count, samples_of
+from anydepth.core.prefix_cache import Answers
+from anydepth.core.stack import Stack
+
+Axes = list[int | None]
+"""Of each leaf of an answer: the axis of the batch, or None."""
+
+
+class Lanes:
+    """Cuts what a model ran before its first block down to some samples.
+
+    Args:
+        stack: the model.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        # The same model may make a mask or none, by what is in the batch: one entry for each kind of answers seen.
+        self._known: dict[tuple[Any, ...], list[Axes | None]] = {}
+
+    def cut(self, answers: Answers, batch: Batch, rows: Int64[Tensor, " n"]) -> Answers:
+        """The answers on some samples, without those that cannot be cut: their modules have to run again.
+
+        Args:
+            answers: on the whole batch.
+            batch: all of it.
+            rows: the places of the samples in it.
+        """
+        return [
+            (module, _rows_of(answer, axes, rows))
+            for (module, answer), axes in zip(answers, self._axes(answers, batch), strict=True)
+            if axes is not None
+        ]
+
+    def _axes(self, answers: Answers, batch: Batch) -> list[Axes | None]:
+        count = sample_count(batch)
+        kind = tuple(_kind(leaf, count) for leaf in pytree.tree_leaves([answer for _, answer in answers]))
+        if kind not in self._known:
+            each_twice = samples_of(batch, torch.arange(count).repeat(2))
+            with self._stack.keeping(each_twice) as twice:
+                self._stack.replay(each_twice)
+            self._known[kind] = [_compared(one, other) for (_, one), (_, other) in zip(answers, twice, strict=True)]
+        return self._known[kind]
+
+
+def _kind(leaf: Any, count: int) -> Any:
+    """What must be alike for the axes to be: a mask may be one for all in one batch, one for each in the next."""
+    return tuple(size == count for size in leaf.shape) if isinstance(leaf, Tensor) else type(leaf)
+
+
+def _compared(once: Any, twice: Any) -> Axes | None:
+    """The batch's axis in each leaf of an answer; None if the answer depends on the batch in any other way."""
+    try:
+        return [_batch_axis(*pair) for pair in zip(pytree.tree_leaves(once), pytree.tree_leaves(twice), strict=True)]
+    except ValueError:
+        return None
+
+
+def _batch_axis(once: Any, twice: Any) -> int | None:
+    if not isinstance(once, Tensor):
+        if not isinstance(once, bool | int | float | str | None) or once != twice:
+            raise ValueError("a size of the batch, or something nobody can look into")
+        return None
+    differing = [axis for axis, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
+    if len(differing) > 1 or any(twice.shape[axis] != 2 * once.shape[axis] for axis in differing):
+        raise ValueError("more than one axis, or one that is not the batch's alone")
+    return differing[0] if differing else None
+
+
+def _rows_of(answer: Any, axes: Axes, rows: Int64[Tensor, " n"]) -> Any:
+    leaves, shape = pytree.tree_flatten(answer)
+    cut = [leaf if axis is None else leaf.index_select(axis, rows) for leaf, axis in zip(leaves, axes, strict=True)]
+    return pytree.tree_unflatten(cut, shape)

@@ -1,0 +1,79 @@
+"""What the calibration of a model came to, and what the calibrated model does on samples that had no say in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anydepth.exits.calibration import Calibration
+from anydepth.exits.curve import ExitCurve
+from anydepth.exits.policies import Policy, as_plain
+from anydepth.stats.intervals import wilson
+
+
+@dataclass(frozen=True)
+class Exited:
+    """What the calibration of a model came to.
+
+    Attributes:
+        folder: where the calibrated model is.
+        model: what was calibrated.
+        data: on what, with the split.
+        policy: when a sample leaves; `AtDepth(L)` if nothing could be certified.
+        calibration: what is promised of it, and on what grounds.
+        curve: the same policy at every threshold, on the samples that prove it.
+        leaving: (L,) how many of those leave at each depth, from 1 on.
+        agreement: share of their answers that are the full model's.
+        accuracy: share of them answered right; None without labels.
+        full_accuracy: of the full model; None without labels.
+        predicted: time as a share of the plain model's, as the measured costs of its steps predict it.
+        measured: the same, by the clock.
+        readout_in_blocks: what one readout costs, in blocks.
+        notes: what a reader of the result should know, one sentence each.
+    """
+
+    folder: Path
+    model: str
+    data: str
+    policy: Policy
+    calibration: Calibration
+    curve: ExitCurve
+    leaving: tuple[int, ...]
+    agreement: float
+    accuracy: float | None
+    full_accuracy: float | None
+    predicted: float
+    measured: float
+    readout_in_blocks: float
+    notes: tuple[str, ...]
+
+    @property
+    def last(self) -> int:
+        """L."""
+        return len(self.leaving)
+
+    @property
+    def depth(self) -> float:
+        """Mean depth at which the proving samples leave."""
+        return float(np.average(np.arange(1, self.last + 1), weights=self.leaving))
+
+    def interval(self, share: float) -> tuple[float, float]:
+        """95 % interval of a share of the proving samples (Wilson)."""
+        count = sum(self.leaving)
+        low, high = wilson(np.array([round(share * count)]), count)[:, 0]
+        return float(low), float(high)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything but the folder, which may move, and the curve, as values that JSON holds."""
+        kept = ("model", "data", "leaving", "agreement", "accuracy", "full_accuracy", "predicted", "measured")
+        return {
+            **{name: getattr(self, name) for name in (*kept, "readout_in_blocks", "notes")},
+            "policy": as_plain(self.policy),
+            "calibration": asdict(self.calibration),
+            "promise": self.calibration.promise,
+            "depth": self.depth,
+            "area": self.curve.area,
+        }

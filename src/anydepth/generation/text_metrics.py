@@ -1,0 +1,172 @@
+"""What texts are like: whether they repeat themselves, how diverse they are, whether they keep to the subject.
+
+The measures of open-ended generation that the paper reports, by the definitions of Su et al. (2022), "A Contrastive
+Framework for Neural Text Generation". Words are what white space separates, case and punctuation kept, as there; in
+scripts without spaces, put words apart first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from anydepth.core.model_io import device_of, to_device
+from anydepth.core.patching import evaluating
+from anydepth.core.tokens import check_policy, select
+from anydepth.errors import DataError, ModelError
+from anydepth.models.loaded import LoadedModel
+
+LENGTHS = (2, 3, 4)
+"""The n of the n-grams that diversity looks at."""
+
+
+def repetition(texts: Iterable[str], n: int) -> float:
+    """rep-n: the share of n-grams that their text has had before.
+
+    `1 - (different n-grams) / (n-grams)`, both counted within each text and added up over texts (Welleck et al. 2020;
+    pooled as in SimCTG's script). A share, not a percentage. The script leaves out the last n-gram of each text and
+    rounds to four decimals; this does neither.
+
+    Args:
+        texts: any; one of fewer than n words adds nothing.
+        n: words in an n-gram.
+
+    Returns:
+        In 0..1; 0 if no n-gram comes twice in one text. NaN if no text has n words.
+
+    Example:
+        >>> repetition(["to be or not to be"], 2), repetition(["to be", "to be"], 2)
+        (0.2, 0.0)
+    """
+    return 1 - float(different(counts(texts, (n,)).sum(0))[0])
+
+
+def diversity(texts: Iterable[str]) -> float:
+    """The product of `1 - rep-n` over n = 2, 3, 4 (Su et al. 2022).
+
+    Args:
+        texts: any.
+
+    Returns:
+        In 0..1; 1 if no text repeats a pair of words. NaN if no text has four words.
+
+    Example:
+        >>> diversity(["round and round and round"]), diversity(["a text of different words"])
+        (0.3333333333333333, 1.0)
+    """
+    return float(different(counts(texts, LENGTHS).sum(0)).prod())
+
+
+def embed(
+    texts: Sequence[str], encoder: LoadedModel, *, pooling: str = "mean", batch: int = 32
+) -> Float64[np.ndarray, "n d"]:
+    """One vector for each text.
+
+    Args:
+        texts: any; what goes beyond what the encoder takes is cut.
+        encoder: loaded for its features: `anydepth.models.loading.load(name, task="features")`.
+        pooling: how the last hidden states of a text become one: "mean" over all that are not padding, special tokens
+            included, which is what sentence-transformers does with most of its models; "first", the [CLS] that SimCSE
+            reads; or "last". The encoder's own pooler is left out: most checkpoints have none that is trained.
+        batch: texts at a time.
+
+    Returns:
+        NaN for a text that becomes no tokens.
+
+    Raises:
+        DataError: no such pooling, or no text that becomes tokens.
+        ModelError: the model gives no hidden states of a text.
+    """
+    policy = check_policy(pooling)
+    if policy == "each":
+        raise DataError("pooling 'each' gives a vector for each token, expected first, last or mean")
+    if encoder.kind != "text":
+        raise ModelError(f"'{encoder.name}' takes no text, expected a text encoder")
+    takes = inspect.signature(encoder.model.forward).parameters
+    found, filled = [], _with_tokens(texts, encoder)
+    with evaluating(encoder.model), torch.no_grad():
+        for start in range(0, len(filled), batch):
+            tokens = encoder.processor(
+                [texts[index] for index in filled[start : start + batch]],
+                padding=True,
+                truncation=True,
+                max_length=encoder.max_length,
+                return_tensors="pt",
+            )
+            inputs = to_device({name: one for name, one in tokens.items() if name in takes}, device_of(encoder.model))
+            assert not isinstance(inputs, Tensor)
+            states = getattr(encoder.model(**inputs), "last_hidden_state", None)
+            if states is None:
+                raise ModelError(
+                    f"'{encoder.name}' gives no last_hidden_state, expected a text encoder: load it for its features"
+                )
+            mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+            found.append(select(states, mask.bool(), policy)[0].cpu().double())
+    rows = torch.cat(found).numpy()
+    vectors: Float64[np.ndarray, "n d"] = np.full((len(texts), rows.shape[1]), np.nan)
+    vectors[filled] = rows
+    return vectors
+
+
+def _with_tokens(texts: Sequence[str], encoder: LoadedModel) -> list[int]:
+    """Which texts become tokens: all of them, where the tokenizer adds some of its own."""
+    if encoder.processor("")["input_ids"]:
+        return list(range(len(texts)))
+    filled = [index for index, ids in enumerate(encoder.processor(list(texts))["input_ids"]) if ids]
+    if not filled:
+        raise DataError(f"none of {len(texts)} texts becomes a token of '{encoder.name}', expected one that does")
+    return filled
+
+
+def coherence(
+    prefixes: Sequence[str], continuations: Sequence[str], encoder: LoadedModel, *, pooling: str = "mean"
+) -> Float64[np.ndarray, " n"]:
+    """How much each continuation is about what its prefix is about: the cosine of their embeddings (Su et al. 2022).
+
+    The paper's encoder is SimCSE. Values of different encoders, or poolings, can't be compared.
+
+    Args:
+        prefixes: what was given.
+        continuations: what came after, without the prefix; one for each.
+        encoder: see `embed`.
+        pooling: see `embed`.
+
+    Returns:
+        Of each pair, in -1..1; NaN where the continuation is blank.
+    """
+    require_pairs(prefixes, continuations)
+    a, b = (embed(texts, encoder, pooling=pooling) for texts in (prefixes, continuations))
+    cosines = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    blank = np.array([not text.strip() for text in continuations])
+    return np.where(blank, np.nan, cosines)
+
+
+def counts(texts: Iterable[str], lengths: Sequence[int] = LENGTHS) -> Int64[np.ndarray, "n m 2"]:
+    """Of each text and length: how many different n-grams, and how many."""
+    found = []
+    for text in texts:
+        words = text.split()
+        grams = [list(zip(*(words[start:] for start in range(n)), strict=False)) for n in lengths]
+        found.append([[len(set(own)), len(own)] for own in grams])
+    return np.array(found, dtype=np.int64).reshape(-1, len(lengths), 2)
+
+
+def different(sums: Int64[np.ndarray, "*r m 2"]) -> Float64[np.ndarray, "*r m"]:
+    """`1 - rep-n`, of counts that were added up over texts; NaN where there are none."""
+    unlike, total = sums[..., 0].astype(float), sums[..., 1].astype(float)
+    return np.asarray(np.divide(unlike, total, out=np.full(total.shape, np.nan), where=total > 0))
+
+
+def require_pairs(prefixes: Sequence[str], continuations: Sequence[str]) -> None:
+    """See that there is one continuation for each prefix.
+
+    Raises:
+        DataError: there is not.
+    """
+    if len(prefixes) != len(continuations):
+        raise DataError(f"{len(continuations)} continuations came for {len(prefixes)} prefixes, expected one for each")

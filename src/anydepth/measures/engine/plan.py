@@ -1,0 +1,97 @@
+"""Which way to CKA's sums is cheaper and fits in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from anydepth.errors import MeasureError
+from anydepth.measures.engine.moments import Moments
+from anydepth.measures.engine.states import rows_per_chunk
+
+Route = Literal["covariance", "gram"]
+
+TILES = (512, 256, 128, 64)  # rows of a Gram tile, best first
+_NAMES: dict[Route, str] = {"covariance": "the covariance of all depths", "gram": "Gram tiles"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How CKA's sums are come by.
+
+    Attributes:
+        route: the covariance of all depths side by side, or tiles of their Gram matrices.
+        rows: in a chunk, or in a tile.
+        note: the choice and its reason, in words.
+    """
+
+    route: Route
+    rows: int
+    note: str
+
+
+def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = False) -> Plan:
+    """The cheaper of the routes that fit in `memory` bytes; both are exact.
+
+    Args:
+        count: number of rows n.
+        widths: width of each depth.
+        memory: bytes that may be used.
+        mergeable: prefer the covariance, whose sums can be merged with those of other rows, where it fits.
+
+    Raises:
+        MeasureError: neither fits.
+
+    Example:
+        >>> plan(50_000, (384,) * 13, 2**30).note
+        'CKA by the covariance of all depths: cheaper than Gram tiles for 50000 rows of 4992 features'
+        >>> plan(50_000, (1024,) * 25, 2**30).note
+        'CKA by Gram tiles: the covariance of all depths would need 4.4 GB, 1.1 GB are allowed'
+    """
+    total = sum(widths)
+    rows: dict[Route, int] = {
+        "covariance": min(count, rows_per_chunk(widths, megabytes=64, least=1024)),
+        "gram": next((tile for tile in TILES if _gram_bytes(tile, widths) <= memory), TILES[-1]),
+    }
+    rows["gram"] = min(count, rows["gram"])
+    needs = {
+        "covariance": _covariance_bytes(rows["covariance"], widths),
+        "gram": _gram_bytes(rows["gram"], widths),
+    }
+    cost = {"covariance": count * total, "gram": count * (count + rows["gram"])}  # times ΣD / 2 products
+    ranked: list[Route] = sorted(rows, key=lambda route: cost[route])
+    fitting = [route for route in ranked if needs[route] <= memory]
+    if not fitting:
+        raise MeasureError(
+            f"CKA of {len(widths)} depths, {total} features in all, needs {_gb(min(needs.values()))}, "
+            f"but {_gb(memory)} are allowed: allow more memory or measure fewer depths"
+        )
+    chosen = "covariance" if mergeable and "covariance" in fitting else fitting[0]
+    other: Route = "gram" if chosen == "covariance" else "covariance"
+    reason = f"cheaper than {_NAMES[other]} for {count} rows of {total} features"
+    if chosen == "covariance" and mergeable:
+        reason = "its sums can be merged with those of other samples"
+    elif chosen != ranked[0]:
+        reason = f"{_NAMES[other]} would need {_gb(needs[other])}, {_gb(memory)} are allowed"
+    return Plan(chosen, rows[chosen], f"CKA by {_NAMES[chosen]}: {reason}")
+
+
+def _covariance_bytes(chunk: int, widths: tuple[int, ...]) -> int:
+    """The sums, a float32 copy of them for the intervals, and a chunk as it is read, centred, and multiplied."""
+    return 12 * Moments.size(widths) + 12 * sum(widths) * chunk
+
+
+def _gram_bytes(tile: int, widths: tuple[int, ...]) -> int:
+    """Two chunks, each as it is read and centred, and their tile at every depth."""
+    return 4 * tile * (4 * sum(widths) + len(widths) * tile)
+
+
+def available_memory() -> int:
+    """Bytes of main memory that are free or can be freed."""
+    import psutil  # type: ignore[import-untyped]
+
+    return int(psutil.virtual_memory().available)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,36 @@
+"""Linear CKA between all pairs of depths: debiased, with an interval, or biased as it is usually computed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anydepth.measures.engine.context import Run
+from anydepth.measures.engine.hsic import cka
+from anydepth.measures.measure import Similarity
+from anydepth.stats.intervals import around_correlation
+
+_FOURTH_POWERS = 250  # powers of two whose fourth powers, which the sums hold, float64 holds
+
+
+def linear_cka(run: Run, *, debiased: bool) -> Similarity:
+    """CKA of all pairs of depths with a jackknife interval where it is debiased, and its sums where they can be merged."""
+    sums, parts = run.cka_sums
+    value = cka(sums, debiased=debiased).cpu().numpy()
+    n, blank = run.states.count, sums.location.blank
+    notes = [run.plan.note, *run.blank_notes]
+    if debiased and n <= 3:
+        notes.append(f"debiased CKA is undefined for {n} rows: it needs at least 4")
+    elif debiased:
+        notes += [
+            f"{run.named(depth)} has no positive HSIC with itself: debiased CKA is undefined there"
+            for depth in np.flatnonzero(np.isnan(value.diagonal())).tolist()
+            if depth not in blank
+        ]
+    low = high = None
+    if debiased and parts is not None and len(parts.sizes) > 1:
+        low, high = map(run.block, around_correlation(value, parts.error(n), parts.freedom))
+    moments = run.moments if run.first is None else None
+    if moments is not None and any(run.exponents):
+        held = max(map(abs, run.exponents)) < _FOURTH_POWERS
+        moments = moments.scaled(tuple(-one for one in run.exponents)) if held else None  # of the states as they came
+    return Similarity(run.block(value), low, high, moments=moments, notes=tuple(notes))

@@ -1,0 +1,1 @@
+"""Models, their processors and tasks, from a hub id, a folder or timm."""

@@ -1,0 +1,99 @@
+"""What a checkpoint was saved for, what it can be trained for, and which class of transformers loads it."""
+
+from typing import Any, cast, get_args
+
+from anydepth.errors import ModelError
+from anydepth.models.loaded import Task
+
+# The part of a class name that tells the task, and the class that loads it.
+_TASKS: dict[str, tuple[Task, str]] = {
+    "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
+    "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
+    "ForTokenClassification": ("token-classification", "AutoModelForTokenClassification"),
+    "ForCausalLM": ("causal-lm", "AutoModelForCausalLM"),
+    "LMHeadModel": ("causal-lm", "AutoModelForCausalLM"),
+}
+_LOADERS: dict[Task, str] = {**dict(_TASKS.values()), "features": "AutoModel"}
+
+
+def check_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name not in get_args(Task):
+        raise ModelError(f"unknown task '{name}', expected one of {', '.join(get_args(Task))}")
+    return cast(Task, name)
+
+
+def loader_of(task: Task) -> Any:
+    """The class of transformers that loads a model for a task."""
+    import transformers
+
+    return getattr(transformers, _LOADERS[task])
+
+
+def task_of(config: Any) -> tuple[Task, str | None]:
+    """The task a checkpoint was saved for, and a note where it is one that is read as features.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> task_of(BertConfig(architectures=["BertForSequenceClassification"]))
+        ('text-classification', None)
+    """
+    architectures = config.architectures or []
+    for architecture in architectures:
+        for part, (task, _) in _TASKS.items():
+            if part in architecture:
+                return task, None
+    head = next((a for a in architectures if "For" in a), None)
+    return "features", head and f"{head} is loaded as features: it has no choice among classes for a sample"
+
+
+def trainable_task(config: Any, *, labelled: bool, words: bool) -> Task:
+    """The task to train a model for, by what it was saved for, else by the data.
+
+    Args:
+        config: of the checkpoint.
+        labelled: whether the data have labels.
+        words: whether they have one for each word of a text.
+
+    Raises:
+        ModelError: the data do not say either.
+
+    Example:
+        >>> from transformers import BertConfig, GPT2Config
+        >>> trainable_task(BertConfig(architectures=["BertForMaskedLM"]), labelled=True, words=False)
+        'text-classification'
+        >>> trainable_task(GPT2Config(), labelled=True, words=False)
+        'causal-lm'
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    found, _ = task_of(config)
+    if found != "features":
+        return found
+    if config.model_type in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        return "image-classification"
+    if reads_one_way(config):
+        return "causal-lm"
+    if not labelled:
+        raise ModelError(
+            f"a {config.model_type} learns from labels, and none are known in the data: name them with --label-column"
+        )
+    return "token-classification" if words else "text-classification"
+
+
+def reads_one_way(config: Any) -> bool:
+    """Whether a model of this kind is a causal language model."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not fills_masks(config)
+
+
+def fills_masks(config: Any) -> bool:
+    """Whether a model of this kind sees the tokens after a position too, and would only have to copy the next one."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)

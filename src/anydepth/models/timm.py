@@ -1,0 +1,78 @@
+"""What `timm:NAME` means: an image model of timm's, with the transform timm keeps for it."""
+
+import torch
+
+from anydepth.errors import ModelError
+from anydepth.models import image_transform as pixels
+from anydepth.models.hub_errors import translated
+from anydepth.models.loaded import LoadedModel, Task, check_folder
+from anydepth.storage.paths import entry_at, local_path
+
+PREFIX = "timm:"
+
+
+def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> LoadedModel:
+    """Load a model of timm's; `anydepth.models.loading.load` moves it to its device.
+
+    Args:
+        name: `timm:NAME`, or `timm:FOLDER` for a checkpoint timm saved.
+        task: "image-classification" or "features"; by whether there is a classifier if None.
+        dtype: as torch names it, or "auto".
+        pretrained: False for random weights.
+
+    Raises:
+        ModelError: the name leads nowhere, the weights cannot be used, or timm is not installed.
+    """
+    if task not in (None, "image-classification", "features"):
+        raise ModelError(f"'{name}' is an image model, and {task} is a task of text models")
+    try:
+        import timm
+    except ImportError as error:
+        raise ModelError(f"'{name}' needs timm and torchvision: pip install 'anydepth[timm]'") from error
+    architecture = name.removeprefix(PREFIX)
+    if architecture and entry_at(architecture, ModelError) == "folder":
+        folder = local_path(architecture)
+        check_folder(folder, pretrained=pretrained)
+        architecture, overlay = f"local-dir:{folder}", None
+    else:
+        _check_name(architecture, pretrained)
+        overlay = {"hf_hub_filename": "model.safetensors"}  # timm would fall back to a pickle otherwise
+    head = {"num_classes": 0} if task == "features" else {}
+    with translated(ModelError, "model", name):
+        model = timm.create_model(
+            architecture, pretrained=pretrained, pretrained_cfg_overlay=overlay if pretrained else None, **head
+        )
+    if dtype != "auto":
+        model.to(getattr(torch, dtype))
+    if task == "image-classification" and not model.num_classes:
+        raise ModelError(f"'{name}' has no classifier: leave the task out to read its features")
+    return LoadedModel(
+        model=model,
+        processor=pixels.from_timm(model),
+        kind="image",
+        task="image-classification" if model.num_classes else "features",
+        name=name,
+        classes=tuple(model.pretrained_cfg.get("label_names") or _generic(model.num_classes)),
+        notes=() if pretrained else ("the weights are random, not the checkpoint's",),
+    )
+
+
+def _generic(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
+def _check_name(architecture: str, pretrained: bool) -> None:
+    import difflib
+
+    import timm
+
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise ModelError(f"timm has no model '{architecture}'" + (f": did you mean {', '.join(near)}?" if near else ""))
+    if pretrained:
+        with translated(ModelError, "model", PREFIX + architecture):
+            config = timm.get_pretrained_cfg(architecture)
+        if config is None or not config.hf_hub_id:
+            raise ModelError(
+                f"timm has no safetensors weights for '{architecture}': take a name with weights on the hub"
+            )

@@ -1,0 +1,270 @@
+"""A model as ONNX graphs between which samples may leave, and one graph for a model that all leave at one depth.
+
+A segment is what the engine does between two exits, traced: the blocks on the arguments that the model's own forward
+gives them, the model's own readout, the policy's own score. So there is one implementation of each, and what a segment
+does not need (the embeddings, in all but the first) is dead code that drops out of its graph. `anydepth.onnx.router`
+runs them without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from anydepth.core.model_io import Batch, distance
+from anydepth.core.patching import evaluating
+from anydepth.core.provenance import describe_model, now, versions
+from anydepth.core.stack import Stack
+from anydepth.core.targets import without_labels
+from anydepth.dependencies import require
+from anydepth.errors import ExportError
+from anydepth.exits.policies import Policy
+from anydepth.exits.policy_inputs import Reader
+from anydepth.onnx.router import FORMAT, MANIFEST, Router, memory_at, plain_level
+from anydepth.onnx.segments import Inputs, Segment, write_segment
+from anydepth.progress import Progress
+from anydepth.storage.checksums import sealed, stated
+from anydepth.storage.files import replacing_folder, write_json
+from anydepth.storage.output_folder import OutputKind
+
+TOLERANCE = 1e-4
+"""How far onnxruntime may be from torch: logits relative to the largest of them, scores to the largest or 1."""
+EXPORT_OUTPUT = OutputKind(job="export", mark=MANIFEST, alone="holds something already", error=ExportError)
+_EXTRAS = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        folder: where it is; `anydepth.onnx.router.Router` runs it.
+        model: its name.
+        policy: when samples leave, as Python would write it.
+        exits: the depths where they do, ascending.
+        last: L.
+        files: the graph of each.
+        bytes: its size, with its weights.
+        apart: largest difference of onnxruntime's answers from torch's: logits relative to the largest, and scores.
+        batches: shapes of the first input of the batches on which that was seen.
+        notes: what a reader of the result should know, one sentence each.
+    """
+
+    folder: Path
+    model: str
+    policy: str
+    exits: tuple[int, ...]
+    last: int
+    files: tuple[str, ...]
+    bytes: tuple[int, ...]
+    apart: float
+    batches: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def as_plain(self) -> dict[str, Any]:
+        """Everything but the folder, which may move, as values that JSON holds."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
+
+
+def export(
+    model: nn.Module | Stack,
+    policy: Policy,
+    batch: Any,
+    out: Path | str,
+    *,
+    name: str | None = None,
+    classes: Sequence[str] = (),
+    about: Mapping[str, Any] | None = None,
+    blocks: str | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a model as ONNX segments, one from each tested depth to the next.
+
+    Args:
+        model: a classifier of texts or images, in float32 on the CPU; or a `Stack` of one.
+        policy: when samples leave. With `AtDepth(k)` there is one graph, from the inputs to the readout of h[k].
+        batch: any batch of it; at least 2 positions where it is text. The first axis of every tensor may later have any
+            length, and of tokens the second. Images keep their size.
+        out: the folder. An earlier export there is replaced; of a folder that holds anything else, nothing is.
+        name: of the model; its own if None.
+        classes: their names; those of the model's config if left out.
+        about: what else to write down, as values that JSON holds: what is promised of the policy, say.
+        blocks: the dotted name of the list of blocks, for a model that has several.
+        progress: called with what is done, how much there is, and what it is.
+
+    Returns:
+        What was written, once onnxruntime was seen to answer as torch does: on the batch, on one sample of it without
+        padding, and on twice as many with more.
+
+    Raises:
+        ExportError: torch cannot trace the model, onnxruntime answers differently, a package is missing, or the folder
+            holds something. Nothing is written then.
+        PolicyError: the policy tests a depth beyond L.
+        UnsupportedHead: the model answers for every position, or chooses no class.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from anydepth.exits.policies import AtDepth
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> model, images = ViTForImageClassification(config).eval(), torch.rand(7, 1, 8, 8)
+        >>> with TemporaryDirectory() as folder:
+        ...     found = export(model, AtDepth(1), {"pixel_values": images[:3]}, f"{folder}/out")
+        ...     answer = Router(found.folder)({"pixel_values": images.numpy()})
+        >>> found.files, answer.logits.shape, answer.depth.tolist()
+        (('blocks-1-1.onnx',), (7, 5), [1, 1, 1, 1, 1, 1, 1])
+    """
+    require_extras()
+    stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
+    require_float32(stack.model)
+    inputs, reader = Inputs.of(without_labels(batch, stack.model)[0]), Reader(stack, policy)
+    with evaluating(stack.model):
+        reader.prepare(inputs.batch)
+        with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:
+            reader.logits(stack.states(inputs.batch)[-1], inputs.batch, stack.depth)  # no classifier, no graph
+            segments = _write(reader, inputs, beside, progress)
+            content = _manifest(reader, inputs, segments, beside)
+            content["model"] = _described(stack, name, classes)
+            content["about"] = dict(about or {})
+            write_json(beside / MANIFEST, sealed(content))
+            router, others = Router(beside), list(inputs.others())
+            apart = max(_apart(reader, router, inputs, other) for other in others)
+    return Exported(
+        folder=Path(out),
+        model=content["model"]["name"],
+        policy=content["policy"],
+        exits=router.exits,
+        last=stack.depth,
+        files=tuple(one["file"] for one in segments),
+        bytes=tuple(_size(content["files"], one["file"]) for one in segments),
+        apart=apart,
+        batches=tuple(tuple(next(iter(inputs.named(other).values())).shape) for other in others),
+    )
+
+
+def require_extras() -> None:
+    """See that all is there that an export takes.
+
+    Raises:
+        ExportError: a package is not installed.
+        DependencyError: the installed torch exports differently.
+    """
+    missing = [package for package in _EXTRAS if find_spec(package) is None]
+    if missing:
+        raise ExportError(f"an export takes {', '.join(missing)}: pip install 'anydepth[onnx]'")
+    require("torch")
+
+
+def require_float32(model: nn.Module) -> None:
+    """See that the weights are of a kind that numpy and onnxruntime's CPU kernels share.
+
+    Raises:
+        ExportError: they are not.
+    """
+    placed = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
+    for dtype, device in placed - {(torch.float32, "cpu")}:
+        raise ExportError(
+            f"{type(model).__name__} has {str(dtype).removeprefix('torch.')} weights on {device}, expected float32 on "
+            "cpu: model.float().cpu()"
+        )
+
+
+def _cuts(reader: Reader) -> list[tuple[int, int]]:
+    """From where to where each segment goes."""
+    stops = (*reader.tested, reader.stack.depth)
+    if reader.policy.reads == "nothing":  # all leave at the first
+        stops = stops[:1]
+    return list(pairwise((0, *stops)))
+
+
+def _write(reader: Reader, inputs: Inputs, folder: Path, progress: Progress | None) -> list[dict[str, Any]]:
+    """The graphs of all segments; returns what the manifest says of them."""
+    cuts, known, found = _cuts(reader), inputs.named(), []
+    for number, (start, stop) in enumerate(cuts, start=1):
+        segment = Segment(reader, inputs, start, stop, last=number == len(cuts), remembers=memory_at(start) in known)
+        file = f"blocks-{start + 1}-{stop}.onnx"
+        known = known | write_segment(segment.eval(), known, folder / file)
+        found.append({"file": file, "start": start, "stop": stop})
+        if progress:
+            progress(number, len(cuts), "segments")
+    return found
+
+
+def _manifest(reader: Reader, inputs: Inputs, segments: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """What is written down of the graphs in a folder."""
+    return {
+        "format": FORMAT,
+        "created": now(),
+        "versions": versions() | {package: version(package) for package in _EXTRAS},
+        "policy": repr(reader.policy),
+        # JSON has no infinity: a level that all reach, or none, is written as a word
+        "level": plain_level(reader.policy.level) if len(segments) > 1 else None,
+        "inputs": {
+            name: {
+                "dtype": str(value.dtype).removeprefix("torch."),
+                "shape": [inputs.axes[name].get(axis, size) for axis, size in enumerate(value.shape)],
+            }
+            for name, value in inputs.named().items()
+        },
+        "segments": segments,
+        "files": {path.name: stated(path) for path in sorted(folder.iterdir())},
+    }
+
+
+def _described(stack: Stack, name: str | None, classes: Sequence[str]) -> dict[str, Any]:
+    described = describe_model(stack, name)
+    return described | ({"classes": {str(index): one for index, one in enumerate(classes)}} if classes else {})
+
+
+def _size(files: Mapping[str, Mapping[str, Any]], graph: str) -> int:
+    """Of a graph, and of the weights beside it if it has any there."""
+    return sum(int(one["bytes"]) for name, one in files.items() if name.startswith(graph))
+
+
+# --- Whether it is the same -------------------------------------------------------------------------------------------
+
+
+def _apart(reader: Reader, router: Router, inputs: Inputs, batch: Batch) -> float:
+    """The largest difference of what onnxruntime shows at every exit of a batch from what torch does.
+
+    Raises:
+        ExportError: it is more than `TOLERANCE`.
+    """
+    states, memory, worst = reader.stack.states(batch), None, 0.0
+    arrays = {name: value.numpy() for name, value in inputs.named(batch).items()}
+    for shown in router.look(arrays):
+        state = states[shown.depth]
+        logits = reader.logits(state, batch, shown.depth)
+        apart = distance(torch.from_numpy(shown.logits), logits)
+        if shown.score is not None:
+            score, memory = reader.policy.scores(shown.depth, reader.seen(state, batch, logits), memory)
+            apart = max(apart, _scores_apart(shown.score, score.numpy()))
+        if not apart <= TOLERANCE:
+            first = next(iter(arrays.values())).shape
+            raise ExportError(
+                f"{type(reader.stack.model).__name__}: at depth {shown.depth} onnxruntime is {apart:.2g} from torch, "
+                f"expected at most {TOLERANCE:.0e} (inputs of shape {first}): the model does what a graph cannot hold"
+            )
+        worst = max(worst, apart)
+    return worst
+
+
+def _scores_apart(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The largest difference, beside the largest score above 1; infinities of one sign, and two NaN, are no difference.
+
+    Log-odds grow with the logits, which are compared beside the largest of them.
+    """
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    apart = np.abs(np.subtract(found, expected, where=~same, out=np.zeros_like(expected))).max(initial=0.0)
+    return float(apart / np.abs(expected[np.isfinite(expected)]).max(initial=1.0))

@@ -1,0 +1,17 @@
+"""The module `onnxruntime`, loaded so that it keeps to itself."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def load_onnxruntime() -> Any:
+    """The module `onnxruntime`, without its telemetry, unless the user's own setting asks for that.
+
+    It would write to the user's home folder and send from there, as soon as it is imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime

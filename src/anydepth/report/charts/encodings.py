@@ -1,0 +1,116 @@
+"""What charts are made of: data, axes, colours, and the layers of a curve."""
+
+import json
+from typing import Any, cast
+
+import altair as alt
+
+from anydepth.report import rows, theme
+from anydepth.report.protocols import Sources
+
+Chart = alt.LayerChart
+Domain = tuple[float, float]
+Names = tuple[str, ...]  # what the depths are called, from 0 on
+
+
+def data(values: list[rows.Row]) -> alt.Data:
+    """Rows as inline data; not as a frame, of which Altair refuses more than 5,000 rows."""
+    return alt.Data(values=values)  # type: ignore[no-untyped-call]
+
+
+def layered(*layers: alt.Chart) -> Chart:
+    """Charts on top of each other, the first at the bottom."""
+    return cast(alt.LayerChart, alt.layer(*layers))  # a facet only where a layer is one
+
+
+def titled(chart: Chart, title: str, subtitle: str, description: str) -> Chart:
+    """A chart with its heading, and the words a screen reader says for it."""
+    return chart.properties(title=alt.TitleParams(title, subtitle=subtitle), description=description)
+
+
+def by_trace(traces: Sources, *, side_by_side: bool = False) -> dict[str, Any]:
+    """The channels that tell traces apart; none where there is one."""
+    if len(traces) == 1:
+        return {}
+    names = list(traces)
+    colour = {"color": alt.Color("trace:N", sort=names, legend=alt.Legend(orient="bottom", title=None))}
+    return colour | ({"xOffset": alt.XOffset("trace:N", sort=names)} if side_by_side else {})
+
+
+def share_axis() -> alt.Axis:
+    """A value axis in percent: light grid lines, no frame."""
+    return alt.Axis(format=".0%", tickCount=5, domain=False, ticks=False)
+
+
+def similarity_axis() -> alt.Axis:
+    """A value axis of a similarity."""
+    return alt.Axis(format=".1f", tickCount=5, domain=False, ticks=False)
+
+
+def band_axis() -> alt.Axis:
+    """An axis of bands (depths, classes) without lines."""
+    return alt.Axis(labelAngle=0, labelOverlap=True, labelSeparation=3, grid=False, ticks=False, domain=False)
+
+
+def depth_band(names: Names, field: str = "depth", *, downwards: bool = False) -> dict[str, Any]:
+    """One band per depth, for `x`; with `downwards` for `y`, so that depth grows upwards."""
+    sort = {"sort": "descending"} if downwards else {}
+    axis = _named(band_axis(), names)
+    return {"field": field, "type": "ordinal", "title": "depth", "axis": axis, **sort}
+
+
+def _named(axis: alt.Axis, names: Names) -> alt.Axis:
+    """An axis of depths that shows their names where these are not the numbers."""
+    if names != tuple(map(str, range(len(names)))):
+        axis.labelExpr = f"{json.dumps(names)}[datum.value]"
+    return axis
+
+
+def similarity_colour(domain: Domain) -> alt.Color:
+    """The colour of a similarity. Stops and colours come in pairs, so a value has one colour whatever the domain."""
+    signed = domain[0] < 0
+    legend = _gradient([-1.0, -0.5, 0.0, 0.5, 1.0] if signed else [0.0, 0.5, 1.0], ".1f")
+    stops = theme.COLD_STOPS + theme.HEAT_STOPS if signed else theme.HEAT_STOPS
+    scale = alt.Scale(domain=stops, range="diverging" if signed else "heatmap", interpolate="lab", clamp=True)
+    return alt.Color("value:Q", scale=scale, legend=legend)
+
+
+def accuracy_colour() -> alt.Color:
+    """The colour of an accuracy, 0 to 1."""
+    scale = alt.Scale(domain=theme.HEAT_STOPS, range="heatmap", interpolate="lab", clamp=True)
+    return alt.Color("accuracy:Q", scale=scale, legend=_gradient([0.0, 0.5, 1.0], ".0%"))
+
+
+def _gradient(values: list[float], form: str) -> alt.Legend:
+    return alt.Legend(
+        orient="bottom",
+        title=None,
+        gradientLength=220,
+        gradientThickness=8,
+        values=values,
+        format=form,
+    )
+
+
+def lines(values: list[rows.Row], y: alt.Y, split: dict[str, Any], names: Names, line: str) -> Chart:
+    """Band, line and points by depth; at every depth one tooltip tells the values of all lines.
+
+    Args:
+        values: rows of depth, value, low, high, text, and what `split` names.
+        y: the channel of the value.
+        split: the colour that tells lines apart, if there are several.
+        names: of the depths.
+        line: what a single line is called.
+    """
+    depth = len(names) - 1
+    ticks = _named(alt.Axis(tickMinStep=1, tickCount=min(depth, 12), format="d", grid=False), names)
+    scale = alt.Scale(domain=[0, depth], nice=False)
+    base = alt.Chart(data(values)).encode(x=alt.X("depth:Q", title="depth", axis=ticks, scale=scale), **split)
+    band = base.mark_area(style="band").encode(y=alt.Y("low:Q"), y2="high:Q")
+    points = base.mark_point(size=34 if depth <= 40 else 10).encode(y=y)
+    key = split["color"].shorthand.removesuffix(":N") if split else None
+    wide, told = rows.columns(values, names, key, line)
+    tooltip = [alt.Tooltip("name:N", title="depth"), *(alt.Tooltip(f"s{i}:N", title=t) for i, t in enumerate(told))]
+    # Unseen, over the whole height: the style sheet of the page lights it up under the pointer by this name.
+    hits = alt.Chart(data(wide), name="hits").mark_rect(opacity=0, aria=False)
+    return layered(band, base.mark_line().encode(y=y), points, hits.encode(x="from:Q", x2="to:Q", tooltip=tooltip))

@@ -1,0 +1,49 @@
+"""Charts as files: pictures, a page of their own, or the specification."""
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import altair as alt
+
+from anydepth.errors import TraceFileError
+from anydepth.report import html
+from anydepth.storage.disk import replacing
+
+_TEXTS: dict[str, Literal["svg", "json"]] = {".svg": "svg", ".json": "json"}
+_PICTURES: dict[str, tuple[Literal["png", "pdf"], int]] = {".png": ("png", 2), ".pdf": ("pdf", 1)}
+FORMATS = (*_PICTURES, *_TEXTS, ".html")
+
+
+def save(chart: alt.TopLevelMixin, path: str | Path) -> Path:
+    """Write a chart; the name's ending says how. No browser is needed, and the HTML works offline.
+
+    Args:
+        chart: from `anydepth.report.charts.trace.plot`.
+        path: ends in .png (twice the size, for sharp print), .svg, .pdf, .html or .json (the Vega-Lite specification).
+
+    Raises:
+        TraceFileError: another ending, or the file cannot be written.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in FORMATS:
+        raise TraceFileError(f"cannot save a chart as {Path(path).name!r}: end the name in one of {', '.join(FORMATS)}")
+    content = _rendered(chart, kind)
+    with replacing(Path(path)) as beside:
+        beside.write_bytes(content)
+    return Path(path)
+
+
+def _rendered(chart: alt.TopLevelMixin, kind: str) -> bytes:
+    if kind in _PICTURES:
+        form, scale = _PICTURES[kind]
+        picture = io.BytesIO()
+        chart.save(picture, format=form, scale_factor=scale)
+        return picture.getvalue()
+    if kind in _TEXTS:
+        text = io.StringIO()
+        chart.save(text, format=_TEXTS[kind])
+        return text.getvalue().encode()
+    # The chart brings its own colours: those of the page would be laid under them.
+    themes: dict[str, object] = {"light": {}, "dark": {}}
+    return html.render("chart.html.j2", title="anydepth", spec=chart.to_dict(), themes=themes).encode()

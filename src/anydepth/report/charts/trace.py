@@ -1,0 +1,300 @@
+"""The charts: each a function from traces to an Altair chart.
+
+`plot` gives one by name, for a notebook or for `save`; the report page asks for the same charts one by one. Curves of
+several traces share a chart; a map shows one trace.
+"""
+
+from collections.abc import Callable
+
+import altair as alt
+import numpy as np
+
+from anydepth.errors import MeasureError
+from anydepth.report import rows, theme
+from anydepth.report.charts import encodings as enc
+from anydepth.report.charts.encodings import Chart, Domain
+from anydepth.report.charts.files import save
+from anydepth.report.formats import measure_title, percent, plain, plain_name, sentence
+from anydepth.report.protocols import Source, Sources, named, require_similarity, require_statistic
+from anydepth.report.sentences import ends
+
+__all__ = ["AnyChart", "by_class", "curve", "plot", "saturation", "save", "similarity_map", "spread", "to_last"]
+
+AnyChart = Chart | alt.HConcatChart | alt.VConcatChart
+
+STATISTICS = {
+    "accuracy": "Accuracy by depth",
+    "confidence": "Confidence by depth",
+    "agreement": "Agreement with the last depth",
+    "cross_entropy": "Cross-entropy by depth, in nats",
+    "stays_correct": "Right here and at every later depth",
+}
+_SETTLING = ("settle at this depth", "have settled by this depth")
+_NEGLIGIBLE = -0.02  # a similarity between this and 0 looks like 0: no second hue for it, no more room on an axis
+
+
+def curve(traces: Sources, statistic: str) -> Chart:
+    """A readout statistic by depth, with its interval as a band."""
+    values, unit = rows.curve(traces, statistic), rows.unit_of(statistic)
+    if unit is percent:
+        axis, scale = enc.share_axis(), alt.Scale(domain=[0, 1])
+    else:
+        axis, scale = alt.Axis(tickCount=5, domain=False, ticks=False), alt.Scale(zero=True)
+    y = alt.Y("value:Q", title=None, axis=axis, scale=scale)
+    return enc.titled(
+        enc.lines(values, y, enc.by_trace(traces), _names(traces), plain_name(statistic)),
+        STATISTICS[statistic],
+        _whose(traces),
+        f"Line chart: {STATISTICS[statistic]}. {ends(values, unit)}",
+    )
+
+
+def to_last(traces: Sources, measures: tuple[str, ...]) -> Chart:
+    """The similarity of every depth to the last one: a line per measure or, of several traces, per trace.
+
+    Args:
+        traces: label → trace.
+        measures: names of similarities; one where there are several traces.
+    """
+    values = rows.to_last(traces, measures)
+    y = alt.Y("value:Q", title=None, axis=enc.similarity_axis(), scale=_from_zero(values, "value"))
+    by_measure = {"color": alt.Color("measure:N", sort=None, legend=alt.Legend(orient="bottom", title=None))}
+    subject = sentence(measure_title(measures[0])) if len(measures) == 1 else "Similarity"
+    return enc.titled(
+        enc.lines(values, y, enc.by_trace(traces) or by_measure, _names(traces), subject),
+        f"{subject} with the last depth",
+        _whose(traces),
+        f"Line chart: {subject} of each depth with the last. {ends(values, plain)}",
+    )
+
+
+def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
+    """The similarity of every pair of depths as a map; undefined cells are dashed and say why.
+
+    Args:
+        trace: what was traced.
+        measure: a name in `trace.similarity`.
+        domain: (0, 1) or (-1, 1), the values the colours span; a value has the same colour in both.
+    """
+    title = measure_title(measure)
+    where = [alt.Tooltip("pair:N", title="depths")]
+    value = [alt.Tooltip("text:N", title=title)]
+    if measure in trace.quantiles:
+        value.append(alt.Tooltip("middle:N", title="half of the samples"))
+    base = alt.Chart(enc.data(rows.pairs(trace, measure))).encode(
+        x=enc.depth_band(trace.names, "a"), y=enc.depth_band(trace.names, "b", downwards=True)
+    )
+    blank = base.transform_filter("datum.value === null").mark_rect(style="blank")
+    known = base.transform_filter("datum.value !== null").mark_rect()
+    chart = enc.layered(
+        blank.encode(tooltip=[*where, alt.Tooltip("why:N", title="blank")]),
+        known.encode(color=enc.similarity_colour(domain), tooltip=[*where, *value]),
+    )
+    return enc.titled(chart, sentence(title), named(trace, "model"), f"Map: {title} of every pair of depths.")
+
+
+def saturation(traces: Sources) -> Chart:
+    """How many samples settle on their final answer at each depth (bars), and have settled by it (line)."""
+    base = alt.Chart(enc.data(rows.saturation(traces))).encode(x=enc.depth_band(_names(traces)))
+    bar_split, line_split = enc.by_trace(traces, side_by_side=True), enc.by_trace(traces)
+    here, by_then = base, base
+    if len(traces) == 1:
+        here, by_then = (base.transform_calculate(shows=f"'{name}'") for name in _SETTLING)
+        legend = alt.Legend(orient="bottom", title=None)
+        bar_split = line_split = {"color": alt.Color("shows:N", scale=alt.Scale(domain=list(_SETTLING)), legend=legend)}
+    share = alt.Y("share:Q", title=None, axis=enc.share_axis(), scale=alt.Scale(domain=[0, 1]))
+    tooltip = [
+        *_trace_tooltip(traces),
+        alt.Tooltip("depth:O"),
+        alt.Tooltip("count:Q", title="settle here", format=",d"),
+        alt.Tooltip("share:Q", title="share", format=".1%"),
+        alt.Tooltip("cumulative:Q", title="settled by here", format=".1%"),
+    ]
+    bars = here.mark_bar(style="bars").encode(y=share, tooltip=tooltip, **bar_split)
+    line = by_then.mark_line().encode(y="cumulative:Q", **line_split)
+    points = by_then.mark_point().encode(y="cumulative:Q", tooltip=tooltip, **line_split)
+    return enc.titled(
+        enc.layered(bars, line, points),
+        "Where samples settle on their final answer",
+        _whose(traces),
+        "Bar chart: share of samples whose answer is final from this depth on. Line: the share settled by then.",
+    )
+
+
+def spread(traces: Sources, measure: str, against: str) -> Chart:
+    """The distribution of a similarity over samples: median, middle half, 5th to 95th percentile.
+
+    Args:
+        traces: label → trace.
+        measure: a measure with quantiles.
+        against: "last" for each depth with the last, "next" for each with the one after it.
+    """
+    values = rows.spread(traces, measure, against)
+    # Both sides on one scale: they are looked at side by side.
+    both = values + rows.spread(traces, measure, "next" if against == "last" else "last")
+    title, whom = measure_title(measure), f"the {against} depth"
+    percentiles = (("95", "95th percentile"), ("75", "75th"), ("50", "median"), ("25", "25th"), ("05", "5th"))
+    tooltip = [
+        *_trace_tooltip(traces),
+        alt.Tooltip("pair:N", title="depths"),
+        alt.Tooltip("mean:Q", title=f"mean {title}", format=".3f"),
+        *(alt.Tooltip(f"q{q}:Q", title=text, format=".3f") for q, text in percentiles),
+    ]
+    base = alt.Chart(enc.data(values)).encode(
+        x=enc.depth_band(_names(traces)), tooltip=tooltip, **enc.by_trace(traces, side_by_side=True)
+    )
+    width = alt.RelativeBandSize(band=0.6)
+    low = alt.Y("q05:Q", title=None, axis=enc.similarity_axis(), scale=_from_zero(both, "q05"))
+    whisker = base.mark_rule(style="whisker").encode(y=low, y2="q95:Q")
+    box = base.mark_bar(style="box", width=width).encode(y="q25:Q", y2="q75:Q")
+    median = base.mark_tick(style="median", thickness=2.5, width=width).encode(y="q50:Q")
+    return enc.titled(
+        enc.layered(whisker, box, median),
+        f"{sentence(title)} with {whom}, sample by sample",
+        _whose(traces),
+        f"Box-like chart: distribution over samples of {title} of each depth with {whom}.",
+    )
+
+
+def by_class(trace: Source, order: tuple[str, ...] = ()) -> Chart:
+    """Accuracy of each class at each depth as a map.
+
+    Args:
+        trace: what was traced.
+        order: the classes from top to bottom; by default the class that is right earliest comes first.
+    """
+    values = rows.classes(trace)
+    names = list(order or dict.fromkeys(str(row["class"]) for row in values))
+    base = alt.Chart(enc.data(values)).encode(
+        x=enc.depth_band(trace.names),
+        y=alt.Y("class:N", title=None, sort=names, axis=enc.band_axis()),
+        tooltip=[
+            alt.Tooltip("class:N"),
+            alt.Tooltip("depth:O"),
+            alt.Tooltip("accuracy:Q", format=".1%"),
+            alt.Tooltip("saturated:Q", title="settled by here", format=".1%"),
+            alt.Tooltip("count:Q", title="samples of the class", format=",d"),
+        ],
+    )
+    blank = base.transform_filter("datum.accuracy === null").mark_rect(style="blank")
+    known = base.transform_filter("datum.accuracy !== null").mark_rect().encode(color=enc.accuracy_colour())
+    return enc.titled(
+        enc.layered(blank, known),
+        "Accuracy by class and depth",
+        named(trace, "model"),
+        "Map: accuracy by class and depth.",
+    )
+
+
+def domain_of(traces: Sources, measures: tuple[str, ...]) -> Domain:
+    """The values that the colours of maps side by side span: (0, 1), or (-1, 1) where a similarity is negative."""
+    maps = [trace.similarity[name] for trace in traces.values() for name in measures if name in trace.similarity]
+    known = np.concatenate([np.zeros(1), *(m[np.isfinite(m)] for m in maps)])
+    return (-1.0, 1.0) if known.min() < _NEGLIGIBLE else (0.0, 1.0)
+
+
+def _names(traces: Sources) -> tuple[str, ...]:
+    """What depths are called: as in the deepest trace."""
+    return max(traces.values(), key=lambda trace: trace.depth).names
+
+
+def _whose(traces: Sources) -> str:
+    return next(iter(traces)) if len(traces) == 1 else ""
+
+
+def _trace_tooltip(traces: Sources) -> list[alt.Tooltip]:
+    return [alt.Tooltip("trace:N")] if len(traces) > 1 else []
+
+
+def _from_zero(values: list[rows.Row], field: str) -> alt.Scale:
+    low = min((row[field] for row in values if row[field] is not None), default=0.0)
+    return alt.Scale(domain=[float(np.floor(low * 5) / 5) if low < _NEGLIGIBLE else 0.0, 1.0])
+
+
+# --- By name ---------------------------------------------------------------------------------------------------------
+
+MAIN = ("cosine", "cka")  # the two that are shown side by side
+
+
+def _similarity(trace: Source, traces: Sources) -> AnyChart:
+    have = require_similarity(trace, tuple(trace.similarity), "similarity")
+    names = tuple(name for name in MAIN if name in have) or have[:1]
+    domain = domain_of(traces, names)
+    return alt.hconcat(*(_sized(similarity_map(trace, name, domain), 330, 330) for name in names), spacing=36)
+
+
+def _to_last(trace: Source, traces: Sources) -> AnyChart:
+    have = require_similarity(trace, tuple(trace.similarity), "similarity_to_last")
+    return _sized(to_last(traces, tuple(name for name in MAIN if name in have) or have[:1]), 560, 300)
+
+
+def _distributions(trace: Source, traces: Sources) -> AnyChart:
+    if not trace.quantiles:
+        raise MeasureError(
+            "the chart 'distributions' needs quantiles of a cosine, which this trace lacks; trace again with the "
+            "measure 'cosine'"
+        )
+    measure = "cosine" if "cosine" in trace.quantiles else next(iter(trace.quantiles))
+    return alt.hconcat(*(_sized(spread(traces, measure, side), 420, 280) for side in ("last", "next")), spacing=36)
+
+
+def _saturation(trace: Source, traces: Sources) -> AnyChart:
+    require_statistic(trace, "agreement", "saturation")
+    return _sized(saturation(traces), 560, 300)
+
+
+def _classes(trace: Source, traces: Sources) -> AnyChart:
+    require_statistic(trace, "accuracy", "classes")
+    chart = by_class(trace)
+    return _sized(chart, 560, 24 * len({row["class"] for row in rows.classes(trace)}))
+
+
+def _statistic(name: str) -> Callable[[Source, Sources], AnyChart]:
+    def draw(trace: Source, traces: Sources) -> AnyChart:
+        require_statistic(trace, name, name)
+        return _sized(curve(traces, name), 560, 300)
+
+    return draw
+
+
+def _overview(trace: Source, traces: Sources) -> AnyChart:
+    top = _similarity(trace, traces)
+    if "accuracy" not in trace.statistics or "agreement" not in trace.statistics:
+        return alt.vconcat(top, _to_last(trace, traces), spacing=36)
+    sides = (_sized(curve(traces, "accuracy"), 330, 240), _sized(saturation(traces), 330, 240))
+    below = alt.hconcat(*sides, spacing=36).resolve_scale(color="independent")
+    chart: AnyChart = alt.vconcat(top, below, spacing=36).resolve_scale(color="independent")
+    return chart
+
+
+def _sized(chart: Chart, width: int, height: int) -> Chart:
+    return chart.properties(width=width, height=height)
+
+
+PLOTS: dict[str, Callable[[Source, Sources], AnyChart]] = {
+    "similarity": _similarity,
+    "similarity_to_last": _to_last,
+    **{name: _statistic(name) for name in ("accuracy", "confidence", "cross_entropy", "agreement")},
+    "saturation": _saturation,
+    "distributions": _distributions,
+    "classes": _classes,
+    "stays_correct": _statistic("stays_correct"),
+    "overview": _overview,
+}
+
+
+def plot(trace: Source, name: str) -> AnyChart:
+    """A chart of one trace by its name, to show in a notebook or to `save`.
+
+    Args:
+        trace: what was traced.
+        name: one of the keys of `PLOTS`.
+
+    Raises:
+        MeasureError: no chart has that name, or the trace lacks the numbers it shows.
+    """
+    if name not in PLOTS:
+        raise MeasureError(f"no chart is called {name!r}; choose one of {', '.join(PLOTS)}")
+    chart: AnyChart = PLOTS[name](trace, {named(trace, "model", "states"): trace})
+    chart.config = theme.config()
+    return chart

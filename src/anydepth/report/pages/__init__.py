@@ -1,0 +1,1 @@
+"""The pages of reports, one for each kind of result."""

@@ -1,0 +1,1 @@
+"""What was measured: saved, loaded, merged, compared. Nothing here runs a model or draws."""

@@ -1,0 +1,95 @@
+"""The numbers of a trace as pandas frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anydepth.measures import readout
+
+if TYPE_CHECKING:
+    import pandas
+
+    from anydepth.results.trace_data import TraceData
+
+
+def by_depth(trace: TraceData) -> pandas.DataFrame:
+    """One row for each depth: statistics of the readout with their intervals, saturation, similarity to the last."""
+    import pandas
+
+    columns: dict[str, Any] = {"depth": trace.names}
+    for name in trace.statistics:
+        columns[name] = getattr(trace, name)
+        columns[f"{name}_low"], columns[f"{name}_high"] = trace.interval(name)
+    if "agreement" in trace.statistics:
+        columns["saturated"] = trace.saturation
+    for name, matrix in trace.similarity.items():
+        columns[f"{name}_to_last"] = matrix[:, -1]
+    return pandas.DataFrame(columns)
+
+
+def by_pair(trace: TraceData) -> pandas.DataFrame:
+    """One row for each measure and ordered pair of depths: value, low and high."""
+    import pandas
+
+    a, b = (index.ravel() for index in np.indices((len(trace.names),) * 2))
+    frames = []
+    for name, matrix in trace.similarity.items():
+        unknown = np.full((2, *matrix.shape), np.nan)
+        low, high = trace.similarity_intervals.get(name, unknown)
+        frames.append(
+            pandas.DataFrame(
+                {
+                    "depth_a": np.array(trace.names)[a],
+                    "depth_b": np.array(trace.names)[b],
+                    "measure": name,
+                    "value": matrix.ravel(),
+                    "low": low.ravel(),
+                    "high": high.ravel(),
+                }
+            )
+        )
+    if not frames:
+        return pandas.DataFrame(columns=["depth_a", "depth_b", "measure", "value", "low", "high"])
+    return pandas.concat(frames, ignore_index=True)
+
+
+def by_answer(trace: TraceData) -> pandas.DataFrame:
+    """One row for each answer and depth; the trace must have readouts. An entropy only where the trace has it."""
+    import pandas
+
+    rows = trace.rows
+    assert rows is not None
+    depths = rows.prediction.shape[1]
+    ids = np.array(trace.ids, dtype=object)
+    frame = pandas.DataFrame(
+        {
+            "id": np.repeat(ids[rows.sample], depths),
+            "position": np.repeat(rows.position, depths),
+            "label": np.repeat(rows.label, depths),
+            "depth": np.tile(np.array(trace.names), len(rows)),
+            "prediction": rows.prediction.ravel(),
+            "cross_entropy": rows.cross_entropy.ravel(),
+            "confidence": rows.confidence.ravel(),
+        }
+    )
+    return frame if rows.entropy is None else frame.assign(entropy=rows.entropy.ravel())
+
+
+def by_class(trace: TraceData) -> pandas.DataFrame:
+    """One row for each class and depth: how many, accuracy, share saturated; the trace must have labels."""
+    import pandas
+
+    assert trace.rows is not None
+    table = readout.by_class(trace.rows.label, trace.rows.prediction, trace.blank)
+    depths = table.accuracy.shape[1]
+    return pandas.DataFrame(
+        {
+            "class": np.repeat([trace.class_name(int(label)) for label in table.label], depths),
+            "count": np.repeat(table.count, depths),
+            "depth": np.tile(np.arange(depths), len(table.label)),
+            "accuracy": table.accuracy.ravel(),
+            "saturated": table.saturated.ravel(),
+        }
+    )

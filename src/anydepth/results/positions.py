@@ -1,0 +1,239 @@
+"""What the trace of a language model says by position, and by how frequent the token is that is to come.
+
+Nothing is run again: everything follows from the answers that a trace has, fresh or loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from anydepth.core.windows import texts_of
+from anydepth.errors import MeasureError
+from anydepth.results.trace_data import Rows, TraceData
+from anydepth.stats.means import Estimate, Means
+
+if TYPE_CHECKING:
+    import pandas
+
+RANKS = (10, 110, 1110)
+"""The last rank of each band of frequency but the rarest: the 10 most frequent tokens, the next 100, the next 1,000."""
+
+_MEANS, _SHARES = ("cross_entropy", "confidence", "entropy"), ("accuracy", "agreement", "settled")
+_AT_ONCE = 2**16  # answers
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some of the answers of a trace.
+
+    Attributes:
+        first: least number of tokens read, or rank of the token to come.
+        last: the largest; None for all from `first` on.
+        count: answers.
+        texts: that they are of: the independent units behind intervals.
+        tokens: different tokens to come; 0 without labels.
+    """
+
+    first: int
+    last: int | None
+    count: int
+    texts: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        """The band in words.
+
+        Example:
+            >>> Band(64, 127, 500, 9, 300).name, Band(1, 1, 9, 9, 5).name, Band(1111, None, 70, 9, 66).name
+            ('64–127', '1', '1,111 and beyond')
+        """
+        if self.last is None:
+            return f"{self.first:,} and beyond"
+        return f"{self.first:,}" if self.first == self.last else f"{self.first:,}–{self.last:,}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Banded:
+    """Statistics of the readout by band and depth, B bands and K = L + 1 depths.
+
+    Intervals are over another draw of texts, with the bands as they are: Student's t for means, Wilson's with the
+    number of independent answers that has the same variance for shares (see `anydepth.stats.means`). What is so by
+    definition has no width: at depth L all answers agree with it and have settled, at depth 0 none has. Of the mean
+    saturation depth, what lies outside of 1..L is cut off.
+
+    Attributes:
+        bands: in order; those without an answer are left out.
+        values: (B, K) each: "accuracy", "cross_entropy" in nats, "confidence", "entropy", "agreement" with depth L, and
+            "settled", the share of answers whose saturation depth is at most that depth. Without labels there are only
+            the last four; of a trace that was made before entropy was kept there is none.
+        saturation: (B,) mean saturation depth, 1..L.
+    """
+
+    bands: tuple[Band, ...]
+    values: Mapping[str, Estimate]
+    saturation: Estimate
+
+    @property
+    def perplexity(self) -> Estimate:
+        """(B, K) exp of the cross-entropy, and of the ends of its intervals."""
+        found = self.values["cross_entropy"]
+        with np.errstate(over="ignore"):  # beyond what a float holds it is infinite
+            return Estimate(np.exp(found.value), np.exp(found.low), np.exp(found.high))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each band and depth: band, first, last, depth, count, texts, tokens, values with their ends."""
+        import pandas
+
+        depths = self.values["settled"].value.shape[1]
+        columns: dict[str, Any] = {"band": [band.name for band in self.bands]}
+        for name in ("first", "last", "count", "texts", "tokens"):
+            kind = "Int64" if name == "last" else "int64"  # the last band may have no end
+            columns[name] = pandas.array([getattr(band, name) for band in self.bands], dtype=kind)
+        frame = pandas.DataFrame(columns).loc[np.repeat(np.arange(len(self.bands)), depths)].reset_index(drop=True)
+        frame.insert(3, "depth", np.tile(np.arange(depths), len(self.bands)))
+        both = {**self.values, "perplexity": self.perplexity} if "cross_entropy" in self.values else self.values
+        for name, found in both.items():
+            for end, array in (("", found.value), ("_low", found.low), ("_high", found.high)):
+                frame[name + end] = array.ravel()
+        return frame
+
+
+def tells_next_token(trace: TraceData) -> bool:
+    """Whether a trace's answers are the next token at every position: whether it is of a causal language model.
+
+    The provenance says so, or, of a trace made before it did, the class of the model.
+    """
+    if trace.rows is None or not (trace.rows.position >= 0).all():
+        return False
+    known = trace.provenance.get("next_token")
+    if isinstance(known, bool):
+        return known
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return trace.provenance.get("model", {}).get("class") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def by_position(trace: TraceData) -> Banded:
+    """Statistics by how many tokens the model has read of its sequence: 1, 2–3, 4–7, 8–15, ...
+
+    Powers of two, because one more token of context matters about in proportion to how many there are already: steps of
+    equal ratio are steps of like size. And they are the same for all data, so that traces can be held beside each
+    other, which bands of equal counts would not be.
+
+    Args:
+        trace: of a causal language model. Where long texts were read in windows, tokens read are those of the window.
+
+    Raises:
+        MeasureError: it is of another model.
+
+    Example:
+        >>> import torch
+        >>> from anydepth import trace
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> config = GPT2Config(vocab_size=9, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+        >>> batches = [{"input_ids": torch.arange(24).view(4, 6) % 9}, {"input_ids": torch.arange(10).view(2, 5) % 9}]
+        >>> found = by_position(trace(GPT2LMHeadModel(config), batches, measures=[]))
+        >>> [(band.name, band.count, band.texts) for band in found.bands]
+        [('1', 6, 6), ('2–3', 12, 6), ('4–7', 10, 6)]
+        >>> found.values["accuracy"].value.shape, found.saturation.value.shape
+        ((3, 3), (3,))
+    """
+    rows = _rows(trace)
+    read = rows.position.astype(np.int64) + 1
+    ends = 2 ** np.arange(1, int(read.max()).bit_length() + 1) - 1
+    return _banded(trace, read, np.append(0, ends))
+
+
+def by_frequency(trace: TraceData) -> Banded:
+    """Statistics by how frequent the token to come is among all tokens to come: the 10 first, the next 100, ...
+
+    Bands are of ranks, 1 for the most frequent token; of tokens as frequent as each other the first of the vocabulary
+    comes first. See `RANKS`.
+
+    Args:
+        trace: of a causal language model, with labels.
+
+    Raises:
+        MeasureError: it is of another model, or without labels.
+    """
+    rows = _rows(trace)
+    if "accuracy" not in trace.statistics:
+        raise MeasureError(
+            "bands of frequency are of the tokens to come, and this trace has no labels: trace with them"
+        )
+    _, token, counts = np.unique(rows.label, return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return _banded(trace, rank[token], np.array([0, *RANKS]))
+
+
+def _rows(trace: TraceData) -> Rows:
+    if not tells_next_token(trace):
+        model = trace.provenance.get("model", {}).get("class", "states without a model")
+        raise MeasureError(
+            f"bands are of positions at which the next token is told, and this trace is of {model}: expected one of a "
+            "causal language model, with readouts"
+        )
+    assert trace.rows is not None
+    return trace.rows
+
+
+def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> Banded:
+    """Statistics by bands of a number that each answer has.
+
+    Args:
+        trace: whose answers they are.
+        place: of each answer, above `ends[0]`.
+        ends: the last number of each band, behind the one before the first band; what is beyond is one more band.
+    """
+    rows = trace.rows
+    assert rows is not None
+    text = texts_of(trace.ids)[rows.sample]
+    which, bands, found = np.searchsorted(ends, place) - 1, [], []
+    for index in np.unique(which):
+        own = np.flatnonzero(which == index)
+        last = int(ends[index + 1]) if index + 1 < len(ends) else None
+        tokens = len(np.unique(rows.label[own][rows.label[own] >= 0]))
+        bands.append(Band(int(ends[index]) + 1, last, len(own), len(np.unique(text[own])), tokens))
+        found.append(_estimates(trace, own, text[own]))
+    values = {name: _stacked([one[name] for one in found]) for name in found[0]}
+    depth = values.pop("saturation")
+    inside = Estimate(depth.value, depth.low.clip(1, trace.depth), depth.high.clip(1, trace.depth))
+    return Banded(bands=tuple(bands), values=values, saturation=inside)
+
+
+def _estimates(trace: TraceData, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:
+    """Statistics of some of the answers, whose texts are known."""
+    alone = len(np.unique(text)) == len(text)
+    means = Means(len(own), None if alone else text)
+    for start in range(0, len(own), _AT_ONCE):
+        means.add({name: torch.from_numpy(rows) for name, rows in _columns(trace, own[start : start + _AT_ONCE])})
+    found = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}
+    found["saturation"] = found["saturation"][0]
+    for name, depth in (("agreement", -1), ("settled", -1), ("settled", 0)):  # so by definition, whatever the draw
+        one = found[name]
+        one.low[depth] = one.high[depth] = one.value[depth]
+    return found
+
+
+def _columns(trace: TraceData, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[str, Float64[np.ndarray, "n _"]]]:
+    """What is averaged of some of the answers."""
+    assert trace.rows is not None
+    part = replace(trace, rows=Rows(**{name: column[some] for name, column in trace.rows.columns.items()}))
+    for name in (*_MEANS, *_SHARES):
+        if name in trace.statistics:
+            yield name, part.per_answer(name)
+    depth = part.saturation_depth[:, None]
+    yield "saturation", depth.astype(np.float64)
+    yield "settled", (depth <= np.arange(trace.depth + 1)).astype(np.float64)
+
+
+def _stacked(found: Sequence[Estimate]) -> Estimate:
+    return Estimate(*(np.stack([getattr(one, end) for one in found]) for end in ("value", "low", "high")))

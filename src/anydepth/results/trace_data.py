@@ -1,0 +1,305 @@
+"""The numbers of a trace: similarity between depths, what the readout says at each, and where answers saturate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
+
+from anydepth.core.windows import texts_of
+from anydepth.errors import CertificateError, MeasureError
+from anydepth.measures import readout
+from anydepth.measures.engine.moments import Moments
+from anydepth.measures.engine.states import ArrayStates
+from anydepth.measures.measure import Similarity
+from anydepth.stats import intervals
+from anydepth.stats.agreement import Agreement, agreements
+from anydepth.stats.certificates import MinimalDepth, minimal_depth
+from anydepth.storage.output_folder import OutputKind
+from anydepth.storage.rows import StoredStates
+
+TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
+TRACE_OUTPUT = OutputKind(
+    job="trace", mark=TRACE, names=(ARRAYS, SUMS, f"{STATES}/states.npy", f"{STATES}/sample.npy", REPORT)
+)
+STATISTICS = ("accuracy", "cross_entropy", "confidence", "entropy", "agreement", "stays_correct")
+_SHARES = ("accuracy", "agreement", "stays_correct")
+_NEED_LABELS = ("accuracy", "cross_entropy", "stays_correct")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One short row for each answer of the model: for each sample, or, where it answers at each position, for each."""
+
+    sample: Int64[np.ndarray, " n"]
+    """Index of the sample in `Trace.ids`."""
+    position: NDArray[np.int32]
+    """Index of the position in its sequence, padding left out; -100 where the model answers once per sample."""
+    label: Int64[np.ndarray, " n"]
+    """The true class; -100 where there is none."""
+    prediction: NDArray[np.int32]
+    """(n, K) top class at each depth."""
+    cross_entropy: NDArray[np.float32]
+    """(n, K) nats at the true class; NaN without labels."""
+    confidence: NDArray[np.float32]
+    """(n, K) probability of the top class."""
+    entropy: NDArray[np.float32] | None = None
+    """(n, K) entropy of all probabilities, in nats; None in a trace that was made before it was kept."""
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """What there is, by name."""
+        every = {name: getattr(self, name) for name in ROW_COLUMNS}
+        return {name: column for name, column in every.items() if column is not None}
+
+
+ROW_COLUMNS = tuple(column.name for column in fields(Rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceData:
+    """The numbers of a trace, and the statistics that follow from them: all of `anydepth.Trace` but files and charts.
+
+    All arrays are numpy, float64 unless they count. K = L + 1 depths: 0 is the embedding, L the last block.
+    """
+
+    names: tuple[str, ...]
+    """What each depth is called: "0".."L" for a model."""
+    similarity: Mapping[str, Float64[np.ndarray, "k k"]]
+    """Each measure's matrix; NaN where it is undefined, and then `notes` says why."""
+    similarity_intervals: Mapping[str, Float64[np.ndarray, "2 k k"]] = field(default_factory=dict)
+    """Lower and upper 95 % bounds, for the measures that have them."""
+    quantiles: Mapping[str, Float64[np.ndarray, "q k k"]] = field(default_factory=dict)
+    """Quantiles (5, 25, 50, 75, 95 %) over samples, for the measures that are means over samples."""
+    rows: Rows | None = None
+    ids: tuple[Any, ...] = ()
+    digests: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """64 bits of each sample's content."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What is blank, and why; what was chosen by default."""
+    moments: Moments | None = None
+    """The sums that CKA came from, to merge with those of other samples."""
+    states: StoredStates | ArrayStates | None = None
+    """The states, if they were kept."""
+
+    @property
+    def depth(self) -> int:
+        """L, the number of blocks."""
+        return len(self.names) - 1
+
+    @cached_property
+    def statistics(self) -> tuple[str, ...]:
+        """Which of accuracy, cross_entropy, confidence, entropy, agreement and stays_correct there are."""
+        if self.rows is None:
+            return ()
+        missing = () if (self.rows.label >= 0).all() else _NEED_LABELS
+        missing = missing if self.rows.entropy is not None else (*missing, "entropy")
+        return tuple(name for name in STATISTICS if name not in missing)
+
+    @property
+    def accuracy(self) -> Float64[np.ndarray, " k"]:
+        """Share of answers that are right at each depth."""
+        return self._mean("accuracy")
+
+    @property
+    def cross_entropy(self) -> Float64[np.ndarray, " k"]:
+        """Mean cross-entropy at each depth, in nats; exp of it is the perplexity of a language model."""
+        return self._mean("cross_entropy")
+
+    @property
+    def confidence(self) -> Float64[np.ndarray, " k"]:
+        """Mean probability of the top class at each depth."""
+        return self._mean("confidence")
+
+    @property
+    def entropy(self) -> Float64[np.ndarray, " k"]:
+        """Mean entropy of the probabilities of all classes at each depth, in nats: 0 where one is certain."""
+        return self._mean("entropy")
+
+    @property
+    def agreement(self) -> Float64[np.ndarray, " k"]:
+        """Share of answers at each depth whose top class is that of the last depth."""
+        return self._mean("agreement")
+
+    @property
+    def stays_correct(self) -> Float64[np.ndarray, " k"]:
+        """Of the answers right at a depth, the share right at every later depth too; NaN where none is right."""
+        self._require("stays_correct")
+        return np.where(self.blank, np.nan, readout.stays_correct(self._correct | self.blank))
+
+    @property
+    def saturation(self) -> Int64[np.ndarray, " k"]:
+        """How many answers saturate at each depth: the first from which on the top class is the final one.
+
+        Indexed by depth; entry 0 is 0, since the first block is the first depth that counts.
+        """
+        return readout.saturation_histogram(self.saturation_depth, self.depth)
+
+    @cached_property
+    def saturation_depth(self) -> Int64[np.ndarray, " n"]:
+        """The saturation depth of each answer, 1..L."""
+        self._require("agreement")
+        assert self.rows is not None
+        return readout.saturation_depth(self.rows.prediction, self.blank)
+
+    @cached_property
+    def blank(self) -> NDArray[np.bool_]:
+        """(K,) at which depths the readout is NaN for some answer: nothing is said of these but that they are blank."""
+        if self.rows is None:
+            return np.zeros(len(self.names), dtype=bool)
+        return np.asarray(np.isnan(self.rows.confidence).any(axis=0))
+
+    def interval(self, name: str, confidence: float = 0.95) -> Float64[np.ndarray, "2 k"]:
+        """Lower and upper bounds of a statistic at each depth.
+
+        Shares of independent samples get Wilson's interval; those of positions that share a text the same, with the
+        number of independent answers that has the same variance. Means get Student's t, over texts: samples, unless
+        several windows of a text are samples (see `anydepth.core.windows`); what lies beyond the values a mean can have is
+        cut off.
+
+        Args:
+            name: one of `statistics`.
+            confidence: of the interval, in (0, 1).
+
+        Returns:
+            Low and high; NaN at a depth whose readout is blank, and of positions of a single text.
+
+        Raises:
+            MeasureError: this trace has no such statistic.
+        """
+        self._require(name)
+        values, counted = self._values(name)
+        groups = None if self._independent else self._text
+        if name not in _SHARES:
+            return intervals.t_interval(values, groups, confidence).clip(0, 1 if name == "confidence" else None)
+        if groups is None:
+            return intervals.wilson((values * counted).sum(0), counted.sum(0), confidence)
+        sums, counts = (intervals.sums_by_group(rows, groups) for rows in (values * counted, counted))
+        return intervals.share_interval(sums, counts, confidence)
+
+    def per_answer(self, name: str) -> Float64[np.ndarray, "n k"]:
+        """A statistic of each answer at each depth; `accuracy` and `agreement` are 0 or 1.
+
+        Raises:
+            MeasureError: this trace has no such statistic.
+        """
+        self._require(name)
+        return self._values(name)[0]
+
+    def _values(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A statistic's value in each row at each depth, and whether the row counts there."""
+        assert self.rows is not None
+        shape = self.rows.prediction.shape
+        counted = np.ones(shape)
+        match name:
+            case "accuracy":
+                values = self._correct.astype(float)
+            case "agreement":
+                values = (self.rows.prediction == self.rows.prediction[:, -1:]).astype(float)
+            case "stays_correct":
+                values = readout.correct_from_here(self._correct | self.blank).astype(float)
+                counted = self._correct.astype(float)
+            case _:
+                values = getattr(self.rows, name).astype(float)
+        values[:, self.blank] = np.nan
+        return values, counted
+
+    @cached_property
+    def _text(self) -> Int64[np.ndarray, " n"]:
+        """The text of each answer."""
+        assert self.rows is not None
+        return np.asarray(texts_of(self.ids)[self.rows.sample])
+
+    @cached_property
+    def _independent(self) -> bool:
+        """Whether every answer is of a text of its own."""
+        return len(np.unique(self._text)) == len(self._text)
+
+    def _mean(self, name: str) -> Float64[np.ndarray, " k"]:
+        self._require(name)
+        return np.asarray(self._values(name)[0].mean(axis=0))
+
+    @cached_property
+    def _correct(self) -> NDArray[np.bool_]:
+        assert self.rows is not None
+        return np.asarray(self.rows.prediction == self.rows.label[:, None])
+
+    def _require(self, name: str) -> None:
+        if name not in STATISTICS:
+            raise MeasureError(f"unknown statistic {name!r}, expected one of {', '.join(STATISTICS)}")
+        if name not in self.statistics:
+            why = "traced before it was kept: trace again" if name == "entropy" else "no labels"
+            if self.rows is None:
+                why = "its model has no classifier, or was traced without readouts"
+            there = ", ".join(self.statistics) or "none"
+            raise MeasureError(f"this trace has no {name!r} ({why}); it has: {there}")
+
+    def minimal_depth(
+        self, tolerance: float = 0.01, confidence: float = 0.95, *, against: str = "model"
+    ) -> MinimalDepth:
+        """The shallowest depth that can take the place of L, by a test on these samples.
+
+        See `anydepth.stats.certificates.minimal_depth`; samples of the same content count once.
+
+        Raises:
+            CertificateError: a level outside (0, 1), too few samples, or answers that are not independent.
+            MeasureError: this trace has no readouts, or no labels to hold them against.
+        """
+        self._require("accuracy" if against == "labels" else "agreement")
+        assert self.rows is not None
+        if not self._independent:
+            raise CertificateError(
+                "answers at positions of one sequence are not independent, as the test takes them to be: it needs a "
+                "model that answers once for each sample"
+            )
+        labels = self.rows.label if "accuracy" in self.statistics else None
+        return minimal_depth(
+            self.rows.prediction,
+            labels,
+            against=against,
+            tolerance=tolerance,
+            confidence=confidence,
+            contents=self.digests[self.rows.sample] if len(self.digests) else None,
+        )
+
+    def effective_depth(self, epsilon: float = 0.03) -> int:
+        """The paper's: the smallest depth in 1..L whose accuracy is at least 1 - epsilon, else L. A point estimate."""
+        good = np.flatnonzero(self.accuracy[1:] >= 1 - epsilon)
+        return int(good[0]) + 1 if len(good) else self.depth
+
+    def measure_agreement(self, confidence: float = 0.95) -> dict[tuple[str, str], Agreement]:
+        """How well every two measures agree over pairs of different depths; see `anydepth.stats.agreement`.
+
+        Returns:
+            By the names of two measures, in the order of `similarity`: `found["cosine", "cka"].spearman` is (value,
+            low, high). Empty where fewer than two were measured.
+        """
+        return agreements(self.similarity, confidence)
+
+    def class_name(self, label: int) -> str:
+        """What the model calls a class, or its number."""
+        return str(self.provenance.get("model", {}).get("classes", {}).get(str(label), label))
+
+
+def by_field(found: Mapping[str, Similarity]) -> dict[str, Any]:
+    """Measures, each with all it has, turned into the fields of a trace."""
+    return {
+        "similarity": {name: one.value for name, one in found.items()},
+        "similarity_intervals": {
+            name: np.stack([one.low, one.high])
+            for name, one in found.items()
+            if one.low is not None and one.high is not None
+        },
+        "quantiles": {name: one.quantiles for name, one in found.items() if one.quantiles is not None},
+        "moments": next((one.moments for one in found.values() if one.moments is not None), None),
+        "notes": tuple(dict.fromkeys(note for one in found.values() for note in one.notes)),
+    }

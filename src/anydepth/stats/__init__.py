@@ -1,0 +1,1 @@
+"""Intervals, tests and certificates, on numpy and scipy alone."""

@@ -1,0 +1,22 @@
+"""Ranks of numbers among which some are equal."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64
+
+
+def mid_ranks(values: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
+    """Ranks from 0, equal values sharing their mean.
+
+    Example:
+        >>> mid_ranks(np.array([3.0, 1.0, 3.0])).tolist()
+        [1.5, 0.0, 1.5]
+    """
+    order = np.argsort(values)
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    sizes = np.diff(np.r_[starts, len(values)])
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat(starts + (sizes - 1) / 2, sizes)
+    return ranks

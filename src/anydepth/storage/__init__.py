@@ -1,0 +1,1 @@
+"""Files and folders that are never half-written, with checksums, locks and limits."""

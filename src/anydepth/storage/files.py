@@ -1,0 +1,93 @@
+"""Files that are never half-written: rows appended during a pass, and whole files that replace others at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anydepth.errors import TraceFileError, one_line
+from anydepth.storage.disk import replacing
+from anydepth.storage.output_folder import PARTIAL, OutputKind, output, settle
+from anydepth.storage.sizes import in_words
+
+_WHOLE = OutputKind(job="part")
+
+
+@contextmanager
+def replacing_folder(folder: Path, kind: OutputKind = _WHOLE) -> Iterator[Path]:
+    """A new folder to fill, whose files take the places of those in `folder` when all went well.
+
+    Args:
+        folder: where; see `anydepth.storage.output_folder.output`.
+        kind: what is written; by default all that the folder holds is replaced.
+    """
+    with output(folder, kind) as opened, opened.publish() as beside:
+        yield beside
+
+
+def is_filled(folder: Path) -> bool:
+    """Whether something was put into a folder by `replacing_folder`, and not only begun to be."""
+    settle(folder)
+    return folder.is_dir() and any(entry.name != PARTIAL for entry in folder.iterdir())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON (no NaN: it is not JSON) to `path`, all or nothing."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: it has no NaN, no tuples, no dataclasses, and no numbers or arrays of numpy's.
+
+    Example:
+        >>> plain({1: (np.float64(0.5), math.nan), "x": np.arange(2)})
+        {'1': [0.5, None], 'x': [0, 1]}
+    """
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def read_json(path: Path) -> Any:
+    """What `path` holds.
+
+    Raises:
+        TraceFileError: it is missing, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TraceFileError(f"{path} does not exist: expected a folder written by anydepth") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise TraceFileError(f"{path} is corrupt or cannot be read: {one_line(problem)}") from None
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start what the disk cannot hold.
+
+    Raises:
+        TraceFileError: fewer than `needed` bytes are free where `folder` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TraceFileError(
+            f"{what} takes {in_words(needed)}, and {folder} has {in_words(free)} free; "
+            "use a smaller --limit, fewer positions (--tokens), or another folder"
+        )

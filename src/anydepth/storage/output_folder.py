@@ -1,0 +1,404 @@
+"""Output folders: who may write there, what is whose, and how a new result takes the place of an old one.
+
+Every job writes to a folder in the same way. While it runs, a work folder inside (`.partial`) holds a lock, what the
+job can go on from after an interrupt, and the files of its result as they are made. When all of them are there, a plan
+is written down, and they are moved to their places one by one, old ones aside first. A process that is killed between
+two of these moves leaves the plan, and whoever next writes or reads there carries it out: the result is the old one or
+the new one, and never some of each.
+
+A job owns the files that it wrote and nothing else: its JSON file (the mark) lists them with their checksums, and seals
+itself. What is not listed, or was changed since, is the user's: it is never deleted, overwritten or moved. A job that
+would need its name is refused before it begins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anydepth.errors import AnydepthError, OutputError
+from anydepth.signals import Stopped, held_back
+from anydepth.storage.checksums import imprint, sealed
+from anydepth.storage.disk import flush_tree, leaves, open_to_all, remove_tree, writing
+from anydepth.storage.locks import JOB, FolderLock, holder
+from anydepth.storage.paths import local_path, real_path
+from anydepth.storage.replacement import (
+    NEW,
+    OLD,
+    PLAN,
+    carry_out,
+    plan_in,
+    read_sealed_object,
+    require_replaceable,
+    undo,
+    write_plan,
+)
+
+PARTIAL = ".partial"
+"""The work folder inside an output folder, while a job runs and where it can go on."""
+_RESUMABLE = ("*/journal.json", "*/*.npz", "align.json")
+"""What in a work folder a later command goes on from."""
+_TRIES, _PATIENCE = 100, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputKind:
+    """What a job leaves in its output folder.
+
+    Attributes:
+        job: the name of the job, as on the command line.
+        mark: the JSON file that says what else the job wrote; None for a folder that is replaced with all it holds.
+        names: other files that it is known to write, as paths within the folder.
+        alone: what to say of a folder that holds anything, and no earlier result of this job; empty to write there.
+        beside: what the job itself puts into the folder while it is under way, which is not anything.
+        error: the class of error to say it with.
+    """
+
+    job: str
+    mark: str | None = None
+    names: tuple[str, ...] = ()
+    alone: str = ""
+    beside: tuple[str, ...] = ()
+    error: type[AnydepthError] = OutputError
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder that a job has to itself.
+
+    Attributes:
+        folder: the output folder.
+        kind: what the job leaves there.
+    """
+
+    folder: Path
+    kind: OutputKind
+    _written: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def partial(self) -> Path:
+        """The work folder: what lies in folders in it with a `journal.json` is there again after an interrupt."""
+        return self.folder / PARTIAL
+
+    @contextmanager
+    def publish(self, *, adds: bool = False) -> Iterator[Path]:
+        """A new folder to fill, whose files take their places at once when all went well.
+
+        Args:
+            adds: whether the earlier files of this job stay; else those that the new result lacks are removed.
+
+        Raises:
+            OutputError: a file of the result has the name of one that this job did not write.
+            TraceFileError: the disk is full, or something cannot be replaced. What was there is still there.
+        """
+        staged = self.partial / NEW
+        with writing(self.folder):
+            remove_tree(staged)
+            staged.mkdir(parents=True)
+        try:
+            with writing(self.folder):
+                yield staged
+                self._put(staged, adds=adds)
+        except BaseException:
+            with suppress(OSError):
+                if plan_in(self.partial) is None:
+                    remove_tree(staged)
+            raise
+
+    def _put(self, staged: Path, *, adds: bool) -> None:
+        files = leaves(staged)
+        if self.kind.mark is None:
+            self._written.update({name: None for name in leaves(self.folder) if Path(name).parts[0] != PARTIAL})
+        self._require_free(files)
+        open_to_all(staged, (self.partial / JOB).stat().st_mode & 0o666)
+        before = [name for name in self._written if os.path.lexists(self.folder / name)]
+        written = {name: self._written[name] for name in before} if adds else {}
+        written |= {name: imprint(staged / name) for name in files if name != self.kind.mark}
+        if self.kind.mark is not None:
+            _seal(self.folder, staged, self.kind.mark, written)
+        marks = [] if self.kind.mark is None else [self.kind.mark]
+        files = [*(name for name in files if name not in marks), *marks]
+        flush_tree(staged)
+        gone = [] if adds else [name for name in before if name not in files]
+        # the mark goes first and comes last: without it, nobody takes some of each for a result
+        drop = [*(name for name in marks if os.path.lexists(self.folder / name)), *gone]
+        with held_back():
+            write_plan(self.partial, put=files, drop=drop)
+            try:
+                carry_out(self.folder, self.partial)
+            except BaseException:
+                undo(self.folder, self.partial)
+                raise
+        self._written.clear()
+        self._written.update(written)
+
+    def _require_free(self, names: list[str]) -> None:
+        """See that none of these names is somebody else's."""
+        for name in names:
+            places = [self.folder / name, *(self.folder / parent for parent in Path(name).parents)][:-1]
+            taken = os.path.lexists(places[0]) and name not in self._written and not self._marked(name)
+            blocked = next((str(at) for at in places[1:] if os.path.lexists(at) and _is_no_folder(at)), None)
+            if taken or blocked:
+                raise OutputError(
+                    f"'{blocked or places[0]}' was not written by anydepth {self.kind.job}, or was changed since: move "
+                    "it away, or give another folder (out, --out)"
+                )
+
+    def _marked(self, name: str) -> bool:
+        return name == self.kind.mark and _record(self.folder / name) is not None
+
+
+def _is_no_folder(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir()
+
+
+def _seal(folder: Path, staged: Path, mark: str, written: Mapping[str, Any]) -> None:
+    """Have the mark say what was written, and seal it."""
+    source = staged / mark if (staged / mark).exists() else folder / mark
+    content = json.loads(source.read_text(encoding="utf-8"))
+    content.pop("checksum", None)
+    text = json.dumps(sealed({**content, "written": written}), indent=1, allow_nan=False)
+    (staged / mark).write_text(text, encoding="utf-8")
+
+
+def _record(mark: Path) -> dict[str, Any] | None:
+    """What a mark says was written beside it; None where there is no mark, or it was changed."""
+    content = None if mark.is_symlink() else read_sealed_object(mark)
+    written = None if content is None else content.get("written")
+    return written if isinstance(written, dict) else None
+
+
+# --- Having a folder to oneself ---------------------------------------------------------------------------------------
+
+_open: ContextVar[tuple[tuple[Path, int], ...]] = ContextVar("_open", default=())
+
+
+@contextmanager
+def output(
+    folder: str | Path,
+    kind: OutputKind,
+    *,
+    inputs: Mapping[str, str | Path | None] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    again: str = "the same command",
+    resumable: bool = False,
+) -> Iterator[Output]:
+    """Have an output folder to oneself, from before the work until the result is in place.
+
+    Within the block, the same folder may be opened again by the same thread: that is the same job.
+
+    Args:
+        folder: made if missing; removed again if nothing comes of it.
+        kind: what the job leaves there.
+        inputs: what the job reads, by what it is ("model", "data"): names that may be paths.
+        rank: of this process; the first one has the folder for all.
+        ranks: how many processes share the work.
+        again: what to do after an interrupt, for the message.
+        resumable: whether that goes on in any case: with parts that lie outside the work folder.
+
+    Raises:
+        OutputError: another process writes there, something there is not this job's, or it is what the job reads.
+        TraceFileError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if rank:
+        yield Output(folder, kind)
+        return
+    _require_text(folder)
+    _require_apart(folder, inputs or {})
+    if (folder.absolute(), threading.get_ident()) in _open.get():
+        yield _opened(folder, kind, inputs or {})
+        return
+    with writing(folder):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = _locked(folder, kind)
+    done = False
+    token = _open.set((*_open.get(), (folder.absolute(), threading.get_ident())))
+    try:
+        yield _opened(folder, kind, inputs or {})
+        done = True
+    except (KeyboardInterrupt, Stopped) as stop:
+        goes_on = resumable or _resumable(folder / PARTIAL)
+        stop.add_note(f"{again} goes on where this one stopped" if goes_on else f"{again} starts over")
+        raise
+    finally:
+        _open.reset(token)
+        with held_back():
+            _leave(folder, lock, made, keep=not done and (ranks > 1 or _resumable(folder / PARTIAL)))
+
+
+def settle(folder: Path) -> None:
+    """Before reading: carry out what a process that was killed had begun to put in place.
+
+    Raises:
+        OutputError: another process is about to put something in place, and does not come to an end.
+        TraceFileError: it cannot be carried out.
+    """
+    partial, deadline = folder / PARTIAL, time.monotonic() + _PATIENCE
+    while os.path.lexists(partial / PLAN):
+        about = holder(partial / JOB)
+        if about is None:
+            return
+        lock = FolderLock(partial, folder)
+        try:
+            with writing(folder, unless=FileNotFoundError):
+                lock.acquire()
+        except (OutputError, FileNotFoundError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+            continue
+        try:
+            with writing(folder), held_back():
+                carry_out(folder, partial)
+        finally:
+            _leave(folder, lock, [], keep=_resumable(partial))
+
+
+def _locked(folder: Path, kind: OutputKind) -> FolderLock:
+    """The lock of a folder, with what an earlier process left there put in order."""
+    partial = folder / PARTIAL
+    for _ in range(_TRIES):
+        with writing(folder):
+            partial.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(partial, folder)
+        try:
+            with writing(folder, unless=FileNotFoundError):
+                _require_ours(partial)
+                earlier = holder(partial / JOB)
+                lock.acquire()
+        except FileNotFoundError:  # whoever was here before is just leaving
+            continue
+        except BaseException:
+            with suppress(OSError):
+                partial.rmdir()  # made here, if it is empty
+            raise
+        try:
+            other = str((earlier or {}).get("job", kind.job))
+            if other != kind.job and _resumable(partial):
+                raise OutputError(
+                    f"'{folder}' holds an interrupted anydepth {other}: go on with that, remove '{partial}', or give "
+                    "another folder (out, --out)"
+                )
+            lock.sign(kind.job)
+            with writing(folder), held_back():
+                carry_out(folder, partial)
+        except BaseException:
+            _leave(folder, lock, [], keep=_resumable(partial))
+            raise
+        return lock
+    raise OutputError(f"'{folder}' is in use by another process: wait for it to end, or give another folder")
+
+
+def _require_ours(partial: Path) -> None:
+    """See that a work folder is one of ours, or empty."""
+    names = {entry.name for entry in partial.iterdir()}
+    fresh = names <= {JOB} and (not names or (partial / JOB).stat().st_size == 0)
+    if partial.is_symlink() or os.path.ismount(partial) or not (fresh or holder(partial / JOB)):
+        raise OutputError(f"'{partial}' is not anydepth's: move it away, or give another folder (out, --out)")
+
+
+def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | None]) -> Output:
+    """The folder, once it is seen that this kind of result may be put there."""
+    with writing(folder):
+        if kind.mark is None:
+            return Output(folder, kind)
+        written = _record(folder / kind.mark)
+        others = {entry.name for entry in folder.iterdir()} - {PARTIAL, *kind.beside}
+        if written is None and kind.alone and others:
+            raise kind.error(f"'{folder}' {kind.alone}: give another folder with --out")
+        own = {name: said for name, said in (written or {}).items() if _unchanged(folder, name, said)}
+        opened = Output(folder, kind, own)
+        opened._require_free([kind.mark, *kind.names, *(written or {})])
+        marks = [kind.mark] if written is not None else []
+        require_replaceable(folder, [*marks, *own])
+    _require_not_replaced(opened, inputs)
+    return opened
+
+
+def _unchanged(folder: Path, name: str, expected: Any) -> bool:
+    path = folder / name
+    if path.is_symlink() or not path.is_file() or not real_path(path).is_relative_to(real_path(folder)):
+        return False
+    return bool(imprint(path) == expected)
+
+
+def _require_text(folder: Path) -> None:
+    """See that the folder's name is text: safetensors writes to any, and reads from no other."""
+    try:
+        os.fsencode(folder.absolute()).decode()
+    except UnicodeDecodeError:
+        raise OutputError(
+            f"the name of '{folder}' is no UTF-8, and safetensors writes to no other: give another folder (out, --out)"
+        ) from None
+
+
+def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
+    """See that the folder is none that is read, and lies in no folder of data."""
+    with writing(folder):
+        if folder.is_symlink() and not folder.exists():
+            raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
+    real = real_path(folder)
+    for what, name in inputs.items():
+        source = _existing(name)
+        if source is None:
+            continue
+        inside = what == "data" and source.is_dir() and real.is_relative_to(source)
+        if inside or real == source:
+            raise OutputError(f"'{folder}' is the {what} to be read, or lies in it: give another folder (out, --out)")
+
+
+def _require_not_replaced(opened: Output, inputs: Mapping[str, str | Path | None]) -> None:
+    """See that nothing that is read is among the files that are to be replaced."""
+    real = real_path(opened.folder)
+    replaced = [real / name for name in (*opened._written, opened.kind.mark) if name]
+    for what, name in inputs.items():
+        source = _existing(name)
+        if source is not None and any(path == source or source in path.parents for path in replaced):
+            if source in real.parents:
+                continue  # above the folder: all of a model, say, of which this is a part
+            raise OutputError(
+                f"'{name}' is the {what} to be read, and would be replaced in '{opened.folder}': give another folder "
+                "(out, --out)"
+            )
+
+
+def _existing(name: str | Path | None) -> Path | None:
+    """Where a name leads that may be a path; None if it leads nowhere."""
+    try:
+        path = real_path(local_path(name)) if name else None
+        return path if path is not None and path.exists() else None
+    except (OSError, ValueError):  # too long, a loop of links, or no name at all
+        return None
+
+
+def _resumable(partial: Path) -> bool:
+    return any(next(partial.glob(pattern), None) is not None for pattern in _RESUMABLE)
+
+
+def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: bool) -> None:
+    """Let go of a folder: of the work folder there stays what is to be gone on from, or nothing."""
+    partial = folder / PARTIAL
+    if plan_in(partial) is not None:  # for the next process to carry out
+        lock.release(remove=False)
+        return
+    empty = False
+    with suppress(OSError):  # what cannot be removed now is removed by the next process
+        for entry in partial.iterdir():
+            if entry.name in (NEW, OLD) or not (keep or entry.name == JOB):
+                remove_tree(entry) if entry.is_dir() else entry.unlink()
+        empty = all(entry.name == JOB for entry in partial.iterdir())
+    with suppress(OSError):
+        lock.release(remove=empty)
+    for path in (partial, *made):
+        with suppress(OSError):
+            path.rmdir()

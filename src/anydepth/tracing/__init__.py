@@ -1,0 +1,1 @@
+"""The pass over the data made into a trace."""

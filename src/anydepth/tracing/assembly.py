@@ -1,0 +1,211 @@
+"""What a pass left on disk, made into a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anydepth.core.padding import COUNTED
+from anydepth.core.provenance import data_fingerprint, now, versions
+from anydepth.core.stack import Stack
+from anydepth.core.windows import texts_of
+from anydepth.errors import IncompatibleTraces, LabelError
+from anydepth.measures.similarity import similarities
+from anydepth.passes.workspace import Workspace
+from anydepth.progress import Progress
+from anydepth.results.notes import explained
+from anydepth.results.trace_data import ROW_COLUMNS, Rows, by_field
+from anydepth.storage.rows import StoredStates
+from anydepth.tracing.trace import Trace
+
+
+class Left:
+    """The workspaces of all processes that shared a pass, read as one, in the order of the data.
+
+    Raises:
+        IncompatibleTraces: the processes saw models or data of different kinds.
+    """
+
+    def __init__(self, workspaces: Sequence[Workspace]) -> None:
+        self._workspaces = [workspace for workspace in workspaces if workspace.batches]
+        self.facts = self._workspaces[0].facts
+        for workspace in self._workspaces:
+            if workspace.facts != self.facts:
+                raise IncompatibleTraces(
+                    f"processes disagree on what they trace: {self.facts} and {workspace.facts}; "
+                    "give all of them the same model, data and settings"
+                )
+        number = self.read("number")
+        assert number is not None
+        self._order = np.argsort(number, kind="stable")
+
+    def read(self, name: str) -> NDArray[Any] | None:
+        """The rows of that name, one process after the other; None if there are none."""
+        found = [rows for workspace in self._workspaces if (rows := workspace.read(name)) is not None]
+        return np.concatenate(found) if found else None
+
+    @property
+    def ids(self) -> tuple[Any, ...]:
+        """The sample ids, in the order of the data."""
+        ids = [one for workspace in self._workspaces for one in workspace.ids()]
+        return tuple(ids[index] for index in self._order)
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """The samples' contents, in the order of the data."""
+        digests = self.read("digest")
+        assert digests is not None
+        return digests[self._order]
+
+    @property
+    def rows(self) -> Rows | None:
+        """The answers, in the order of the data."""
+        samples = self.read("sample")
+        if samples is None:
+            return None
+        order = np.argsort(samples, kind="stable")
+        columns = {name: self.read(name) for name in ROW_COLUMNS}
+        return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
+
+    def states(self, depths: int, *, named: bool) -> StoredStates | None:
+        """The states, where they lie, one process's after the other's.
+
+        Args:
+            depths: K.
+            named: say which sample each row is of, though it may be its only one. Measures ask only which rows belong
+                together: those of one text, of which several windows may be samples.
+        """
+        groups = self.read("states_sample")
+        if groups is None:
+            return None
+        groups = groups if named else texts_of(self.ids)[groups]
+        alone = len(np.unique(groups)) == len(groups) and not named
+        parts = [workspace.path("states") for workspace in self._workspaces]
+        return StoredStates(parts, (self.facts["width"],) * depths, None if alone else groups)
+
+
+def assemble(
+    left: Left,
+    stack: Stack,
+    measures: tuple[str, ...],
+    origin: Mapping[str, Any],
+    keep_states: bool,
+    sums: bool,
+    seed: int,
+    progress: Progress | None,
+) -> Trace:
+    """Measure what a pass left.
+
+    Args:
+        left: of all processes.
+        stack: the model that was run.
+        measures: names of similarities.
+        origin: "model", "data" and "notes" for the provenance.
+        keep_states: whether the trace is to hold the states.
+        sums: whether CKA is to leave sums that can be merged.
+        seed: of the dealing of samples into parts, behind intervals.
+        progress: called as measures go through the rows.
+    """
+    facts, parameter = left.facts, next(stack.model.parameters())
+    states, rows, digests = left.states(stack.depth + 1, named=False), left.rows, left.digests
+    if rows is not None and not len(rows):
+        raise LabelError("no position of the data has a label: expected one that is not -100, or a text of two tokens")
+    fields: dict[str, Any] = {"similarity": {}, "notes": ()}
+    if states is not None and measures:
+        # a GPU makes the products where the model is; MPS has no float64
+        device = parameter.device if parameter.device.type == "cuda" else "cpu"
+        found = similarities(states, measures, mergeable=sums, seed=seed, device=device, progress=progress)
+        fields = by_field(found)
+    provenance = {
+        "model": origin["model"],
+        "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": len(digests)},
+        "samples": len(digests),
+        "positions": len(digests) if states is None else states.count,
+        "answers": 0 if rows is None else len(rows),
+        "next_token": facts["next_token"] and facts["per_position"],
+        "tokens": facts["tokens"],
+        "measures": list(measures),
+        "readout": facts["readout"],
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": str(parameter.device.type),
+        "seed": seed,
+        "versions": versions(),
+        "created": now(),
+    }
+    notes = (
+        *origin["notes"],
+        *_notes(facts, type(stack.model).__name__),
+        *(["each depth below the last is read out by a classifier of its own"] if stack.heads is not None else []),
+        *_broken(left),
+        *unequal(texts_of(left.ids), rows),
+        *explained(fields.pop("notes"), facts["tokens"]),
+    )
+    return Trace(
+        names=tuple(map(str, range(stack.depth + 1))),
+        **fields,
+        notes=notes,
+        rows=rows,
+        ids=left.ids,
+        digests=digests,
+        provenance=provenance,
+        states=left.states(stack.depth + 1, named=True) if keep_states else None,
+    )
+
+
+def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
+    """What was chosen by default, and what is missing and why."""
+    if facts["tokens_chosen"]:
+        why = {
+            "first": "it is what the model's readout looks at",
+            "last": "it is what the model's readout looks at",
+            "mean": "the model's readout looks at all positions alike",
+            "each": "the model answers at each position",
+        }[facts["tokens"]]
+        yield f"token policy {facts['tokens']!r}: {why}"
+    if facts.get("counts_padding"):
+        yield COUNTED
+    if facts["drawn"] is not None:
+        yield f"similarity is over at most {facts['drawn']:,} positions of each sample, drawn at random"
+    if not facts["has_classes"]:
+        yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
+    elif facts["readout"] and not facts["labelled"]:
+        yield "traced without labels: accuracy, cross-entropy and the stays-correct rate are missing"
+    if facts["readout"] == "raw":
+        if facts["final_norm"]:
+            yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"
+        else:
+            yield "readout 'raw' is the same as 'tail' here: no norm reads the last block's output as it is"
+
+
+def _broken(left: Left) -> Iterator[str]:
+    """Which depths are blank because they hold NaN or infinity, and where that was seen first."""
+    seen = left.read("broken")
+    if seen is None or not len(seen):
+        return
+    ids, seen = left.ids, seen[np.lexsort(seen.T[::-1])]
+    for kind, what in ((0, "the state at depth {} holds NaN or infinity"), (1, "the readout at depth {} gives NaN")):
+        for depth in np.unique(seen[seen[:, 0] == kind, 1]).tolist():
+            here = seen[(seen[:, 0] == kind) & (seen[:, 1] == depth)]
+            batches = f"batch {here[0, 2]}" + (f" and {len(np.unique(here[:, 2])) - 1} more" if len(here) > 1 else "")
+            yield f"{what.format(depth)} in {batches}, first in sample {ids[here[0, 3]]!r}: it is blank there"
+
+
+MOST = 0.2  # of all answers, beyond which a text weighs so much that a note says it
+
+
+def unequal(texts: NDArray[np.int64], rows: Rows | None) -> Iterator[str]:
+    """That one text holds a great part of all answers, if one does.
+
+    Args:
+        texts: of each sample.
+        rows: the answers.
+    """
+    counts = np.zeros(0) if rows is None else np.bincount(texts[rows.sample])
+    if counts.sum() > np.count_nonzero(counts) and counts.max() > MOST * counts.sum():
+        yield (
+            f"one text holds {counts.max() / counts.sum():.0%} of all positions that have an answer, of "
+            f"{np.count_nonzero(counts):,} texts: intervals are wide, and rest on few texts"
+        )

@@ -1,0 +1,280 @@
+"""Tracing: one pass over the data, then every measure of what it left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from anydepth.core.provenance import describe_model, now, versions
+from anydepth.core.stack import Stack
+from anydepth.core.tokens import check_policy
+from anydepth.distributed import rank_and_count, wait_for_all
+from anydepth.errors import DataError
+from anydepth.measures.engine.states import ArrayStates, as_numbers
+from anydepth.measures.similarity import check_measures, similarities
+from anydepth.passes.batches import as_batches
+from anydepth.passes.workspace import Workspace, working_folder
+from anydepth.progress import Progress
+from anydepth.results.trace_data import ROW_COLUMNS, TRACE_OUTPUT, by_field
+from anydepth.storage.sizes import as_bytes, in_words
+from anydepth.tracing.assembly import Left, assemble
+from anydepth.tracing.collect import Pass, Readout
+from anydepth.tracing.trace import Trace
+
+DEFAULT_MEASURES = ("cosine", "cosine_raw", "cka", "cka_biased")
+
+
+def trace(
+    model: nn.Module | Stack,
+    data: Iterable[Any],
+    *,
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    tokens: str | None = None,
+    positions: int | None = None,
+    readout: Readout = "tail",
+    labels: bool = True,
+    blocks: str | None = None,
+    out: str | Path | None = None,
+    keep_states: bool = False,
+    states_limit: int | str | None = None,
+    sums: bool = True,
+    resume: bool = True,
+    seed: int = 0,
+    describe: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Trace:
+    """Show what every depth of a model knows about some data.
+
+    Args:
+        model: any transformer, or a `Stack` of it. It runs where its weights are, in eval mode, and is left as it was.
+        data: a DataLoader, a `datasets.Dataset`, or any iterable of batches: dicts of what the model takes with
+            "labels" (and, if samples have names, "id"), or pairs (x, y), or tensors.
+        measures: which similarities between depths; see `anydepth.measures`.
+        tokens: which positions stand for a sample: "first", "last", "each" or "mean". None: where the model's own
+            readout looks.
+        positions: where each position stands for itself ("each"), at most so many of a sample go into similarities,
+            drawn at random; None for all. Answers are counted at all of them.
+        readout: "tail" reads every depth out through the model's own final norm and head; "raw" leaves out the final
+            norm below depth L, as published code has done; None measures similarity alone.
+        labels: False for data without labels: no accuracy, but confidence, agreement and saturation.
+        blocks: the dotted name of the list of blocks, for a model that has several.
+        out: a folder to save the trace to. With it, an interrupted trace goes on where it stopped.
+        keep_states: keep the states in `out`: merging the centred cosine and comparing across models need them.
+        states_limit: the most they may take on disk, as "20GB" or a number of bytes, whether they are kept or only lie
+            there until they are measured. None for as much as there is, with an `AnydepthWarning` where they would take
+            more than half of it.
+        sums: keep the sums that CKA is made of, (K·D)² / 2 numbers, to merge this trace with those of other samples.
+            Without them the cheaper way to CKA is taken.
+        resume: False to start over what an interrupted trace left in `out`.
+        seed: of the dealing of samples into parts, behind the intervals of CKA, and of the draw of `positions`.
+        describe: what the result should say of its origin, beside what is found out: {"model": name,
+            "data": {"name": ..., "split": ...}, "notes": [...]}.
+        progress: called with what is done, how much there is, and what it is.
+
+    Started by `torchrun` or `accelerate launch`, every process is given all of the data, takes its share of the
+    batches, and gets the trace of all; `out` must be a folder that all of them see.
+
+    Returns:
+        The trace; with `out`, saved there with its report.
+
+    Raises:
+        AnydepthError: in one of its kinds, with one line that says what to do.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> model = ViTForImageClassification(config)
+        >>> batches = [{"pixel_values": torch.rand(8, 1, 8, 8), "labels": torch.arange(8) % 5} for _ in range(3)]
+        >>> found = trace(model, batches)
+        >>> found.accuracy.shape, found.similarity["cka"].shape, int(found.saturation.sum())
+        ((4,), (4, 4), 24)
+    """
+    check_measures(measures)
+    if keep_states and out is None:
+        raise DataError("keep_states needs a folder to keep them in: give out='DIR'")
+    if readout not in ("tail", "raw", None):
+        raise DataError(f"unknown readout {readout!r}, expected 'tail', 'raw' or None")
+    if positions is not None and positions < 1:
+        raise DataError(f"positions is {positions}, expected at least 1 for each sample, or None for all")
+    stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
+    told = dict(describe or {})
+    origin = {
+        "model": describe_model(stack, told.get("model")),
+        "data": told.get("data", {}),
+        "notes": tuple(told.get("notes", ())),
+    }
+    what = Pass(
+        stack,
+        tokens=None if tokens is None else check_policy(tokens),
+        readout=readout,
+        labels=labels,
+        keep_states=bool(measures) or keep_states,
+        positions=positions,
+        seed=seed if positions is not None else 0,
+        states_limit=None if states_limit is None else as_bytes(states_limit, "states_limit"),
+    )
+    rank, ranks = rank_and_count()
+    if ranks > 1 and out is None:
+        raise DataError(f"{ranks} processes need a folder they share: give out='DIR'")
+    key = _key(origin["model"]["fingerprint"], what, keep_states, ranks)
+    with working_folder(out, TRACE_OUTPUT, resume=resume) as folder:
+        with closing(Workspace(folder / f"rank-{rank}", key)) as workspace:
+            what.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
+        wait_for_all()
+        if rank == 0:
+            with ExitStack() as opened:
+                each = (Workspace(folder / f"rank-{index}", key) for index in range(ranks))
+                left = Left([opened.enter_context(closing(workspace)) for workspace in each])
+                found = assemble(left, stack, tuple(measures), origin, keep_states, sums, seed, progress)
+                if out is None:
+                    return found
+                if progress and found.moments is not None:
+                    progress(0, 1, f"writing, {in_words(found.moments.data.nbytes)} of it to merge with (--no-sums)")
+                found.save(out, sums=sums)
+    assert out is not None
+    return Trace.load(out)
+
+
+def trace_states(
+    states: Mapping[str, Any] | Sequence[Any] | NDArray[Any] | Tensor,
+    *,
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    groups: Sequence[int] | NDArray[Any] | Tensor | None = None,
+    ids: Sequence[int | str] | NDArray[Any] | None = None,
+    mask: NDArray[Any] | Tensor | None = None,
+    progress: Progress | None = None,
+) -> Trace:
+    """Measure arrays one already has, without a model.
+
+    Args:
+        states: one array for each depth, in order: a dict by the depths' names, a list or tuple, or one (K, n, D) array
+            of all. Each is (n, D), row i the same sample in all; widths may differ. Or each is (B, T, D), as the
+            `hidden_states` of a model: then every position is a row, and those of a sample belong together. Arrays of
+            numpy or torch, or what converts itself to one; a memory-mapped array is read piece by piece.
+        measures: which similarities.
+        groups: (n,) the sample each row belongs to, as whole numbers from 0, if several rows share one.
+        ids: the samples' names, one for each row, or for each group; with them the states are kept (by reference), and
+            two such traces can be compared and merged.
+        mask: (B, T) which positions count, where states are (B, T, D): those that are not padding.
+        progress: called with what is done, how much there is, and what it is.
+
+    Raises:
+        DataError: what is no array of real numbers, is ragged or empty, or does not fit the rest.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(50, 8))
+        >>> found = trace_states({"a": x, "b": 2 * x + 1})
+        >>> found.similarity["cka"].round(6).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
+        >>> trace_states([x, x[:, :3]], measures=["cka"]).names
+        ('0', '1')
+    """
+    check_measures(measures)
+    depths, notes = _by_depth(states), list[str]()
+    if depths and all(one.ndim == 3 for one in depths.values()):
+        depths, groups, notes = _positions(depths, groups, mask)
+    elif mask is not None:
+        raise DataError("a mask came with states of one row a sample: it is for states of shape (B, T, D)")
+    arrays = ArrayStates(depths, groups=groups)
+    kept = None if ids is None else _named(arrays, ids)
+    fields = by_field(similarities(arrays, tuple(measures), progress=progress))
+    return Trace(
+        names=arrays.names,
+        **{**fields, "notes": (*notes, *fields["notes"])},
+        ids=() if ids is None else _as_names(ids),
+        states=kept,
+        provenance={
+            "data": {"samples": arrays.count},
+            "samples": arrays.count,
+            "positions": arrays.count,
+            "measures": list(measures),
+            "versions": versions(),
+            "created": now(),
+        },
+    )
+
+
+def _by_depth(states: Any) -> dict[str, NDArray[Any] | Tensor]:
+    """The array of each depth by its name, out of all that depths may come in."""
+    if isinstance(states, Mapping):
+        return {str(name): as_numbers(str(name), array) for name, array in states.items()}
+    if isinstance(states, list | tuple):
+        return {str(depth): as_numbers(str(depth), array) for depth, array in enumerate(states)}
+    every = as_numbers("of all depths", states)
+    if every.ndim != 3:
+        raise DataError(
+            f"states are one array of shape {tuple(every.shape)}, expected (K, n, D): K depths, n rows, D features; "
+            "of depths one by one, give a list or a dict of (n, D) arrays"
+        )
+    return {str(depth): every[depth] for depth in range(len(every))}
+
+
+def _positions(
+    depths: Mapping[str, NDArray[Any] | Tensor], groups: Any, mask: Any
+) -> tuple[dict[str, NDArray[Any] | Tensor], NDArray[np.int64], list[str]]:
+    """States (B, T, D) with a row for each position, the sample of each row, and what that takes for granted."""
+    shapes = {tuple(array.shape[:2]) for array in depths.values()}
+    if len(shapes) > 1 or groups is not None:
+        what = "groups" if groups is not None else f"samples and positions {sorted(shapes)}"
+        raise DataError(
+            f"states of shape (B, T, D) came with {what}: expected the same samples and positions at all depths, "
+            "which say themselves which rows belong together"
+        )
+    samples, length = shapes.pop()
+    counted = np.ones((samples, length)) if mask is None else np.asarray(as_numbers("mask", mask))
+    if counted.shape != (samples, length):
+        raise DataError(f"the mask has shape {counted.shape}: expected {(samples, length)}, as the states have")
+    chosen = np.flatnonzero(counted)
+    rows = {
+        name: array.reshape(samples * length, -1)[torch.from_numpy(chosen) if isinstance(array, Tensor) else chosen]
+        for name, array in depths.items()
+    }
+    notes = [f"each of {len(chosen):,} positions of {samples:,} samples is a row"]
+    if mask is None:
+        notes[0] += "; if some are padding, leave them out with mask="
+    return rows, chosen // length, notes
+
+
+def _as_names(ids: Any) -> tuple[int | str, ...]:
+    """Ids as plain numbers and texts, no two of them the same."""
+    found = tuple(one.item() if hasattr(one, "item") else one for one in ids)
+    for one in found:
+        if not isinstance(one, int | str):
+            raise DataError(f"the id {one!r:.40} is a {type(one).__name__}, expected a string or an integer")
+    if len(set(found)) < len(found):
+        twice = next(one for index, one in enumerate(found) if one in found[:index])
+        raise DataError(f"the id {twice!r} names two samples, expected one id for each")
+    return found
+
+
+def _named(arrays: ArrayStates, ids: Any) -> ArrayStates:
+    """The same states, whose rows belong to samples by their number among `ids`."""
+    names = _as_names(ids)
+    if arrays.groups is None and len(names) != arrays.count:
+        raise DataError(f"{len(names)} ids for {arrays.count} rows, expected one for each")
+    if arrays.groups is not None and not 0 <= arrays.groups.min() <= arrays.groups.max() < len(names):
+        raise DataError(
+            f"{len(names)} ids for groups {arrays.groups.min()}..{arrays.groups.max()}, expected groups that are "
+            f"numbers of ids: 0..{len(names) - 1}"
+        )
+    return arrays
+
+
+def _key(fingerprint: str, what: Pass, keep_states: bool, ranks: int) -> str:
+    kept = [what.keep_states, keep_states]
+    # what rows hold is part of it: an older version's pass left others
+    settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks, ROW_COLUMNS]
+    settings += [what.positions, what.seed]
+    return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,90 @@
+"""A trace: what every depth of a model knows about some data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anydepth.errors import MeasureError
+from anydepth.results import frames
+from anydepth.results.merging import merge
+from anydepth.results.trace_data import TraceData
+from anydepth.results.trace_files import load, save
+
+if TYPE_CHECKING:
+    import altair
+    import pandas
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(TraceData):
+    """What every depth of a model knows about some data. K = L + 1 depths: 0 is the embedding, L the last block.
+
+    Made by `anydepth.trace`, read back by `Trace.load`. All arrays are numpy, float64 unless they count.
+
+    Example:
+        >>> import numpy as np
+        >>> from anydepth import trace_states
+        >>> x = np.random.default_rng(0).normal(size=(50, 8))
+        >>> trace = trace_states({"a": x, "b": 3 * x, "c": np.abs(x)})
+        >>> trace.names, trace.depth, trace.statistics
+        (('a', 'b', 'c'), 2, ())
+        >>> trace.similarity["cka"][0].round(2).tolist()
+        [1.0, 1.0, 0.01]
+    """
+
+    def by_class(self) -> pandas.DataFrame:
+        """Accuracy and saturation of each class at each depth.
+
+        Returns:
+            A frame with columns class, count, depth, accuracy, and saturated, the share whose answer is final by then.
+        """
+        self._require("accuracy")
+        return frames.by_class(self)
+
+    def to_frame(self, what: str = "depths") -> pandas.DataFrame:
+        """The numbers as a pandas frame.
+
+        Args:
+            what: "depths" for one row per depth; "similarity" for one row per measure and pair of depths; "answers"
+                for one row per answer and depth.
+        """
+        match what:
+            case "depths":
+                return frames.by_depth(self)
+            case "similarity":
+                return frames.by_pair(self)
+            case "answers":
+                self._require("confidence")
+                return frames.by_answer(self)
+        raise MeasureError(f"unknown frame {what!r}, expected depths, similarity or answers")
+
+    def save(self, folder: str | Path, *, report: bool = True, sums: bool = True) -> Path:
+        """Write the trace to a folder, with its report; see `anydepth.results.trace_files`."""
+        return save(self, Path(folder), report=self.report if report else None, sums=sums)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trace:
+        """Read a trace back.
+
+        Raises:
+            TraceFileError: the folder holds no trace, or one that is corrupt, truncated, or of a newer format.
+        """
+        return load(Path(folder), cls)
+
+    def merge(self, other: Trace) -> Trace:
+        """This trace and one of the same model on other samples, as one; see `anydepth.results.merging.merge`."""
+        return merge(self, other)
+
+    def plot(self, name: str = "overview") -> altair.TopLevelMixin:
+        """One chart of this trace, for a notebook or, by `anydepth.report.charts.trace.save`, a file."""
+        from anydepth.report.charts.trace import plot
+
+        return plot(self, name)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report: one HTML file that works offline."""
+        from anydepth.report.pages.trace import write
+
+        return write([self], Path(path))

@@ -1,0 +1,46 @@
+"""Accuracy and cross-entropy of every depth during an evaluation, without gathering states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anydepth.core.stack import Stack
+from anydepth.core.targets import Questions
+from anydepth.measures.readout import readout_rows
+from anydepth.training.losses import answer_rows, inputs_and_labels
+
+
+@torch.no_grad()
+def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
+    """What every depth of every sample is worth, for an evaluation that gathers no states.
+
+    Args:
+        stack: the model, in the mode it is to be evaluated in.
+        batch: a dict with "labels", or a pair (x, y).
+
+    Returns:
+        For each sample at the depths 1..L: labels right, summed nats, labels counted (one, or a text's tokens).
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), nn.Linear(4, 2))
+        >>> by_sample(Stack(model), (torch.eye(4), torch.tensor([0, 1, 0, 1]))).shape
+        torch.Size([4, 3, 3])
+    """
+    inputs, labels = inputs_and_labels(stack.model, batch)
+    states, answer = stack.forward(inputs)
+    asked = Questions.of(stack, inputs, labels, answer)
+    found = torch.zeros(len(answer), stack.depth, 3, dtype=torch.float32)
+    sample, truth = asked.sample.cpu(), asked.asked
+    for depth in range(1, stack.depth + 1):
+        logits = answer if depth == stack.depth else stack.readout(states[depth], inputs, depth=depth)
+        rows = readout_rows(answer_rows(logits)[asked.rows], truth)
+        assert rows.cross_entropy is not None
+        right = (rows.prediction == truth.cpu()).double()
+        values = torch.stack([right, rows.cross_entropy, torch.ones_like(right)], dim=1)
+        found[:, depth - 1] = torch.zeros(len(answer), 3, dtype=torch.float64).index_add_(0, sample, values).float()
+    return found.to(answer.device)
