@@ -137,6 +137,7 @@ def test_what_makes_no_sense() -> None:
     )
     assert message(tolerance=0.0) == "tolerance is 0.0, expected a number between 0 and 1"
     assert message(tolerance=1.0) == "tolerance is 1.0, expected a number between 0 and 1"
+    assert message(tolerance=1e-320) == "tolerance is 1e-320, expected a number between 0 and 1"
     assert message(confidence=float("nan")) == "confidence is nan, expected a number between 0 and 1"
     assert message(against="me") == "answers are held against 'me', expected 'model' or 'labels'"
     with pytest.raises(CertificateError, match="there are no labels to hold answers against: add them, or take"):

@@ -248,6 +248,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "trace"
 
 
+def grow(path: Path) -> None:
+    """Adds a byte."""
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-17] ^= 1
@@ -369,6 +375,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: os.truncate(f / "states" / "sample.npy", 0),
         "sample.npy is missing or corr",
     ),
+    "states grown": (
+        lambda f: grow(f / "states" / "states.npy"),
+        "states.npy holds more than its rows: it was changed",
+    ),
+    "samples of states grown": (lambda f: grow(f / "states" / "sample.npy"), "sample.npy holds more than its rows"),
     "no states at all": (lambda f: shutil.rmtree(f / "states"), "sample.npy is missing or corrupt"),
 }
 

@@ -134,7 +134,8 @@ def _attempt(number: int) -> Result:
     try:
         return attempt(campaign, seed, number, only)
     except Exception as error:  # the fuzzer's own, which must not end a campaign of hours
-        return Result(number, "?", "?", [], [], None, [f"not judged: {type(error).__name__}: {error}"])
+        fault = f"not judged: {type(error).__name__}: {error}"
+        return Result(number=number, verb="?", kind="?", argv=[], about=[], status=None, faults=[fault])
 
 
 if __name__ == "__main__":

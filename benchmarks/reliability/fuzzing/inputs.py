@@ -28,6 +28,7 @@ def build(folder: Path) -> None:
     """Models and data; what earlier commands leave is made of them by `EARLIER`."""
     import torch
 
+    shutil.rmtree(folder, ignore_errors=True)  # of a campaign that was ended in the middle
     torch.manual_seed(0)
     checkpoints.bert(folder / "bert", **NAMES, **WIDE, num_hidden_layers=3)
     checkpoints.gpt2(folder / "gpt2", **WIDE)

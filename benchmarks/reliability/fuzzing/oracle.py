@@ -152,7 +152,7 @@ def changes(before: dict[str, str], after: dict[str, str], *, replaceable: set[s
 def left_over(before: dict[str, str], after: dict[str, str], *, out: Path | None, succeeded: bool) -> Iterator[str]:
     """What is there and should not: anything after a refusal, and after a success what is not the result."""
     kept = None if out is None else out / ".partial"
-    if not any(Path(path).name == "journal.json" and _is_in(path, kept) for path in after):
+    if not any((Path(path).name == "journal.json" or path.endswith(".npz")) and _is_in(path, kept) for path in after):
         kept = None
     for path in sorted(set(after) - set(before)):
         if kept and not succeeded and _is_around(Path(path), kept):
@@ -229,7 +229,10 @@ def _tensors(path: Path) -> str:
     """A hash of tensors, whatever their order in the file."""
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + size])
+    try:
+        header = json.loads(raw[8 : 8 + size])
+    except ValueError:  # a file of the user's that is called so
+        return _hash(raw)
     total = hashlib.blake2b(digest_size=16)
     for name in sorted(set(header) - {"__metadata__"}):
         start, stop = header[name]["data_offsets"]

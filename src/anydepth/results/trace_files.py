@@ -210,6 +210,10 @@ def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
     states = StoredStates([folder / "states.npy"], tuple(expected["widths"]), None if alone else groups)
     if not states.count == len(groups) == expected["rows"]:
         raise TraceFileError(f"{folder} is truncated: {states.count} rows, expected {expected['rows']}; trace again")
+    for path in (folder / "states.npy", folder / "sample.npy"):
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.stat().st_size != rows.offset + rows.nbytes:
+            raise TraceFileError(f"{path} holds more than its rows: it was changed; trace again with keep_states")
     if states.fingerprint != expected.get("fingerprint", states.fingerprint):
         raise TraceFileError(
             f"{folder} is stale: its states are not those this trace was made of, but of another model or other data; "

@@ -130,7 +130,7 @@ def least_samples(tolerance: float, confidence: float) -> int:
     """
     check_level("tolerance", tolerance)
     check_level("confidence", confidence)
-    fewest = math.ceil(math.log(1 - confidence) / math.log(1 - tolerance))
+    fewest = max(1, math.ceil(math.log1p(-confidence) / math.log1p(-tolerance)))
     # rounding may be off by one either way; the test itself decides
     while p_value(0, fewest, tolerance) > 1 - confidence:
         fewest += 1
@@ -336,10 +336,10 @@ def check_against(against: str) -> None:
 
 
 def check_level(name: str, value: float) -> None:
-    """See that a probability lies strictly between 0 and 1.
+    """See that a probability lies strictly between 0 and 1, and so far from both that rounding cannot tell it apart.
 
     Raises:
         CertificateError: it does not.
     """
-    if not 0 < value < 1:
+    if not (0 < value < 1 and 0 < 1 - value < 1):
         raise CertificateError(f"{name} is {value}, expected a number between 0 and 1")
