@@ -50,7 +50,7 @@ def test_a_calibrated_model(command: Command, assets: Path) -> None:
     assert "1–2" in done.out
     assert "blocks-3-3.onnx" in done.out
     assert "onnxruntime answers as torch does" in done.out
-    assert 'anydepth.onnx.router.Router("out")' in done.out
+    assert 'anydepth.onnx.Router("out")' in done.out
     assert "not calibrated" not in done.out
     out = Router("out")(texts())
     expected = ad.EarlyExit.load(assets / "calibrated")(in_torch(assets))

@@ -195,7 +195,7 @@ def show_exported(found: Exported, *, as_json: bool) -> None:
     same = f"onnxruntime answers as torch does, to {found.apart:.1e}, on inputs of {_listed(found.batches)}"
     title = Text(f"{found.model}: {found.policy}", style="italic")
     plain = {"out": str(found.folder), **found.as_plain()}
-    last = f'Exported: {found.folder}; in Python: anydepth.onnx.router.Router("{found.folder}")'
+    last = f'Exported: {found.folder}; in Python: anydepth.onnx.Router("{found.folder}")'
     present(plain, Group(title, table, Text(same)), found.notes, last, as_json)
 
 

@@ -37,8 +37,8 @@ class Saved:
     Attributes:
         policy: when a sample has had enough.
         calibration: what is promised of it; None if it was never calibrated.
-        model: what it is for: `anydepth.core.provenance.describe_model`, the dotted name of its classifier, its config and
-            dtype.
+        model: what it is for: `anydepth.core.provenance.describe_model`, the dotted name of its classifier, its config
+            and dtype.
         about: whatever else was written down: data, costs, notes.
         inputs: how the inputs were made that it was calibrated on; None if nobody told.
     """

@@ -55,7 +55,7 @@ def ship(wish: Wish, out: str | Path, *, progress: Progress | None = None) -> Ex
 
     Args:
         wish: what.
-        out: the folder; see `anydepth.onnx.exporter.export`.
+        out: the folder; see `anydepth.onnx.export`.
         progress: called with what is done, how much there is, and what it is.
 
     Raises:
@@ -130,9 +130,7 @@ def sample_batch(loaded: LoadedModel) -> dict[str, Any]:
         noise = np.random.default_rng(0).integers(0, 256, (3, _PIXELS, _PIXELS, 3), dtype=np.uint8)
         name, dtype = pixel_input(loaded)
         return {name: loaded.processor([Image.fromarray(one) for one in noise]).to(dtype)}
-    raise ExportError(
-        f"'{loaded.name}' takes tensors: use anydepth.onnx.exporter.export in Python, with a batch of yours"
-    )
+    raise ExportError(f"'{loaded.name}' takes tensors: use anydepth.onnx.export in Python, with a batch of yours")
 
 
 def _policy(wish: Wish, saved: Saved | None) -> tuple[Policy, tuple[str, ...]]:

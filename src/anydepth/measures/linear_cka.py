@@ -13,7 +13,7 @@ _FOURTH_POWERS = 250  # powers of two whose fourth powers, which the sums hold, 
 
 
 def linear_cka(run: Run, *, debiased: bool) -> Similarity:
-    """CKA of all pairs of depths with a jackknife interval where it is debiased, and its sums where they can be merged."""
+    """CKA of all pairs of depths; with a jackknife interval where it is debiased, and with sums to merge."""
     sums, parts = run.cka_sums
     value = cka(sums, debiased=debiased).cpu().numpy()
     n, blank = run.states.count, sums.location.blank

@@ -48,7 +48,7 @@ class Exported:
     """What was exported.
 
     Attributes:
-        folder: where it is; `anydepth.onnx.router.Router` runs it.
+        folder: where it is; `anydepth.onnx.Router` runs it.
         model: its name.
         policy: when samples leave, as Python would write it.
         exits: the depths where they do, ascending.

@@ -1,4 +1,4 @@
-"""Exits without torch: runs what `anydepth.onnx.exporter.export` wrote, with onnxruntime and numpy alone.
+"""Exits without torch: runs what `anydepth.onnx.export` wrote, with onnxruntime and numpy alone.
 
     router = Router("runs/exported")
     out = router({"input_ids": ids, "attention_mask": mask})

@@ -18,8 +18,8 @@ class Subject:
 
     Attributes:
         title: what a reader is told: "ViT of 12 blocks from scratch, Fashion-MNIST".
-        model: a hub id; `asset:NAME`, of `anydepth.assets.registry`; or `made:NAME`, of `anydepth.reproduce.small_models`. Empty where
-            the recipe builds it by itself.
+        model: a hub id; `asset:NAME`, of `anydepth.assets`; or `made:NAME`, of `anydepth.reproduce.small_models`. Empty
+            where the recipe builds it by itself.
         data: a hub id, with its configuration as `ID:CONFIGURATION`; `asset:NAME`; `made:NAME`; or `digits`.
         task: as in `anydepth.models.loaded.Task`.
         train: rows to train on, drawn by the seed; None for all.

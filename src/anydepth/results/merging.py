@@ -18,10 +18,9 @@ from anydepth.measures.engine.hsic import cka
 from anydepth.measures.engine.moments import merge as merge_moments
 from anydepth.measures.engine.states import ArrayStates
 from anydepth.measures.similarity import similarities
-from anydepth.results.notes import explained
+from anydepth.results.notes import explained, unequal
 from anydepth.results.trace_data import Rows, TraceData, by_field
 from anydepth.storage.rows import StoredStates
-from anydepth.tracing.assembly import unequal
 
 T = TypeVar("T", bound=TraceData)
 _FROM_SUMS = ("cka", "cka_biased")

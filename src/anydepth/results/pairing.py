@@ -171,7 +171,7 @@ def _few(ids: Sequence[Any]) -> str:
 
 
 class SomeStates:
-    """Rows of kept states in an order of their own: what measures read (see `anydepth.measures.engine.states.States`)."""
+    """Rows of kept states in an order of their own, as measures read them."""
 
     def __init__(
         self, states: StoredStates | ArrayStates, rows: Int64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"] | None

@@ -163,8 +163,8 @@ class TraceData:
 
         Shares of independent samples get Wilson's interval; those of positions that share a text the same, with the
         number of independent answers that has the same variance. Means get Student's t, over texts: samples, unless
-        several windows of a text are samples (see `anydepth.core.windows`); what lies beyond the values a mean can have is
-        cut off.
+        several windows of a text are samples (see `anydepth.core.windows`); what lies beyond the values a mean can
+        have is cut off.
 
         Args:
             name: one of `statistics`.

@@ -16,7 +16,7 @@ from anydepth.errors import IncompatibleTraces, LabelError
 from anydepth.measures.similarity import similarities
 from anydepth.passes.workspace import Workspace
 from anydepth.progress import Progress
-from anydepth.results.notes import explained
+from anydepth.results.notes import explained, unequal
 from anydepth.results.trace_data import ROW_COLUMNS, Rows, by_field
 from anydepth.storage.rows import StoredStates
 from anydepth.tracing.trace import Trace
@@ -191,21 +191,3 @@ def _broken(left: Left) -> Iterator[str]:
             here = seen[(seen[:, 0] == kind) & (seen[:, 1] == depth)]
             batches = f"batch {here[0, 2]}" + (f" and {len(np.unique(here[:, 2])) - 1} more" if len(here) > 1 else "")
             yield f"{what.format(depth)} in {batches}, first in sample {ids[here[0, 3]]!r}: it is blank there"
-
-
-MOST = 0.2  # of all answers, beyond which a text weighs so much that a note says it
-
-
-def unequal(texts: NDArray[np.int64], rows: Rows | None) -> Iterator[str]:
-    """That one text holds a great part of all answers, if one does.
-
-    Args:
-        texts: of each sample.
-        rows: the answers.
-    """
-    counts = np.zeros(0) if rows is None else np.bincount(texts[rows.sample])
-    if counts.sum() > np.count_nonzero(counts) and counts.max() > MOST * counts.sum():
-        yield (
-            f"one text holds {counts.max() / counts.sum():.0%} of all positions that have an answer, of "
-            f"{np.count_nonzero(counts):,} texts: intervals are wide, and rest on few texts"
-        )
