@@ -2,7 +2,7 @@
 #   make demo    set up, then the main job on real digits (no download); prints where the report is
 #   make test    set up, then the tests and the examples in the docstrings
 # Both install the versions of requirements/locked.txt, which were tested.
-# For developers: make check (format, lint, types), make bench (benchmarks and slow tests), make format, make clean;
+# For developers: make check (format, lint, types, structure), make bench (benchmarks and slow tests), make format, make clean;
 # make test-newest and make test-oldest (the tests on the ends of the ranges in pyproject.toml), make lock (lock anew).
 # Another interpreter: make PYTHON=python3.12 test.  More processes for the tests: make JOBS=8 test.
 
@@ -45,6 +45,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/structure.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

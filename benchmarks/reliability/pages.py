@@ -3,7 +3,7 @@
     python benchmarks/reliability/pages.py
 
 A campaign leaves its figures in results/NAME.json; on a page its place is between `<!-- NAME -->` and `<!-- /NAME -->`.
-tests/test_reliability.py sees that the pages show what the files hold.
+tests/project/test_reliability.py sees that the pages show what the files hold.
 """
 
 from __future__ import annotations

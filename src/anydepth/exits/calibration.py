@@ -2,7 +2,8 @@
 
 On the samples to tune on, temperatures and tested depths are chosen and a path of levels is laid, from strict to
 loose. Along it, on samples that took no part in that, exact tests are made until one fails; see
-`anydepth.stats.certificates`. The last level that passed is taken. A third part shows what it does, with no say in the choice.
+`anydepth.stats.certificates`. The last level that passed is taken. A third part shows what it does, with no say in the
+choice.
 """
 
 from __future__ import annotations

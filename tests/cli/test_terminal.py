@@ -1,0 +1,108 @@
+"""The command line at narrow terminals, in pipes, and where nobody reads: real processes, and a pseudo-terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anydepth as ad
+from anydepth.cli import render as show
+from anydepth.cli import terminal
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+HELP = [sys.executable, "-m", "anydepth", "trace", "--help"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": SOURCE, **more}
+
+
+def test_nobody_reads_the_output() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(HELP, stdout=write, stderr=subprocess.PIPE, env=environment(), check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_the_output_is_larger_than_a_file_may_be(tmp_path: Path) -> None:
+    command = f"ulimit -f 0; {' '.join(HELP)} > '{tmp_path}/help.txt'"
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, env=environment(), check=False, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"anydepth: .*File too large.*\n", done.stderr), done.stderr
+
+
+def test_a_pipe_that_takes_ascii_only_gets_our_signs_in_other_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(terminal, "sys", SimpleNamespace(stdout=stream, stderr=stream))
+    terminal.prepare_streams()
+    stream.write("1.00 × of 3–4, a name: コ \udcff")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"1.00 x of 3-4, a name: \\u30b3 \\udcff"  # type: ignore[attr-defined]
+
+
+def at_a_terminal(arguments: list[str], columns: int, cwd: Path) -> tuple[int, str]:
+    """The command line at a pseudo-terminal; its status, and all that came to the screen."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anydepth", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=cwd,
+        env=environment(COLUMNS=str(columns), TERM="xterm"),
+    )
+    os.close(slave)
+    screen = b""
+    try:
+        while piece := os.read(master, 65536):
+            screen += piece
+    except OSError:  # the other side was closed
+        pass
+    os.close(master)
+    return process.wait(), screen.decode().replace("\r\n", "\n")
+
+
+def test_an_error_at_a_terminal_is_one_line_without_escapes_of_the_users(tmp_path: Path) -> None:
+    status, screen = at_a_terminal(["compare", "a\x1b[31mred\u202e[/]", "b", "--out", "o"], 20, tmp_path)
+    assert status == 2
+    # before it, what the bar did to the screen
+    assert re.search(
+        r"(^|\x1b\[\?25h)anydepth: a\\x1b\[31mred\\u202e\[/\]/trace.json does not exist", screen.splitlines()[-1]
+    )
+    assert "\x1b[31m" not in screen
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_tables_fit_narrow_terminals_and_names_are_no_markup(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    trace = ad.trace_states({f"[/]{depth}": rng.normal(size=(9, 3)) for depth in range(3)})
+    stream = io.StringIO()
+    monkeypatch.setattr(
+        show, "output", lambda: terminal.SafeConsole(file=stream, width=width, force_terminal=True, color_system=None)
+    )
+    show.show_trace(trace, Path("out [/] \x1b[31m"), as_json=False)
+    printed = stream.getvalue()
+    assert r"Report: out [/] \x1b[31m/report.html" in printed
+    assert "\x1b[31m" not in printed
+    table = [line for line in printed.splitlines() if line[:1] in tuple("┏┃┡│└")]
+    assert len(table) > 4
+    assert max(map(len, table)) <= width
+
+
+def test_json_of_odd_names_is_json_without_control_characters(capsys: Any) -> None:
+    terminal.write_json({"out": "a\x1b\x7f\u202e\n"})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"out": "a\x1b\x7f\u202e\n"}
+    assert re.search("[^ -~\n]", out) is None

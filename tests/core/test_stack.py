@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+import transformers
+from torch import Tensor, nn
+
+from anydepth.core.model_io import first_samples
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack
+from anydepth.errors import ReadoutMismatch, UnknownArchitecture
+
+# torch says so of its own nn.TransformerEncoder whenever a batch has padding
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+
+
+def answer(output: Any) -> Tensor:
+    """The model's answer, picked by hand."""
+    for name in ("logits", "image_embeds", "text_embeds", "pooler_output"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    return output
+
+
+def run(model: nn.Module, batch: Any) -> Tensor:
+    return answer(model(**batch) if isinstance(batch, dict) else model(batch))
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Nothing about the model differs afterwards: weights, modules, hooks, modes, configs, instance attributes."""
+
+    def look() -> Any:
+        return {
+            name: (
+                id(module),
+                module.training,
+                [(key, id(child)) for key, child in module._modules.items()],
+                len(module._forward_hooks) + len(module._forward_pre_hooks),
+                "forward" in module.__dict__,
+                getattr(getattr(module, "config", None), "use_cache", None),
+                getattr(module, "use_nested_tensor", None),
+            )
+            for name, module in model.named_modules()
+        }
+
+    before, weights = look(), copy.deepcopy(model.state_dict())
+    try:
+        yield
+    finally:
+        assert look() == before
+        assert all(torch.equal(now, weights[name]) for name, now in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", tiny_models.CASES)
+@torch.no_grad()
+def test_the_law(name: str) -> None:
+    model, batch = tiny_models.build(name)
+    with unchanged(model):
+        expected = run(model, batch)
+        stack = Stack(model)
+        found = stack.verify(batch)
+        states = stack.states(batch)
+        assert max(found.readout, found.cut, found.replay) <= 1e-5
+        assert len(states) == stack.depth + 1
+        assert len({state.shape for state in states}) == 1
+        torch.testing.assert_close(stack.readout(states[-1], batch), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+        early = stack.readout(states[1], batch)
+        assert not torch.allclose(early, expected, equal_nan=True), "a readout that ignores its state"
+
+
+@pytest.mark.parametrize("name", tiny_models.CASES)
+@torch.no_grad()
+def test_states_are_what_hooks_see(name: str) -> None:
+    model, batch = tiny_models.build(name)
+    stack = Stack(model)
+    blocks = model.get_submodule(stack.path)
+    seen: list[Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for block in blocks
+    ]
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.TransformerEncoder would show its hooks nested tensors
+    run(model, batch)
+    torch.backends.mha.set_fastpath_enabled(True)
+    for handle in handles:
+        handle.remove()
+    keep = batch["attention_mask"].bool() if name == "nn.TransformerEncoder" else ...
+    for state, reference in zip(stack.states(batch)[1:], seen, strict=True):
+        torch.testing.assert_close(state[keep], reference[keep], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", tiny_models.CASES)
+@torch.no_grad()
+def test_disturbing_a_block_changes_what_follows_and_nothing_before(name: str) -> None:
+    model, batch = tiny_models.build(name)
+    stack = Stack(model)
+    before = stack.states(batch)
+    block, depth = model.get_submodule(stack.path)[1], 2
+    for parameter in block.parameters():
+        parameter.add_(0.5)
+    after = stack.states(batch)
+    for at, (old, new) in enumerate(zip(before, after, strict=True)):
+        assert torch.equal(old, new) == (at < depth), f"depth {at}"
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma2", "modernbert", "vit", "dinov2"])
+@torch.no_grad()
+def test_readout_is_the_shallower_model(name: str) -> None:
+    """Independent of every trick here: a model built with k blocks from its config, given the first k's weights."""
+    model, batch = tiny_models.build(name)
+    stack, k = Stack(model), 2
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = k
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:k]
+    shallow = type(model)(config).eval()
+    wanted = shallow.state_dict().keys()
+    shallow.load_state_dict({key: value for key, value in model.state_dict().items() if key in wanted})
+    read = stack.readout(stack.states(batch)[k], batch)
+    torch.testing.assert_close(read, run(shallow, batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "gemma2", "modernbert", "vit", "timm vit", "deberta-v2", "nn.TransformerEncoder"]
+)
+@torch.no_grad()
+def test_replay_is_the_forward_block_by_block(name: str) -> None:
+    model, batch = tiny_models.build(name)
+    with unchanged(model):
+        stack = Stack(model)
+        replay = stack.replay(batch)
+        state = replay.state
+        states = stack.states(batch)
+        torch.testing.assert_close(state, states[0])
+        for depth in range(1, stack.depth + 1):
+            state = replay.step(state, depth)
+            torch.testing.assert_close(state, states[depth])
+        # a second pass over the same recording gives the same: nothing was appended to a cache
+        torch.testing.assert_close(replay.step(states[0], 1), states[1])
+
+
+def test_replay_runs_no_block_while_it_records() -> None:
+    model, batch = tiny_models.build("bert")
+    stack = Stack(model)
+    stack.verify(batch)
+    calls: list[int] = []
+    for block in model.bert.encoder.layer:
+        block.register_forward_hook(lambda *_: calls.append(1))
+    stack.replay(batch)
+    assert calls == []
+
+
+@torch.no_grad()
+def test_readouts_do_not_run_the_embedding_again() -> None:
+    model, batch = tiny_models.build("vit")
+    stack = Stack(model)
+    states = stack.states(batch)
+    ran: list[int] = []
+    model.vit.embeddings.patch_embeddings.register_forward_hook(lambda *_: ran.append(1))
+    stack.readout(states[2], batch)
+    assert ran == []
+    stack.readout(states[2], {"pixel_values": batch["pixel_values"].clone()})
+    assert ran == [1], "another batch must not be given what was kept of this one"
+    batch["pixel_values"].add_(1.0)
+    stack.readout(states[2], batch)
+    assert ran == [1, 1], "nor a batch that was written to since"
+
+
+@torch.no_grad()
+def test_final_norm_can_be_skipped() -> None:
+    model, batch = tiny_models.build("gpt2")
+    stack = Stack(model)
+    state = stack.states(batch)[2]
+    torch.testing.assert_close(stack.readout(state, batch, final_norm=False), model.lm_head(state))
+    torch.testing.assert_close(stack.readout(state, batch), model.lm_head(model.transformer.ln_f(state)))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "vit"])
+def test_gradients_flow_through_states_and_readouts(name: str) -> None:
+    model, batch = tiny_models.build(name)
+    stack = Stack(model)
+    states = stack.states(batch)
+    stack.readout(states[2], batch).sum().backward()
+    blocks = model.get_submodule(stack.path)
+    reached = [any(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters()) for block in blocks]
+    assert reached == [True, True, False, False]
+
+
+@torch.no_grad()
+def test_padding_changes_nothing() -> None:
+    for name in tiny_models.ENCODERS:
+        model, batch = tiny_models.build(name)
+        stack = Stack(model)
+        padded = stack.states(batch)
+        for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+            alone = stack.states({key: value[row : row + 1, :length] for key, value in batch.items()})
+            for full, short in zip(padded, alone, strict=True):
+                torch.testing.assert_close(full[row, :length], short[0], rtol=1e-5, atol=1e-5)
+
+
+def test_modes_and_a_failing_forward_are_undone() -> None:
+    model, batch = tiny_models.build("bert")
+    model.train()
+    model.bert.encoder.layer[1].eval()  # mixed modes must come back as they were
+    stack = Stack(model)
+    with unchanged(model):
+        stack.verify(batch)
+        stack.states(batch)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a block fails")
+
+    handle = model.bert.encoder.layer[2].register_forward_hook(fail)
+    for act in (stack.states, Stack(model).verify):
+        with unchanged(model), pytest.raises(RuntimeError, match="a block fails"):
+            act(batch)
+    handle.remove()
+    pooler = model.bert.pooler.register_forward_hook(fail)
+    state = torch.zeros(3, 12, tiny_models.WIDTH)
+    with unchanged(model), pytest.raises(RuntimeError, match="a block fails"):
+        stack.readout(state, batch)
+    pooler.remove()
+
+
+def test_evaluating_restores_modes_on_failure() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    model[1].eval()
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        _ = 1 / int(model[0].training)
+    assert [part.training for part in model] == [True, False]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing:FutureWarning")  # peft's own call
+def test_lora_works_in_place() -> None:
+    peft = pytest.importorskip("peft")
+    model, batch = tiny_models.build("bert")
+    config = peft.LoraConfig(target_modules=["query", "value"], task_type="SEQ_CLS", r=2, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        stack = Stack(adapted)
+        states = stack.states(batch)
+        torch.testing.assert_close(stack.readout(states[-1], batch), adapted(**batch).logits)
+
+
+def test_a_block_that_overwrites_its_input() -> None:
+    class InPlace(tiny_models.Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(torch.tanh(self.mix(x)))
+
+    model = tiny_models.Nobodys()
+    model.trunk = nn.ModuleList(InPlace(16) for _ in range(3))
+    with torch.no_grad():
+        stack = Stack(model.eval())
+        x = torch.randn(3, 8)
+        states = stack.states(x)
+        assert not torch.equal(states[0], states[1])
+        torch.testing.assert_close(states[0], model.first(x))
+
+
+def test_a_clip_needs_to_be_told_which_tower() -> None:
+    text = transformers.CLIPTextConfig(**tiny_models._USUAL, **tiny_models._SPECIAL)
+    config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=tiny_models._IMAGE, projection_dim=16)
+    model = transformers.CLIPModel(config).eval()
+    with pytest.raises(UnknownArchitecture, match=r"several lists of blocks: .*text_model.*vision_model.*blocks="):
+        Stack(model)
+    stack = Stack(model, blocks="vision_model.encoder.layers")
+    with torch.no_grad():
+        batch = tiny_models.text() | tiny_models.images()
+        states = stack.states(batch)
+        expected = model(**batch).logits_per_image
+        torch.testing.assert_close(stack.readout(states[-1], batch), expected)
+
+
+class Aggregating(tiny_models.Nobodys):
+    """Averages the outputs of all blocks, so that no single state holds the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        total = torch.zeros_like(x)
+        for block in self.trunk:
+            x = block(x)
+            total = total + x
+        return self.last(total)
+
+
+class Repeating(tiny_models.Nobodys):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in (*self.trunk, *self.trunk):
+            x = block(x)
+        return self.last(x)
+
+
+class Skipping(tiny_models.Nobodys):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.trunk[0](self.first(x)))
+
+
+def swin() -> nn.Module:
+    settings = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
+    return transformers.SwinForImageClassification(transformers.SwinConfig(**settings, window_size=4))
+
+
+def albert() -> nn.Module:
+    return transformers.AlbertForSequenceClassification(
+        transformers.AlbertConfig(**tiny_models._USUAL, embedding_size=16)
+    )
+
+
+def t5(**settings: Any) -> nn.Module:
+    config = transformers.T5Config(d_model=32, num_layers=2, num_heads=2, d_kv=8, d_ff=48, vocab_size=99)
+    return transformers.T5ForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "error", "says"),
+    [
+        (lambda: nn.Linear(3, 3), None, UnknownArchitecture, "Linear has no ModuleList or Sequential of like blocks"),
+        (albert, None, UnknownArchitecture, r"states a depth of 4, but has .*albert_layer_groups \(1 x .*share"),
+        (t5, None, UnknownArchitecture, r"encoder-decoder.*encoder.block \(2 x T5Block\), decoder.block"),
+        (swin, lambda: tiny_models.images(size=16), UnknownArchitecture, "differ in shape between depths.*Swin"),
+        (Aggregating, lambda: torch.randn(3, 8), ReadoutMismatch, r"Aggregating: the readout law is broken.*\d"),
+        (Repeating, lambda: torch.randn(3, 8), UnknownArchitecture, "expected each once in order.*share"),
+        (Skipping, lambda: torch.randn(3, 8), UnknownArchitecture, "1 of 5 blocks of 'trunk' ran.*uncompiled"),
+    ],
+)
+@torch.no_grad()
+def test_what_cannot_be_seen_is_refused_in_one_line(model: Any, batch: Any, error: type[Exception], says: str) -> None:
+    built = model().eval()
+    with unchanged(built), pytest.raises(error, match=says) as caught:
+        Stack(built).verify(batch())
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_t5s_position_bias_breaks_the_law_and_says_so() -> None:
+    model = t5().eval()
+    batch = tiny_models.text() | {"decoder_input_ids": torch.tensor([[0, 5], [0, 6], [0, 7]])}
+    with unchanged(model), pytest.raises(ReadoutMismatch, match=r"the replay law is broken at 'encoder.block'"):
+        Stack(model, blocks="encoder.block").states(batch)
+
+
+def test_paths_that_lead_nowhere() -> None:
+    model = tiny_models.Nobodys()
+    with pytest.raises(UnknownArchitecture, match=r"no module 'trunks'; the lists it has: trunk \(5 x Block\)"):
+        Stack(model, blocks="trunks")
+    with pytest.raises(UnknownArchitecture, match="'first' is a Linear, expected a non-empty ModuleList"):
+        Stack(model, blocks="first")
+
+
+def test_first_samples_leaves_alone_what_is_not_per_sample() -> None:
+    batch = {"x": torch.zeros(5, 2), "scale": torch.zeros(3), "flag": True}
+    few = first_samples(batch, 2)
+    assert few["x"].shape == (2, 2)
+    assert few["scale"].shape == (3,)
+    assert few["flag"] is True
