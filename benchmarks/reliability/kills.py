@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -33,13 +34,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 import checkpoints
 import numpy as np
 import torch
+from fuzzing import zygote
 
 import anydepth.passes.workspace
 from anydepth import EarlyExit, Trace
 from anydepth.cli.app import run
 from anydepth.errors import AnydepthError
 from anydepth.onnx.router import Router
-from anydepth.report import html
 from anydepth.storage.output_folder import settle
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
@@ -64,7 +65,7 @@ class Job:
 
 
 def make_assets(root: Path) -> None:
-    """A classifier, reviews, two traces and a calibrated model; made in this process, which then has all libraries."""
+    """A classifier, reviews, two traces and a calibrated model."""
     torch.manual_seed(0)
     names = {"id2label": {0: "dull", 1: "great"}, "label2id": {"dull": 0, "great": 1}}
     checkpoints.bert(root / "bert", num_hidden_layers=3, initializer_range=0.5, **names)
@@ -134,11 +135,11 @@ def require(holds: bool, what: str) -> None:
         raise AssertionError(what)
 
 
-def in_a_fork(command: tuple[str, ...], here: Path, kill: tuple[float, int] | None = None) -> int:
+def in_a_fork(command: tuple[str, ...] | Callable[[], None], here: Path, kill: tuple[float, int] | None = None) -> int:
     """Run a command in a process of its own; returns its status.
 
     Args:
-        command: of the command line.
+        command: of the command line, or what to call.
         here: where its standard output and error and its temporary files go.
         kill: after how many seconds to send which signal.
     """
@@ -150,7 +151,7 @@ def in_a_fork(command: tuple[str, ...], here: Path, kill: tuple[float, int] | No
         os.dup2(log, 2)
         random.seed()
         try:
-            os._exit(run(command))
+            os._exit((command() or 0) if callable(command) else run(command))
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
@@ -293,12 +294,12 @@ def main() -> None:
     options.add_argument("--jobs", default="trace,align,exit,compare,export")
     options.add_argument("--seed", type=int, default=0)
     asked = options.parse_args()
-    torch.set_num_threads(1)
+    zygote.preload()
     anydepth.passes.workspace._SECONDS_BETWEEN_COMMITS = 0.02  # so that there is something to go on from
-    html._bundle()  # a second that every process would spend again
     number = getattr(signal, f"SIG{asked.signal}")
     root = Path(mkdtemp(prefix="kills-"))
-    make_assets(root)
+    # in a process of its own: threads that torch started here would be missing in forks
+    require(in_a_fork(partial(make_assets, root), root) == 0, "the assets are made")
     table = recorded(asked.signal, asked.seed)
     for name in asked.jobs.split(","):
         job = jobs(root)[name]

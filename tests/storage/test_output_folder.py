@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import stat
 import sys
@@ -424,6 +425,27 @@ def test_default_folders_never_fall_on_each_other(tmp_path: Path, monkeypatch: p
     assert default_folder("exp1/checkpoint-500") == default_folder("./exp1/../exp1/checkpoint-500/")
     assert default_folder("exp1/checkpoint-500") == default_folder(tmp_path / "exp1" / "checkpoint-500")
     assert str(default_folder("bert", "digits", suffix="-exit")) == "runs/bert-digits-exit"
+
+
+def test_nothing_stays_where_too_many_files_are_open(tmp_path: Path) -> None:
+    """Clearing away takes a file handle itself."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    handles: list[int] = []
+
+    def work() -> None:
+        with output(tmp_path / "a" / "b", KIND):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 256), before[1]))
+            while True:
+                handles.append(os.open(os.devnull, os.O_RDONLY))
+
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            work()
+    finally:
+        for handle in handles:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class FolderLock:
     def __init__(self, folder: Path, output: Path) -> None:
         self._path, self._output = folder / JOB, output
         self._handle: int | None = None
+        self._spare: int | None = None
 
     def acquire(self) -> None:
         """Take the lock.
@@ -58,6 +59,14 @@ class FolderLock:
             raise
         self._handle = handle
         _held.add(handle)
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def free_a_handle(self) -> None:
+        """See that one file can be opened, to clear away: what failed may be that too many are open."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
     def sign(self, job: str) -> None:
         """Write down who has the lock, and what for.
@@ -94,6 +103,7 @@ class FolderLock:
         """
         if self._handle is None:
             return
+        self.free_a_handle()
         handle, self._handle = self._handle, None
         try:
             if remove:

@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -233,7 +233,7 @@ def output(
     finally:
         _open.reset(token)
         with held_back():
-            _leave(folder, lock, made, keep=not done and (ranks > 1 or _resumable(folder / PARTIAL)))
+            _leave(folder, lock, made, keep=lambda: not done and (ranks > 1 or _resumable(folder / PARTIAL)))
 
 
 def settle(folder: Path) -> None:
@@ -261,7 +261,7 @@ def settle(folder: Path) -> None:
             with writing(folder), held_back():
                 carry_out(folder, partial)
         finally:
-            _leave(folder, lock, [], keep=_resumable(partial))
+            _leave(folder, lock, [], keep=lambda: _resumable(partial))
 
 
 def _locked(folder: Path, kind: OutputKind) -> FolderLock:
@@ -293,7 +293,7 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
             with writing(folder), held_back():
                 carry_out(folder, partial)
         except BaseException:
-            _leave(folder, lock, [], keep=_resumable(partial))
+            _leave(folder, lock, [], keep=lambda: _resumable(partial))
             raise
         return lock
     raise OutputError(f"'{folder}' is in use by another process: wait for it to end, or give another folder")
@@ -385,16 +385,18 @@ def _resumable(partial: Path) -> bool:
     return any(next(partial.glob(pattern), None) is not None for pattern in _RESUMABLE)
 
 
-def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: bool) -> None:
+def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: Callable[[], bool]) -> None:
     """Let go of a folder: of the work folder there stays what is to be gone on from, or nothing."""
     partial = folder / PARTIAL
+    lock.free_a_handle()
     if plan_in(partial) is not None:  # for the next process to carry out
         lock.release(remove=False)
         return
     empty = False
     with suppress(OSError):  # what cannot be removed now is removed by the next process
+        kept = keep()
         for entry in partial.iterdir():
-            if entry.name in (NEW, OLD) or not (keep or entry.name == JOB):
+            if entry.name in (NEW, OLD) or not (kept or entry.name == JOB):
                 remove_tree(entry) if entry.is_dir() else entry.unlink()
         empty = all(entry.name == JOB for entry in partial.iterdir())
     with suppress(OSError):
