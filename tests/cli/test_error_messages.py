@@ -17,8 +17,8 @@ from PIL import Image
 from anydepth.cli.error_messages import described
 
 
-def raised(action: Callable[[], object]) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever it is
+def raised(action: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - whichever it is
         action()
     return caught.value
 
@@ -34,6 +34,12 @@ def limited(action: Callable[[], object]) -> None:
         action()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def panic() -> None:
+    """As pyo3 has it, where a library unwraps what the system refused."""
+    kind = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+    raise kind('called `Result::unwrap()` on an `Err` value: Os { code: 24, kind: Uncategorized, message: "Too many" }')
 
 
 def deep() -> object:
@@ -54,6 +60,7 @@ OUTSIDE: dict[str, tuple[Callable[[], object], str]] = {
     "no picture": (lambda: Image.open(__file__), "'?.*"),
     "text that is none": (lambda: b"\xff".decode(), "a file holds something else than it should"),
     "deep JSON": (deep, "a file of JSON is nested too deeply"),
+    "a library in Rust": (panic, "the system says: Too many open files; raise the limit"),
     "a link loop": (lambda: Path("loop").stat(), "'loop': Too many levels of symbolic links"),
     "processes": (
         lambda: torch.distributed.TCPStore("127.0.0.1", 1, is_master=False, timeout=_SHORT),

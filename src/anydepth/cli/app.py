@@ -102,7 +102,9 @@ def run(arguments: Sequence[str]) -> int:
         then = getattr(stop, "__notes__", ["the same command starts over"])[-1]
         terminal.say(f"anydepth: {how}; {then}")
         return 128 + number
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not failures.is_panic(error):
+            raise
         return _failed(error, debug=debug)
 
 
@@ -120,7 +122,7 @@ def _end_within(seconds: float, status: int) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _failed(error: Exception, *, debug: bool) -> int:
+def _failed(error: BaseException, *, debug: bool) -> int:
     """Say in one line what went wrong; returns the exit status."""
     if debug:
         terminal.say("".join(traceback.format_exception(error)).rstrip())
@@ -137,7 +139,7 @@ def _failed(error: Exception, *, debug: bool) -> int:
     return 2
 
 
-def _of_bug(error: Exception) -> str:
+def _of_bug(error: BaseException) -> str:
     """What to say of an error that nobody foresaw; its traceback is kept in a file, since it may not come again."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"

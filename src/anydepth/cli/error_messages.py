@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import traceback
 from collections.abc import Iterator
 
@@ -65,10 +66,17 @@ def described(error: BaseException) -> str | None:
     return None
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up; what it raises then is no `Exception`."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
 def _of_one(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _of_system(error)
     words = str(error)
+    if is_panic(error) and (code := re.search(r"\bOs \{ code: (\d+)", words)):
+        return _of_system(OSError(int(code[1]), os.strerror(int(code[1]))))
     if isinstance(error, MemoryError) or any(part in words for part in _MEMORY):
         return f"out of memory ({one_line(error)}): use a smaller --batch-size, or a machine with more"
     if isinstance(error, RuntimeError) and type(error).__module__.startswith("torch.distributed"):

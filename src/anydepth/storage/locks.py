@@ -49,6 +49,15 @@ class FolderLock:
             OutputError: another process, or another thread of this one, has it.
             FileNotFoundError: whoever had it has just removed the folder.
         """
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        try:
+            self._handle = self._opened()
+        except BaseException:
+            self.free_a_handle()
+            raise
+        _held.add(self._handle)
+
+    def _opened(self) -> int:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             self._lock(handle)
@@ -57,10 +66,7 @@ class FolderLock:
         except BaseException:
             os.close(handle)
             raise
-        self._handle = handle
-        _held.add(handle)
-        with suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY)
+        return handle
 
     def free_a_handle(self) -> None:
         """See that one file can be opened, to clear away: what failed may be that too many are open."""

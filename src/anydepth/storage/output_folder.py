@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -220,7 +220,11 @@ def output(
         return
     with writing(folder):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = _locked(folder, kind)
+    try:
+        lock = _locked(folder, kind)
+    except BaseException:
+        _remove_empty(made)
+        raise
     done = False
     token = _open.set((*_open.get(), (folder.absolute(), threading.get_ident())))
     try:
@@ -401,6 +405,10 @@ def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: Callable[[
         empty = all(entry.name == JOB for entry in partial.iterdir())
     with suppress(OSError):
         lock.release(remove=empty)
-    for path in (partial, *made):
+    _remove_empty([partial, *made])
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
         with suppress(OSError):
-            path.rmdir()
+            folder.rmdir()
