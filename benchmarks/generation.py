@@ -39,7 +39,7 @@ from anydepth import Confidence
 from anydepth.assets.registry import path
 from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise, tokens_per_round
-from anydepth.generation.modes import Mode
+from anydepth.generation.modes import GenerationMethod
 from anydepth.generation.speculative import best_length
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,7 +70,7 @@ class Way:
 
     title: str
     options: dict[str, Any] = field(default_factory=dict)
-    mode: Mode | None = None
+    mode: GenerationMethod | None = None
     predict: Callable[[Spent], float] | None = None
     seconds: list[float] = field(default_factory=list)
     same: int = 0

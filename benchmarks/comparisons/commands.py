@@ -19,7 +19,7 @@ from anydepth import Trace
 from anydepth.measures.engine.states import ArrayStates, States
 from anydepth.measures.similarity import similarities
 from anydepth.results.comparison import Comparison
-from anydepth.results.pairing import SomeStates
+from anydepth.results.pairing import StatesSubset
 from anydepth.stats.paired import Differences
 from anydepth.storage.files import plain, write_json
 
@@ -139,7 +139,7 @@ def chance(one: str, other: str) -> dict[str, Alike]:
     def mixed() -> States:
         states = trace_of(other).states
         assert states is not None
-        return SomeStates(states, np.random.default_rng(SEED).permutation(states.count), None)
+        return StatesSubset(states, np.random.default_rng(SEED).permutation(states.count), None)
 
     return _kept(one, f"chance-{other}", mixed, MEASURED)
 

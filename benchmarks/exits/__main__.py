@@ -30,7 +30,7 @@ from anydepth import Confidence, EarlyExit
 from anydepth.exits.calibration import parts
 from anydepth.exits.costs import measure_costs
 from anydepth.exits.curve import ExitCurve, curve_of, relative_time
-from anydepth.exits.exit_scores import Looked
+from anydepth.exits.exit_scores import PolicyInputs
 from anydepth.storage.files import write_json
 
 HERE = Path(__file__).parent
@@ -44,12 +44,12 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def looked_at(name: str, one: Subject) -> Looked:
+def looked_at(name: str, one: Subject) -> PolicyInputs:
     """What a model shows of its samples; kept, since it is what takes long."""
     file = WORK / f"{name}.npz"
     if file.exists():
         with np.load(file) as kept:
-            return Looked(tuple(kept["depths"].tolist()), kept["seen"], kept["predictions"], kept["labels"])
+            return PolicyInputs(tuple(kept["depths"].tolist()), kept["seen"], kept["predictions"], kept["labels"])
     found = EarlyExit(one.stack, Confidence(0.5)).look(one.batches, labels=True, out=WORK / name)
     np.savez(file, depths=found.depths, seen=found.seen, predictions=found.predictions, labels=found.labels)
     return found

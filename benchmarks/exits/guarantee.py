@@ -12,7 +12,7 @@ import numpy as np
 
 from anydepth.errors import CertificateError
 from anydepth.exits.calibration import calibrate
-from anydepth.exits.exit_scores import Looked
+from anydepth.exits.exit_scores import PolicyInputs
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.tuning import levels, temperatures
 from anydepth.stats.certificates import certified
@@ -22,7 +22,7 @@ SIZES = (500, 2_000, 10_000)
 TOLERANCES = (0.01, 0.05)
 
 
-def truth(pool: Looked, policy: Policy) -> tuple[float, float]:
+def truth(pool: PolicyInputs, policy: Policy) -> tuple[float, float]:
     """Share of failures and mean depth over the whole population."""
     if isinstance(policy, AtDepth):
         return 0.0, float(policy.threshold)
@@ -30,14 +30,16 @@ def truth(pool: Looked, policy: Policy) -> tuple[float, float]:
     return shown.failures(policy.level, "model") / len(pool), shown.mean_depth(policy.level)
 
 
-def oracle(pool: Looked, policy: Policy, tolerance: float) -> float:
+def oracle(pool: PolicyInputs, policy: Policy, tolerance: float) -> float:
     """The least mean depth of a level that keeps the tolerance on the population; temperatures fitted to all of it."""
     shown = pool.under(replace(policy, temperature=temperatures(pool)))
     kept = [level for level in levels(shown, 2_000) if shown.failures(level, "model") <= tolerance * len(pool)]
     return min((shown.mean_depth(level) for level in kept), default=float(pool.depths[-1]))
 
 
-def simulate(pool: Looked, policy: Policy, *, size: int, tolerance: float, draws: int, seed: int) -> dict[str, float]:
+def simulate(
+    pool: PolicyInputs, policy: Policy, *, size: int, tolerance: float, draws: int, seed: int
+) -> dict[str, float]:
     """Calibrate again and again on so many samples."""
     rng, last = np.random.default_rng(seed), pool.depths[-1]
     best = oracle(pool, policy, tolerance)
@@ -55,7 +57,9 @@ def simulate(pool: Looked, policy: Policy, *, size: int, tolerance: float, draws
     return {"size": size, "tolerance": tolerance, "draws": draws, "broken": broken, "kept": kept, "oracle": best}
 
 
-def just_above(pool: Looked, policy: Policy, *, size: int, tolerance: float, draws: int, seed: int) -> dict[str, float]:
+def just_above(
+    pool: PolicyInputs, policy: Policy, *, size: int, tolerance: float, draws: int, seed: int
+) -> dict[str, float]:
     """How often the strictest level that fails a little too often is certified, tested by itself: at most 5 %."""
     shown = pool.under(policy)
     wrong = next(level for level in levels(shown, 5_000) if shown.failures(level, "model") > tolerance * len(pool))

@@ -21,7 +21,7 @@ import anydepth as ad
 from anydepth import Stack
 from anydepth.core.provenance import versions
 from anydepth.measures.readout import saturation_depth, saturation_histogram
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 from anydepth.training.evaluation import by_sample
 from anydepth.training.objectives import OBJECTIVES
 
@@ -53,7 +53,7 @@ class Units:
 
     def save(self, path: Path) -> None:
         """Write what paired tests need: a bit for each answer where a unit has one, else its sums."""
-        with replacing(path) as beside, beside.open("wb") as file:
+        with atomic_write(path) as beside, beside.open("wb") as file:
             if (self.count == 1).all():
                 bits = np.packbits(self.right.T.astype(bool), axis=1)
                 np.savez_compressed(file, right_bits=bits, units=np.array(len(self.count)))
@@ -106,7 +106,7 @@ def write(result: dict[str, Any], units: Units, folder: Path, name: str) -> None
         f" {json.dumps(key)}: {json.dumps(_plain(value), allow_nan=False, default=str)}"
         for key, value in result.items()
     )
-    with replacing(folder / f"{name}.json") as beside:
+    with atomic_write(folder / f"{name}.json") as beside:
         beside.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from anydepth import Stack
 from anydepth.core.heads import separate_heads
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 from anydepth.training.objectives import OBJECTIVES
 
 CHECKPOINT_SECONDS = 120
@@ -154,7 +154,7 @@ class Training:
             for name, parameter in self.parameters.items():
                 state = self._optimizer.state.get(parameter, {})
                 tensors |= {f"{moment} {name}": state[moment] for moment in _MOMENTS if moment in state}
-        with replacing(self.file) as beside:
+        with atomic_write(self.file) as beside:
             save_file(tensors, beside, metadata={"progress": json.dumps(asdict(self.progress))})
 
     def _restored(self) -> Progress:

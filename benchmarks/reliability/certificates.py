@@ -22,7 +22,7 @@ import pages
 
 from anydepth.exits.calibration import calibrate
 from anydepth.exits.costs import Cost, Costs
-from anydepth.exits.exit_scores import Looked
+from anydepth.exits.exit_scores import PolicyInputs
 from anydepth.exits.policies import AtDepth, Confidence, Entropy, Margin, Patience, Policy
 from anydepth.stats.certificates import Failures
 from anydepth.storage.files import write_json
@@ -31,12 +31,12 @@ RESULTS = Path(__file__).parent / "results" / "certificates.json"
 CLASSES, DEPTHS, POPULATION = 4, (1, 2, 3, 4), 2_000
 AGREEMENT = (0.67, 0.95, 0.999)
 CONFIDENCE = Confidence(0.5)
-Draw = Callable[[Looked, int, np.random.Generator], Looked]
+Draw = Callable[[PolicyInputs, int, np.random.Generator], PolicyInputs]
 
 
 def population(
     sharpness: tuple[float, ...] = (1.0, 1.0, 1.0), *, spread: float = 0.5, adverse: bool = False, seed: int = 0
-) -> Looked:
+) -> PolicyInputs:
     """Logits at three depths of four; failures are among the hard samples, of which the shallow depths are less sure.
 
     Args:
@@ -61,22 +61,22 @@ def population(
         seen[np.arange(POPULATION), place, top] = lead
         seen[:, place] *= sharpness[place]
         predictions.append(top)
-    return Looked(DEPTHS, seen.astype(np.float32), np.stack([*predictions, final], 1), None)
+    return PolicyInputs(DEPTHS, seen.astype(np.float32), np.stack([*predictions, final], 1), None)
 
 
-def drawn(pool: Looked, count: int, rng: np.random.Generator) -> Looked:
+def drawn(pool: PolicyInputs, count: int, rng: np.random.Generator) -> PolicyInputs:
     """Independent samples."""
     return pool.rows(rng.integers(0, len(pool), count))
 
 
-def repeated(pool: Looked, count: int, rng: np.random.Generator) -> Looked:
+def repeated(pool: PolicyInputs, count: int, rng: np.random.Generator) -> PolicyInputs:
     """Independent samples, each written down once or several times: a set of data with copies."""
     copies = rng.geometric(0.4, count)
     sample, content = drawn(pool, count, rng), np.repeat(np.arange(count), copies)[:count]
     return replace(sample.rows(content), digests=content.astype(np.uint64))
 
 
-def frequent(pool: Looked, count: int, rng: np.random.Generator) -> Looked:
+def frequent(pool: PolicyInputs, count: int, rng: np.random.Generator) -> PolicyInputs:
     """Independent samples of inputs of which one comes up a tenth of the time; see `heavy`."""
     rows = rng.integers(0, len(pool), count)
     rows[rng.random(count) < 0.1] = 0
@@ -87,7 +87,7 @@ def frequent(pool: Looked, count: int, rng: np.random.Generator) -> Looked:
 class Setting:
     """What is calibrated, on how many samples, and what is asked of it."""
 
-    pool: Looked
+    pool: PolicyInputs
     samples: int
     tolerance: float = 0.01
     confidence: float = 0.95
@@ -105,13 +105,13 @@ class Setting:
         return float(np.average(failed, weights=self.weights)), shown.mean_depth(policy.level)
 
 
-def tied() -> Looked:
+def tied() -> PolicyInputs:
     """Logits in whole numbers, as of a coarsely quantised model."""
     pool = population()
     return replace(pool, seen=np.round(pool.seen))
 
 
-def heavy() -> tuple[Looked, np.ndarray]:
+def heavy() -> tuple[PolicyInputs, np.ndarray]:
     """A population in which sample 0 is a tenth of all inputs, surely and wrongly answered at depth 1."""
     pool = population()
     pool.seen[0, 0], pool.predictions[0, 0] = [0, 14, 0, 0], 1

@@ -28,7 +28,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
 from anydepth.core.blocks import _candidates
-from anydepth.core.model_io import answer_of, call_model, distance
+from anydepth.core.model_io import call_model, distance, model_output
 from anydepth.core.stack import Stack
 from anydepth.core.truncation import truncate
 from anydepth.errors import AnydepthError, TruncationError
@@ -157,7 +157,7 @@ def cut(stack: Stack, batch: dict[str, Tensor], depth: int) -> str:
         small.save_pretrained(folder)
         loaded, report = type(small).from_pretrained(folder, output_loading_info=True)
         expected = stack.readout(stack.states(batch)[depth], batch)
-        error = max(distance(answer_of(call_model(one.eval(), batch))[1], expected) for one in (small, loaded))
+        error = max(distance(model_output(call_model(one.eval(), batch))[1], expected) for one in (small, loaded))
     return "equal" if error <= TOLERANCE and not any(report.values()) else f"WRONG: {error:.1e} {report}"
 
 

@@ -12,8 +12,8 @@ import pytest
 from fake_recipe import RECIPE, RECIPES, only_made_up, put, results
 from run_cli import Command, in_folder
 
-from anydepth.reproduce.experiment import Bench
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.experiment import Experiment
+from anydepth.reproduce.results import RecipeResults, Values
 
 OUT = Path("runs/reproduce")
 
@@ -39,11 +39,11 @@ def test_a_recipe_ends_with_its_claims_and_where_everything_is(command: Command)
 
 def test_seeds_that_are_there_stay(command: Command) -> None:
     assert command("reproduce", "other", "--seeds", "1").status == 0
-    before = Found.load(OUT / "results/other.json")
+    before = RecipeResults.load(OUT / "results/other.json")
     done = command("reproduce", "other", "--seeds", "2", "--json")
     assert "seed 1 is measured" in done.err
     assert "seed 0 is measured" not in done.err
-    after = Found.load(OUT / "results/other.json")
+    after = RecipeResults.load(OUT / "results/other.json")
     assert after.seeds[0] == before.seeds[0]
     assert json.loads(done.out)["seeds"] == [0, 1]
 
@@ -72,7 +72,7 @@ def test_a_trial_is_no_result(command: Command) -> None:
 
 
 def test_after_an_interrupt_the_same_command_goes_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stops(bench: Bench) -> Values:
+    def stops(bench: Experiment) -> Values:
         if bench.seed == 1:
             raise KeyboardInterrupt
         return fake_recipe.measure(bench)
@@ -81,12 +81,12 @@ def test_after_an_interrupt_the_same_command_goes_on(command: Command, monkeypat
     stopped = command("reproduce", "other")
     assert stopped.status == 130
     assert stopped.err.endswith("interrupted; the same command goes on where this one stopped\n")
-    assert set(Found.load(OUT / "results/other.json").seeds) == {0}
+    assert set(RecipeResults.load(OUT / "results/other.json").seeds) == {0}
     monkeypatch.setitem(RECIPES, "other", fake_recipe.OTHER)
     again = command("reproduce", "other")
     assert again.status == 0, again.err
     assert "seed 0 is measured" not in again.err
-    assert set(Found.load(OUT / "results/other.json").seeds) == {0, 1, 2}
+    assert set(RecipeResults.load(OUT / "results/other.json").seeds) == {0, 1, 2}
 
 
 def test_the_list(command: Command) -> None:
@@ -120,7 +120,7 @@ def test_local_folders_stand_in_for_names(command: Command, monkeypatch: pytest.
     Path("local").mkdir()
     seen = []
 
-    def measure(bench: Bench) -> Values:
+    def measure(bench: Experiment) -> Values:
         seen.append((bench.source("org/model"), bench.source("org/data"), bench.as_printed, bench.device))
         return fake_recipe.values(bench.seed)
 

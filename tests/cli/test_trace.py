@@ -400,7 +400,7 @@ def test_an_error_leaves_the_trace_that_was_there(command: Command) -> None:
 
 def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    collect = anydepth.tracing.collect.Pass._collect
+    collect = anydepth.tracing.collect.TracePass._collect
 
     def stopping(self: Any, *arguments: Any) -> Any:
         counted.append(1)
@@ -408,7 +408,7 @@ def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         return collect(self, *arguments)
 
-    monkeypatch.setattr(anydepth.tracing.collect.Pass, "_collect", stopping)
+    monkeypatch.setattr(anydepth.tracing.collect.TracePass, "_collect", stopping)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
     done = command(*again)
     assert (done.status, done.out) == (130, "")
@@ -424,7 +424,7 @@ def test_an_interrupt_is_status_130(command: Command, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    collect = anydepth.tracing.collect.Pass._collect
+    collect = anydepth.tracing.collect.TracePass._collect
 
     def stopped(self: Any, *arguments: Any) -> Any:
         counted.append(1)
@@ -432,7 +432,7 @@ def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypa
             signal.raise_signal(getattr(signal, name))
         return collect(self, *arguments)
 
-    monkeypatch.setattr(anydepth.tracing.collect.Pass, "_collect", stopped)
+    monkeypatch.setattr(anydepth.tracing.collect.TracePass, "_collect", stopped)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size", "3")
     done = command(*again)
     assert (done.status, done.out) == (128 + getattr(signal, name), "")
@@ -443,7 +443,7 @@ def test_what_schedulers_send_is_as_ctrl_c(name: str, command: Command, monkeypa
 
 def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    collect = anydepth.tracing.collect.Pass._collect
+    collect = anydepth.tracing.collect.TracePass._collect
 
     def counting(self: Any, *arguments: Any) -> Any:
         counted.append(1)
@@ -451,7 +451,7 @@ def test_restart_forgets_what_an_interrupt_left(command: Command, monkeypatch: p
             raise KeyboardInterrupt
         return collect(self, *arguments)
 
-    monkeypatch.setattr(anydepth.tracing.collect.Pass, "_collect", counting)
+    monkeypatch.setattr(anydepth.tracing.collect.TracePass, "_collect", counting)
     again = ("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--batch-size")
     assert command(*again, "3").status == 130
     refused = command(*again, "4")
@@ -479,9 +479,11 @@ def test_ctrl_c_in_a_real_process(
     assert 0 < done < len(rows)
 
     counted: list[int] = []
-    collect = anydepth.tracing.collect.Pass._collect
+    collect = anydepth.tracing.collect.TracePass._collect
     monkeypatch.setattr(
-        anydepth.tracing.collect.Pass, "_collect", lambda self, *given: (counted.append(1), collect(self, *given))[1]
+        anydepth.tracing.collect.TracePass,
+        "_collect",
+        lambda self, *given: (counted.append(1), collect(self, *given))[1],
     )
     assert command(*arguments, "--out", str(tmp_path / "out")).status == 0
     assert len(counted) == len(rows) - done

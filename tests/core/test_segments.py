@@ -38,7 +38,7 @@ def in_legs_is_plain(stack: Stack, batch: Any) -> None:
     answers = {depth: stack.readout(states[depth], batch, depth=depth) for depth in range(1, stack.depth + 1)}
     for ends in (ends for count in range(stack.depth) for ends in combinations(range(1, stack.depth), count)):
         stops = Stops(ends)
-        with stack.in_legs(batch) as legs:
+        with stack.segments(batch) as legs:
             for depth in (*ends, stack.depth):
                 torch.testing.assert_close(legs.run(batch, stops), answers[depth])
                 assert legs.depth == depth
@@ -84,7 +84,7 @@ def test_the_next_leg_with_some_of_the_samples(name: str) -> None:
     stack = Stack(model)
     states = stack.states(batch)
     rows = torch.tensor([2, 0])
-    with stack.in_legs(batch) as legs:
+    with stack.segments(batch) as legs:
         legs.run(batch, Stops([2]))
         legs.keep(rows)
         answer = legs.run(samples_of(batch, rows), Stops([3]))
@@ -100,7 +100,7 @@ def test_the_model_is_as_it_was_also_after_an_error() -> None:
         raise ZeroDivisionError
 
     def run() -> None:
-        with stack.in_legs(batch) as legs, stack.keeping(batch):
+        with stack.segments(batch) as legs, stack.cached_prefix(batch):
             assert list(model.bert.encoder.layer) != blocks
             legs.run(batch, fail)
 
@@ -118,7 +118,7 @@ def test_nothing_is_held_after_the_last_leg() -> None:
     stack.verify(batch)
     gc.disable()
     try:
-        with stack.in_legs(batch) as legs:
+        with stack.segments(batch) as legs:
             legs.run(batch, Stops([2]))
             held = weakref.ref(legs)
         del legs

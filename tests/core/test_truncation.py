@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import anydepth as ad
 from anydepth.core.heads import Heads, separate_heads
-from anydepth.core.model_io import answer_of, call_model
+from anydepth.core.model_io import call_model, model_output
 from anydepth.core.stack import Stack
 from anydepth.core.truncation import truncate
 from anydepth.errors import TruncationError
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
 
 def answer(model: nn.Module, batch: Any) -> Tensor:
     with torch.no_grad():
-        return answer_of(call_model(model, batch))[1]
+        return model_output(call_model(model, batch))[1]
 
 
 @pytest.mark.parametrize("depth", [1, 3])

@@ -21,7 +21,7 @@ from anydepth.core.windows import name, spans, texts_of
 from anydepth.errors import DataError
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
-from anydepth.results.pairing import join
+from anydepth.results.pairing import pair_samples
 from anydepth.stats.intervals import share_interval, t_interval
 from anydepth.theory.observation import observe
 from anydepth.tracing.run import trace
@@ -314,7 +314,7 @@ def test_intervals_take_windows_of_one_text_for_one(gpt2):
 def test_comparisons_take_windows_of_one_text_for_one(gpt2):
     ready = data.batches(rows(TEXTS), gpt2, batch_size=3, stride=5)
     found = trace(models.stack_of(gpt2, ready), ready, measures=[])
-    assert join(found, found).sample.tolist() == texts_of(found.ids)[found.rows.sample].tolist()
+    assert pair_samples(found, found).sample.tolist() == texts_of(found.ids)[found.rows.sample].tolist()
 
 
 def test_merged_traces_take_windows_of_one_text_for_one(gpt2, tmp_path):

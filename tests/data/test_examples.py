@@ -17,7 +17,7 @@ from anydepth import data
 from anydepth.core.tokens import IGNORED
 from anydepth.data.augment import SHIFT, augmented
 from anydepth.data.examples import class_names, examples, load_to_train
-from anydepth.data.loading import Wanted
+from anydepth.data.loading import DataSelection
 from anydepth.data.sources import training_splits
 from anydepth.errors import DataError, LabelError, ModelError
 from anydepth.models import loading as models
@@ -53,9 +53,9 @@ def saved(folder: Path, **columns) -> str:
     return str(folder)
 
 
-def both(source: str, wanted: Wanted | None = None, **which) -> tuple[data.LoadedData, data.LoadedData]:
+def both(source: str, wanted: DataSelection | None = None, **which) -> tuple[data.LoadedData, data.LoadedData]:
     asked = {"split": None, "eval_source": None, "eval_split": None} | which
-    return load_to_train(source, wanted or Wanted(), **asked)
+    return load_to_train(source, wanted or DataSelection(), **asked)
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -101,21 +101,21 @@ def test_a_tenth_is_kept_apart_where_there_is_one_split(tmp_path):
     assert list(held_out.dataset["text"]) == [f"text {row}" for row in held_out.rows]
     assert held_out.notes == ("evaluated on 5 of the 50 rows, kept apart by a draw with seed 0",)
     assert both(source)[1].rows.tolist() == held_out.rows.tolist()
-    assert both(source, Wanted(seed=1))[1].rows.tolist() != held_out.rows.tolist()
-    limited = both(source, Wanted(limit=20))
+    assert both(source, DataSelection(seed=1))[1].rows.tolist() != held_out.rows.tolist()
+    limited = both(source, DataSelection(limit=20))
     assert [len(part) for part in limited] == [18, 2]
 
 
 def test_a_limit_holds_for_each_split():
-    train, held_out = both("digits", Wanted(limit=30, seed=3))
+    train, held_out = both("digits", DataSelection(limit=30, seed=3))
     assert (train.split, len(train), held_out.split, len(held_out)) == ("train", 30, "test", 30)
     assert held_out.notes == ("30 of 450 rows, drawn with seed 3",)
 
 
 def test_what_is_evaluated_has_a_limit_of_its_own():
-    train, held_out = both("digits", Wanted(limit=20, seed=5), eval_limit=30)
+    train, held_out = both("digits", DataSelection(limit=20, seed=5), eval_limit=30)
     assert (len(train), len(held_out)) == (20, 30)
-    other, same = both("digits", Wanted(limit=20, seed=6), eval_limit=30)
+    other, same = both("digits", DataSelection(limit=20, seed=6), eval_limit=30)
     assert train.rows.tolist() != other.rows.tolist()
     assert held_out.rows.tolist() == same.rows.tolist(), "another seed is evaluated on the same rows"
 

@@ -11,20 +11,20 @@ from exit_models import batches
 from anydepth.errors import CertificateError, DataError
 from anydepth.exits.calibration import Calibration, settle
 from anydepth.exits.early_exit import EarlyExit
-from anydepth.exits.exit_scores import Shown
+from anydepth.exits.exit_scores import ExitScores
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 from anydepth.exits.tuning import levels
 from anydepth.stats import certificates
 
 
-def population(count: int, *, seed: int = 0) -> Shown:
+def population(count: int, *, seed: int = 0) -> ExitScores:
     """Three tested depths of four; the surer and the deeper, the likelier it is to agree with the last."""
     rng = np.random.default_rng(seed)
     final = rng.integers(0, 10, count)
     scores = rng.random((count, 3))
     agrees = rng.random((count, 3)) < 1 - 0.6 * (1 - scores) ** np.array([1.0, 1.5, 2.0])
     early = np.where(agrees, final[:, None], (final[:, None] + 1) % 10)
-    return Shown((1, 2, 3, 4), scores, np.hstack([early, final[:, None]]), rng.integers(0, 10, count))
+    return ExitScores((1, 2, 3, 4), scores, np.hstack([early, final[:, None]]), rng.integers(0, 10, count))
 
 
 POOL = population(20_000)
@@ -99,7 +99,7 @@ def test_the_path_goes_from_strict_to_loose_and_knows_its_own_part_only() -> Non
 
 def test_nothing_to_certify() -> None:
     shown = population(400)
-    never = Shown(
+    never = ExitScores(
         shown.depths, shown.scores, np.hstack([shown.predictions[:, :3] * 0 - 1, shown.predictions[:, 3:]]), None
     )
     found = settle(never, never, never, tolerance=0.01, confidence=0.95, against="model")

@@ -12,7 +12,7 @@ from exit_models import build
 from torch import Tensor, nn
 
 from anydepth.core.heads import separate_heads
-from anydepth.core.model_io import answer_of, call_model, sample_count, samples_of
+from anydepth.core.model_io import call_model, model_output, sample_count, samples_of
 from anydepth.core.stack import Stack
 from anydepth.errors import PolicyError, UnsupportedHead
 from anydepth.exits.early_exit import EarlyExit, Exits
@@ -85,7 +85,7 @@ def same(out: Exits, depths: list[int], logits: Tensor) -> None:
 def test_a_policy_that_never_fires_is_the_plain_model(name: str) -> None:
     model, batch = build(name)
     with torch.no_grad():
-        expected = answer_of(call_model(model, batch))[1]
+        expected = model_output(call_model(model, batch))[1]
     out = EarlyExit(model, NEVER)(batch)
     torch.testing.assert_close(out.logits, expected, rtol=1e-5, atol=1e-5)
     last = Stack(model).depth

@@ -20,13 +20,13 @@ from scipy.stats import binom, binomtest
 from torch import nn
 
 import anydepth as ad
-from anydepth.core.model_io import answer_of, call_model, split_labels
+from anydepth.core.model_io import call_model, model_output, split_labels
 from anydepth.data.input_settings import InputSettings
 from anydepth.errors import CertificateError, PolicyError, UnsupportedHead
 from anydepth.exits.calibration import Calibration, calibrate, parted
-from anydepth.exits.exit_scores import Looked, Shown
+from anydepth.exits.exit_scores import ExitScores, PolicyInputs
 from anydepth.exits.policies import Confidence, Entropy, Margin, Policy, as_plain, from_plain
-from anydepth.exits.saving import Saved
+from anydepth.exits.saving import ExitFile
 from anydepth.stats.certificates import Failures, minimal_depth, one_of_each
 
 LOOSE: dict[str, Any] = {"tolerance": 0.2, "confidence": 0.9, "against": "model"}
@@ -68,7 +68,7 @@ def test_failures_and_depths_along_a_path_are_those_of_each_level() -> None:
     rng = np.random.default_rng(0)
     scores = np.round(rng.normal(size=(200, 3)), 1)
     scores[rng.random(scores.shape) < 0.05] = np.nan
-    shown = Shown((1, 3, 4, 6), scores, rng.integers(0, 3, (200, 4)), rng.integers(0, 3, 200))
+    shown = ExitScores((1, 3, 4, 6), scores, rng.integers(0, 3, (200, 4)), rng.integers(0, 3, 200))
     path = [np.inf, 2.0, 0.5, 0.5, 0.1, -0.7, -5.0]
     for against in ("model", "labels"):
         expected = [shown.failures(level, against) for level in path]
@@ -79,7 +79,7 @@ def test_failures_and_depths_along_a_path_are_those_of_each_level() -> None:
 # --- what counts -----------------------------------------------------------------------------------------------------
 
 
-def copied(found: Looked, times: int) -> Looked:
+def copied(found: PolicyInputs, times: int) -> PolicyInputs:
     content = np.arange(len(found)).repeat(times)
     return replace(found.rows(content), digests=content.astype(np.uint64))
 
@@ -115,7 +115,7 @@ def test_a_frequent_input_that_fails_is_not_hidden_among_distinct_ones() -> None
     seen[:, 0, 0] = np.linspace(1, 2, 400)
     seen[7] = [0, 9]
     early = np.where(np.arange(400) == 7, 1, 0)
-    found = Looked((1, 2), seen, np.stack([early, final], 1), None, np.arange(400, dtype=np.uint64))
+    found = PolicyInputs((1, 2), seen, np.stack([early, final], 1), None, np.arange(400, dtype=np.uint64))
     settings: dict[str, Any] = {"tolerance": 0.05, "confidence": 0.9, "against": "model", "tune": False}
     assert calibrate(Confidence(0.5), found, **settings)[1].certificate is not None
     often = found.rows(np.concatenate([np.arange(400), np.full(200, 7)]))
@@ -283,7 +283,7 @@ def test_inputs_made_otherwise() -> None:
 def test_what_was_calibrated_on_batches_of_ones_own_promises_nothing_of_files(tmp_path: Path) -> None:
     exits = ad.EarlyExit(bert(tmp_path / "model"), Confidence(0.6), calibration=FOUND)
     exits.save(tmp_path / "out", processor=checkpoints.tokenizer())
-    saved = Saved.read(tmp_path / "out")
+    saved = ExitFile.read(tmp_path / "out")
     now = InputSettings(kind="text", processor="a", max_length=32, columns=("text",), device="cpu")
     found = saved.calibration_for(exits.stack, now)
     assert found is not None
@@ -308,10 +308,10 @@ def question_answering() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 def test_the_loss_is_never_the_answer() -> None:
     model, inputs = question_answering()
     asked = inputs | {"start_positions": torch.arange(6), "end_positions": torch.arange(6)}
-    name, answer = answer_of(call_model(model, asked))
+    name, answer = model_output(call_model(model, asked))
     assert (name, tuple(answer.shape)) == ("start_logits", (6, 9))
-    assert answer_of(model(**asked))[0] == "start_logits", "also where something else gave it the labels"
-    assert answer_of(model(**asked, return_dict=False))[1].shape == (6, 9)
+    assert model_output(model(**asked))[0] == "start_logits", "also where something else gave it the labels"
+    assert model_output(model(**asked, return_dict=False))[1].shape == (6, 9)
     one, other = (ad.trace(model, [batch], measures=["cka"]) for batch in (inputs, asked))
     np.testing.assert_array_equal(one.similarity["cka"], other.similarity["cka"])
     assert one.digests.tolist() == other.digests.tolist(), "labels are no part of a sample's content"

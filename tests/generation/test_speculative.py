@@ -264,7 +264,7 @@ def test_rows_in_the_cache() -> None:
     """Each keeps its own positions, at the end; what is padding in all rows goes."""
     stack, sample = Stack(speaker("gpt2")), checked_on(ROWS["input_ids"][:3], None)
     mask = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]])
-    with stack.in_legs(sample) as legs:
+    with stack.segments(sample) as legs:
         decoder = Decoder(stack, legs, DynamicCache(), {"attention_mask": mask}, sample, Spent())
         held = torch.arange(8.0)[None, None, :, None] + torch.tensor([0, 10, 20])[:, None, None, None]
         for layer in range(BLOCKS):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anydepth.exits.calibration import Calibration
-from anydepth.exits.exit_scores import Looked
+from anydepth.exits.exit_scores import PolicyInputs
 from anydepth.stats.certificates import Certificate
 
 
@@ -56,7 +56,7 @@ def bert(folder: Path, **settings: Any) -> transformers.BertForSequenceClassific
 CLASSES, LAST = 4, 5
 
 
-def looked(count: int = 600, *, sharpness: tuple[float, ...] = (0.3, 1.0, 1.0, 3.0), seed: int = 0) -> Looked:
+def looked(count: int = 600, *, sharpness: tuple[float, ...] = (0.3, 1.0, 1.0, 3.0), seed: int = 0) -> PolicyInputs:
     """Logits that are calibrated with the last answer, each depth then multiplied by its own sharpness."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(count, LAST - 1, CLASSES)) * np.array([2.0, 1.0, 0.5, 0.0])[None, :, None]
@@ -66,4 +66,4 @@ def looked(count: int = 600, *, sharpness: tuple[float, ...] = (0.3, 1.0, 1.0, 3
     final = torch.multinomial(p[:, -1], 1, generator=torch.Generator().manual_seed(seed))[:, 0].numpy()
     seen = (logits * np.array(sharpness)[None, :, None]).astype(np.float32)
     predictions = np.concatenate([seen.argmax(2), final[:, None]], 1)
-    return Looked((1, 2, 3, 4, LAST), seen, predictions, rng.integers(0, CLASSES, count))
+    return PolicyInputs((1, 2, 3, 4, LAST), seen, predictions, rng.integers(0, CLASSES, count))

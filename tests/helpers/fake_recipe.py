@@ -10,9 +10,9 @@ import pytest
 from anydepth.reproduce import listing, verdict
 from anydepth.reproduce import runner as running
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.results import Found, Seed, Values
+from anydepth.reproduce.results import RecipeResults, Seed, Values
 from anydepth.reproduce.runner import results_path
 from anydepth.reproduce.subjects import Scale, Subject
 
@@ -37,14 +37,14 @@ def values(seed: int) -> Values:
     }
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """The same, after a word to the user."""
     if bench.say is not None:
         bench.say(f"seed {bench.seed} is measured")
     return values(bench.seed)
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """One of each verdict, and one that is certain."""
     first = found.each("plain", "accuracy")[:, 0]
     return [
@@ -87,14 +87,14 @@ def only_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "RECIPES", RECIPES)
 
 
-def results(count: int = 3, *, scale: Scale = "cpu", version: int = 1, steps: int | None = None) -> Found:
+def results(count: int = 3, *, scale: Scale = "cpu", version: int = 1, steps: int | None = None) -> RecipeResults:
     """What so many seeds of it found."""
     versions = {"versions": {"anydepth": "0.1.0"}, "created": "2020-01-01"}
     seeds = {number: Seed(values(number), 60.0 * (number + 1), versions) for number in range(count)}
-    return Found(RECIPE.name, version, scale, RECIPE.settings(scale), steps, seeds)
+    return RecipeResults(RECIPE.name, version, scale, RECIPE.settings(scale), steps, seeds)
 
 
-def put(out: Path, found: Found) -> Path:
+def put(out: Path, found: RecipeResults) -> Path:
     """Results where a run would leave them."""
     path = results_path(out, RECIPE, found.scale)
     found.save(path)

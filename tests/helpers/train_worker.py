@@ -167,11 +167,11 @@ def stopped(job: dict[str, Any]) -> None:
     """A training whose last process alone is asked to stop, at a step of the job's; leaves the signal each stops by."""
     from anydepth.distributed import rank_and_count
     from anydepth.signals import Stopped, stopping
-    from anydepth.training.callbacks import Interrupt
+    from anydepth.training.callbacks import InterruptCallback
 
     (rank, count), out = rank_and_count(), Path(job["out"])
     ask = Do(job["stop_at"], lambda model: signal.raise_signal(signal.SIGTERM) if rank == count - 1 else None)
-    interrupt = Interrupt(print)
+    interrupt = InterruptCallback(print)
     ours = trainer(job["kind"], out, callbacks=[ask, interrupt], max_steps=9)
     try:
         with stopping(), interrupt.awaited():

@@ -24,15 +24,15 @@ import anydepth.jobs.align
 from anydepth import data
 from anydepth.core.stack import Stack
 from anydepth.data.examples import load_to_train
-from anydepth.data.loading import Wanted
+from anydepth.data.loading import DataSelection
 from anydepth.errors import AnydepthError, TraceFileError, TrainingError
 from anydepth.jobs.align import align
-from anydepth.jobs.align_settings import Job
+from anydepth.jobs.align_settings import AlignSettings
 from anydepth.jobs.run_folder import RunFolder
 from anydepth.models import loading as models
 from anydepth.tracing.run import trace
-from anydepth.training.callbacks import Teller
-from anydepth.training.summary import Aligned
+from anydepth.training.callbacks import ProgressCallback
+from anydepth.training.summary import TrainingSummary
 
 # large steps, so that a few of them make a difference
 FAST = {"max_steps": 6, "learning_rate": 3e-3, "per_device_train_batch_size": 8, "use_cpu": True, "logging_steps": 2}
@@ -57,18 +57,18 @@ def _no_spring_cleaning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def images(assets: Path) -> Job:
-    return Job(str(assets / "vit"), str(assets / "digits"), training=FAST)
+def images(assets: Path) -> AlignSettings:
+    return AlignSettings(str(assets / "vit"), str(assets / "digits"), training=FAST)
 
 
 @pytest.fixture
-def texts(assets: Path) -> Job:
-    return Job(str(assets / "bert"), str(assets / "reviews.csv"), training=FAST)
+def texts(assets: Path) -> AlignSettings:
+    return AlignSettings(str(assets / "bert"), str(assets / "reviews.csv"), training=FAST)
 
 
 @pytest.fixture
-def corpus(assets: Path) -> Job:
-    return Job(str(assets / "gpt2"), str(assets / "corpus.txt"), max_length=16, training=FAST)
+def corpus(assets: Path) -> AlignSettings:
+    return AlignSettings(str(assets / "gpt2"), str(assets / "corpus.txt"), max_length=16, training=FAST)
 
 
 def files(folder: Path) -> set[str]:
@@ -91,7 +91,7 @@ def loads_alone(folder: Path, auto: str) -> Any:
     return model.eval()
 
 
-def test_the_licence_and_card_of_the_base_go_along(texts: Job, tmp_path: Path) -> None:
+def test_the_licence_and_card_of_the_base_go_along(texts: AlignSettings, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(texts.model, base)
     for name in ("LICENSE", "README.md", "optimizer.pt", "exit.json"):
@@ -119,7 +119,7 @@ def accuracies(folder: Path, rows: data.LoadedData) -> list[float]:
     return [float(one.double().mean()) for one in right]
 
 
-def test_an_image_classifier_from_a_config(images: Job, tmp_path: Path) -> None:
+def test_an_image_classifier_from_a_config(images: AlignSettings, tmp_path: Path) -> None:
     found = align(images, tmp_path / "out")
     assert files(found.folder) == MODEL
     loads_alone(found.folder, "AutoModelForImageClassification")
@@ -132,12 +132,12 @@ def test_an_image_classifier_from_a_config(images: Job, tmp_path: Path) -> None:
     assert found.notes[0] == "trained on 60 rows (train), evaluated on 60 (test)"
     assert "the weights are random, not the checkpoint's" in found.notes
     written = json.loads((found.folder / "align.json").read_text())
-    assert Aligned.of(found.folder, written["result"]).values == found.values
+    assert TrainingSummary.of(found.folder, written["result"]).values == found.values
     assert written["settings"]["rows"] == [60, 60]
     assert f"| 3 | {found.values[2]:.3f} |" in (found.folder / "README.md").read_text()
 
 
-def test_a_text_classifier_from_a_checkpoint_without_one(texts: Job, tmp_path: Path) -> None:
+def test_a_text_classifier_from_a_checkpoint_without_one(texts: AlignSettings, tmp_path: Path) -> None:
     found = align(texts, tmp_path / "out")
     assert files(found.folder) == MODEL | TOKENIZER
     model = loads_alone(found.folder, "AutoModelForSequenceClassification")
@@ -150,7 +150,7 @@ def test_a_text_classifier_from_a_checkpoint_without_one(texts: Job, tmp_path: P
     assert answer[0]["label"] in ("dull", "great")
 
 
-def test_a_language_model(corpus: Job, tmp_path: Path) -> None:
+def test_a_language_model(corpus: AlignSettings, tmp_path: Path) -> None:
     found = align(replace(corpus, objective="sampled"), tmp_path / "out")
     assert files(found.folder) == MODEL | TOKENIZER | {"generation_config.json"}
     model = loads_alone(found.folder, "AutoModelForCausalLM")
@@ -166,7 +166,7 @@ def test_a_language_model(corpus: Job, tmp_path: Path) -> None:
     assert found.values[-1] == pytest.approx(math.exp(nats / count), rel=1e-5)
 
 
-def test_heads_are_saved_and_every_depth_is_traced_by_its_own(texts: Job, tmp_path: Path) -> None:
+def test_heads_are_saved_and_every_depth_is_traced_by_its_own(texts: AlignSettings, tmp_path: Path) -> None:
     found = align(replace(texts, objective="heads"), tmp_path / "out")
     assert files(found.folder) == MODEL | TOKENIZER | {"heads.safetensors"}
     loads_alone(found.folder, "AutoModelForSequenceClassification")
@@ -183,8 +183,8 @@ def test_heads_are_saved_and_every_depth_is_traced_by_its_own(texts: Job, tmp_pa
     assert own.provenance["model"]["fingerprint"] != alone.provenance["model"]["fingerprint"]
 
 
-def test_an_objective_may_be_changed(images: Job, tmp_path: Path) -> None:
-    job = replace(images, weights=(1.0, 3.0), exits=(1, 3), distillation=0.25, wanted=Wanted(seed=5))
+def test_an_objective_may_be_changed(images: AlignSettings, tmp_path: Path) -> None:
+    job = replace(images, weights=(1.0, 3.0), exits=(1, 3), distillation=0.25, wanted=DataSelection(seed=5))
     loss = job.resolved().loss
     assert (loss.weights, loss.exits, loss.distillation, loss.seed) == ((1.0, 3.0), (1, 3), 0.25, 5)
     found = align(job, tmp_path / "out")
@@ -192,9 +192,9 @@ def test_an_objective_may_be_changed(images: Job, tmp_path: Path) -> None:
     assert not same(found.folder, align(images, tmp_path / "plain").folder)
 
 
-def test_the_seed_settles_everything(images: Job, tmp_path: Path) -> None:
+def test_the_seed_settles_everything(images: AlignSettings, tmp_path: Path) -> None:
     job = replace(images, training=FAST | {"max_steps": 2})
-    other = replace(job, wanted=Wanted(seed=1))
+    other = replace(job, wanted=DataSelection(seed=1))
     folders = [align(one, tmp_path / str(index)).folder for index, one in enumerate((job, job, other))]
     assert same(folders[0], folders[1])
     assert not same(folders[0], folders[2])
@@ -222,7 +222,7 @@ def kill() -> None:
     raise Killed
 
 
-def test_what_was_killed_goes_on_from_its_checkpoint(images: Job, tmp_path: Path) -> None:
+def test_what_was_killed_goes_on_from_its_checkpoint(images: AlignSettings, tmp_path: Path) -> None:
     job = replace(images, objective="sampled", training=FAST | {"max_steps": 9, "save_steps": 2})
     whole = align(job, tmp_path / "whole")
     with pytest.raises(Killed):
@@ -238,7 +238,7 @@ def test_what_was_killed_goes_on_from_its_checkpoint(images: Job, tmp_path: Path
     assert files(again.folder) == MODEL
 
 
-def test_ctrl_c_waits_for_the_step_and_leaves_a_checkpoint(images: Job, tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_the_step_and_leaves_a_checkpoint(images: AlignSettings, tmp_path: Path) -> None:
     said: list[str] = []
     before = signal.getsignal(signal.SIGINT)
     stop = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
@@ -252,7 +252,7 @@ def test_ctrl_c_waits_for_the_step_and_leaves_a_checkpoint(images: Job, tmp_path
     assert same(again.folder, align(images, tmp_path / "whole").folder)
 
 
-def test_what_fails_before_a_checkpoint_leaves_nothing(images: Job, tmp_path: Path) -> None:
+def test_what_fails_before_a_checkpoint_leaves_nothing(images: AlignSettings, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         align(images, tmp_path / "out", progress=at_step(2, kill))
     assert files(tmp_path) == set()
@@ -263,7 +263,7 @@ def test_what_fails_before_a_checkpoint_leaves_nothing(images: Job, tmp_path: Pa
     assert files(tmp_path / "mine") == set()
 
 
-def test_a_finished_folder(images: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_folder(images: AlignSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = replace(images, objective="heads", training=FAST | {"max_steps": 2})
     found = align(job, tmp_path / "out", keep_checkpoints=True)
     assert files(found.folder) == MODEL | {"heads.safetensors", "checkpoints"}
@@ -277,14 +277,14 @@ def test_a_finished_folder(images: Job, tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads((again.folder / "align.json").read_text())["settings"]["objective"] == "standard"
 
 
-def test_other_settings_do_not_go_on(images: Job, tmp_path: Path) -> None:
+def test_other_settings_do_not_go_on(images: AlignSettings, tmp_path: Path) -> None:
     job = replace(images, training=FAST | {"save_steps": 2})
     with pytest.raises(Killed):
         align(job, tmp_path / "out", progress=at_step(3, kill))
     slower = job.training | {"learning_rate": 1e-4}
     for changed, says in (
         ({"objective": "uniform"}, 'objective "aligned", and is now asked for "uniform"'),
-        ({"wanted": Wanted(limit=50)}, "limit unset, and is now asked for 50"),
+        ({"wanted": DataSelection(limit=50)}, "limit unset, and is now asked for 50"),
         ({"weights": "uniform"}, 'weights unset, and is now asked for "uniform"'),
         ({"training": slower}, "learning_rate 0.003, and is now asked for 0.0001"),
     ):
@@ -294,7 +294,7 @@ def test_other_settings_do_not_go_on(images: Job, tmp_path: Path) -> None:
     align(replace(job, training=job.training | {"logging_steps": 1, "save_steps": 3}), tmp_path / "out", resume=True)
 
 
-def test_other_data_under_the_same_name_do_not_go_on(texts: Job, tmp_path: Path) -> None:
+def test_other_data_under_the_same_name_do_not_go_on(texts: AlignSettings, tmp_path: Path) -> None:
     source = tmp_path / "reviews.csv"
     source.write_text(Path(texts.data).read_text())
     job = replace(texts, data=str(source), training=FAST | {"save_steps": 2})
@@ -320,7 +320,7 @@ def test_folders_that_are_somebody_elses(tmp_path: Path) -> None:
         RunFolder(tmp_path / "new").standing({}, resume=True, restart=True)
 
 
-def test_the_model_to_begin_with_is_not_overwritten(images: Job, assets: Path) -> None:
+def test_the_model_to_begin_with_is_not_overwritten(images: AlignSettings, assets: Path) -> None:
     for restart in (False, True):
         with pytest.raises(TrainingError, match="vit' is the model to begin with, and would be overwritten"):
             align(images, assets / "vit", restart=restart)
@@ -356,7 +356,7 @@ def test_a_model_comes_into_place_all_or_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == {"align.json", "config.json"}
 
 
-def test_a_place_that_cannot_be_written(images: Job, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(images: AlignSettings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TraceFileError, match="cannot write .*file/out: "):
         align(images, tmp_path / "file" / "out")
@@ -382,12 +382,12 @@ def test_a_place_that_cannot_be_written(images: Job, tmp_path: Path) -> None:
 )
 def test_settings_that_make_no_sense(training: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=says) as caught:
-        align(Job("no/model/anywhere", "no data", training={"use_cpu": True} | training), tmp_path / "out")
+        align(AlignSettings("no/model/anywhere", "no data", training={"use_cpu": True} | training), tmp_path / "out")
     assert "\n" not in str(caught.value)
 
 
 def test_activation_checkpointing_has_its_usual_name(tmp_path: Path) -> None:
-    assert Job("m", "d", training={"gradient_checkpointing": True}).arguments(tmp_path).gradient_checkpointing
+    assert AlignSettings("m", "d", training={"gradient_checkpointing": True}).arguments(tmp_path).gradient_checkpointing
 
 
 REFUSED = {
@@ -404,13 +404,13 @@ REFUSED = {
     "exits": ({"exits": (1, 9)}, "exits are .1, 9., expected depths among 1..2"),
     "weights": ({"weights": (1.0, -1.0)}, "the weight of depth 2 is -1.0"),
     "length": ({"max_length": 99}, "max length is 99 tokens"),
-    "column": ({"wanted": Wanted(label="stars")}, "no column 'stars' to take as label"),
+    "column": ({"wanted": DataSelection(label="stars")}, "no column 'stars' to take as label"),
     "a task of two": ({"task": "causal-lm"}, "is a bert, which sees the token it is to predict"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_before_anything_is_written(what: str, texts: Job, tmp_path: Path) -> None:
+def test_what_is_refused_before_anything_is_written(what: str, texts: AlignSettings, tmp_path: Path) -> None:
     changed, says = REFUSED[what]
     with pytest.raises(AnydepthError, match=says):
         align(replace(texts, **changed), tmp_path / "out")
@@ -420,7 +420,7 @@ def test_what_is_refused_before_anything_is_written(what: str, texts: Job, tmp_p
 # --- what is told ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_told(images: Job, tmp_path: Path) -> None:
+def test_what_is_told(images: AlignSettings, tmp_path: Path) -> None:
     told: list[tuple[int, int | None, str]] = []
     found = align(images, tmp_path / "out", progress=lambda *said: told.append(said))
     assert told[:2] == [(0, None, "loading"), (1, 1, "loading")]
@@ -432,7 +432,7 @@ def test_what_is_told(images: Job, tmp_path: Path) -> None:
 
 def test_a_depth_that_was_not_looked_at_keeps_its_last_value() -> None:
     told: list[str] = []
-    teller = Teller(lambda *said: told.append(said[2]), 12, language_model=True)
+    teller = ProgressCallback(lambda *said: told.append(said[2]), 12, language_model=True)
     state = type("State", (), {"global_step": 1, "max_steps": 9})()
     teller.on_log(None, state, None, logs={"loss": 1.0, "loss_depth_1": 1.0, "accuracy_depth_1": 0.5})
     teller.on_log(None, state, None, logs={"loss": 1.0, "loss_depth_12": 800.0, "accuracy_depth_12": 0.5})

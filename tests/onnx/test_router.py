@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from anydepth.errors import AnydepthError, DataError, ModelError, TraceFileError
 from anydepth.onnx.router import Router
-from anydepth.storage.checksums import sealed, stated
+from anydepth.storage.checksums import file_record, with_checksum
 
 SOURCE = Path(__file__).parents[2] / "src"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -49,10 +49,10 @@ def write_manifest(folder: Path, segments: list[dict[str, Any]], inputs: dict[st
         "level": LEVEL if len(segments) > 1 else None,
         "inputs": inputs,
         "segments": segments,
-        "files": {path.name: stated(path) for path in folder.glob("*.onnx")},
+        "files": {path.name: file_record(path) for path in folder.glob("*.onnx")},
         **more,
     }
-    (folder / "export.json").write_text(json.dumps(sealed(content)))
+    (folder / "export.json").write_text(json.dumps(with_checksum(content)))
 
 
 ROWS = {"x": {"dtype": "float32", "shape": ["batch", 2]}}

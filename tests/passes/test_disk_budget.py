@@ -16,7 +16,7 @@ import tiny_models
 from naive import same
 
 from anydepth.errors import AnydepthError, AnydepthWarning, DataError, TraceFileError
-from anydepth.passes.disk_budget import Room
+from anydepth.passes.disk_budget import DiskBudget
 from anydepth.passes.workspace import Workspace
 from anydepth.tracing.run import trace
 from anydepth.tracing.trace import Trace
@@ -184,16 +184,16 @@ def test_a_disk_without_room_for_one_more_batch_of_who_knows_how_many(
 
 def test_processes_share_one_disk_and_one_limit(tmp_path: Path) -> None:
     with closing(Workspace(tmp_path, "key")) as workspace:
-        room = Room(workspace, 1000, batches=5, ranks=2)
+        room = DiskBudget(workspace, 1000, batches=5, ranks=2)
         room.take(100, each=False)
         assert room.expected == 1000
-        message = refusal(lambda: Room(workspace, 999, batches=5, ranks=2).take(100, each=False))
+        message = refusal(lambda: DiskBudget(workspace, 999, batches=5, ranks=2).take(100, each=False))
         assert message.startswith("the states take about 1.0 kB on disk, and the limit is 999 bytes")
 
 
 def test_what_is_told(tmp_path: Path) -> None:
     with closing(Workspace(tmp_path, "key")) as workspace:
-        known, unknown = Room(workspace, None, batches=3), Room(workspace, None, batches=None)
+        known, unknown = DiskBudget(workspace, None, batches=3), DiskBudget(workspace, None, batches=None)
         assert known.told("batches") == "batches"
         for room in (known, unknown):
             room.take(2000, each=False)

@@ -10,7 +10,7 @@ import torch
 from run_cli import Command, in_folder
 
 from anydepth import EarlyExit, Stack, Trace, compare
-from anydepth.exits.saving import Saved as ExitFile
+from anydepth.exits.saving import ExitFile as ExitFile
 from anydepth.models.loading import load
 from anydepth.onnx.router import Router
 from anydepth.theory.findings import Theory

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import anydepth as ad
-from anydepth.core.model_io import answer_of, call_model
+from anydepth.core.model_io import call_model, model_output
 from anydepth.core.overrides import Override
 from anydepth.core.patching import forward_as
 from anydepth.core.stack import Stack
@@ -111,7 +111,7 @@ def looks(model: nn.Module) -> Any:
 
 def plain(model: nn.Module, batch: Any) -> Tensor:
     with torch.no_grad():
-        return answer_of(call_model(model, batch))[1]
+        return model_output(call_model(model, batch))[1]
 
 
 def works(model: nn.Module, batch: Any) -> dict[str, Callable[[], Any]]:

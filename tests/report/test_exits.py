@@ -15,7 +15,7 @@ from anydepth.errors import MeasureError
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import AtDepth, Confidence
-from anydepth.exits.summary import Exited
+from anydepth.exits.summary import ExitSummary
 from anydepth.report.pages import exits as page
 from anydepth.stats.certificates import Certificate
 
@@ -49,8 +49,8 @@ def calibration(*, certified: bool = True) -> Calibration:
     return Calibration(promise, 0.8, (400, 800, 400), 3, 3.5)
 
 
-def exited(*, certified: bool = True, labelled: bool = True, name: str = "small-bert") -> Exited:
-    return Exited(
+def exited(*, certified: bool = True, labelled: bool = True, name: str = "small-bert") -> ExitSummary:
+    return ExitSummary(
         folder=Path("out"),
         model=name,
         data="reviews (test)",
@@ -68,7 +68,7 @@ def exited(*, certified: bool = True, labelled: bool = True, name: str = "small-
     )
 
 
-PAGES: dict[str, dict[str, Exited]] = {
+PAGES: dict[str, dict[str, ExitSummary]] = {
     "plain": {"small-bert": exited()},
     "without labels": {"small-bert": exited(labelled=False)},
     "nothing certified": {"small-bert": exited(certified=False)},

@@ -11,7 +11,7 @@ from anydepth.reproduce.figures import figure, figure_paths
 from anydepth.reproduce.listing import listed
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.results import Found
+from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.runner import results_path
 from anydepth.reproduce.verdict import PAGE, render
 from anydepth.storage.files import plain
@@ -22,8 +22,8 @@ LEAST = 3
 each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 
 
-def kept(recipe: Recipe) -> Found:
-    return Found.load(results_path(KEPT, recipe, "cpu"))
+def kept(recipe: Recipe) -> RecipeResults:
+    return RecipeResults.load(results_path(KEPT, recipe, "cpu"))
 
 
 def test_the_page_is_what_the_results_say() -> None:
@@ -75,7 +75,7 @@ def test_the_two_fastest_run_a_few_steps(tmp_path: Path, monkeypatch: pytest.Mon
         done = command("reproduce", recipe.name, "--steps", "3", "--seeds", "2", *replaced)
         assert done.status == 0, done.err
         assert "A trial of 3 steps" in done.out
-        for claim in recipe.claims(Found.load(results_path(Path("runs/reproduce"), recipe, "cpu", 3))):
+        for claim in recipe.claims(RecipeResults.load(results_path(Path("runs/reproduce"), recipe, "cpu", 3))):
             assert claim.where in done.out
 
 

@@ -15,17 +15,17 @@ import pytest
 import recipe_models
 
 from anydepth.errors import AnydepthError
-from anydepth.jobs.align_settings import Job
+from anydepth.jobs.align_settings import AlignSettings
 from anydepth.reproduce import experiment as bench
 from anydepth.reproduce import runner as running
 from anydepth.reproduce.curves import THRESHOLDS, by_depth, exits
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Plan, Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.results import Found, Values
-from anydepth.reproduce.runner import Order, reproduce, results_path
+from anydepth.reproduce.results import RecipeResults, Values
+from anydepth.reproduce.runner import ReproduceSettings, reproduce, results_path
 from anydepth.reproduce.subjects import SCALES, Scale, Subject
-from anydepth.training.summary import Aligned
+from anydepth.training.summary import TrainingSummary
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -45,9 +45,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reproduce")
 
 
-def order(root: Path, name: str, scale: Scale = "cpu", seeds: int = 1) -> Order:
+def order(root: Path, name: str, scale: Scale = "cpu", seeds: int = 1) -> ReproduceSettings:
     use = recipe_models.use(root / "standins", running.RECIPES[name].plans[scale].sources())
-    return Order(name, root / scale, scale=scale, seeds=seeds, steps=2, use=use)
+    return ReproduceSettings(name, root / scale, scale=scale, seeds=seeds, steps=2, use=use)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ELSEWHERE])
@@ -57,7 +57,7 @@ def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
 
     found = reproduce(asked)
 
-    assert Found.load(results_path(asked.out, recipe, "full", 2)) == found
+    assert RecipeResults.load(results_path(asked.out, recipe, "full", 2)) == found
     assert found.seeds[0].provenance["versions"]["anydepth"]
     decided = recipe.claims(found)
     assert decided
@@ -70,7 +70,7 @@ def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Order:
+def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
     """An order of two seeds of a recipe of two small trainings."""
     subject = Subject(
         title="a ViT of 3 blocks",
@@ -81,7 +81,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Order:
         from_scratch=True,
     )
 
-    def measure(bench: Bench) -> Values:
+    def measure(bench: Experiment) -> Values:
         return {
             name: by_depth(bench.traced("vit", bench.trained("vit", name), measures=("cosine",)))
             for name in ("standard", "aligned")
@@ -111,11 +111,11 @@ def test_a_recipe_says_what_it_is(recipe) -> None:
     assert Path(__file__).parents[2].joinpath(f"src/anydepth/reproduce/recipes/{recipe.name}.py").is_file()
 
 
-def path_of(asked: Order) -> Path:
+def path_of(asked: ReproduceSettings) -> Path:
     return results_path(asked.out, running.RECIPES[asked.recipe], "cpu", asked.steps)
 
 
-def test_what_is_finished_is_not_made_again(toy: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_not_made_again(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     first = reproduce(toy)
 
     def never(*_: object, **__: object) -> None:
@@ -132,10 +132,10 @@ def test_what_is_finished_is_not_made_again(toy: Order, monkeypatch: pytest.Monk
     assert again.seeds[0].cpu_seconds == first.seeds[0].cpu_seconds > 0, "what the parts took when they were made"
 
 
-def test_an_interrupted_run_goes_on(toy: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, trained = bench.align, []
 
-    def align(job: Job, out: Path, **how: Any) -> Aligned:
+    def align(job: AlignSettings, out: Path, **how: Any) -> TrainingSummary:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(out)
@@ -144,7 +144,7 @@ def test_an_interrupted_run_goes_on(toy: Order, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bench, "align", align)
     with pytest.raises(KeyboardInterrupt):
         reproduce(toy)
-    assert set(Found.load(path_of(toy)).seeds) == {0}, "what is finished is kept"
+    assert set(RecipeResults.load(path_of(toy)).seeds) == {0}, "what is finished is kept"
     monkeypatch.setattr(bench, "align", lambda job, out, **how: (trained.append(out), whole(job, out, **how)))
     found = reproduce(toy)
     assert set(found.seeds) == {0, 1}
@@ -152,13 +152,13 @@ def test_an_interrupted_run_goes_on(toy: Order, monkeypatch: pytest.MonkeyPatch)
     assert found.seeds[0].values != found.seeds[1].values
 
 
-def test_a_seed_is_the_same_wherever_it_is_run(toy: Order, tmp_path: Path) -> None:
+def test_a_seed_is_the_same_wherever_it_is_run(toy: ReproduceSettings, tmp_path: Path) -> None:
     found = reproduce(toy)
     again = reproduce(replace(toy, out=tmp_path / "elsewhere", seeds=1))
     assert again.seeds[0].values == found.seeds[0].values
 
 
-def test_a_damaged_curve_is_told(toy: Order) -> None:
+def test_a_damaged_curve_is_told(toy: ReproduceSettings) -> None:
     reproduce(toy)
     path = path_of(toy)
     content = json.loads(path.read_text())
@@ -172,15 +172,15 @@ def test_a_damaged_curve_is_told(toy: Order) -> None:
         reproduce(toy)
 
 
-def test_rows_to_train_on_and_rows_held_out(toy: Order) -> None:
+def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
     plan = running.RECIPES["toy"].plans["cpu"]
     for seed in (0, 1):
-        one = bench.Bench(toy.out, "cpu", plan.subjects, seed=seed, use=toy.use)
+        one = bench.Experiment(toy.out, "cpu", plan.subjects, seed=seed, use=toy.use)
         assert one.samples(plan.subjects["vit"]).split == "test"
         assert one.samples(plan.subjects["vit"], training=True).split == "train"
 
 
-def test_another_copy_is_another_part(toy: Order, tmp_path: Path) -> None:
+def test_another_copy_is_another_part(toy: ReproduceSettings, tmp_path: Path) -> None:
     first = reproduce(toy)
     recipe_models.deit(tmp_path / "other", blocks=2, channels=1)
     other = replace(toy, use={**toy.use, "made:vit-12": str(tmp_path / "other")})
@@ -191,7 +191,7 @@ def test_another_copy_is_another_part(toy: Order, tmp_path: Path) -> None:
     assert len(first.seeds[0].values["standard"]["accuracy"]) == 4
 
 
-def test_another_title_is_the_same_subject(toy: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_title_is_the_same_subject(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     first = reproduce(toy)
     old = running.RECIPES["toy"]
     subject = replace(old.plans["cpu"].subjects["vit"], title="better words")
@@ -203,7 +203,7 @@ def test_another_title_is_the_same_subject(toy: Order, monkeypatch: pytest.Monke
     assert reproduce(toy).seeds[0].values == first.seeds[0].values
 
 
-def test_results_of_another_version_are_refused(toy: Order) -> None:
+def test_results_of_another_version_are_refused(toy: ReproduceSettings) -> None:
     reproduce(toy)
     path = path_of(toy)
     content = json.loads(path.read_text())
@@ -229,7 +229,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path))
     monkeypatch.setattr("anydepth.reproduce.experiment.align", pytest.fail)
     with pytest.raises(AnydepthError, match=r"anydepth\.assets get fashion-mnist"):
-        reproduce(Order("weights", tmp_path / "out", steps=2))
+        reproduce(ReproduceSettings("weights", tmp_path / "out", steps=2))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
 )
 def test_bad_orders(tmp_path: Path, wrong: dict, message: str) -> None:
     with pytest.raises(AnydepthError, match=message):
-        reproduce(Order(**{"recipe": "weights", "out": tmp_path, **wrong}))
+        reproduce(ReproduceSettings(**{"recipe": "weights", "out": tmp_path, **wrong}))
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
@@ -286,6 +286,6 @@ def test_two_processes(tmp_path: Path, name: str) -> None:
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = Found.load(results_path(tmp_path / "out", RECIPES[name], "full", 2))
+    found = RecipeResults.load(results_path(tmp_path / "out", RECIPES[name], "full", 2))
     assert found.seeds[0].provenance["processes"] == 2
     assert done.stdout.count("Results: ") == 1

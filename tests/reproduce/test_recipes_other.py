@@ -8,8 +8,8 @@ import torch
 
 from anydepth.reproduce.claims import claim
 from anydepth.reproduce.recipes import clip, parameters, skip
-from anydepth.reproduce.results import Found, Seed
-from anydepth.reproduce.runner import Order, recipe_named, reproduce
+from anydepth.reproduce.results import RecipeResults, Seed
+from anydepth.reproduce.runner import ReproduceSettings, recipe_named, reproduce
 
 NAMES = ("Trouser", "T-shirt/top", "Bag")
 CIFAR, RELEASED = "uoft-cs/cifar10", "openai/clip-vit-base-patch32"
@@ -69,12 +69,12 @@ def small_clip(tmp_path_factory):
 
 def trial(name, folder, scale, use):
     """Two steps, two seeds; once more from what was kept."""
-    order = Order(
+    order = ReproduceSettings(
         name, folder, scale=scale, seeds=2, steps=2, use={one: str(path) for one, path in use.items()}, device="cpu"
     )
     found = reproduce(order)
     assert set(found.seeds) == {0, 1}
-    assert reproduce(order).seeds == Found.load(next((folder / "trial" / "results").glob("*.json"))).seeds
+    assert reproduce(order).seeds == RecipeResults.load(next((folder / "trial" / "results").glob("*.json"))).seeds
     assert all(len(one.values) for one in recipe_named(name).claims(found))
     for panel in recipe_named(name).panels(found):
         assert panel.printed or all(found.has(variant, panel.quantity) for variant in panel.variants), panel
@@ -115,7 +115,7 @@ def made_up(cosine_with, cosine_without, accuracy_without, seeds=3):
             "cosine_spearman": spearman + noise[seed, index, 0],
         }
 
-    return Found(
+    return RecipeResults(
         "skip",
         1,
         "cpu",
@@ -167,10 +167,10 @@ def test_across_towers_are_the_models_own_embeddings(pictures, small_clip, tmp_p
     from transformers import CLIPModel
 
     found = trial("clip", tmp_path, "full", {RELEASED: small_clip, CIFAR: pictures["img"]})
-    from anydepth.reproduce.experiment import Bench
+    from anydepth.reproduce.experiment import Experiment
 
     (subject,) = recipe_named("clip").plans["full"].subjects.values()
-    bench = Bench(tmp_path, "full", {}, use={RELEASED: str(small_clip), CIFAR: str(pictures["img"])}, device="cpu")
+    bench = Experiment(tmp_path, "full", {}, use={RELEASED: str(small_clip), CIFAR: str(pictures["img"])}, device="cpu")
     pair = clip.Pair.load(bench, subject, random=False)
     assert pair.classes == NAMES
     model = CLIPModel.from_pretrained(small_clip).eval()
@@ -197,7 +197,7 @@ def test_the_printed_text_tower_is_not_monotone():
 
 
 def test_parameters_are_counted_exactly(tmp_path):
-    found = reproduce(Order("parameters", tmp_path, seeds=3))
+    found = reproduce(ReproduceSettings("parameters", tmp_path, seeds=3))
     assert set(found.seeds) == {0}, "nothing is drawn"
     assert found.variants == tuple(parameters.SHAPES)
     assert found.seeds[0].values["GPT-2 small"] | {"share": 0} == {

@@ -16,7 +16,7 @@ from anydepth.reproduce.claims import ABSTRACT, claim
 from anydepth.reproduce.figures import draw, figure
 from anydepth.reproduce.listing import cost, kept, listed
 from anydepth.reproduce.recipe import Panel, Recipe
-from anydepth.reproduce.results import Found, Seed
+from anydepth.reproduce.results import RecipeResults, Seed
 from anydepth.reproduce.verdict import render, write
 
 
@@ -140,7 +140,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     put(tmp_path, results())
     first = write(tmp_path).read_bytes()
     assert write(tmp_path).read_bytes() == first
-    loaded = Found.load(tmp_path / "results/made-up.json")
+    loaded = RecipeResults.load(tmp_path / "results/made-up.json")
     put(tmp_path, loaded)
     assert write(tmp_path).read_bytes() == first
     assert first.decode() == render(tmp_path)
@@ -165,7 +165,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
         (results(0), r"holds no seed, expected at least one"),
     ],
 )
-def test_other_results_are_refused(tmp_path: Path, found: Found, message: str) -> None:
+def test_other_results_are_refused(tmp_path: Path, found: RecipeResults, message: str) -> None:
     put(tmp_path, found)
     with pytest.raises(ReproduceError, match=message):
         render(tmp_path)
@@ -223,7 +223,7 @@ def test_costs_are_told_in_hours_where_minutes_are_many() -> None:
 # --- the figure ------------------------------------------------------------------------------------------------------
 
 
-def drawn(recipe: Recipe, found: Found) -> dict[str, Any]:
+def drawn(recipe: Recipe, found: RecipeResults) -> dict[str, Any]:
     chart = figure(recipe, found)
     assert chart is not None
     return dict(chart.to_dict())

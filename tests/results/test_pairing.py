@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anydepth.errors import IncompatibleTraces
-from anydepth.results.pairing import common_states, join
+from anydepth.results.pairing import common_states, pair_samples
 from anydepth.results.trace_data import Rows
 from anydepth.tracing.run import trace
 from anydepth.tracing.trace import Trace
@@ -50,7 +50,7 @@ def of(
 
 def refusal(a: Trace, b: Trace, **settings: Any) -> str:
     with pytest.raises(IncompatibleTraces) as caught:
-        join(a, b, **settings)
+        pair_samples(a, b, **settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -64,7 +64,7 @@ def test_answers_of_one_sample_meet_whatever_the_orders(first: Any, second: Any,
         return of(["abcdefghi"[one] for one in order], digests=order, labels=order, each=each)
 
     a, b = shuffled(first), shuffled(second[:kept])
-    found = join(a, b)
+    found = pair_samples(a, b)
     assert found.samples == kept
     assert len(found.first) == len(found.second) == kept * each
     assert a.rows is not None
@@ -93,7 +93,7 @@ def test_the_same_data_in_another_order_under_the_rows_numbers() -> None:
         "sample 2 is not the same in the two traces, nor are 1 more of 9: other data, another order under the same ids"
     )
     assert message.endswith("(--id-column), or compare them all the same (despite=['data'], --despite data)")
-    assert join(of(range(COUNT)), of(range(COUNT), digests=order), ["data"]).samples == COUNT
+    assert pair_samples(of(range(COUNT)), of(range(COUNT), digests=order), ["data"]).samples == COUNT
     assert "sample 0 is not the same" in refusal(of(range(COUNT)), of(range(COUNT), digests=range(COUNT)[::-1]))
 
 
@@ -105,8 +105,8 @@ def test_data_of_which_some_were_changed() -> None:
 def test_models_that_are_shown_other_content_are_joined_by_ids_alone() -> None:
     """Another tokenizer: hardly any sample is the same, but for an empty one, say."""
     other = [0, *range(100, 100 + COUNT - 1)]
-    assert join(of(range(COUNT)), of(range(COUNT), digests=other)).samples == COUNT
-    assert join(of(range(COUNT)), replace(of(range(COUNT)), digests=np.empty(0, np.uint64))).samples == COUNT
+    assert pair_samples(of(range(COUNT)), of(range(COUNT), digests=other)).samples == COUNT
+    assert pair_samples(of(range(COUNT)), replace(of(range(COUNT)), digests=np.empty(0, np.uint64))).samples == COUNT
 
 
 def test_a_sample_with_another_label() -> None:
@@ -119,7 +119,7 @@ def test_a_sample_with_another_label() -> None:
 
 def test_labels_that_only_one_has_are_no_contradiction() -> None:
     bare = of(range(COUNT), labels=np.full(COUNT, -100))
-    assert join(of(range(COUNT), labels=LABELS), bare).samples == COUNT
+    assert pair_samples(of(range(COUNT), labels=LABELS), bare).samples == COUNT
 
 
 def test_answers_at_other_positions() -> None:
@@ -141,7 +141,7 @@ def test_real_traces_of_texts_in_another_order(tmp_path: Path) -> None:
     assert refusal(a, b).startswith(f"sample {first} is not the same in the two traces")
     named = [dict(batch) for batch in naive.padded([texts[place] for place in order], labels, COUNT)]
     named[0]["id"] = order
-    assert join(a, trace(model, named, measures=[])).samples == COUNT
+    assert pair_samples(a, trace(model, named, measures=[])).samples == COUNT
 
 
 # --- kept states -----------------------------------------------------------------------------------------------------

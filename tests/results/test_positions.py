@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from anydepth.core.windows import name as window
 from anydepth.errors import MeasureError
 from anydepth.report.pages import positions as report
-from anydepth.results.positions import RANKS, Band, Banded, by_frequency, by_position, tells_next_token
+from anydepth.results.positions import RANKS, Band, BandedStatistics, by_frequency, by_position, tells_next_token
 from anydepth.results.trace_data import Rows
 from anydepth.stats.intervals import t_interval, wilson
 from anydepth.tracing.run import trace, trace_states
@@ -64,7 +64,7 @@ def naive(found: Trace, places: list[int], text: list[int], inside) -> dict:
     }
 
 
-def check(band: Band, found: Banded, at: int, expected: dict) -> None:
+def check(band: Band, found: BandedStatistics, at: int, expected: dict) -> None:
     assert (band.count, band.tokens) == (expected["count"], expected["tokens"])
     texts = expected["text"]
     assert band.texts == len(set(texts.tolist()))

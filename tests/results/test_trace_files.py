@@ -24,7 +24,7 @@ from anydepth.errors import TraceFileError
 from anydepth.measures.engine.moments import Moments
 from anydepth.results.trace_data import Rows
 from anydepth.results.trace_files import FORMAT
-from anydepth.storage.checksums import sealed, stated
+from anydepth.storage.checksums import file_record, with_checksum
 from anydepth.tracing.run import trace, trace_states
 from anydepth.tracing.trace import Trace
 
@@ -281,7 +281,7 @@ def restated(**changes: Any) -> Callable[[Path], None]:
         rewritten(**changes)(folder)
         content = json.loads((folder / "trace.json").read_text())
         content.pop("checksum")
-        (folder / "trace.json").write_text(json.dumps(sealed(content)))
+        (folder / "trace.json").write_text(json.dumps(with_checksum(content)))
 
     return change
 
@@ -431,7 +431,7 @@ def test_sums_of_something_else_are_refused(sound: Path, tmp_path: Path) -> None
     shutil.copytree(sound, folder)
     safetensors.torch.save_file({"widths": torch.tensor([1]), "sums": torch.zeros(3)}, folder / "sums.safetensors")
     content = json.loads((folder / "trace.json").read_text())
-    content["files"]["sums.safetensors"] = stated(folder / "sums.safetensors")
+    content["files"]["sums.safetensors"] = file_record(folder / "sums.safetensors")
     restated(files=content["files"])(folder)
     with pytest.raises(TraceFileError, match="corrupt: .*sums of CKA") as caught:
         Trace.load(folder)

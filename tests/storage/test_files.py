@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anydepth.errors import TraceFileError
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 from anydepth.storage.files import read_json, replacing_folder, require_space, write_json
 from anydepth.storage.rows import RowFile, StoredStates
 from anydepth.storage.sizes import as_bytes, in_words
@@ -182,7 +182,7 @@ def test_states_that_are_damaged(damage: Callable[[Path], Any], says: str, tmp_p
 def test_a_file_takes_its_place_when_all_went_well(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
     for text in ("first", "second"):
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text(text)
             assert not path.exists() or path.read_text() == "first"
         assert path.read_text() == text
@@ -197,7 +197,7 @@ def test_a_file_is_untouched_when_it_did_not(error: type[BaseException], there: 
         path.write_text("old")
 
     def half_way() -> None:
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("half")
             raise error("stopped")
 

@@ -16,8 +16,8 @@ from anydepth.core.stack import Stack
 from anydepth.passes.workspace import Workspace
 from anydepth.results.trace_data import TRACE_OUTPUT
 from anydepth.storage.output_folder import output
-from anydepth.tracing.assembly import Left, assemble
-from anydepth.tracing.collect import Pass
+from anydepth.tracing.assembly import CollectedRows, build_trace
+from anydepth.tracing.collect import TracePass
 from anydepth.tracing.run import trace
 from anydepth.tracing.trace import Trace
 
@@ -26,7 +26,7 @@ TEXTS, LABELS = naive.sentences(13), naive.classes(13)
 
 def by_processes(stack: Stack, batches: Sequence[Any], folder: Path, ranks: int) -> Trace:
     """A trace of batches dealt out among processes, as `anydepth.trace` makes it, in this one."""
-    what = Pass(stack, tokens=None, readout="tail", labels=True, keep_states=True)
+    what = TracePass(stack, tokens=None, readout="tail", labels=True, keep_states=True)
     with output(folder, TRACE_OUTPUT) as place, ExitStack() as opened:
         workspaces = [
             opened.enter_context(closing(Workspace(place.partial / f"rank-{rank}", "key"))) for rank in range(ranks)
@@ -34,7 +34,7 @@ def by_processes(stack: Stack, batches: Sequence[Any], folder: Path, ranks: int)
         for rank, workspace in enumerate(workspaces):
             what.run(batches, workspace, rank=rank, ranks=ranks)
         origin: dict[str, Any] = {"model": {}, "data": {}, "notes": ()}
-        found = assemble(Left(workspaces), stack, ("cosine", "cka"), origin, True, True, 0, None)
+        found = build_trace(CollectedRows(workspaces), stack, ("cosine", "cka"), origin, True, True, 0, None)
         found.save(folder, report=False)
     return Trace.load(folder)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anydepth import Trace, compare, trace
-from anydepth.core.model_io import answer_of
+from anydepth.core.model_io import model_output
 from anydepth.errors import NonFiniteStates, UnknownArchitecture, UnsupportedHead
 from anydepth.measures.readout import saturation_depth
 from anydepth.tracing.run import DEFAULT_MEASURES
@@ -185,4 +185,4 @@ def test_several_answers_under_unknown_names_are_refused_with_their_names() -> N
         trace(model, BATCHES)
     assert trace(model, BATCHES, readout=None).statistics == ()
     with pytest.raises(UnknownArchitecture, match="the model answers with dict"):
-        answer_of({"loss": LOSS})
+        model_output({"loss": LOSS})

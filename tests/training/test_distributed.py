@@ -181,7 +181,7 @@ def test_all_processes_stop_where_one_is_asked_to(two: Path) -> None:
 def test_ones_own_signal_is_not_the_second_after_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher sends it to all processes, one by one: the checkpoint of the first is not to be cut off."""
     monkeypatch.setattr(telling, "largest", lambda number, device: signal.SIGTERM)
-    interrupt, control, saved = telling.Interrupt(print), transformers.TrainerControl(), []
+    interrupt, control, saved = telling.InterruptCallback(print), transformers.TrainerControl(), []
 
     def step() -> None:
         with stopping(), interrupt.awaited():

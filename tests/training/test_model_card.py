@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anydepth.training.model_card import card, code, is_hub_id, plain
-from anydepth.training.summary import Aligned
+from anydepth.training.summary import TrainingSummary
 
-PLAIN = Aligned(
+PLAIN = TrainingSummary(
     folder=Path("runs/vit-digits"),
     model="google/vit-base-patch16-224",
     data="org/digits:small",
@@ -151,5 +151,5 @@ def test_the_result_comes_back_from_json() -> None:
     import json
 
     found = replace(PLAIN, values=(0.5, None, 1.0))
-    again = Aligned.of(PLAIN.folder, json.loads(json.dumps(found.as_plain() | {"files": ["config.json"]})))
+    again = TrainingSummary.of(PLAIN.folder, json.loads(json.dumps(found.as_plain() | {"files": ["config.json"]})))
     assert again == replace(found, settings={**PLAIN.settings, "exits": [1, 3]})

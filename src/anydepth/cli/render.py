@@ -12,18 +12,18 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from anydepth.cli.terminal import output, say, write_json
-from anydepth.exits.summary import Exited
-from anydepth.jobs.calibrate_lm import Promised
-from anydepth.jobs.generate import Spoken
-from anydepth.jobs.predict import Predicted
-from anydepth.jobs.truncate import Cut
-from anydepth.onnx.exporter import Exported
+from anydepth.exits.summary import ExitSummary
+from anydepth.jobs.calibrate_lm import LmCalibrateResult
+from anydepth.jobs.generate import GenerateResult
+from anydepth.jobs.predict import PredictResult
+from anydepth.jobs.truncate import TruncateResult
+from anydepth.onnx.exporter import ExportResult
 from anydepth.results.comparison import Comparison
 from anydepth.storage.files import plain
 from anydepth.storage.sizes import in_words
 from anydepth.theory.findings import FILE, Theory
 from anydepth.tracing.trace import Trace
-from anydepth.training.summary import Aligned
+from anydepth.training.summary import TrainingSummary
 
 if TYPE_CHECKING:
     import pandas
@@ -73,7 +73,7 @@ def as_comparison(traces: Mapping[str, Trace]) -> Table:
     return table
 
 
-def as_quality(found: Aligned) -> Group:
+def as_quality(found: TrainingSummary) -> Group:
     """One line per depth of a trained model: accuracy with its 95 % interval, or perplexity."""
     title = f"{found.model} on {found.data}, {found.objective}: {found.steps:,} steps; {found.evaluated}"
     table = Table()
@@ -133,13 +133,13 @@ def show_trace(found: Trace, folder: Path, *, theory: Theory | None = None, as_j
     present(plain, Group(as_table(found), *said), (*found.notes, *theory.notes), last, as_json)
 
 
-def show_aligned(found: Aligned, *, as_json: bool) -> None:
+def show_aligned(found: TrainingSummary, *, as_json: bool) -> None:
     """What a training came to, and where the model is."""
     plain = {"out": str(found.folder), **found.as_plain()}
     present(plain, as_quality(found), found.notes, f"Model: {found.folder}", as_json)
 
 
-def show_cut(found: Cut, *, as_json: bool) -> None:
+def show_cut(found: TruncateResult, *, as_json: bool) -> None:
     """The depth of a cut, what is promised of it, and where the model is."""
     plain = {"out": str(found.folder) if found.folder else None, **found.as_plain()}
     what = str(found.minimal) if found.minimal else f"depth {found.depth} of {found.last}"
@@ -147,7 +147,7 @@ def show_cut(found: Cut, *, as_json: bool) -> None:
     present(plain, Text(f"{found.model}: {what}"), found.notes, last, as_json)
 
 
-def show_exited(found: Exited, *, as_json: bool) -> None:
+def show_exited(found: ExitSummary, *, as_json: bool) -> None:
     """What was certified, what it saves, and where the calibrated model is."""
     plain = {"out": str(found.folder), "report": str(found.folder / "report.html"), **found.as_plain()}
     promise = Text(str(found.calibration)[:1].upper() + str(found.calibration)[1:])
@@ -156,7 +156,7 @@ def show_exited(found: Exited, *, as_json: bool) -> None:
     present(plain, shown, found.notes, last, as_json)
 
 
-def as_exits(found: Exited) -> Table:
+def as_exits(found: ExitSummary) -> Table:
     """What the certified policy does on the samples that had no say in it, beside the full model."""
     table = Table(title=f"{found.model} on {found.data}", title_justify="left")
     for name in ("", "mean depth", "accuracy", "agrees", "speed-up", "predicted", "blocks counted"):
@@ -171,7 +171,7 @@ def as_exits(found: Exited) -> Table:
     return table
 
 
-def show_predicted(found: Predicted, *, as_json: bool) -> None:
+def show_predicted(found: PredictResult, *, as_json: bool) -> None:
     """How many were answered at what depth, and where the answers are."""
     total = sum(found.leaving)
     table = Table("depth", "samples", "share")
@@ -187,7 +187,7 @@ def show_predicted(found: Predicted, *, as_json: bool) -> None:
     present(plain, Group(table, Text(said)), (*said_of_it, *found.notes), last, as_json)
 
 
-def show_exported(found: Exported, *, as_json: bool) -> None:
+def show_exported(found: ExportResult, *, as_json: bool) -> None:
     """What graphs there are, that they answer as torch does, and what runs them."""
     table = Table("blocks", "graph", Column("size", justify="right"))
     for start, stop, file, size in zip((0, *found.exits), found.exits, found.files, found.bytes, strict=False):
@@ -241,7 +241,7 @@ def as_differences(found: Comparison) -> Table:
     return table
 
 
-def show_spoken(found: Spoken, *, stats: bool, as_json: bool) -> None:
+def show_spoken(found: GenerateResult, *, stats: bool, as_json: bool) -> None:
     """What it took to write the text, beside it: on standard error, so that the text can go elsewhere."""
     if as_json:
         write_json(plain(found.as_plain()))
@@ -266,7 +266,7 @@ def show_spoken(found: Spoken, *, stats: bool, as_json: bool) -> None:
         say(note)
 
 
-def show_promised(found: Promised, *, as_json: bool) -> None:
+def show_promised(found: LmCalibrateResult, *, as_json: bool) -> None:
     """What is promised of a language model's exits, what the path showed, and where the calibrated model is."""
     table = Table(title=f"{found.model} on {found.data}", title_justify="left")
     for name in ("threshold", "sequences that fail", "tokens that differ", "mean depth", ""):

@@ -13,7 +13,7 @@ from anydepth.cli.render import present
 from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.listing import Listed
 from anydepth.reproduce.recipe import Recipe
-from anydepth.reproduce.results import Found
+from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.subjects import SCALES
 from anydepth.storage.files import plain
 
@@ -43,7 +43,7 @@ def show_listed(found: Sequence[Listed], out: Path, seeds: int, *, as_json: bool
 
 def show_found(
     recipe: Recipe,
-    found: Found,
+    found: RecipeResults,
     claims: Sequence[Claim],
     *,
     results: Path,
@@ -89,7 +89,7 @@ def show_page(page: Path, figures: Sequence[Path], *, as_json: bool) -> None:
     present(what, told, (), f"Verdict: {page}", as_json)
 
 
-def _title(recipe: Recipe, found: Found) -> Text:
+def _title(recipe: Recipe, found: RecipeResults) -> Text:
     count = len(found.seeds)
     trial = "" if found.steps is None else f", a trial of {found.steps} steps"
     seeds = f"{count} seed{'' if count == 1 else 's'}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from anydepth.errors import ModelError, ObjectiveError
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 
 HEADS_FILE = "heads.safetensors"
 ATTACHED = "depth_heads"
@@ -53,7 +53,7 @@ class Heads(nn.Module):
         from safetensors.torch import save_model
 
         path = Path(folder) / HEADS_FILE
-        with writing(path):
+        with write_errors(path):
             save_model(self, str(path))
         return path
 

@@ -67,7 +67,7 @@ def _required(model: nn.Module) -> set[str]:
     return {one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in several}
 
 
-def answer_of(output: Any) -> tuple[str, Tensor]:
+def model_output(output: Any) -> tuple[str, Tensor]:
     """The name and value of what the model answers with.
 
     The name is empty for what does not say what it is: a bare tensor, the first of a tuple, or the only one of a
@@ -114,7 +114,7 @@ def is_known_answer(name: str) -> bool:
     return name in _ANSWERS
 
 
-def state_of(output: Any) -> Tensor:
+def output_state(output: Any) -> Tensor:
     """The state in what a block answers: all of it, or the first of a tuple."""
     state = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(state, Tensor):
@@ -122,7 +122,7 @@ def state_of(output: Any) -> Tensor:
     return state
 
 
-def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def input_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The state among a block's arguments: its first, or by name."""
     state = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
     if not isinstance(state, Tensor):

@@ -47,8 +47,8 @@ def forward_as(module: nn.Module, forward: Any) -> AbstractContextManager[None]:
     return Override(module, "forward", forward)
 
 
-def switches(model: nn.Module) -> list[tuple[Any, str]]:
-    """What `quiet` turns off, as (owner, attribute).
+def interfering_flags(model: nn.Module) -> list[tuple[Any, str]]:
+    """What `disabled` turns off, as (owner, attribute).
 
     K/V caches, which replayed blocks would append to twice; nested tensors, whose shape is not the state's; states and
     attentions among the outputs, for which transformers hooks the blocks that it finds at the first forward that asks
@@ -62,7 +62,7 @@ def switches(model: nn.Module) -> list[tuple[Any, str]]:
 
 
 @contextmanager
-def quiet(switched_off: list[tuple[Any, str]]) -> Iterator[None]:
+def disabled(switched_off: list[tuple[Any, str]]) -> Iterator[None]:
     """These attributes are False inside."""
     with ExitStack() as undo:
         for owner, name in switched_off:

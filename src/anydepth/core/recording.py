@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydepth.core.model_io import hidden_of, state_of
+from anydepth.core.model_io import input_state, output_state
 from anydepth.core.patching import forward_as
 from anydepth.errors import UnknownArchitecture
 
 
 @dataclass(frozen=True)
-class Shape:
+class BlockOutput:
     """How a block hands on its state: bare, or first in a tuple beside what `rest` holds."""
 
     rest: tuple[Any, ...] | None
 
     @classmethod
-    def of(cls, output: Any) -> Shape:
+    def of(cls, output: Any) -> BlockOutput:
         """The shape of what a block answered."""
         if not isinstance(output, tuple | list):
             return cls(None)
@@ -38,10 +38,10 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class ModelTraits:
     """What the first batch taught about the model."""
 
-    shapes: list[Shape]
+    shapes: list[BlockOutput]
     before: list[nn.Module]
     """Modules that run once and finish before the first block starts: their answers can be kept for readouts."""
     final_norms: list[nn.Module]
@@ -57,7 +57,7 @@ class Learnt:
 
 
 @dataclass
-class Watched:
+class RecordedForward:
     """The record of a forward in which all blocks ran."""
 
     model: nn.Module
@@ -78,11 +78,11 @@ class Watched:
     def _watching(self, index: int, block: nn.Module, clone: bool) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self.order:
-                self._keep(hidden_of(args, kwargs), clone)
+                self._keep(input_state(args, kwargs), clone)
             output = block(*args, **kwargs)
             self.order.append(index + 1)
             self.outputs.append(output)
-            self._keep(state_of(output), clone)
+            self._keep(output_state(output), clone)
             return output
 
         return call
@@ -114,7 +114,7 @@ class Watched:
 
         return forward
 
-    def finish(self, name: str, answer: Tensor) -> Watched:
+    def finish(self, name: str, answer: Tensor) -> RecordedForward:
         """Add the model's answer, and see that the blocks ran once each, in order, with states of one shape.
 
         Raises:
@@ -138,14 +138,14 @@ class Watched:
             )
         return self
 
-    def learnt(self) -> Learnt:
+    def learnt(self) -> ModelTraits:
         """What this forward teaches about the model, where `calls_outside` was on."""
         in_place = any(
             version is not None and state._version != version
             for state, version in zip(self.states, self.versions, strict=True)
         )
-        return Learnt(
-            shapes=[Shape.of(output) for output in self.outputs],
+        return ModelTraits(
+            shapes=[BlockOutput.of(output) for output in self.outputs],
             before=[] if in_place else self._before(),  # what enters the first block would not stay as it is
             final_norms=self._final_norms(),
             in_place=in_place,

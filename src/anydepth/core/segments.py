@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from anydepth.core.model_io import hidden_of, state_of
-from anydepth.core.recording import Shape
+from anydepth.core.model_io import input_state, output_state
+from anydepth.core.recording import BlockOutput
 from anydepth.errors import UnknownArchitecture
 
 Stops = Callable[[int, Tensor], bool]
 """Whether a leg ends at this depth, with this state. At L it ends in any case."""
 
 
-class Legs:
+class Segments:
     """One forward in legs.
 
     Args:
@@ -37,7 +37,7 @@ class Legs:
         frozen: rows whose state is handed past all further blocks as it is, (B,) bool; None where all go on.
     """
 
-    def __init__(self, shapes: list[Shape], forward: Callable[[Any], Any]) -> None:
+    def __init__(self, shapes: list[BlockOutput], forward: Callable[[Any], Any]) -> None:
         self._shapes, self._forward = shapes, forward
         self.depth = 0
         self.passed: dict[int, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
@@ -58,16 +58,16 @@ class Legs:
         """What is to stand in the places of the blocks."""
         return [self._stub(*one) for one in zip(range(1, len(self._shapes) + 1), blocks, self._shapes, strict=True)]
 
-    def _stub(self, number: int, block: nn.Module, shape: Shape) -> Callable[..., Any]:
+    def _stub(self, number: int, block: nn.Module, shape: BlockOutput) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if number <= self.depth or self._ended:
                 if self.notes and number > self.depth:
                     self.passed[number] = (block, args, kwargs)
                 return shape(self.state)
             output = block(*args, **kwargs)
-            after = state_of(output)
+            after = output_state(output)
             if self.frozen is not None:
-                after = torch.where(self.frozen.view(-1, *[1] * (after.ndim - 1)), hidden_of(args, kwargs), after)
+                after = torch.where(self.frozen.view(-1, *[1] * (after.ndim - 1)), input_state(args, kwargs), after)
                 output = shape(after)
             self.depth, self._state = number, after
             self._ended = self._stops(number, after)

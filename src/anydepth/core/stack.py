@@ -25,19 +25,19 @@ from anydepth.core.blocks import find_blocks
 from anydepth.core.heads import Heads
 from anydepth.core.model_io import (
     Batch,
-    answer_of,
     call_model,
     call_with,
     distance,
     first_samples,
-    hidden_of,
+    input_state,
     is_known_answer,
-    state_of,
+    model_output,
+    output_state,
 )
-from anydepth.core.patching import evaluating, forward_as, quiet, replaced, switches
+from anydepth.core.patching import disabled, evaluating, forward_as, interfering_flags, replaced
 from anydepth.core.prefix_cache import Answers, Prefix
-from anydepth.core.recording import Learnt, Shape, Watched
-from anydepth.core.segments import Legs
+from anydepth.core.recording import BlockOutput, ModelTraits, RecordedForward
+from anydepth.core.segments import Segments
 from anydepth.dependencies import require
 from anydepth.errors import ReadoutMismatch, UnsupportedHead
 
@@ -78,7 +78,7 @@ class BlockCall:
 
     def __call__(self, state: Tensor) -> Tensor:
         """The block's state after the one given."""
-        return state_of(call_with(self.block, state.clone() if self.in_place else state, self.args, self.kwargs))
+        return output_state(call_with(self.block, state.clone() if self.in_place else state, self.args, self.kwargs))
 
 
 @dataclass
@@ -137,9 +137,9 @@ class Stack:
                 f"{len(self._list) - 1}: one for each depth below the last"
             )
         self.heads = heads
-        self._learnt: Learnt | None = None
+        self._learnt: ModelTraits | None = None
         self._prefix = Prefix()
-        self._switches = switches(model)
+        self._switches = interfering_flags(model)
 
     @property
     def depth(self) -> int:
@@ -246,9 +246,9 @@ class Stack:
             follows it (a soft-cap, a scale).
         """
         learnt = self._ensure_verified(batch)
-        return self.entering(state, batch) if learnt.classifier_is_all else None
+        return self.classifier_input(state, batch) if learnt.classifier_is_all else None
 
-    def entering(self, state: Tensor, batch: Batch) -> Tensor:
+    def classifier_input(self, state: Tensor, batch: Batch) -> Tensor:
         """What enters the classifier if `state` were the output of the last block, whatever becomes of it then.
 
         Raises:
@@ -257,7 +257,7 @@ class Stack:
         with forward_as(self.classifier(batch), lambda features: features):
             return self.readout(state, batch)
 
-    def maps_linearly(self, state: Tensor, answer: Tensor, batch: Batch) -> bool:
+    def is_linear_head(self, state: Tensor, answer: Tensor, batch: Batch) -> bool:
         """Whether the readout of a state is a linear map of what enters the classifier, and nothing more.
 
         Args:
@@ -269,7 +269,7 @@ class Stack:
         if not isinstance(linear, nn.Linear):
             return False
         try:
-            error = distance(functional.linear(self.entering(state, batch), linear.weight, linear.bias), answer)
+            error = distance(functional.linear(self.classifier_input(state, batch), linear.weight, linear.bias), answer)
         except RuntimeError:  # shapes that do not fit: something beside the classifier takes part in the answer
             return False
         return error <= tolerance_of(answer)
@@ -283,7 +283,7 @@ class Stack:
         learnt = self._ensure_verified(batch)
         return self._record(batch, learnt)
 
-    def keeping(self, batch: Batch) -> AbstractContextManager[Answers]:
+    def cached_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
         """Inside, what the modules answer that run before the first block is kept, if the forward is on this batch."""
         return self._prefix.kept(batch, self._ensure_verified(batch).before)
 
@@ -298,14 +298,14 @@ class Stack:
         with replaced(self._list, self._cut_calls(depth, self._ensure_verified(batch).shapes)):
             yield
 
-    def _cut_calls(self, depth: int, shapes: list[Shape]) -> list[Any]:
+    def _cut_calls(self, depth: int, shapes: list[BlockOutput]) -> list[Any]:
         return [
-            block if number <= depth else (lambda *args, _as=shape, **kwargs: _as(hidden_of(args, kwargs)))
+            block if number <= depth else (lambda *args, _as=shape, **kwargs: _as(input_state(args, kwargs)))
             for number, (block, shape) in enumerate(zip(self._list, shapes, strict=True), start=1)
         ]
 
     @contextmanager
-    def in_legs(self, batch: Batch, forward: Callable[[Any], Any] | None = None) -> Iterator[Legs]:
+    def segments(self, batch: Batch, forward: Callable[[Any], Any] | None = None) -> Iterator[Segments]:
         """Inside, the forward can be run in legs.
 
         Stubs stay in the places of the blocks for as long: putting them there anew would be a good part of what the
@@ -316,15 +316,15 @@ class Stack:
             forward: how a leg calls the model on what it is given; by default it gives the model's answer to a batch.
         """
         learnt = self._ensure_verified(batch)
-        legs = Legs(learnt.shapes, forward or (lambda batch: answer_of(call_model(self.model, batch))[1]))
+        legs = Segments(learnt.shapes, forward or (lambda batch: model_output(call_model(self.model, batch))[1]))
         with ExitStack() as undo:
-            undo.enter_context(quiet(self._switches))
+            undo.enter_context(disabled(self._switches))
             undo.enter_context(replaced(self._list, legs.stubs(self._list)))
             if self.heads is not None:
                 undo.enter_context(self._headed(self.heads, self.classifier(batch), legs))
             yield legs
 
-    def _headed(self, heads: Heads, classifier: nn.Module, legs: Legs) -> AbstractContextManager[None]:
+    def _headed(self, heads: Heads, classifier: nn.Module, legs: Segments) -> AbstractContextManager[None]:
         """Inside, each leg is answered by the head of the depth where it ends."""
         own = classifier.forward
 
@@ -344,7 +344,7 @@ class Stack:
         """
         return self._verified(batch)[1]
 
-    def _verified(self, batch: Batch) -> tuple[Learnt, Verification]:
+    def _verified(self, batch: Batch) -> tuple[ModelTraits, Verification]:
         few = first_samples(batch, 2)
         # Another Stack on the same model: before the law is known to hold, no thread is to go by what is learnt here.
         trial = copy.copy(self)
@@ -357,17 +357,17 @@ class Stack:
                 if learnt.in_place:
                     watched = trial._watch(few, Prefix())
                 found = trial._check_law(few, watched, learnt)
-                is_all = watched.answer.ndim == 3 and trial.maps_linearly(watched.states[-1], watched.answer, few)
+                is_all = watched.answer.ndim == 3 and trial.is_linear_head(watched.states[-1], watched.answer, few)
         except BaseException:
             self._learnt = None
             raise
         self._learnt = learnt = replace(learnt, classifier_is_all=is_all)
         return learnt, found
 
-    def _ensure_verified(self, batch: Batch) -> Learnt:
+    def _ensure_verified(self, batch: Batch) -> ModelTraits:
         return self._learnt or self._verified(batch)[0]
 
-    def _check_law(self, batch: Batch, watched: Watched, learnt: Learnt) -> Verification:
+    def _check_law(self, batch: Batch, watched: RecordedForward, learnt: ModelTraits) -> Verification:
         states, answer, k = watched.states, watched.answer, max(1, self.depth // 2)
         replay = self._record(batch, learnt)
         apart = [distance(replay.state, states[0])]
@@ -393,12 +393,12 @@ class Stack:
 
     def _run(self, batch: Batch, calls: list[Any]) -> tuple[str, Tensor]:
         """The model's forward with call l in place of block l; the name and value of its answer."""
-        with quiet(self._switches), replaced(self._list, calls):
-            return answer_of(call_model(self.model, batch))
+        with disabled(self._switches), replaced(self._list, calls):
+            return model_output(call_model(self.model, batch))
 
-    def _watch(self, batch: Batch, prefix: Prefix, *, learn: bool = False) -> Watched:
+    def _watch(self, batch: Batch, prefix: Prefix, *, learn: bool = False) -> RecordedForward:
         """One forward in which every block runs and leaves its input and output behind."""
-        watched, learnt = Watched(self.model, self.path, self._list), self._learnt
+        watched, learnt = RecordedForward(self.model, self.path, self._list), self._learnt
         with ExitStack() as undo:
             if learn:
                 undo.enter_context(watched.calls_outside())
@@ -406,13 +406,13 @@ class Stack:
             name, answer = self._run(batch, watched.calls(clone=bool(learnt and learnt.in_place)))
         return watched.finish(name, answer)
 
-    def _record(self, batch: Batch, learnt: Learnt) -> Replay:
+    def _record(self, batch: Batch, learnt: ModelTraits) -> Replay:
         start: list[Tensor] = []
         calls: list[BlockCall] = []
 
-        def recorder(block: nn.Module, shape: Shape) -> Callable[..., Any]:
+        def recorder(block: nn.Module, shape: BlockOutput) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                start.append(hidden_of(args, kwargs))
+                start.append(input_state(args, kwargs))
                 calls.append(BlockCall(block, args, kwargs, learnt.in_place))
                 return shape(start[-1])
 

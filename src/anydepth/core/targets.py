@@ -49,7 +49,7 @@ def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, i
 
 
 @dataclass(frozen=True)
-class Questions:
+class Targets:
     """The answers of a batch in rows, and the true class of each.
 
     Attributes:
@@ -73,7 +73,7 @@ class Questions:
         return self.rows // self.per_sample
 
     @classmethod
-    def of(cls, stack: Stack, batch: Batch, labels: Tensor | None, answer: Float[Tensor, "b *t c"]) -> Questions:
+    def of(cls, stack: Stack, batch: Batch, labels: Tensor | None, answer: Float[Tensor, "b *t c"]) -> Targets:
         """The questions of a batch the way transformers asks them: a language model is given its own tokens.
 
         Raises:

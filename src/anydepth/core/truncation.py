@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anydepth.core.model_io import Batch, answer_of, call_model, device_of, distance, first_samples
+from anydepth.core.model_io import Batch, call_model, device_of, distance, first_samples, model_output
 from anydepth.core.overrides import Override
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack, tolerance_of
@@ -187,7 +187,7 @@ def _require_same(stack: Stack, cut: nn.Module, depth: int, batch: Batch, why: s
         state = stack.states(batch)[depth]
         expected = stack.readout(state, batch, depth=depth)
         try:
-            found = answer_of(call_model(cut, batch))[1]
+            found = model_output(call_model(cut, batch))[1]
         except Exception as problem:  # of the model's own code
             raise TruncationError(
                 f"{type(cut).__name__} cut after block {depth} does not run ({one_line(problem)}); cut it after another"

@@ -19,7 +19,7 @@ from anydepth.data.batching import Batches, batches, text_length, with_text
 from anydepth.data.columns import describe
 from anydepth.data.folders import in_natural_order
 from anydepth.data.inputs import Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
-from anydepth.data.loading import LoadedData, Wanted, draw
+from anydepth.data.loading import DataSelection, LoadedData, draw
 from anydepth.data.sources import choose_split, splits, training_splits
 from anydepth.errors import DataError, LabelError
 from anydepth.models.label_names import are_numbers
@@ -52,7 +52,7 @@ class Examples:
 
 def load_to_train(
     source: str,
-    wanted: Wanted,
+    wanted: DataSelection,
     *,
     split: str | None,
     eval_source: str | None,
@@ -73,7 +73,7 @@ def load_to_train(
         DataError: see `anydepth.data.load`; or there is only one row, and nothing to keep apart.
 
     Example:
-        >>> train, held_out = load_to_train("digits", Wanted(), split=None, eval_source=None, eval_split=None)
+        >>> train, held_out = load_to_train("digits", DataSelection(), split=None, eval_source=None, eval_split=None)
         >>> (train.split, len(train)), (held_out.split, len(held_out))
         (('train', 1347), ('test', 450))
     """

@@ -89,10 +89,10 @@ def load(
         >>> digits.split, len(digits), digits.columns.image, digits.columns.label
         ('test', 5, 'image', 'label')
     """
-    return take(source, split, Wanted(limit=limit, text=text, label=label, image=image, id=id, seed=seed))
+    return load_split(source, split, DataSelection(limit=limit, text=text, label=label, image=image, id=id, seed=seed))
 
 
-def take(source: str, split: str | None, wanted: Wanted) -> LoadedData:
+def load_split(source: str, split: str | None, wanted: DataSelection) -> LoadedData:
     """Load what is wanted of a split.
 
     Args:
@@ -110,7 +110,7 @@ def take(source: str, split: str | None, wanted: Wanted) -> LoadedData:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DataSelection:
     """What to take of a split: see `load`."""
 
     limit: int | None = None

@@ -15,7 +15,7 @@ import numpy as np
 
 from anydepth.errors import CertificateError
 from anydepth.exits.costs import Costs
-from anydepth.exits.exit_scores import Looked, Shown
+from anydepth.exits.exit_scores import ExitScores, PolicyInputs
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.tuning import levels, tuned
 from anydepth.stats.certificates import (
@@ -130,7 +130,7 @@ def check_request(policy: Policy, *, tolerance: float, confidence: float, agains
 
 def calibrate(
     policy: Policy,
-    looked: Looked,
+    looked: PolicyInputs,
     *,
     tolerance: float,
     confidence: float,
@@ -181,7 +181,7 @@ def calibrate(
     return AtDepth(looked.depths[-1]) if found.level is None else policy.at_level(found.level), found
 
 
-def parted(looked: Looked, seed: int) -> tuple[Looked, Looked, Looked]:
+def parted(looked: PolicyInputs, seed: int) -> tuple[PolicyInputs, PolicyInputs, PolicyInputs]:
     """The distinct samples that tune, that certify, and that are held out."""
     distinct = looked.distinct(seed)
     tune, certify, prove = (distinct.rows(part) for part in parts(len(distinct), seed))
@@ -195,14 +195,14 @@ def parts(count: int, seed: int) -> list[np.ndarray]:
 
 
 def settle(
-    tune: Shown,
-    certify: Shown,
-    prove: Shown,
+    tune: ExitScores,
+    certify: ExitScores,
+    prove: ExitScores,
     *,
     tolerance: float,
     confidence: float,
     against: str,
-    every: Shown | None = None,
+    every: ExitScores | None = None,
     names: Sequence[str] = (),
 ) -> Calibration:
     """The loosest level that can be certified, from what the three parts show.
@@ -244,7 +244,7 @@ def settle(
     )
 
 
-def _on_ties(tune: Shown, level: float) -> tuple[str, ...]:
+def _on_ties(tune: ExitScores, level: float) -> tuple[str, ...]:
     """A note where the strictest level there is lets many go at once: a path cannot begin more strictly."""
     tied = float((tune.depth_of(level) < tune.depths[-1]).mean())
     if tied * len(tune) < 2:
@@ -255,7 +255,7 @@ def _on_ties(tune: Shown, level: float) -> tuple[str, ...]:
     )
 
 
-def _by_class(parts: tuple[Shown, ...], level: float, against: str, names: Sequence[str]) -> tuple[Failures, ...]:
+def _by_class(parts: tuple[ExitScores, ...], level: float, against: str, names: Sequence[str]) -> tuple[Failures, ...]:
     """Failures of some samples at a level, class by class, of those that occur."""
     failed = np.concatenate([part.failed(level, against) for part in parts])
     of = [part.predictions[:, -1] if against == "model" or part.labels is None else part.labels for part in parts]

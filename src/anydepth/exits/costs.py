@@ -23,10 +23,10 @@ from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.core.targets import without_labels
 from anydepth.errors import DataError
-from anydepth.exits.forward import Flight
+from anydepth.exits.forward import ExitForward
 from anydepth.exits.policies import AtDepth, Patience
-from anydepth.exits.policy_inputs import Reader
-from anydepth.exits.prefix_slicing import Lanes
+from anydepth.exits.policy_inputs import PolicyReader
+from anydepth.exits.prefix_slicing import PrefixSlicer
 
 _ROUNDS = 7
 """Times each step is timed; the median counts."""
@@ -137,16 +137,16 @@ def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]
     Start and readout are what the engine makes of them: a flight that tests nowhere less its blocks, and what testing
     everywhere adds to it, a test.
     """
-    last, lanes = stack.depth, Lanes(stack)
-    nowhere, everywhere = Reader(stack, AtDepth(last)), Reader(stack, Patience(last + 1))
+    last, lanes = stack.depth, PrefixSlicer(stack)
+    nowhere, everywhere = PolicyReader(stack, AtDepth(last)), PolicyReader(stack, Patience(last + 1))
     found = []
     for _ in range(rounds + 1):
         clock = _Clock()
         # tensors not seen before: nothing is kept of them
         fresh = [samples_of(batch, slice(None)) for _ in range(4)]
         clock(call_model, stack.model, fresh[0])
-        clock(Flight(nowhere, lanes, fresh[1]).run)
-        clock(Flight(everywhere, lanes, fresh[2]).run)
+        clock(ExitForward(nowhere, lanes, fresh[1]).run)
+        clock(ExitForward(everywhere, lanes, fresh[2]).run)
         replay = stack.replay(fresh[3])
         state = replay.state
         for depth in range(1, last + 1):

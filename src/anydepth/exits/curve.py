@@ -17,7 +17,7 @@ from anydepth.core.patching import evaluating
 from anydepth.errors import DataError, PolicyError
 from anydepth.exits.costs import Costs, count_flops, measure_costs
 from anydepth.exits.early_exit import EarlyExit
-from anydepth.exits.exit_scores import Shown
+from anydepth.exits.exit_scores import ExitScores
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.tuning import levels
 from anydepth.passes.batches import as_batch
@@ -180,7 +180,7 @@ def require_threshold(exits: EarlyExit) -> None:
 
 def curve_of(
     exits: EarlyExit,
-    shown: Shown,
+    shown: ExitScores,
     batches: Sequence[Any],
     *,
     costs: Costs | None,

@@ -17,12 +17,12 @@ from anydepth.core.targets import without_labels
 from anydepth.errors import PolicyError
 from anydepth.exits.calibration import Calibration, calibrate, check_request
 from anydepth.exits.costs import Costs
-from anydepth.exits.exit_scores import Looked, look
-from anydepth.exits.forward import Exits, Flight
+from anydepth.exits.exit_scores import PolicyInputs, look
+from anydepth.exits.forward import ExitForward, ExitOutput
 from anydepth.exits.policies import Policy
-from anydepth.exits.policy_inputs import Reader
-from anydepth.exits.prefix_slicing import Lanes
-from anydepth.exits.saving import EXIT_OUTPUT, Saved, save_exits
+from anydepth.exits.policy_inputs import PolicyReader
+from anydepth.exits.prefix_slicing import PrefixSlicer
+from anydepth.exits.saving import EXIT_OUTPUT, ExitFile, save_exits
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder
 
@@ -67,8 +67,8 @@ class EarlyExit:
         self.stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
         self.policy, self._calibration = policy, calibration
         self._calibrated = None if calibration is None or calibration.certificate is None else _Calibrated(self.stack)
-        self._reader = Reader(self.stack, policy)
-        self._lanes = Lanes(self.stack)
+        self._reader = PolicyReader(self.stack, policy)
+        self._lanes = PrefixSlicer(self.stack)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -84,12 +84,12 @@ class EarlyExit:
         """The depths below L at which samples may leave, ascending."""
         return self._reader.tested
 
-    def __call__(self, batch: Any) -> Exits:
+    def __call__(self, batch: Any) -> ExitOutput:
         """Answer a batch; its labels, if it has any, are set aside."""
         inputs, _ = without_labels(batch, self.stack.model)
         self._reader.prepare(inputs)
         with in_eval_mode(self.stack.model), torch.inference_mode():
-            return Flight(self._reader, self._lanes, inputs).run()
+            return ExitForward(self._reader, self._lanes, inputs).run()
 
     def look(
         self,
@@ -98,7 +98,7 @@ class EarlyExit:
         labels: bool = False,
         out: Path | None = None,
         progress: Progress | None = None,
-    ) -> Looked:
+    ) -> PolicyInputs:
         """See what every tested depth shows of every sample, in one pass that lets nobody go.
 
         Args:
@@ -111,7 +111,7 @@ class EarlyExit:
 
     def calibrate(
         self,
-        data: Iterable[Any] | Looked,
+        data: Iterable[Any] | PolicyInputs,
         *,
         tolerance: float = 0.01,
         confidence: float = 0.95,
@@ -143,7 +143,9 @@ class EarlyExit:
             CertificateError: a level outside (0, 1), too few samples, no labels, or nothing to calibrate (`AtDepth`).
         """
         check_request(self.policy, tolerance=tolerance, confidence=confidence, against=against)
-        seen = data if isinstance(data, Looked) else self.look(data, labels=against == "labels", progress=progress)
+        seen = (
+            data if isinstance(data, PolicyInputs) else self.look(data, labels=against == "labels", progress=progress)
+        )
         policy, found = calibrate(
             self.policy,
             seen,
@@ -193,7 +195,7 @@ class EarlyExit:
                 its depth or its config. One whose classes are called otherwise is taken, without the certificate.
             ModelError: the folder holds no model that can be read.
         """
-        saved = Saved.read(Path(folder))
+        saved = ExitFile.read(Path(folder))
         stack = saved.stack(Path(folder)) if model is None else model
         stack = stack if isinstance(stack, Stack) else Stack(stack, blocks=saved.model["blocks"])
         saved.require_same(stack)

@@ -20,13 +20,13 @@ from torch import Tensor
 from anydepth.core.model_io import Batch, device_of, to_device
 from anydepth.core.patching import evaluating
 from anydepth.core.provenance import model_fingerprint
-from anydepth.core.targets import Questions
+from anydepth.core.targets import Targets
 from anydepth.errors import DataError
 from anydepth.exits.policies import Policy
-from anydepth.exits.policy_inputs import Reader
+from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.measures.engine.plan import available_memory
 from anydepth.passes.batches import as_batches
-from anydepth.passes.loop import go_through
+from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
 from anydepth.stats.certificates import fails, one_of_each
@@ -37,7 +37,7 @@ _LOOK = OutputKind(job="exit", mark="exit.json")
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExitScores:
     """The scores and answers of a policy, whatever its threshold: enough to tell what any level would do.
 
     Attributes:
@@ -55,10 +55,10 @@ class Shown:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def rows(self, which: Int64[np.ndarray, " m"]) -> Shown:
+    def rows(self, which: Int64[np.ndarray, " m"]) -> ExitScores:
         """Some of the samples."""
         labels = None if self.labels is None else self.labels[which]
-        return Shown(self.depths, self.scores[which], self.predictions[which], labels)
+        return ExitScores(self.depths, self.scores[which], self.predictions[which], labels)
 
     def leaving(self, level: float) -> Int64[np.ndarray, " n"]:
         """Where each sample leaves at a level, as an index of `depths`."""
@@ -111,7 +111,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Looked:
+class PolicyInputs:
     """What was seen of every sample at the depths that may be tested.
 
     Attributes:
@@ -131,16 +131,16 @@ class Looked:
     def __len__(self) -> int:
         return len(self.predictions)
 
-    def rows(self, which: Int64[np.ndarray, " m"]) -> Looked:
+    def rows(self, which: Int64[np.ndarray, " m"]) -> PolicyInputs:
         """Some of the samples."""
         labels, digests = (None if values is None else values[which] for values in (self.labels, self.digests))
         return replace(self, seen=self.seen[which], predictions=self.predictions[which], labels=labels, digests=digests)
 
-    def distinct(self, seed: int) -> Looked:
+    def distinct(self, seed: int) -> PolicyInputs:
         """One sample of each content; which of several copies stays is drawn by a seed."""
         return self if self.digests is None else self.rows(one_of_each(self.digests, seed))
 
-    def under(self, policy: Policy) -> Shown:
+    def under(self, policy: Policy) -> ExitScores:
         """The scores of a policy that looks at the same, at the depths it tests: all that were looked at, or some."""
         tested = policy.tested(self.depths[-1])
         places = [self.depths.index(depth) for depth in tested]
@@ -148,17 +148,17 @@ class Looked:
         for column, (depth, place) in enumerate(zip(tested, places, strict=True)):
             score, memory = policy.scores(depth, torch.from_numpy(self.seen[:, place]), memory)
             scores[:, column] = score.double().numpy()
-        return Shown((*tested, self.depths[-1]), scores, self.predictions[:, [*places, -1]], self.labels)
+        return ExitScores((*tested, self.depths[-1]), scores, self.predictions[:, [*places, -1]], self.labels)
 
 
 def look(
-    reader: Reader,
+    reader: PolicyReader,
     data: Iterable[Any],
     *,
     labels: bool,
     out: Path | None = None,
     progress: Progress | None = None,
-) -> Looked:
+) -> PolicyInputs:
     """Keep what a policy would look at of every sample at every tested depth.
 
     Args:
@@ -179,13 +179,13 @@ def look(
     with working_folder(out, _LOOK, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
         with evaluating(reader.stack.model):
             rows_of, model = partial(_rows, reader, labels, total), reader.stack.model
-            go_through(data, workspace, rows_of, labels=labels, progress=progress, model=model)
+            run_pass(data, workspace, rows_of, labels=labels, progress=progress, model=model)
         names = ("seen", "prediction", "label", "digest")
         seen, predictions, known, digests = (workspace.read(name) for name in names)
         assert predictions is not None
         assert digests is not None
         count, tested = len(predictions), len(reader.tested)
-        return Looked(
+        return PolicyInputs(
             (*reader.tested, reader.stack.depth),
             np.zeros((count, tested, 0), np.float32) if seen is None else np.array(seen).reshape(count, tested, -1),
             np.array(predictions),
@@ -195,7 +195,7 @@ def look(
 
 
 def _rows(
-    reader: Reader, labels: bool, total: int | None, index: int, batch: Batch, truth: Tensor | None, first: int
+    reader: PolicyReader, labels: bool, total: int | None, index: int, batch: Batch, truth: Tensor | None, first: int
 ) -> Iterator[tuple[str, np.ndarray, Any]]:
     """What the policy looks at, and the top class, at each tested depth; one row for each sample."""
     batch = to_device(batch, device_of(reader.stack.model))
@@ -214,7 +214,7 @@ def _rows(
             _require_memory(total * rows.nbytes, total)
         yield "seen", rows, np.float32
     if labels:
-        yield "label", Questions.of(reader.stack, batch, truth, answer).labels.cpu().numpy(), np.int64
+        yield "label", Targets.of(reader.stack, batch, truth, answer).labels.cpu().numpy(), np.int64
 
 
 def _require_memory(needed: int, batches: int) -> None:

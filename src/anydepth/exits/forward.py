@@ -10,13 +10,13 @@ from torch import Tensor
 
 from anydepth.core.model_io import Batch, device_of, sample_count, samples_of
 from anydepth.core.prefix_cache import answering
-from anydepth.core.segments import Legs
-from anydepth.exits.policy_inputs import Reader
-from anydepth.exits.prefix_slicing import Lanes
+from anydepth.core.segments import Segments
+from anydepth.exits.policy_inputs import PolicyReader
+from anydepth.exits.prefix_slicing import PrefixSlicer
 
 
 @dataclass(frozen=True)
-class Exits:
+class ExitOutput:
     """What came out, sample by sample, in the order they went in.
 
     Attributes:
@@ -34,7 +34,7 @@ class Exits:
     undecided: Int64[Tensor, " l"]
 
 
-class Flight:
+class ExitForward:
     """One batch on its way through the blocks.
 
     Args:
@@ -43,7 +43,7 @@ class Flight:
         batch: without labels.
     """
 
-    def __init__(self, reader: Reader, lanes: Lanes, batch: Batch) -> None:
+    def __init__(self, reader: PolicyReader, lanes: PrefixSlicer, batch: Batch) -> None:
         self._reader, self._lanes, self._batch = reader, lanes, batch
         self._here = batch  # those of it who have not left
         self._rows = torch.arange(sample_count(batch), device=device_of(reader.stack.model))  # their places in it
@@ -55,11 +55,11 @@ class Flight:
         self._blocks, self._readouts = [0] * last, [0] * last
         self._undecided: dict[int, Tensor] = {}
 
-    def run(self) -> Exits:
+    def run(self) -> ExitOutput:
         """Run the blocks until the last sample has left; call it once, in evaluation mode."""
         stack = self._reader.stack
-        with stack.in_legs(self._batch) as legs:
-            with stack.keeping(self._batch) as before:
+        with stack.segments(self._batch) as legs:
+            with stack.cached_prefix(self._batch) as before:
                 logits = legs.run(self._batch, self._stops)
             here = before
             while self._land(legs, logits):
@@ -70,7 +70,7 @@ class Flight:
         assert self._logits is not None
         undecided = [int(self._undecided.get(depth, 0)) for depth in range(1, stack.depth + 1)]
         counts = (torch.tensor(counts) for counts in (self._blocks, self._readouts, undecided))
-        return Exits(self._logits, self._depth, *counts)
+        return ExitOutput(self._logits, self._depth, *counts)
 
     def _stops(self, depth: int, state: Tensor) -> bool:
         """Whether these samples, after this block, are to be read out."""
@@ -88,7 +88,7 @@ class Flight:
         self._undecided[depth] = score.isnan().sum()  # not looked at before the end: a GPU would have to wait for it
         return score >= self._reader.policy.level
 
-    def _land(self, legs: Legs, logits: Tensor) -> bool:
+    def _land(self, legs: Segments, logits: Tensor) -> bool:
         """Let go who has had enough of those just read out; returns whether anyone is left."""
         logits, depth = self._reader.checked(logits), legs.depth
         self._readouts[depth - 1] = len(logits)
@@ -112,7 +112,7 @@ class Flight:
         assert self._leaving is not None
         return self._leaving
 
-    def _stay(self, legs: Legs, staying: Int64[Tensor, " n"]) -> None:
+    def _stay(self, legs: Segments, staying: Int64[Tensor, " n"]) -> None:
         legs.keep(staying)
         self._rows = self._rows[staying]
         self._here = samples_of(self._batch, self._rows)

@@ -15,7 +15,7 @@ from anydepth.errors import UnsupportedHead
 from anydepth.exits.policies import Policy
 
 
-class Reader:
+class PolicyReader:
     """Reads a model's states for a policy.
 
     Args:

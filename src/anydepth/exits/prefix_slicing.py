@@ -21,7 +21,7 @@ Axes = list[int | None]
 """Of each leaf of an answer: the axis of the batch, or None."""
 
 
-class Lanes:
+class PrefixSlicer:
     """Cuts what a model ran before its first block down to some samples.
 
     Args:
@@ -52,7 +52,7 @@ class Lanes:
         kind = tuple(_kind(leaf, count) for leaf in pytree.tree_leaves([answer for _, answer in answers]))
         if kind not in self._known:
             each_twice = samples_of(batch, torch.arange(count).repeat(2))
-            with self._stack.keeping(each_twice) as twice:
+            with self._stack.cached_prefix(each_twice) as twice:
                 self._stack.replay(each_twice)
             self._known[kind] = [_compared(one, other) for (_, one), (_, other) in zip(answers, twice, strict=True)]
         return self._known[kind]

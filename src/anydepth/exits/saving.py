@@ -18,7 +18,7 @@ from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import Policy, as_plain, from_plain
 from anydepth.models.hub_errors import translated
 from anydepth.stats.certificates import Certificate, Failures
-from anydepth.storage.checksums import read_sealed, seal
+from anydepth.storage.checksums import content_hash, read_sealed
 from anydepth.storage.files import plain, write_json
 from anydepth.storage.output_folder import OutputKind, settle
 
@@ -31,7 +31,7 @@ EXIT_OUTPUT = OutputKind(
 
 
 @dataclass(frozen=True)
-class Saved:
+class ExitFile:
     """What `exit.json` holds.
 
     Attributes:
@@ -59,7 +59,7 @@ class Saved:
         name: str | None = None,
         about: dict[str, Any] | None = None,
         inputs: InputSettings | None = None,
-    ) -> Saved:
+    ) -> ExitFile:
         """What is to be written of a model and its policy.
 
         Raises:
@@ -88,11 +88,11 @@ class Saved:
             "about": plain(self.about),
         }
         path = folder / FILE
-        write_json(path, {**content, "checksum": seal(content)})
+        write_json(path, {**content, "checksum": content_hash(content)})
         return path
 
     @classmethod
-    def read(cls, folder: Path) -> Saved:
+    def read(cls, folder: Path) -> ExitFile:
         """Read what `write` wrote.
 
         Raises:
@@ -219,7 +219,7 @@ def save_exits(
 
     A model of transformers is saved as by `save_pretrained`, any other as its state dict.
     """
-    saved, model = Saved.of(stack, policy, calibration, name=name, about=about, inputs=inputs), stack.model
+    saved, model = ExitFile.of(stack, policy, calibration, name=name, about=about, inputs=inputs), stack.model
     if hasattr(model, "peft_config"):
         raise PolicyError(f"{type(model).__name__} holds adapters: merge them (merge_and_unload) before it is saved")
     if hasattr(model, "save_pretrained"):

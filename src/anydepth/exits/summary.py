@@ -15,7 +15,7 @@ from anydepth.stats.intervals import wilson
 
 
 @dataclass(frozen=True)
-class Exited:
+class ExitSummary:
     """What the calibration of a model came to.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from anydepth.errors import CertificateError
 from anydepth.exits.costs import Costs
-from anydepth.exits.exit_scores import Looked, Shown
+from anydepth.exits.exit_scores import ExitScores, PolicyInputs
 from anydepth.exits.policies import Policy
 
 LEVELS = 200
@@ -27,7 +27,7 @@ _ERRORS = 2.0
 
 
 def tuned(
-    policy: Policy, looked: Looked, *, let_pass: float, tolerance: float, against: str, costs: Costs | None
+    policy: Policy, looked: PolicyInputs, *, let_pass: float, tolerance: float, against: str, costs: Costs | None
 ) -> Policy:
     """The policy with its temperatures, and with costs its tested depths, chosen by what these samples show.
 
@@ -48,7 +48,7 @@ def tuned(
     return policy
 
 
-def unevenly_sure(looked: Looked) -> bool:
+def unevenly_sure(looked: PolicyInputs) -> bool:
     """Whether the depths need temperatures of their own, by a likelihood-ratio test against one for all of them.
 
     One for all changes hardly who is surer than whom, and so what nearly any threshold does. Where the test says
@@ -76,7 +76,7 @@ def unevenly_sure(looked: Looked) -> bool:
     return bool(2 * (together - apart) > chi2.isf(_BY_CHANCE, depths - 1))
 
 
-def leaves_earlier(fitted: Shown, plain: Shown, *, failures: float, against: str) -> bool:
+def leaves_earlier(fitted: ExitScores, plain: ExitScores, *, failures: float, against: str) -> bool:
     """Whether samples leave earlier by fitted scores than by plain ones, by more than chance.
 
     What is compared are mean depths at the loosest levels with the same number of failures, for each number near the
@@ -98,14 +98,14 @@ def leaves_earlier(fitted: Shown, plain: Shown, *, failures: float, against: str
     return bool(saved.mean() > _ERRORS * saved.std() / np.sqrt(len(saved)))
 
 
-def _loosest(shown: Shown, allowed: Sequence[int], against: str) -> list[float]:
+def _loosest(shown: ExitScores, allowed: Sequence[int], against: str) -> list[float]:
     """For each number of failures, the last level of a path before more are seen; +inf if the first has more."""
     path = levels(shown)
     most = np.maximum.accumulate(shown.failures_along(path, against))
     return [float([np.inf, *path][int(np.searchsorted(most, count, side="right"))]) for count in allowed]
 
 
-def temperatures(looked: Looked) -> dict[int, float]:
+def temperatures(looked: PolicyInputs) -> dict[int, float]:
     """For each tested depth the temperature at which its confidence tells best how often it answers as the full model.
 
     The one that minimises the cross-entropy with the full model's answers (temperature scaling, arXiv:1706.04599),
@@ -142,7 +142,9 @@ def _least(loss: Callable[[float], float]) -> float:
     return float(2**found.x)
 
 
-def worthwhile(policy: Policy, looked: Looked, costs: Costs, *, tolerance: float, against: str) -> tuple[int, ...]:
+def worthwhile(
+    policy: Policy, looked: PolicyInputs, costs: Costs, *, tolerance: float, against: str
+) -> tuple[int, ...]:
     """The depths whose test saves more than it costs.
 
     All are taken to begin with; again and again the one is left out without which a batch is fastest, at the loosest
@@ -176,7 +178,7 @@ def _without_the_idle(depths: tuple[int, ...], cost: Callable[[tuple[int, ...]],
     return depths
 
 
-def loosest(shown: Shown, tolerance: float, against: str) -> float:
+def loosest(shown: ExitScores, tolerance: float, against: str) -> float:
     """The last level of a coarse path before the share of failures first exceeds the tolerance; +inf if none."""
     path = levels(shown, _LEVELS_TO_COMPARE)
     beyond = shown.failures_along(path, against) > tolerance * len(shown)
@@ -184,7 +186,7 @@ def loosest(shown: Shown, tolerance: float, against: str) -> float:
     return path[kept - 1] if kept else float(np.inf)
 
 
-def levels(shown: Shown, count: int = LEVELS) -> list[float]:
+def levels(shown: ExitScores, count: int = LEVELS) -> list[float]:
     """The path: scores that were seen, from the highest down, evenly spread over them.
 
     Raises:

@@ -7,9 +7,11 @@ model.generate(**prompt, custom_generate=anydepth.generation.dynamic_exit(Confid
 
 from anydepth.generation.calibration import calibrate
 from anydepth.generation.costs import advise
-from anydepth.generation.decoder import Spent
+from anydepth.generation.decoder import GenerationStats
 from anydepth.generation.dynamic import dynamic_exit
 from anydepth.generation.speculative import self_speculative
 from anydepth.generation.static import at_depth
 
-__all__ = ["Spent", "advise", "at_depth", "calibrate", "dynamic_exit", "self_speculative"]
+Spent = GenerationStats  # its name in 0.1.0
+
+__all__ = ["GenerationStats", "Spent", "advise", "at_depth", "calibrate", "dynamic_exit", "self_speculative"]

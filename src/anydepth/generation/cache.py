@@ -14,11 +14,11 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from anydepth.errors import GenerationError
 
 
-class Filled(BaseException):
+class KeysWritten(BaseException):
     """A block has handed over its keys and values, and nothing else of it is wanted: no error, so not caught as one."""
 
 
-class Seen(Cache):  # type: ignore[misc]  # of transformers, which has no types
+class FixedLengthCache(Cache):  # type: ignore[misc]  # of transformers, which has no types
     """A cache as one forward is to see it: of a stated length, however far single blocks have got.
 
     A model makes its masks and positions by what the cache says of its length, and asks one layer for all. While some
@@ -46,12 +46,12 @@ class Seen(Cache):  # type: ignore[misc]  # of transformers, which has no types
         """Write the keys and values of a layer."""
         found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if self._filling:
-            raise Filled
+            raise KeysWritten
         return found
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Inside, a block that has written its keys and values goes no further: it raises `Filled`."""
+        """Inside, a block that has written its keys and values goes no further: it raises `KeysWritten`."""
         self._filling = True
         try:
             yield

@@ -27,7 +27,7 @@ from anydepth.errors import CertificateError
 from anydepth.exits.policies import Entropy, Patience, Policy, as_plain
 from anydepth.generation.dynamic import DynamicExit, dynamic_exit
 from anydepth.stats.certificates import Certificate, certified, check_level, least_samples, passes, repeats, too_few
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 
 THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 """The path that is tested where none is given, from strict to loose; fixed, so that no sample is spent on laying it."""
@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Step:
+class ThresholdResult:
     """What a threshold on the path showed.
 
     Attributes:
@@ -54,7 +54,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Promise:
+class SequenceGuarantee:
     """What is promised of sequences that are generated with a policy.
 
     Attributes:
@@ -69,12 +69,12 @@ class Promise:
     certificate: Certificate | None
     share: float
     new_tokens: int
-    steps: tuple[Step, ...]
+    steps: tuple[ThresholdResult, ...]
     passed: int
     notes: tuple[str, ...] = ()
 
     @property
-    def taken(self) -> Step | None:
+    def taken(self) -> ThresholdResult | None:
         """The step whose threshold was taken."""
         return self.steps[self.passed - 1] if self.passed else None
 
@@ -109,7 +109,7 @@ def calibrate(
     blocks: str | None = None,
     keep: Path | None = None,
     progress: Progress | None = None,
-) -> tuple[Policy | None, Promise]:
+) -> tuple[Policy | None, SequenceGuarantee]:
     """Find how loose a policy may be when a model generates greedily, with a guarantee over sequences.
 
     Args:
@@ -161,7 +161,7 @@ def calibrate(
     plain = _Author(model, prompts, new_tokens, padding, kept, progress)
     with evaluating(model), torch.inference_mode():
         texts, _ = plain.write("the full model")
-        steps: list[Step] = []
+        steps: list[ThresholdResult] = []
 
         def failures() -> Iterator[int]:
             for threshold in thresholds:
@@ -175,7 +175,7 @@ def calibrate(
 
         passed = certified(failures(), len(prompts), against="model", tolerance=tolerance, confidence=confidence)
     notes = repeats(given - len(prompts), given, "prompts")
-    promise = Promise(passed[-1] if passed else None, share, new_tokens, tuple(steps), len(passed), notes)
+    promise = SequenceGuarantee(passed[-1] if passed else None, share, new_tokens, tuple(steps), len(passed), notes)
     taken = promise.taken
     return (None if taken is None else replace(policy, threshold=taken.threshold, log_odds=None)), promise
 
@@ -217,7 +217,7 @@ def _key(stack: Stack, prompts: Sequence[Tensor], policy: Policy, settings: tupl
 def _save(file: Path, texts: list[Tensor], depths: list[Tensor]) -> None:
     each = torch.cat(depths).numpy() if depths else np.empty(0, np.int64)
     lengths = np.array([len(text) for text in texts])
-    with replacing(file) as beside, beside.open("wb") as opened:
+    with atomic_write(file) as beside, beside.open("wb") as opened:
         np.savez(opened, lengths=lengths, texts=torch.cat(texts).numpy(), depths=each)
 
 
@@ -289,13 +289,13 @@ class _Author:
 
 def _held(
     threshold: int | float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float
-) -> tuple[Step, Bool[np.ndarray, " n"]]:
+) -> tuple[ThresholdResult, Bool[np.ndarray, " n"]]:
     """What a threshold shows, beside what the full model wrote; and which sequences fail."""
     shares = [differing(one, other) for one, other in zip(early, texts, strict=True)]
     lengths = [max(len(one), len(other)) for one, other in zip(early, texts, strict=True)]
     failed = np.array(shares) > share
     differ = sum(one * length for one, length in zip(shares, lengths, strict=True)) / sum(lengths)
-    return Step(threshold, int(failed.sum()), float(torch.cat(depths).float().mean()), differ), failed
+    return ThresholdResult(threshold, int(failed.sum()), float(torch.cat(depths).float().mean()), differ), failed
 
 
 def differing(early: Int64[Tensor, " n"], full: Int64[Tensor, " m"]) -> float:

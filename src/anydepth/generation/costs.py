@@ -18,7 +18,7 @@ from anydepth.core.stack import Stack
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import Confidence
 from anydepth.generation.cache import cut_back, whole_cache
-from anydepth.generation.decoder import Decoder, Spent, checked_on, decoding
+from anydepth.generation.decoder import Decoder, GenerationStats, checked_on, decoding
 from anydepth.generation.dynamic import dynamic_exit
 from anydepth.generation.modes import positions_of
 from anydepth.generation.speculative import best_length
@@ -264,7 +264,7 @@ def measure_decode_costs(stack: Stack, text: Int64[Tensor, "1 t"], *, rounds: in
     given: dict[str, Any] = {"use_cache": True, "position_ids": torch.arange(ahead.shape[1])[None]}
     if model._supports_logits_to_keep():
         given["logits_to_keep"] = 1
-    with evaluating(model), torch.inference_mode(), decoding(stack, ahead, cache, given, Spent()) as decoder:
+    with evaluating(model), torch.inference_mode(), decoding(stack, ahead, cache, given, GenerationStats()) as decoder:
         decoder.run(ahead, upto=last, read=1)
         decoder.keep([ahead.shape[1]])
         times = np.array([[_timed(decoder, text[:, -few:], *kind) for kind in kinds] for _ in range(rounds + 2)])

@@ -14,11 +14,11 @@ from torch.nn import functional
 from transformers.cache_utils import Cache
 
 from anydepth.core.patching import forward_as
-from anydepth.core.segments import Legs
+from anydepth.core.segments import Segments
 from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
-from anydepth.generation.cache import Seen, choose_positions, cut_back
+from anydepth.generation.cache import FixedLengthCache, choose_positions, cut_back
 
 # Of a prompt, the tokens that the law is checked on.
 _CHECKED = 16
@@ -28,7 +28,7 @@ _GROWING = ("attention_mask", "position_ids")
 
 
 @dataclass
-class Spent:
+class GenerationStats:
     """What a generation took.
 
     Attributes:
@@ -51,9 +51,9 @@ class Spent:
     accepted: int = 0
     depths: tuple[int, ...] = ()
 
-    def __add__(self, other: Spent) -> Spent:
+    def __add__(self, other: GenerationStats) -> GenerationStats:
         """What both took together."""
-        return Spent(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return GenerationStats(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
     @property
     def acceptance(self) -> float:
@@ -83,7 +83,13 @@ class Decoder:
     """
 
     def __init__(
-        self, stack: Stack, legs: Legs, cache: Cache, given: dict[str, Any], sample: dict[str, Tensor], spent: Spent
+        self,
+        stack: Stack,
+        legs: Segments,
+        cache: Cache,
+        given: dict[str, Any],
+        sample: dict[str, Tensor],
+        spent: GenerationStats,
     ) -> None:
         self._stack, self._legs, self.cache = stack, legs, cache
         self._classifier = stack.classifier(sample)
@@ -145,7 +151,7 @@ class Decoder:
             next_sequence_length=count,
             attention_mask=mask,
             is_first_iteration=False,
-            **{**given, cache_name(): Seen(self.cache, at)},
+            **{**given, cache_name(): FixedLengthCache(self.cache, at)},
         )
         return prepared
 
@@ -204,7 +210,7 @@ def _are_counted(places: Tensor, mask: Tensor | None) -> bool:
 
 @contextmanager
 def decoding(
-    stack: Stack, prompt: Int64[Tensor, "b t"], cache: Cache, given: dict[str, Any], spent: Spent
+    stack: Stack, prompt: Int64[Tensor, "b t"], cache: Cache, given: dict[str, Any], spent: GenerationStats
 ) -> Iterator[Decoder]:
     """Inside, the model runs between depths; afterwards every layer of its cache has the same positions.
 
@@ -223,7 +229,7 @@ def decoding(
     def forward(inputs: dict[str, Any]) -> Any:
         return stack.model(**inputs, return_dict=True)
 
-    with stack.in_legs(sample, forward) as legs:
+    with stack.segments(sample, forward) as legs:
         decoder = Decoder(stack, legs, cache, given, sample, spent)
         try:
             yield decoder

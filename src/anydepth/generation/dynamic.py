@@ -17,16 +17,16 @@ from transformers.cache_utils import Cache
 
 from anydepth.core.model_io import call_with
 from anydepth.core.patching import forward_as
-from anydepth.core.segments import Legs
+from anydepth.core.segments import Segments
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy
-from anydepth.generation.cache import Filled, Seen, levelled, require_filled, whole_cache
-from anydepth.generation.decoder import Spent, checked_on
-from anydepth.generation.modes import Mode, new_tokens, refuse, written
+from anydepth.generation.cache import FixedLengthCache, KeysWritten, levelled, require_filled, whole_cache
+from anydepth.generation.decoder import GenerationStats, checked_on
+from anydepth.generation.modes import GenerationMethod, new_tokens, require_supported, written
 
 
-class DynamicExit(Mode):
+class DynamicExit(GenerationMethod):
     """See `dynamic_exit`."""
 
     def __init__(self, policy: Policy, *, blocks: str | None = None, streamer: Any = None) -> None:
@@ -46,14 +46,14 @@ class DynamicExit(Mode):
         **given: Any,
     ) -> Any:
         """What `generate` calls in place of its own loop: that loop itself, with a forward that may stop early."""
-        refuse(model, generation_config, unless="dynamic exit")
+        require_supported(model, generation_config, unless="dynamic exit")
         stack = self.stack(model, input_ids, given)
         cache = whole_cache(given.get(cache_name()), stack.depth)
         prompted = cache.get_seq_length() + new_tokens(input_ids, cache, given, generation_config).shape[1]
         streamer = self.streaming(input_ids, streamer)
         forward = model.forward
         spent = self.counted()
-        with stack.in_legs(
+        with stack.segments(
             checked_on(input_ids, given.get("attention_mask")), lambda inputs: forward(**inputs)
         ) as legs:
             steps = _Steps(legs, self.policy, stack.depth, prompted, spent)
@@ -82,7 +82,7 @@ class _Steps:
         spent: to add to.
     """
 
-    def __init__(self, legs: Legs, policy: Policy, last: int, prompted: int, spent: Spent) -> None:
+    def __init__(self, legs: Segments, policy: Policy, last: int, prompted: int, spent: GenerationStats) -> None:
         self._legs, self._policy, self._last, self._prompted, self._spent = legs, policy, last, prompted, spent
         self._tested = policy.tested(last)
         legs.notes = True
@@ -91,7 +91,7 @@ class _Steps:
         name = cache_name()
         cache: Cache = inputs[name]
         length = cache.get_seq_length()
-        seen = Seen(cache, length)
+        seen = FixedLengthCache(cache, length)
         tested = () if length < self._prompted else self._tested
         step = _Step(self._policy, tested, torch.zeros_like(inputs["input_ids"][:, 0], dtype=torch.bool))
         output = self._run(step, {**inputs, name: seen})
@@ -118,11 +118,11 @@ class _Steps:
                 return output
             legs.frozen = step.gone if bool(step.gone.any()) else None
 
-    def _fill(self, seen: Seen) -> None:
+    def _fill(self, seen: FixedLengthCache) -> None:
         """Have the blocks that did not run make keys and values of the state where all have left."""
         for number in range(self._legs.depth + 1, self._last + 1):
             block, args, kwargs = self._legs.passed[number]
-            with seen.filling(), suppress(Filled):
+            with seen.filling(), suppress(KeysWritten):
                 call_with(block, self._legs.state.clone(), args, kwargs)
             self._spent.filled += 1
 

@@ -13,16 +13,16 @@ from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
-from anydepth.core.model_io import answer_of, call_model, distance
+from anydepth.core.model_io import call_model, distance, model_output
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack, tolerance_of
 from anydepth.dependencies import require
 from anydepth.distributed import rank_and_count
 from anydepth.errors import GenerationError
-from anydepth.generation.decoder import Spent, checked_on
+from anydepth.generation.decoder import GenerationStats, checked_on
 
 
-class Mode:
+class GenerationMethod:
     """A way to generate, given to a model as `model.generate(..., custom_generate=mode)`.
 
     Args:
@@ -37,17 +37,17 @@ class Mode:
     def __init__(self, *, blocks: str | None = None, streamer: Any = None) -> None:
         self._blocks, self.streamer = blocks, streamer
         self._stack: Stack | None = None
-        self._spent: dict[int, Spent] = {}  # by thread
-        self._latest = Spent()
+        self._spent: dict[int, GenerationStats] = {}  # by thread
+        self._latest = GenerationStats()
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> GenerationStats:
         """What the last generation took: of this thread's, or of all where this thread made none."""
         return self._spent.get(get_ident(), self._latest)
 
-    def counted(self) -> Spent:
+    def counted(self) -> GenerationStats:
         """What is to count the generation that begins."""
-        self._latest = self._spent[get_ident()] = spent = Spent()
+        self._latest = self._spent[get_ident()] = spent = GenerationStats()
         return spent
 
     def stack(self, model: Any, prompt: Int64[Tensor, "b t"], given: dict[str, Any]) -> Stack:
@@ -124,7 +124,7 @@ def _require_causal(model: nn.Module, sample: dict[str, Tensor]) -> None:
     """
     more = {name: torch.cat([values, values[:, -1:]], dim=1) for name, values in sample.items()}
     with evaluating(model):
-        alone, before = (answer_of(call_model(model, one))[1] for one in (sample, more))
+        alone, before = (model_output(call_model(model, one))[1] for one in (sample, more))
     counts = sample["attention_mask"] != 0
     if not distance(before[:, :-1][counts], alone[counts]) <= tolerance_of(alone):
         raise GenerationError(
@@ -188,7 +188,7 @@ def several_ranks(model: nn.Module) -> bool:
     return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
 
 
-def refuse(model: Any, config: Any, *, unless: str, several: bool = False) -> None:
+def require_supported(model: Any, config: Any, *, unless: str, several: bool = False) -> None:
     """Refuse what a loop of our own does not do, with the reason.
 
     Args:

@@ -24,8 +24,15 @@ from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import copied, require_filled, whole_cache
 from anydepth.generation.decoder import Decoder, decoding
-from anydepth.generation.modes import Mode, new_tokens, positions_of, refuse, require_depth, require_padding
-from anydepth.generation.token_rows import Writing
+from anydepth.generation.modes import (
+    GenerationMethod,
+    new_tokens,
+    positions_of,
+    require_depth,
+    require_padding,
+    require_supported,
+)
+from anydepth.generation.token_rows import TokenRows
 
 LONGEST_DRAFT = 16
 
@@ -111,7 +118,7 @@ def _leading(holds: Bool[Tensor, " g"]) -> int:
     return next((place for place, one in enumerate(holds.tolist()) if not one), len(holds))
 
 
-class SelfSpeculative(Mode):
+class SelfSpeculative(GenerationMethod):
     """See `self_speculative`."""
 
     def __init__(
@@ -136,7 +143,7 @@ class SelfSpeculative(Mode):
     ) -> Any:
         """What `generate` calls in place of its own loop."""
         single = len(input_ids) == 1
-        refuse(model, generation_config, unless="self-speculation", several=not single)
+        require_supported(model, generation_config, unless="self-speculation", several=not single)
         require_padding(input_ids, generation_config, stopping_criteria)
         stack = self.stack(model, input_ids, given)
         require_depth(self.draft_depth, stack, below=True)
@@ -149,7 +156,7 @@ class SelfSpeculative(Mode):
         spent = self.counted()
         with decoding(stack, input_ids, cache, given, spent) as decoder:
             streamer = self.streaming(input_ids, streamer)
-            writing = Writing(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
+            writing = TokenRows(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
             rounds = _Rounds(decoder, writing, lengths, (self.draft_depth, stack.depth))
             rounds.begin(new)
             # the last token of a round is never a draft, and there are positions for so many
@@ -182,7 +189,7 @@ def _shares(stack: Stack, draft_depth: int) -> tuple[int, int]:
 class _Rounds:
     """Drafting and verifying, round after round, of the rows that have not ended."""
 
-    def __init__(self, decoder: Decoder, writing: Writing, lengths: DraftLength, depths: tuple[int, int]) -> None:
+    def __init__(self, decoder: Decoder, writing: TokenRows, lengths: DraftLength, depths: tuple[int, int]) -> None:
         self._decoder, self._writing, self._lengths = decoder, writing, lengths
         self._shallow, self._deep = depths
 

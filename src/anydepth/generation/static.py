@@ -15,11 +15,11 @@ from anydepth.core.patching import evaluating, forward_as
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import levelled, require_even
-from anydepth.generation.decoder import Spent, checked_on
-from anydepth.generation.modes import Mode, require_depth, several_ranks, written
+from anydepth.generation.decoder import GenerationStats, checked_on
+from anydepth.generation.modes import GenerationMethod, require_depth, several_ranks, written
 
 
-class StaticDepth(Mode):
+class StaticDepth(GenerationMethod):
     """See `at_depth`."""
 
     def __init__(self, depth: int, *, blocks: str | None = None, streamer: Any = None) -> None:
@@ -66,7 +66,7 @@ class StaticDepth(Mode):
         spent.tokens = written(output, input_ids)
         return output
 
-    def _counting(self, model: nn.Module, spent: Spent) -> AbstractContextManager[None]:
+    def _counting(self, model: nn.Module, spent: GenerationStats) -> AbstractContextManager[None]:
         """Inside, forwards add to what is spent."""
         own = model.forward
 

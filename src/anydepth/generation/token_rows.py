@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-class Writing:
+class TokenRows:
     """Rows of tokens that grow by different numbers at a time, each as `generate`'s own loop would grow it.
 
     Args:

@@ -21,7 +21,7 @@ from anydepth.data.examples import Examples, class_names, examples, load_to_trai
 from anydepth.data.loading import LoadedData
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import ModelError, TrainingError, one_line
-from anydepth.jobs.align_settings import Job
+from anydepth.jobs.align_settings import AlignSettings
 from anydepth.jobs.run_folder import RunFolder
 from anydepth.models import loading as models
 from anydepth.models.companion_files import carry
@@ -29,13 +29,13 @@ from anydepth.models.loaded import LoadedModel, Task
 from anydepth.models.tasks import check_task, fills_masks, trainable_task
 from anydepth.progress import Progress
 from anydepth.stats.intervals import wilson
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 from anydepth.storage.paths import local_path, real_path
-from anydepth.training.callbacks import Interrupt, Teller
+from anydepth.training.callbacks import InterruptCallback, ProgressCallback
 from anydepth.training.checkpoints import last_checkpoint
 from anydepth.training.model_card import card, short_name
 from anydepth.training.objectives import Objective
-from anydepth.training.summary import Aligned
+from anydepth.training.summary import TrainingSummary
 from anydepth.training.trainer import AlignedTrainer
 
 
@@ -58,7 +58,7 @@ class _Ready:
 
 
 def align(
-    job: Job,
+    job: AlignSettings,
     out: str | Path,
     *,
     resume: bool = False,
@@ -66,7 +66,7 @@ def align(
     keep_checkpoints: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
-) -> Aligned:
+) -> TrainingSummary:
     """Train a model at every depth, and leave it in a folder that transformers loads by itself.
 
     What can be checked is checked before anything is downloaded, and all data before any of it is learnt from.
@@ -87,7 +87,7 @@ def align(
         KeyboardInterrupt: it was ended.
 
     Example:
-        >>> align(Job("./nowhere", "digits", objective="sampled", training={"use_cpu": True}), "runs/sampled")
+        >>> align(AlignSettings("./nowhere", "digits", objective="sampled", training={"use_cpu": True}), "runs/sampled")
         Traceback (most recent call last):
         anydepth.errors.ModelError: no folder './nowhere'
     """
@@ -101,7 +101,7 @@ def align(
         if (result := run.standing(settings, resume=resume, restart=restart)) is not None:
             if rank_and_count()[0] == 0:
                 run.clear()
-            return Aligned.of(run.path, result)
+            return TrainingSummary.of(run.path, result)
         return _align(
             job,
             run,
@@ -116,7 +116,7 @@ def align(
 
 
 def _align(
-    job: Job,
+    job: AlignSettings,
     run: RunFolder,
     resolved: tuple[Objective, TrainingArguments, bool],
     settings: dict[str, Any],
@@ -126,7 +126,7 @@ def _align(
     keep_checkpoints: bool,
     progress: Progress | None,
     say: Callable[[str], None] | None,
-) -> Aligned:
+) -> TrainingSummary:
     objective, arguments, scratch = resolved
     if progress is not None:
         progress(0, None, "loading")
@@ -140,7 +140,9 @@ def _align(
         wait_for_all()
         trainer = _trainer(job, objective, arguments, ready)
         if progress is not None and arguments.should_save:
-            trainer.add_callback(Teller(progress, ready.depth, language_model=ready.model.task == "causal-lm"))
+            trainer.add_callback(
+                ProgressCallback(progress, ready.depth, language_model=ready.model.task == "causal-lm")
+            )
         with _stoppable(trainer, say):
             checkpoint = last_checkpoint(run.checkpoints, thorough=True) if resume else None
             seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
@@ -149,7 +151,7 @@ def _align(
         return _finish(run, trainer, done, settings, base, keep_checkpoints=keep_checkpoints)
 
 
-def _ready(job: Job, objective: Objective, scratch: bool) -> _Ready:
+def _ready(job: AlignSettings, objective: Objective, scratch: bool) -> _Ready:
     config = models.config_of(job.model, trust_remote_code=job.trust_remote_code)  # before data are downloaded
     train, held_out = load_to_train(
         job.data,
@@ -178,7 +180,7 @@ def _ready(job: Job, objective: Objective, scratch: bool) -> _Ready:
     return _Ready(model, depth, (train, held_out), (to_learn, to_evaluate))
 
 
-def _task(job: Job, config: Any, data: LoadedData) -> Task:
+def _task(job: AlignSettings, config: Any, data: LoadedData) -> Task:
     text = data.columns.text
     words = text is not None and is_words(data.dataset.features[text])
     labelled = data.columns.label is not None
@@ -191,7 +193,7 @@ def _task(job: Job, config: Any, data: LoadedData) -> Task:
     return task
 
 
-def _trainer(job: Job, objective: Objective, arguments: TrainingArguments, ready: _Ready) -> AlignedTrainer:
+def _trainer(job: AlignSettings, objective: Objective, arguments: TrainingArguments, ready: _Ready) -> AlignedTrainer:
     train, held_out = ready.examples
     processor = ready.model.processor
     try:
@@ -220,7 +222,7 @@ def _stoppable(trainer: AlignedTrainer, say: Callable[[str], None] | None) -> Ab
     alone = trainer.args.dataloader_num_workers == 0 or forked
     if say is None or not alone or threading.current_thread() is not threading.main_thread():
         return nullcontext()
-    interrupt = Interrupt(say, trainer.args.device)
+    interrupt = InterruptCallback(say, trainer.args.device)
     trainer.add_callback(interrupt)
     return interrupt.awaited()
 
@@ -236,8 +238,13 @@ def _evaluation(trainer: AlignedTrainer) -> Mapping[str, float]:
 
 
 def _aligned(
-    job: Job, objective: Objective, ready: _Ready, trainer: AlignedTrainer, settings: Mapping[str, Any], out: Path
-) -> Aligned:
+    job: AlignSettings,
+    objective: Objective,
+    ready: _Ready,
+    trainer: AlignedTrainer,
+    settings: Mapping[str, Any],
+    out: Path,
+) -> TrainingSummary:
     task, (train, held_out) = ready.model.task, ready.rows
     measure = "perplexity" if task == "causal-lm" else "accuracy"
     metrics = _evaluation(trainer)
@@ -249,7 +256,7 @@ def _aligned(
     where = f"of {short_name(job.eval_data)}, {held_out.split}" if job.eval_data else held_out.split
     if not job.eval_data and not job.eval_split and held_out.split == train.split:
         where += ", kept apart"
-    return Aligned(
+    return TrainingSummary(
         folder=out,
         model=job.model,
         data=job.data,
@@ -281,12 +288,12 @@ def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _finish(
     run: RunFolder,
     trainer: AlignedTrainer,
-    done: Aligned,
+    done: TrainingSummary,
     settings: Mapping[str, Any],
     base: Path | None,
     *,
     keep_checkpoints: bool,
-) -> Aligned:
+) -> TrainingSummary:
     """Save the model, its tokenizer or image processor, its heads, its base's licence and its card; it is finished."""
     if not trainer.args.should_save:
         trainer.save_model(str(run.path))  # a sharded model is put together by all
@@ -296,7 +303,7 @@ def _finish(
         if base is not None and base.is_dir():
             along = carry(base, beside, card="README-base.md", only_legal=True)
             done = replace(done, notes=(*done.notes, *along.notes))
-        with writing(run.path):
+        with write_errors(run.path):
             (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, of what align.json says
             (beside / "README.md").write_text(card(done), encoding="utf-8", errors="backslashreplace")
         files = sorted(file.name for file in beside.iterdir())

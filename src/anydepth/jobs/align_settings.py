@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from anydepth.data.loading import Wanted
+from anydepth.data.loading import DataSelection
 from anydepth.errors import ModelError, ObjectiveError, TrainingError, one_line
 from anydepth.models.loaded import has_weights
 from anydepth.models.loading import check_name
@@ -58,7 +58,7 @@ _INTERVALS = ("logging_steps", "eval_steps", "save_steps")
 
 
 @dataclass(frozen=True)
-class Job:
+class AlignSettings:
     """What is to be trained, on what, and how.
 
     Attributes:
@@ -82,7 +82,7 @@ class Job:
         training: fields of `transformers.TrainingArguments`.
 
     Example:
-        >>> Job("./vit", "digits", objective="sampled", training={"max_steps": 100}).resolved().loss.exits
+        >>> AlignSettings("./vit", "digits", objective="sampled", training={"max_steps": 100}).resolved().loss.exits
         'sampled'
     """
 
@@ -97,7 +97,7 @@ class Job:
     split: str | None = None
     eval_data: str | None = None
     eval_split: str | None = None
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: DataSelection = field(default_factory=DataSelection)
     eval_limit: int | None = None
     max_length: int | None = None
     augment: bool = False

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from anydepth.data.batching import Batches, batches
-from anydepth.data.loading import Wanted, take
+from anydepth.data.loading import DataSelection, load_split
 from anydepth.data.settings import settings_of
 from anydepth.exits.calibration import check_request, parted
 from anydepth.exits.costs import Costs, measure_costs
 from anydepth.exits.curve import curve_of, relative_time, require_threshold
 from anydepth.exits.early_exit import EarlyExit
-from anydepth.exits.exit_scores import Shown
+from anydepth.exits.exit_scores import ExitScores
 from anydepth.exits.policies import Policy, policy_named
 from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, save_exits
-from anydepth.exits.summary import Exited
-from anydepth.jobs.calibrate_lm import Promised, Writing, promise_named
+from anydepth.exits.summary import ExitSummary
+from anydepth.jobs.calibrate_lm import LmCalibrateResult, SequenceSettings, promise_named
 from anydepth.models import loading as models
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder, write_json
@@ -31,7 +31,7 @@ _TIMED = 6
 
 
 @dataclass(frozen=True)
-class Job:
+class CalibrateSettings:
     """What is to be calibrated, on what, and how.
 
     Attributes:
@@ -56,7 +56,7 @@ class Job:
     model: str
     data: str
     split: str | None = None
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: DataSelection = field(default_factory=DataSelection)
     batch_size: int = 32
     max_length: int | None = None
     policy: str = "confidence"
@@ -65,13 +65,15 @@ class Job:
     confidence: float = 0.95
     against: str = "model"
     tune: bool = True
-    writing: Writing = field(default_factory=Writing)
+    writing: SequenceSettings = field(default_factory=SequenceSettings)
     blocks: str | None = None
     device: str | None = None
     trust_remote_code: bool = False
 
 
-def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = None) -> Exited | Promised:
+def calibrate_named(
+    job: CalibrateSettings, out: str | Path, *, progress: Progress | None = None
+) -> ExitSummary | LmCalibrateResult:
     """Calibrate a model by name, and save it with `exit.json`; a classifier also with its curve and a report.
 
     Args:
@@ -89,9 +91,11 @@ def calibrate_named(job: Job, out: str | Path, *, progress: Progress | None = No
         return _calibrate(job, policy, Path(out), progress)
 
 
-def _calibrate(job: Job, policy: Policy, folder: Path, progress: Progress | None) -> Exited | Promised:
+def _calibrate(
+    job: CalibrateSettings, policy: Policy, folder: Path, progress: Progress | None
+) -> ExitSummary | LmCalibrateResult:
     loaded = models.load(job.model, device=job.device, trust_remote_code=job.trust_remote_code)
-    rows = take(job.data, job.split, job.wanted)
+    rows = load_split(job.data, job.split, job.wanted)
     if loaded.task == "causal-lm":
         return promise_named(
             loaded,
@@ -126,7 +130,7 @@ def _calibrate(job: Job, policy: Policy, folder: Path, progress: Progress | None
     proof = _Proof(shown, np.inf if calibrated.calibration.level is None else calibrated.calibration.level)
     predicted = costs.share(proof.depth, calibrated.tested, reads=drawn.policy.reads)
     chosen = job.tune and job.depths is None
-    result = Exited(
+    result = ExitSummary(
         folder,
         job.model,
         f"{job.data} ({rows.split})",
@@ -155,7 +159,7 @@ def _calibrate(job: Job, policy: Policy, folder: Path, progress: Progress | None
 class _Proof:
     """What a level does on the samples that had no say in it."""
 
-    def __init__(self, shown: Shown, level: float) -> None:
+    def __init__(self, shown: ExitScores, level: float) -> None:
         self._shown = shown
         self.depth, self.answers = shown.depth_of(level), shown.answers(level)
         self.agreement = float((self.answers == shown.predictions[:, -1]).mean())
@@ -196,7 +200,7 @@ def _on_costs(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iterat
         )
 
 
-def _write(result: Exited, calibrated: EarlyExit, batches: Batches) -> None:
+def _write(result: ExitSummary, calibrated: EarlyExit, batches: Batches) -> None:
     from anydepth.report.pages.exits import write
 
     loaded = batches.model

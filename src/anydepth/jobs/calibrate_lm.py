@@ -17,7 +17,7 @@ from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import CertificateError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.saving import EXIT_OUTPUT, save_exits
-from anydepth.generation.calibration import Promise, calibrate
+from anydepth.generation.calibration import SequenceGuarantee, calibrate
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder
@@ -25,7 +25,7 @@ from anydepth.storage.output_folder import PARTIAL
 
 
 @dataclass(frozen=True)
-class Writing:
+class SequenceSettings:
     """How sequences are written and held against each other.
 
     Attributes:
@@ -40,7 +40,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Promised:
+class LmCalibrateResult:
     """What the calibration of a language model came to.
 
     Attributes:
@@ -57,7 +57,7 @@ class Promised:
     model: str
     data: str
     policy: Policy
-    promise: Promise
+    promise: SequenceGuarantee
     last: int
     notes: tuple[str, ...]
 
@@ -79,12 +79,12 @@ def promise_named(
     policy: Policy,
     folder: Path,
     *,
-    writing: Writing,
+    writing: SequenceSettings,
     tolerance: float,
     confidence: float,
     blocks: str | None = None,
     progress: Progress | None = None,
-) -> Promised:
+) -> LmCalibrateResult:
     """Calibrate a language model's exits on texts, and save it with `exit.json`.
 
     Args:
@@ -119,7 +119,7 @@ def promise_named(
         progress=progress,
     )
     stack.verify({"input_ids": prompts[0][None].to(device_of(loaded.model))})
-    result = Promised(
+    result = LmCalibrateResult(
         folder,
         loaded.name,
         f"{rows.name} ({rows.split})",

@@ -15,10 +15,10 @@ from anydepth.data.inputs import check_vocabulary, pixel_input
 from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
-from anydepth.exits.saving import FILE, Saved
+from anydepth.exits.saving import FILE, ExitFile
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
-from anydepth.onnx.exporter import EXPORT_OUTPUT, Exported, export, require_extras
+from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, export, require_extras
 from anydepth.progress import Progress
 from anydepth.storage.output_folder import output
 from anydepth.storage.paths import entry_at, local_path
@@ -28,7 +28,7 @@ _PIXELS = 64
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportSettings:
     """What is to be exported.
 
     Attributes:
@@ -50,7 +50,7 @@ class Wish:
     trust_remote_code: bool = False
 
 
-def ship(wish: Wish, out: str | Path, *, progress: Progress | None = None) -> Exported:
+def ship(wish: ExportSettings, out: str | Path, *, progress: Progress | None = None) -> ExportResult:
     """Export a model by name.
 
     Args:
@@ -69,9 +69,9 @@ def ship(wish: Wish, out: str | Path, *, progress: Progress | None = None) -> Ex
         return _ship(wish, out, progress)
 
 
-def _ship(wish: Wish, out: str | Path, progress: Progress | None) -> Exported:
+def _ship(wish: ExportSettings, out: str | Path, progress: Progress | None) -> ExportResult:
     folder = local_path(wish.model)
-    saved = Saved.read(folder) if (folder / FILE).is_file() else None
+    saved = ExitFile.read(folder) if (folder / FILE).is_file() else None
     policy, notes = _policy(wish, saved)
     loaded = models.load(
         wish.model if saved is None else saved.source(folder),
@@ -90,7 +90,9 @@ def _ship(wish: Wish, out: str | Path, progress: Progress | None) -> Exported:
     return replace(found, notes=(*loaded.notes, *notes))
 
 
-def _about(wish: Wish, saved: Saved, stack: Stack, loaded: LoadedModel) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _about(
+    wish: ExportSettings, saved: ExitFile, stack: Stack, loaded: LoadedModel
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the graphs are to say of inputs and promise, and what to know about that."""
     if saved.inputs is None:
         found = saved.calibration_for(stack)
@@ -133,7 +135,7 @@ def sample_batch(loaded: LoadedModel) -> dict[str, Any]:
     raise ExportError(f"'{loaded.name}' takes tensors: use anydepth.onnx.export in Python, with a batch of yours")
 
 
-def _policy(wish: Wish, saved: Saved | None) -> tuple[Policy, tuple[str, ...]]:
+def _policy(wish: ExportSettings, saved: ExitFile | None) -> tuple[Policy, tuple[str, ...]]:
     """When samples leave, and what to know about that."""
     if wish.depth is not None:
         if (wish.exits, wish.policy, wish.threshold) != (None, None, None):
@@ -154,7 +156,7 @@ def _policy(wish: Wish, saved: Saved | None) -> tuple[Policy, tuple[str, ...]]:
     return saved.policy, ()
 
 
-def _given(wish: Wish) -> tuple[Policy, tuple[str, ...]]:
+def _given(wish: ExportSettings) -> tuple[Policy, tuple[str, ...]]:
     """The policy of a model that is not calibrated."""
     if wish.exits is None:
         raise ExportError(

@@ -17,10 +17,10 @@ from anydepth.data.decoding import require_text
 from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth
-from anydepth.exits.saving import Saved
-from anydepth.generation import Spent, at_depth, dynamic_exit, self_speculative
+from anydepth.exits.saving import ExitFile
+from anydepth.generation import GenerationStats, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise
-from anydepth.generation.modes import Mode, positions_of
+from anydepth.generation.modes import GenerationMethod, positions_of
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.storage.paths import local_path
@@ -54,7 +54,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerateSettings:
     """What is to be written, by which model, and in which way. One way at most; none is the plain one.
 
     Attributes:
@@ -85,7 +85,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class GenerateResult:
     """What was written, and what it took.
 
     Attributes:
@@ -106,7 +106,7 @@ class Spoken:
     texts: tuple[str, ...]
     tokens: int
     seconds: float
-    spent: Spent | None
+    spent: GenerationStats | None
     advice: Advice | None
     notes: tuple[str, ...]
 
@@ -115,7 +115,7 @@ class Spoken:
         return {**asdict(self), "tokens_per_second": self.tokens / self.seconds}
 
 
-def speak(wish: Wish, *, say: Callable[[str], None] | None = None) -> Spoken:
+def speak(wish: GenerateSettings, *, say: Callable[[str], None] | None = None) -> GenerateResult:
     """Write on from each prompt.
 
     Args:
@@ -142,7 +142,7 @@ def speak(wish: Wish, *, say: Callable[[str], None] | None = None) -> Spoken:
     with evaluating(model), torch.inference_mode():
         mode, way, advice = _way(wish, loaded, prompts)
         torch.manual_seed(wish.sampling.seed)
-        texts, tokens, seconds, spent = [], 0, 0.0, Spent()
+        texts, tokens, seconds, spent = [], 0, 0.0, GenerationStats()
         for prompt in prompts:
             streamer = None if say is None else _streamer(loaded.processor, say)
             start = time.perf_counter()
@@ -158,8 +158,8 @@ def speak(wish: Wish, *, say: Callable[[str], None] | None = None) -> Spoken:
             new = output[0, prompt.shape[1] :]
             texts.append(loaded.processor.decode(new, skip_special_tokens=True))
             tokens += len(new)
-            spent += Spent() if mode is None else mode.spent
-    return Spoken(
+            spent += GenerationStats() if mode is None else mode.spent
+    return GenerateResult(
         wish.model,
         way,
         wish.prompts,
@@ -187,7 +187,9 @@ def _encoded(loaded: LoadedModel, prompt: str) -> Tensor:
     return found
 
 
-def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode | None, str, Advice | None]:
+def _way(
+    wish: GenerateSettings, loaded: LoadedModel, prompts: list[Tensor]
+) -> tuple[GenerationMethod | None, str, Advice | None]:
     """The mode to generate with, None for the plain one; what it is, in words; and what was measured for it."""
     if wish.depth is not None:
         return at_depth(wish.depth, blocks=wish.blocks), f"at depth {wish.depth}", None
@@ -202,7 +204,7 @@ def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode |
         return self_speculative(depth, draft_length=wish.draft_length, blocks=wish.blocks), f"drafts at {depth}", None
     if wish.exits is None:
         return None, "all blocks", None
-    saved = Saved.read(local_path(wish.exits))
+    saved = ExitFile.read(local_path(wish.exits))
     stack = Stack(loaded.model, blocks=saved.model["blocks"])
     saved.require_same(stack)
     promise = _promise(saved, loaded)
@@ -215,14 +217,14 @@ def _way(wish: Wish, loaded: LoadedModel, prompts: list[Tensor]) -> tuple[Mode |
     return dynamic_exit(saved.policy, blocks=saved.model["blocks"]), promise, None
 
 
-def _promise(saved: Saved, loaded: LoadedModel) -> str:
+def _promise(saved: ExitFile, loaded: LoadedModel) -> str:
     """What is promised of the exits, of prompts of the tokenizer that they were calibrated with."""
     if saved.inputs is not None and processor_fingerprint(loaded) != saved.inputs.processor:
         return "nothing is promised: the tokenizer is another than when it was calibrated"
     return str(saved.about.get("promise", "never calibrated"))
 
 
-def _with(mode: Mode | None, streamer: Any) -> dict[str, Any]:
+def _with(mode: GenerationMethod | None, streamer: Any) -> dict[str, Any]:
     """What `generate` is to be given for a mode; its streamer goes the way of the mode."""
     if mode is None:
         return {"streamer": streamer}

@@ -17,14 +17,14 @@ from anydepth.core.model_io import Batch, device_of, to_device
 from anydepth.core.stack import Stack
 from anydepth.data.batching import batches
 from anydepth.data.input_settings import InputSettings
-from anydepth.data.loading import LoadedData, Wanted, take
+from anydepth.data.loading import DataSelection, LoadedData, load_split
 from anydepth.data.settings import settings_of
 from anydepth.errors import ModelError
 from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.policies import as_plain
-from anydepth.exits.saving import Saved
+from anydepth.exits.saving import ExitFile
 from anydepth.models import loading as models
-from anydepth.passes.loop import go_through
+from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
 from anydepth.safe_text import cell
@@ -38,7 +38,7 @@ _OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS,))
 
 
 @dataclass(frozen=True)
-class Request:
+class PredictSettings:
     """What is to be predicted, by which calibrated model.
 
     Attributes:
@@ -56,7 +56,7 @@ class Request:
     model: str
     data: str
     split: str | None = None
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: DataSelection = field(default_factory=DataSelection)
     batch_size: int = 32
     max_length: int | None = None
     device: str | None = None
@@ -64,7 +64,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictResult:
     """What was predicted.
 
     Attributes:
@@ -101,7 +101,7 @@ class Predicted:
         return {name: value for name, value in asdict(self).items() if name != "folder"} | {"depth": self.depth}
 
 
-def predict(request: Request, out: str | Path, *, progress: Progress | None = None) -> Predicted:
+def predict(request: PredictSettings, out: str | Path, *, progress: Progress | None = None) -> PredictResult:
     """Answer data by a calibrated model.
 
     Args:
@@ -115,12 +115,12 @@ def predict(request: Request, out: str | Path, *, progress: Progress | None = No
         DataError: the data cannot be read, or do not fit the model.
     """
     entry_at(request.model, ModelError)  # before anything is read of it
-    saved = Saved.read(local_path(request.model))
+    saved = ExitFile.read(local_path(request.model))
     with output(out, _OUTPUT, inputs={"model": request.model, "data": request.data}):
         return _predict(request, saved, Path(out), progress)
 
 
-def _predict(request: Request, saved: Saved, folder: Path, progress: Progress | None) -> Predicted:
+def _predict(request: PredictSettings, saved: ExitFile, folder: Path, progress: Progress | None) -> PredictResult:
     loaded = models.load(
         saved.source(local_path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
     )
@@ -134,13 +134,13 @@ def _predict(request: Request, saved: Saved, folder: Path, progress: Progress | 
         working_folder(folder, _OUTPUT, resume=True) as begun,
         closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {as_plain(saved.policy)}")) as workspace,
     ):
-        go_through(found, workspace, partial(_rows, exits), labels=False, progress=progress)
+        run_pass(found, workspace, partial(_rows, exits), labels=False, progress=progress)
         ids = workspace.ids()
         answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts")}
         kept = {name: np.array(values) for name, values in answers.items() if values is not None}
     names = loaded.classes or tuple(str(one) for one in range(int(kept["prediction"].max()) + 1))
     run, read, undecided = (int(one) for one in kept["counts"].sum(0))
-    result = Predicted(
+    result = PredictResult(
         folder,
         request.model,
         f"{request.data} ({rows.split})",
@@ -158,9 +158,9 @@ def _predict(request: Request, saved: Saved, folder: Path, progress: Progress | 
     return result
 
 
-def _rows_of(request: Request, saved: Saved) -> LoadedData:
+def _rows_of(request: PredictSettings, saved: ExitFile) -> LoadedData:
     """The rows, read from the columns that the model was calibrated on, if these are there and none are asked for."""
-    rows, wanted = take(request.data, request.split, request.wanted), request.wanted
+    rows, wanted = load_split(request.data, request.split, request.wanted), request.wanted
     columns = () if saved.inputs is None else saved.inputs.columns
     if not columns or wanted.text is not None or wanted.image is not None:
         return rows
@@ -169,14 +169,14 @@ def _rows_of(request: Request, saved: Saved) -> LoadedData:
     assert saved.inputs is not None
     text = saved.inputs.kind == "text"
     wanted = replace(wanted, text=",".join(columns)) if text else replace(wanted, image=columns[0])
-    return take(request.data, request.split, wanted)
+    return load_split(request.data, request.split, wanted)
 
 
-def _max_length(request: Request, saved: Saved) -> int | None:
+def _max_length(request: PredictSettings, saved: ExitFile) -> int | None:
     return request.max_length if request.max_length is not None or saved.inputs is None else saved.inputs.max_length
 
 
-def _promise(saved: Saved, stack: Stack, now: InputSettings) -> tuple[str | None, tuple[str, ...]]:
+def _promise(saved: ExitFile, stack: Stack, now: InputSettings) -> tuple[str | None, tuple[str, ...]]:
     """What is promised of inputs made like this; and why nothing is, or what else to know."""
     found = saved.calibration_for(stack, now)
     if found is None:

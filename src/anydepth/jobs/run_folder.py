@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.errors import OutputError, TrainingError
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 from anydepth.storage.files import read_json, replacing_folder, write_json
 from anydepth.storage.output_folder import PARTIAL, Output, OutputKind, output
 from anydepth.storage.schema import require_fields
@@ -77,7 +77,7 @@ class RunFolder:
         """
         if resume and restart:
             raise TrainingError("--resume goes on and --restart starts over: give one of them")
-        with writing(self.path):
+        with write_errors(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise TrainingError(f"'{self.path}' is a file, expected a folder: give one with --out")
             empty = not self.path.exists() or all(entry.name == PARTIAL for entry in self.path.iterdir())
@@ -176,7 +176,7 @@ class RunFolder:
         """Remove the checkpoints of a finished training that were not to be kept, and what says it is under way."""
         if not _read(self.path / FILE).get("kept"):
             self._remove_checkpoints()
-        with writing(self.path):
+        with write_errors(self.path):
             self._under_way.unlink(missing_ok=True)
 
 

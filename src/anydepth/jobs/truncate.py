@@ -10,7 +10,7 @@ from anydepth.core.model_io import device_of, to_device
 from anydepth.core.stack import Stack
 from anydepth.core.truncation import truncate
 from anydepth.data.batching import Batches, batches
-from anydepth.data.loading import Wanted, take
+from anydepth.data.loading import DataSelection, load_split
 from anydepth.errors import TruncationError
 from anydepth.jobs.export import sample_batch
 from anydepth.models import loading as models
@@ -20,7 +20,7 @@ from anydepth.models.timm import PREFIX as TIMM
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
 from anydepth.stats.certificates import MinimalDepth, check_against, least_samples
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind, output
 from anydepth.storage.paths import local_path
@@ -33,7 +33,7 @@ OLD_CARD = "README-uncut.md"
 
 
 @dataclass(frozen=True)
-class Choice:
+class DepthChoice:
     """By what the depth is chosen, and the cut seen to be right.
 
     Attributes:
@@ -48,7 +48,7 @@ class Choice:
 
     data: str
     split: str | None = None
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: DataSelection = field(default_factory=DataSelection)
     batch_size: int = 32
     tolerance: float = 0.01
     confidence: float = 0.95
@@ -56,7 +56,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncateResult:
     """What came of a cut.
 
     Attributes:
@@ -87,12 +87,12 @@ def cut(
     depth: int | None,
     out: str | Path,
     *,
-    choice: Choice | None = None,
+    choice: DepthChoice | None = None,
     blocks: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
-) -> Cut:
+) -> TruncateResult:
     """Cut a model after a depth that is given, or the shallowest that can be certified, and save what is left.
 
     Args:
@@ -132,10 +132,10 @@ def _cut(
     depth: int | None,
     out: Path,
     *,
-    choice: Choice | None,
+    choice: DepthChoice | None,
     blocks: str | None,
     progress: Progress | None,
-) -> Cut:
+) -> TruncateResult:
     found = None if choice is None else _batches(loaded, choice)
     batch = sample_batch(loaded) if found is None else as_batch(next(iter(found)), 0)[0]
     batch = to_device(batch, device_of(loaded.model))
@@ -146,7 +146,7 @@ def _cut(
         depth = minimal.depth
     chosen = stack.depth if depth is None else depth
     notes = (*loaded.notes, *(found.notes if found else ()), *(minimal.notes if minimal else ()))
-    result = Cut(out, loaded.name, chosen, stack.depth, minimal, notes)
+    result = TruncateResult(out, loaded.name, chosen, stack.depth, minimal, notes)
     if minimal and chosen == stack.depth:
         return replace(result, folder=None)
     small = truncate(stack, chosen, batch=batch)
@@ -159,7 +159,7 @@ def _cut(
     return result
 
 
-def _with_companions(result: Cut, beside: Path) -> Cut:
+def _with_companions(result: TruncateResult, beside: Path) -> TruncateResult:
     """Put what goes along with the model into its folder, and a card of its own."""
     source = local_path(result.model)
     if not source.is_dir():
@@ -167,12 +167,12 @@ def _with_companions(result: Cut, beside: Path) -> Cut:
         result = replace(result, notes=(*result.notes, note))
     else:
         result = replace(result, notes=(*result.notes, *carry(source, beside, card=OLD_CARD).notes))
-    with writing(beside):
+    with write_errors(beside):
         (beside / "README.md").write_text(_card(result, beside / OLD_CARD), encoding="utf-8", errors="backslashreplace")
     return result
 
 
-def _card(result: Cut, old: Path) -> str:
+def _card(result: TruncateResult, old: Path) -> str:
     """The model card: what was cut, on what grounds, and under which licence the uncut model stands."""
     what = f"{code(short_name(result.model))} cut after block {result.depth} of {result.last}."
     parts = [
@@ -187,12 +187,12 @@ def _card(result: Cut, old: Path) -> str:
     return front(result.model, licence_in(old)) + "\n".join(parts) + "\n"
 
 
-def _batches(loaded: LoadedModel, choice: Choice) -> Batches:
-    rows = take(choice.data, choice.split, choice.wanted)
+def _batches(loaded: LoadedModel, choice: DepthChoice) -> Batches:
+    rows = load_split(choice.data, choice.split, choice.wanted)
     found = batches(rows, loaded, batch_size=choice.batch_size, labels=choice.against == "labels")
     return replace(found, notes=(*rows.notes, *found.notes))
 
 
-def _minimal(stack: Stack, found: Batches, choice: Choice, progress: Progress | None) -> MinimalDepth:
+def _minimal(stack: Stack, found: Batches, choice: DepthChoice, progress: Progress | None) -> MinimalDepth:
     traced = trace(stack, found, measures=(), labels=choice.against == "labels", progress=progress)
     return traced.minimal_depth(choice.tolerance, choice.confidence, against=choice.against)

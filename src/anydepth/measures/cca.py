@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from anydepth.measures.engine.covariance import Axes, Found, whitened
+from anydepth.measures.engine.covariance import Axes, TileCovariances, whitened
 from anydepth.measures.engine.wide import rotated
 from anydepth.measures.measure import Similarity
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 
 KEPT_VARIANCE = 0.99  # of SVCCA
 
@@ -36,7 +36,7 @@ def correlations(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Fl
     return values.clamp_(max=1)
 
 
-def cca(run: Run) -> Similarity:
+def cca(run: MeasureContext) -> Similarity:
     """Mean CCA: `(1/c) Σ_i ρ_i` over the canonical correlations ρ of two depths, c the smaller of their ranks.
 
     With orthonormal columns Z_k that span the centred rows' features of depth k (as many as its rank), ρ are the
@@ -51,7 +51,7 @@ def cca(run: Run) -> Similarity:
     return _over_pairs(run, founds, lambda axes: axes, "CCA", mean_correlation)
 
 
-def svcca(run: Run) -> Similarity:
+def svcca(run: MeasureContext) -> Similarity:
     """SVCCA: mean CCA of the fewest leading principal axes that hold 99 % of each depth's variance.
 
     In 0..1; a similarity. Not changed by an orthogonal map, a factor, or a shift of either depth; changed by other
@@ -60,10 +60,10 @@ def svcca(run: Run) -> Similarity:
     values themselves, and keeps many more.
     """
     founds = rotated(run, axes=True) or run.covariances
-    return _over_pairs(run, founds, lambda axes: axes.keeping(KEPT_VARIANCE), "SVCCA", mean_correlation)
+    return _over_pairs(run, founds, lambda axes: axes.cached_prefix(KEPT_VARIANCE), "SVCCA", mean_correlation)
 
 
-def pwcca(run: Run) -> Similarity:
+def pwcca(run: MeasureContext) -> Similarity:
     """Projection-weighted CCA: `Σ_i α_i ρ_i / Σ_i α_i`, in which value (k, l) takes the weights from depth k, the row.
 
     `α_i = Σ_j |⟨h_i, y_j⟩|`, h_i the i-th canonical variate on the side of depth k (unit length over the rows) and y_j
@@ -97,7 +97,7 @@ def mean_correlation(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -
 
 
 def _over_pairs(
-    run: Run, founds: Iterable[Found], cut: Cut, title: str, of: Callable[..., tuple[float, float]]
+    run: MeasureContext, founds: Iterable[TileCovariances], cut: Cut, title: str, of: Callable[..., tuple[float, float]]
 ) -> Similarity:
     """A measure (k, l), (l, k) of every pair of depths whose axes, cut, leave the correlations something to say."""
     most, ranks, values = run.states.count - 1, dict[int, int](), dict[tuple[int, int], float]()
@@ -117,7 +117,7 @@ def _over_pairs(
     return Similarity(run.block(matrix), notes=(*run.blank_notes, *_notes(run, ranks, title), *notes))
 
 
-def _notes(run: Run, ranks: dict[int, int], title: str) -> Iterator[str]:
+def _notes(run: MeasureContext, ranks: dict[int, int], title: str) -> Iterator[str]:
     """Where a value is undefined, and where some of the correlations are 1 whatever the states hold."""
     most = run.states.count - 1
     for depth, rank in sorted(ranks.items()):

@@ -21,7 +21,7 @@ from anydepth.measures.measure import Similarity
 from anydepth.stats.intervals import around_correlation
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 
 KERNEL_ROWS = 10_000  # rows of which all pairs are looked at
 WIDTH_ROWS = 2000  # rows whose distances make the kernel's width
@@ -53,7 +53,7 @@ class KernelSums:
         return _hsic(self.cross, self.rows.sum(1), self.rows @ self.rows.T, self.rows.shape[1])
 
 
-def cka_rbf(run: Run) -> Similarity:
+def cka_rbf(run: MeasureContext) -> Similarity:
     """CKA with a Gaussian kernel, debiased: `HSIC1(k, l) / √(HSIC1(k, k) HSIC1(l, l))`.
 
     The kernel of depth k is `exp(-|x_i - x_j|² / (2 σ²))`, σ the median of the Euclidean distances `|x_i - x_j|` at
@@ -94,7 +94,7 @@ def cka_rbf(run: Run) -> Similarity:
     return Similarity(run.block(value), low, high, notes=tuple(notes))
 
 
-def widths(sample: Sample, run: Run) -> list[float]:
+def widths(sample: Sample, run: MeasureContext) -> list[float]:
     """The median distance of two rows at every depth; NaN at blank ones, and where it is but rounding of the states."""
     found = [float("nan")] * run.depths
     for depth, y in sample.centred(run.location, run.whole, run.memory // 4):
@@ -118,7 +118,7 @@ def median_distance(y: Float64[Tensor, "m d"]) -> float:
 class _Kernels:
     """The kernel matrices of all depths, tile by tile."""
 
-    def __init__(self, sample: Sample, run: Run, sigma: list[float]) -> None:
+    def __init__(self, sample: Sample, run: MeasureContext, sigma: list[float]) -> None:
         self.sample, self.location, self.device = sample, run.location, run.states.device
         self.widths, self.watched = sample.widths, run.states.during("kernel tiles")
         # a depth without a width leaves zeros, and with them nothing of its own

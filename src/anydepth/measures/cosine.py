@@ -13,10 +13,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.engine.context import Run
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.hsic import normalised
 from anydepth.measures.engine.states import (
-    Location,
+    StateMoments,
     States,
     depth_slices,
     epsilons,
@@ -52,7 +52,7 @@ class Cosines:
 
 
 def cosine(
-    states: States, *, centred: bool = True, location: Location | None = None, split: Split | None = None
+    states: States, *, centred: bool = True, location: StateMoments | None = None, split: Split | None = None
 ) -> Cosines:
     """`<h_k, h_l> / (|h_k| |h_l|)` of each row, for every two depths, over all rows.
 
@@ -179,7 +179,7 @@ class _Columns:
         return np.memmap(self.file, dtype=np.float32, mode="r+", shape=(self.columns, self.rows))
 
 
-def cosine_similarity(run: Run, *, centred: bool) -> Similarity:
+def cosine_similarity(run: MeasureContext, *, centred: bool) -> Similarity:
     """Mean cosine of all pairs of depths, with an interval over samples and quantiles."""
     states = run.states.during("cosine" if centred else "raw cosine")
     split = run.split(run.states.count) if states.groups is not None else None

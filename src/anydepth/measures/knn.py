@@ -11,10 +11,10 @@ from anydepth.measures.engine.neighbours import LEAST_ROWS, NEIGHBOUR_ROWS, NEIG
 from anydepth.measures.measure import Similarity
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 
 
-def knn(run: Run) -> Similarity:
+def knn(run: MeasureContext) -> Similarity:
     """Mutual k nearest neighbours: `(1/m) Σ_i |N_k(i) ∩ N_l(i)| / 10`, N(i) the 10 nearest rows to row i at a depth.
 
     Near is what has the largest cosine, seen from the mean of all rows; of equal ones, to 2^-40, the earlier row is
@@ -34,7 +34,7 @@ def knn(run: Run) -> Similarity:
     return Similarity(run.block(run.filled(values, _own(run))), notes=_notes(run, "kNN"))
 
 
-def cknna(run: Run) -> Similarity:
+def cknna(run: MeasureContext) -> Similarity:
     """CKNNA: `A(k, l) / √(A(k, k) A(l, l))`, CKA of the cosines of each row with those near it at both depths.
 
     `A(k, l) = Σ_i Σ_j (c_ij - c_i)(c'_ij - c'_i)` over the j that are among the 10 nearest rows to i at both depths, c
@@ -66,15 +66,15 @@ def _above_average(found: Neighbours) -> Float64[np.ndarray, "m k"]:
     return np.asarray(found.cosines[:, :-1] - found.mean[:, None])
 
 
-def _own(run: Run) -> set[int]:
+def _own(run: MeasureContext) -> set[int]:
     return {depth for depth, found in run.neighbours.items() if not found.directionless}
 
 
-def _pairs(run: Run) -> list[tuple[int, int]]:
+def _pairs(run: MeasureContext) -> list[tuple[int, int]]:
     return [(k, other) for k, other in run.pairs if {k, other} <= _own(run)]
 
 
-def _notes(run: Run, title: str) -> tuple[str, ...]:
+def _notes(run: MeasureContext, title: str) -> tuple[str, ...]:
     sample = run.sample(NEIGHBOUR_ROWS)
     notes = [*run.blank_notes, *sample.note(title)]
     if sample.count < LEAST_ROWS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from anydepth.measures.engine.context import Run
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.hsic import cka
 from anydepth.measures.measure import Similarity
 from anydepth.stats.intervals import around_correlation
@@ -12,7 +12,7 @@ from anydepth.stats.intervals import around_correlation
 _FOURTH_POWERS = 250  # powers of two whose fourth powers, which the sums hold, float64 holds
 
 
-def linear_cka(run: Run, *, debiased: bool) -> Similarity:
+def linear_cka(run: MeasureContext, *, debiased: bool) -> Similarity:
     """CKA of all pairs of depths; with a jackknife interval where it is debiased, and with sums to merge."""
     sums, parts = run.cka_sums
     value = cka(sums, debiased=debiased).cpu().numpy()

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from anydepth.measures.engine.moments import Moments
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 
 Invariance = Literal["orthogonal", "scaling", "translation", "permutation", "linear"]
 
@@ -65,7 +65,7 @@ class Measure:
 
     name: str
     title: str
-    of: Callable[[Run], Similarity]
+    of: Callable[[MeasureContext], Similarity]
     range: tuple[int, int]
     invariances: frozenset[Invariance]
     source: str

@@ -10,10 +10,10 @@ from anydepth.measures.engine.wide import rotated
 from anydepth.measures.measure import Similarity
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 
 
-def procrustes(run: Run) -> Similarity:
+def procrustes(run: MeasureContext) -> Similarity:
     """Orthogonal Procrustes as a similarity: `|Y_kᵀ Y_l|_* / (|Y_k|_F |Y_l|_F)`, Y the centred rows of a depth.
 
     |·|_* is the nuclear norm, the sum of singular values: the largest inner product of Y_k Q and Y_l over all

@@ -16,7 +16,7 @@ from anydepth.stats.intervals import around_correlation
 from anydepth.stats.jackknife import PartSums
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 from anydepth.stats.ranks import mid_ranks
 
 RSA_ROWS = 2000  # rows of which all pairs are ranked: 2 million
@@ -28,7 +28,7 @@ _DECIMALS = 12  # of distances, beyond which they are equal
 Ranks = Float32[np.ndarray, "m m"]
 
 
-def rsa(run: Run) -> Similarity:
+def rsa(run: MeasureContext) -> Similarity:
     """Representational similarity analysis: Spearman's correlation between the cosine distances of rows at two depths.
 
     Over all pairs of different rows, `1 - cosine` of the two, seen from the mean of all rows, is ranked at each depth,
@@ -55,7 +55,7 @@ def rsa(run: Run) -> Similarity:
     return Similarity(run.block(value), low, high, notes=(*run.blank_notes, *sample.note("RSA"), *notes))
 
 
-def _all_ranks(run: Run, sample: Sample) -> tuple[dict[int, Ranks], list[str]]:
+def _all_ranks(run: MeasureContext, sample: Sample) -> tuple[dict[int, Ranks], list[str]]:
     """Ranks at every depth that has them; why the others have none."""
     needed = 4 * sample.count**2 * (len(run.whole) + 8)
     if needed > run.memory:

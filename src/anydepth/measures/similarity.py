@@ -12,7 +12,7 @@ from anydepth.measures.cca import cca as _mean_cca
 from anydepth.measures.cca import pwcca, svcca
 from anydepth.measures.cka_rbf import cka_rbf
 from anydepth.measures.cosine import cosine_similarity
-from anydepth.measures.engine.context import Run, Watched
+from anydepth.measures.engine.context import MeasureContext, ReportedStates
 from anydepth.measures.engine.plan import available_memory
 from anydepth.measures.engine.precision import usual_settings
 from anydepth.measures.engine.states import (
@@ -82,13 +82,13 @@ def similarities(
     allowed = available_memory() // 2 if memory is None else memory
     every, device = states if other is None else JoinedStates(states, other), torch.device(device)
     with usual_settings():
-        read = Watched(every, device, progress).during("mean").chunks(rows_per_chunk(every.widths, megabytes=8))
+        read = ReportedStates(every, device, progress).during("mean").chunks(rows_per_chunk(every.widths, megabytes=8))
         location = locate(read, every.widths, epsilons(every))
         exponents = location.exponents(every.widths)
         if any(exponents):
             every, location = ScaledStates(every, exponents), location.scaled(exponents, every.widths)
-        run = Run(
-            Watched(every, device, progress),
+        run = MeasureContext(
+            ReportedStates(every, device, progress),
             location,
             exponents,
             None if other is None else len(states.widths),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 
 _LEGAL = re.compile(r"(?i)(licen[cs]e|notice|copying|copyright|authors|citation|(acceptable_)?use_policy)\b")
 _CARD = re.compile(r"(?i)readme\.md$")
@@ -75,7 +75,7 @@ def carry(source: Path, target: Path, *, card: str, only_legal: bool = False) ->
             carried.append(path.name)
             left += _copy_module(path, target)
         elif path.is_file() and path.name != card and _goes_along(path.name, only_legal=only_legal):
-            with writing(target / name):
+            with write_errors(target / name):
                 shutil.copyfile(path, target / name)  # a link's content: what it points to stays behind
             carried.append(name)
         elif name not in there:
@@ -107,7 +107,7 @@ def _copy_module(folder: Path, target: Path) -> list[str]:
     for path in _files(folder):
         name = path.relative_to(folder.parent)
         if path.is_file() and not path.name.startswith(".") and path.suffix in (*_USE, ".safetensors"):
-            with writing(target / name):
+            with write_errors(target / name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target / name)
         else:

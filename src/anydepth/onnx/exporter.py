@@ -29,11 +29,11 @@ from anydepth.core.targets import without_labels
 from anydepth.dependencies import require
 from anydepth.errors import ExportError
 from anydepth.exits.policies import Policy
-from anydepth.exits.policy_inputs import Reader
+from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.onnx.router import FORMAT, MANIFEST, Router, memory_at, plain_level
 from anydepth.onnx.segments import Inputs, Segment, write_segment
 from anydepth.progress import Progress
-from anydepth.storage.checksums import sealed, stated
+from anydepth.storage.checksums import file_record, with_checksum
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind
 
@@ -44,7 +44,7 @@ _EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was exported.
 
     Attributes:
@@ -87,7 +87,7 @@ def export(
     about: Mapping[str, Any] | None = None,
     blocks: str | None = None,
     progress: Progress | None = None,
-) -> Exported:
+) -> ExportResult:
     """Write a model as ONNX segments, one from each tested depth to the next.
 
     Args:
@@ -128,7 +128,7 @@ def export(
     require_extras()
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     require_float32(stack.model)
-    inputs, reader = Inputs.of(without_labels(batch, stack.model)[0]), Reader(stack, policy)
+    inputs, reader = Inputs.of(without_labels(batch, stack.model)[0]), PolicyReader(stack, policy)
     with evaluating(stack.model):
         reader.prepare(inputs.batch)
         with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:
@@ -137,10 +137,10 @@ def export(
             content = _manifest(reader, inputs, segments, beside)
             content["model"] = _described(stack, name, classes)
             content["about"] = dict(about or {})
-            write_json(beside / MANIFEST, sealed(content))
+            write_json(beside / MANIFEST, with_checksum(content))
             router, others = Router(beside), list(inputs.others())
             apart = max(_apart(reader, router, inputs, other) for other in others)
-    return Exported(
+    return ExportResult(
         folder=Path(out),
         model=content["model"]["name"],
         policy=content["policy"],
@@ -180,7 +180,7 @@ def require_float32(model: nn.Module) -> None:
         )
 
 
-def _cuts(reader: Reader) -> list[tuple[int, int]]:
+def _cuts(reader: PolicyReader) -> list[tuple[int, int]]:
     """From where to where each segment goes."""
     stops = (*reader.tested, reader.stack.depth)
     if reader.policy.reads == "nothing":  # all leave at the first
@@ -188,7 +188,7 @@ def _cuts(reader: Reader) -> list[tuple[int, int]]:
     return list(pairwise((0, *stops)))
 
 
-def _write(reader: Reader, inputs: Inputs, folder: Path, progress: Progress | None) -> list[dict[str, Any]]:
+def _write(reader: PolicyReader, inputs: Inputs, folder: Path, progress: Progress | None) -> list[dict[str, Any]]:
     """The graphs of all segments; returns what the manifest says of them."""
     cuts, known, found = _cuts(reader), inputs.named(), []
     for number, (start, stop) in enumerate(cuts, start=1):
@@ -201,7 +201,7 @@ def _write(reader: Reader, inputs: Inputs, folder: Path, progress: Progress | No
     return found
 
 
-def _manifest(reader: Reader, inputs: Inputs, segments: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def _manifest(reader: PolicyReader, inputs: Inputs, segments: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """What is written down of the graphs in a folder."""
     return {
         "format": FORMAT,
@@ -218,7 +218,7 @@ def _manifest(reader: Reader, inputs: Inputs, segments: list[dict[str, Any]], fo
             for name, value in inputs.named().items()
         },
         "segments": segments,
-        "files": {path.name: stated(path) for path in sorted(folder.iterdir())},
+        "files": {path.name: file_record(path) for path in sorted(folder.iterdir())},
     }
 
 
@@ -235,7 +235,7 @@ def _size(files: Mapping[str, Mapping[str, Any]], graph: str) -> int:
 # --- Whether it is the same -------------------------------------------------------------------------------------------
 
 
-def _apart(reader: Reader, router: Router, inputs: Inputs, batch: Batch) -> float:
+def _apart(reader: PolicyReader, router: Router, inputs: Inputs, batch: Batch) -> float:
     """The largest difference of what onnxruntime shows at every exit of a batch from what torch does.
 
     Raises:

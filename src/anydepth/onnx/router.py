@@ -48,7 +48,7 @@ def memory_at(depth: int) -> str:
 
 
 @dataclass(frozen=True)
-class Routed:
+class ExitOutput:
     """What came out, sample by sample, in the order they went in.
 
     Attributes:
@@ -67,7 +67,7 @@ class Routed:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SegmentOutput:
     """What one exit shows of a batch that nobody has left.
 
     Attributes:
@@ -118,7 +118,7 @@ class Router:
         self._last = int(content["model"]["depth"])
         self._segments = _segments(Path(folder), content, options, providers)
 
-    def __call__(self, inputs: Any) -> Routed:
+    def __call__(self, inputs: Any) -> ExitOutput:
         """Answer a batch.
 
         Args:
@@ -149,7 +149,7 @@ class Router:
                 rows = rows[~leaving]
                 here = {name: values[~leaving] for name, values in here.items()}
         assert logits is not None
-        return Routed(logits, depth, *counts)
+        return ExitOutput(logits, depth, *counts)
 
     def _warn_of_length(self, here: Mapping[str, NDArray[Any]]) -> None:
         if self.promise is None or self.max_length is None:
@@ -163,7 +163,7 @@ class Router:
                 stacklevel=3,
             )
 
-    def look(self, inputs: Any) -> Iterator[Shown]:
+    def look(self, inputs: Any) -> Iterator[SegmentOutput]:
         """What every exit shows of a batch, in one pass that lets nobody go.
 
         Raises:
@@ -172,7 +172,7 @@ class Router:
         here, _ = _checked(inputs, self.inputs)
         for segment in self._segments:
             found = segment(here)
-            yield Shown(segment.stop, found[LOGITS], found.get(SCORE))
+            yield SegmentOutput(segment.stop, found[LOGITS], found.get(SCORE))
             here = segment.kept({**here, **found})
 
 

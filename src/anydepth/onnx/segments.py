@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anydepth.core.model_io import Batch, sample_count, samples_of
 from anydepth.core.overrides import shared_lock
 from anydepth.errors import ExportError, one_line
-from anydepth.exits.policy_inputs import Reader
+from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.onnx.router import LOGITS, SCORE, memory_at, state_at
 
 OPSET = 20
@@ -98,7 +98,9 @@ class Segment(nn.Module):
         remembers: whether the policy has kept something of the exit before.
     """
 
-    def __init__(self, reader: Reader, inputs: Inputs, start: int, stop: int, *, last: bool, remembers: bool) -> None:
+    def __init__(
+        self, reader: PolicyReader, inputs: Inputs, start: int, stop: int, *, last: bool, remembers: bool
+    ) -> None:
         super().__init__()
         self.model = reader.stack.model  # a child, so that its weights become the graph's
         self.heads = reader.stack.heads

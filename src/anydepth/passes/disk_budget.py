@@ -10,7 +10,7 @@ from anydepth.passes.workspace import Workspace
 from anydepth.storage.sizes import in_words
 
 
-class Room:
+class DiskBudget:
     """The disk that the states of a pass may take.
 
     Args:

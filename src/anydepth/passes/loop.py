@@ -18,7 +18,7 @@ from anydepth.progress import Progress
 from anydepth.storage.files import require_space
 
 
-def go_through(
+def run_pass(
     data: Iterable[Any],
     workspace: Workspace,
     rows_of: Callable[[int, Batch, Tensor | None, int], Iterable[tuple[str, NDArray[Any], Any]]],
@@ -49,7 +49,7 @@ def go_through(
             knows how many there are, for what the next one shows.
     """
     total = len(data) if isinstance(data, Sized) else None
-    own, asked = share(total, ranks), False
+    own, asked = batches_per_rank(total, ranks), False
     index, first = -1, 0
     try:
         for index, item in enumerate(data):
@@ -77,6 +77,6 @@ def go_through(
     workspace.require_all_seen()
 
 
-def share(total: int | None, ranks: int) -> int | None:
+def batches_per_rank(total: int | None, ranks: int) -> int | None:
     """How many of `total` batches one of `ranks` processes sees at most; None where nobody knows."""
     return None if total is None else -(-total // ranks)

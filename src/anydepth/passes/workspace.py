@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import IncompatibleTraces, TraceFileError
-from anydepth.storage.disk import remove_tree, writing
+from anydepth.storage.disk import remove_tree, write_errors
 from anydepth.storage.files import read_json, write_json
 from anydepth.storage.locks import scratch_folder
 from anydepth.storage.output_folder import OutputKind, output
@@ -45,7 +45,7 @@ class Workspace:
         self._files: dict[str, RowFile] = {}
         self._journal: dict[str, Any] = {}
         self._committed = time.monotonic()
-        with writing(folder):
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._take_up()
         self._seen = hashlib.blake2b(digest_size=16).hexdigest()
@@ -55,16 +55,16 @@ class Workspace:
         journal = self._journal_left()
         if journal is None:
             # first of all: it must never be found beside the rows of this pass
-            with writing(self.folder):
+            with write_errors(self.folder):
                 (self.folder / _JOURNAL).unlink(missing_ok=True)
-            with writing(self._ids_path):
+            with write_errors(self._ids_path):
                 self._ids: BinaryIO = self._ids_path.open("wb")
             return
         self.batches, self.samples, self.facts = journal["batches"], journal["samples"], journal["facts"]
         self._journal = journal
         for name, layout in journal["files"].items():
             self._files[name] = RowFile(self._path(name), layout["dtype"], layout["columns"], rows=layout["rows"])
-        with writing(self._ids_path):
+        with write_errors(self._ids_path):
             self._ids = self._ids_path.open("r+b")
             self._ids.truncate(journal["ids_bytes"])
             self._ids.seek(0, 2)
@@ -128,7 +128,7 @@ class Workspace:
 
     def finish_batch(self, ids: list[Any], digests: NDArray[np.uint64], first: int) -> None:
         """Count one more batch, whose first sample is number `first` of the data; commit now and then."""
-        with writing(self.folder):
+        with write_errors(self.folder):
             self._ids.writelines(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in ids)
         self.append("digest", digests, np.uint64)
         self.append("number", first + np.arange(len(ids)), np.int64)
@@ -151,7 +151,7 @@ class Workspace:
 
     def commit(self) -> None:
         """Make all finished batches survive the end of this process."""
-        with writing(self.folder):
+        with write_errors(self.folder):
             self._ids.flush()
         for file in self._files.values():
             file.commit()
@@ -161,7 +161,7 @@ class Workspace:
 
     def close(self) -> None:
         """Let go of the files, all of them even where one cannot be written any more."""
-        with writing(self._ids_path), ExitStack() as letting_go:
+        with write_errors(self._ids_path), ExitStack() as letting_go:
             letting_go.callback(self._ids.close)
             for file in self._files.values():
                 letting_go.callback(file.close)
@@ -169,7 +169,7 @@ class Workspace:
     def discard(self) -> None:
         """Have what was committed count for nothing: no later pass goes on from here."""
         self._journal = {}
-        with writing(self.folder):
+        with write_errors(self.folder):
             (self.folder / _JOURNAL).unlink(missing_ok=True)
 
     def bytes_of(self, name: str) -> int:
@@ -209,7 +209,7 @@ def working_folder(out: str | Path | None, kind: OutputKind, *, resume: bool) ->
     rank, ranks = rank_and_count()
     with output(out, kind, rank=rank, ranks=ranks) as opened:
         if not resume and rank == 0:
-            with writing(opened.partial):
+            with write_errors(opened.partial):
                 for entry in opened.partial.iterdir():
                     if entry.is_dir():
                         remove_tree(entry)

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from anydepth.report import theme
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 
 _FOLDER = files("anydepth.report")
 
@@ -57,7 +57,7 @@ def save(content: str, path: Path) -> Path:
 
     In names of files, what is no text is spelled out.
     """
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path
 

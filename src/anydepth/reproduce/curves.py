@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from anydepth.exits.exit_scores import Shown
+from anydepth.exits.exit_scores import ExitScores
 from anydepth.tracing.trace import Trace
 
 THRESHOLDS = tuple(float(one) for one in (*np.arange(0.3, 0.95, 0.05).round(2), 0.95, 0.97, 0.99, 0.995, 0.999, 1.0))
@@ -69,7 +69,7 @@ def exits(trace: Trace) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, 
     rows, depths = trace.rows, tuple(range(1, trace.depth + 1))
     assert rows is not None
     confidence, predictions = rows.confidence[:, 1:-1].astype(np.float64), rows.prediction[:, 1:].astype(np.int64)
-    shown = Shown(depths, confidence, predictions, rows.label)
+    shown = ExitScores(depths, confidence, predictions, rows.label)
     # a policy leaves where its level is reached, the paper where the threshold is exceeded: at the next number
     reached = [float(np.nextafter(np.float32(threshold), np.float32(2))) for threshold in THRESHOLDS]
     accuracy = [(shown.answers(level) == rows.label).mean() for level in reached]

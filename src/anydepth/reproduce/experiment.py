@@ -19,17 +19,17 @@ from typing import Any
 from anydepth import data
 from anydepth.assets import registry as assets
 from anydepth.core.provenance import now
-from anydepth.data.loading import Wanted
+from anydepth.data.loading import DataSelection
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.jobs.align import align
-from anydepth.jobs.align_settings import Job
+from anydepth.jobs.align_settings import AlignSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
 from anydepth.reproduce.small_models import MADE
 from anydepth.reproduce.subjects import TRIAL_ROWS, Scale, Subject
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 from anydepth.storage.files import is_filled, plain, read_json, replacing_folder, write_json
 from anydepth.storage.paths import local_path
 from anydepth.tracing.collect import Readout
@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Bench:
+class Experiment:
     """One seed of a recipe, at one scale.
 
     Attributes:
@@ -219,7 +219,7 @@ class Bench:
         folder = self.out / PARTS / f"{name}-{self.seed}-{key}"
         done, before = (folder / _DONE).is_file(), _spent(folder)
         started = time.process_time()
-        with writing(folder):
+        with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         wait_for_all()
         try:
@@ -239,7 +239,7 @@ class Bench:
 
     # --- what parts are made of ------------------------------------------------------------------------------------
 
-    def job(self, subject: Subject, objective: str) -> Job:
+    def job(self, subject: Subject, objective: str) -> AlignSettings:
         """What `anydepth align` would be asked for."""
         training: dict[str, Any] = {
             "per_device_train_batch_size": 32,
@@ -256,7 +256,7 @@ class Bench:
         if self.steps is not None:
             training |= {"max_steps": self.steps, "gradient_accumulation_steps": 1, "bf16": False, "use_cpu": True}
             training["dataloader_num_workers"] = 0
-        return Job(
+        return AlignSettings(
             model=self.source(subject.model),
             data=self.source(subject.data),
             objective=objective,
@@ -264,7 +264,7 @@ class Bench:
             from_scratch=subject.from_scratch,
             split=subject.split,
             eval_split=subject.eval_split,
-            wanted=Wanted(limit=self.rows(subject.train), seed=self.seed, **subject.columns),
+            wanted=DataSelection(limit=self.rows(subject.train), seed=self.seed, **subject.columns),
             eval_limit=self.rows(subject.held_out),
             max_length=subject.length,
             augment=subject.augment,
@@ -331,7 +331,7 @@ class Bench:
             return None
         return class_names(self.samples(subject))
 
-    def at(self, seed: int) -> Bench:
+    def at(self, seed: int) -> Experiment:
         """The same bench for another seed, with nothing counted yet."""
         return replace(self, seed=seed, cpu_seconds=0.0, traces={})
 

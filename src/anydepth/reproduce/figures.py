@@ -18,7 +18,7 @@ from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.files import save
 from anydepth.report.formats import number
 from anydepth.reproduce.recipe import Panel, Recipe
-from anydepth.reproduce.results import Found
+from anydepth.reproduce.results import RecipeResults
 
 FIGURES = "figures"
 SUFFIXES = (".png", ".svg")
@@ -58,7 +58,7 @@ class _Look:
         return [_SHAPES[place // size % len(_SHAPES)] for place in self.places]
 
 
-def figure(recipe: Recipe, found: Found) -> alt.ConcatChart | None:
+def figure(recipe: Recipe, found: RecipeResults) -> alt.ConcatChart | None:
     """The figure of a recipe: by depth (or against another quantity) the means over seeds, with 95 % of Student's t.
 
     A variant has one colour in all panels. Where one panel shows all variants that there are, all share its legend.
@@ -86,14 +86,14 @@ def figure(recipe: Recipe, found: Found) -> alt.ConcatChart | None:
     return chart if shared else chart.resolve_scale(color="independent", shape="independent")
 
 
-def figure_paths(recipe: Recipe, found: Found, out: Path) -> tuple[Path, ...]:
+def figure_paths(recipe: Recipe, found: RecipeResults, out: Path) -> tuple[Path, ...]:
     """Where the pictures of a figure lie; those of a trial apart; nowhere if it has no panels."""
     folder = out / FIGURES if found.steps is None else out / "trial" / FIGURES
     name = recipe.name if found.scale == "cpu" else f"{recipe.name}-{found.scale}"
     return tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES) if recipe.panels(found) else ()
 
 
-def draw(recipe: Recipe, found: Found, out: Path) -> tuple[Path, ...]:
+def draw(recipe: Recipe, found: RecipeResults, out: Path) -> tuple[Path, ...]:
     """Draw a recipe's figure and save it, as PNG and as SVG.
 
     Args:
@@ -119,7 +119,7 @@ def draw(recipe: Recipe, found: Found, out: Path) -> tuple[Path, ...]:
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-def _curves(panel: Panel, found: Found) -> list[_Curve]:
+def _curves(panel: Panel, found: RecipeResults) -> list[_Curve]:
     if panel.printed:
         return [_printed(panel, name, values) for name, values in panel.printed.items()]
     needed = [name for name in (panel.quantity, panel.against) if name is not None]
@@ -129,7 +129,7 @@ def _curves(panel: Panel, found: Found) -> list[_Curve]:
     return [_measured(panel, found, *one) for one in zip(names, _labels(names, panel.title), strict=True)]
 
 
-def _measured(panel: Panel, found: Found, variant: str, label: str) -> _Curve:
+def _measured(panel: Panel, found: RecipeResults, variant: str, label: str) -> _Curve:
     mean = found.mean(variant, panel.quantity)
     value, low, high = (np.atleast_1d(one).astype(np.float64) for one in (mean.value, mean.low, mean.high))
     if panel.against is not None:
@@ -295,7 +295,9 @@ def _legend(labels: Sequence[str], room: int) -> alt.Legend:
     return alt.Legend(orient="bottom", title=None, columns=max(1, min(len(labels), int(room // widest))), offset=16)
 
 
-def _told(recipe: Recipe, found: Found, drawn: Sequence[tuple[Panel, Sequence[_Curve]]], columns: int) -> list[str]:
+def _told(
+    recipe: Recipe, found: RecipeResults, drawn: Sequence[tuple[Panel, Sequence[_Curve]]], columns: int
+) -> list[str]:
     """Below the title: on what, how often, and what is drawn how."""
     subjects = "; ".join(str(one["title"]) for one in found.settings["subjects"].values())
     how = [f"Means over {len(found.seeds)} seeds, bands: 95 % of Student's t over them."]

@@ -9,7 +9,7 @@ from pathlib import Path
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.results import Found
+from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.runner import RESULTS, results_path
 from anydepth.reproduce.subjects import Scale
 
@@ -81,7 +81,7 @@ def cost(recipe: Recipe, scale: Scale, seeds: int) -> str:
     return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}"
 
 
-def kept(out: Path) -> tuple[tuple[Recipe, Found], ...]:
+def kept(out: Path) -> tuple[tuple[Recipe, RecipeResults], ...]:
     """All results in a folder, in the order of the paper, those of the small scale first.
 
     Raises:
@@ -90,14 +90,14 @@ def kept(out: Path) -> tuple[tuple[Recipe, Found], ...]:
     """
     found = {}
     for path in sorted((out / RESULTS).glob("*.json")):
-        one = Found.load(path)
+        one = RecipeResults.load(path)
         _refuse_others(one, path, out)
         found[one.recipe, one.scale] = one
     order = [(recipe, scale) for recipe in RECIPES.values() for scale in recipe.plans]
     return tuple((recipe, found[recipe.name, scale]) for recipe, scale in order if (recipe.name, scale) in found)
 
 
-def _refuse_others(found: Found, path: Path, out: Path) -> None:
+def _refuse_others(found: RecipeResults, path: Path, out: Path) -> None:
     if found.recipe not in RECIPES:
         known = ", ".join(RECIPES)
         raise ReproduceError(f"'{path}' holds results of '{found.recipe}', expected one of {known}: move it elsewhere")
@@ -123,7 +123,7 @@ def _refuse_others(found: Found, path: Path, out: Path) -> None:
         raise ReproduceError(f"'{path}' holds no seed, expected at least one: remove it")
 
 
-def _difference(recipe: Recipe, found: Found) -> str | None:
+def _difference(recipe: Recipe, found: RecipeResults) -> str | None:
     """How results differ from what the recipe finds today: with copies of what it reads, if they were made of such."""
     own = found.settings
     asked = recipe.settings(found.scale, as_printed=bool(own.get("as_printed")), use=own.get("use"))
@@ -135,7 +135,7 @@ def _state(recipe: Recipe, scale: Scale, out: Path, seeds: int) -> str:
     if not path.exists():
         return "not run"
     try:
-        found = Found.load(path)
+        found = RecipeResults.load(path)
     except AnydepthError:
         return "unreadable"
     if (found.recipe, found.scale, found.steps) != (recipe.name, scale, None):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from anydepth.jobs.run_folder import first_difference
 from anydepth.reproduce.claims import Claim
-from anydepth.reproduce.experiment import Bench
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.experiment import Experiment
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.subjects import Scale, Subject
 from anydepth.storage.files import plain
 
@@ -91,9 +91,9 @@ class Recipe:
     figures: tuple[str, ...]
     shows: str
     plans: Mapping[Scale, Plan]
-    measure: Callable[[Bench], Values]
-    claims: Callable[[Found], Sequence[Claim]]
-    panels: Callable[[Found], Sequence[Panel]]
+    measure: Callable[[Experiment], Values]
+    claims: Callable[[RecipeResults], Sequence[Claim]]
+    panels: Callable[[RecipeResults], Sequence[Panel]]
     notes: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
     version: int = 1
@@ -107,7 +107,7 @@ class Recipe:
         own: dict[str, Any] = plain({"subjects": subjects, "as_printed": as_printed})
         return own | ({"use": dict(use)} if use else {})
 
-    def difference(self, found: Found, settings: Mapping[str, Any]) -> str | None:
+    def difference(self, found: RecipeResults, settings: Mapping[str, Any]) -> str | None:
         """How results differ from what this recipe would find with these settings, in words; None if they do not."""
         if found.recipe != self.name:
             return f"is of '{found.recipe}', and was looked for as '{self.name}'"

@@ -16,7 +16,7 @@ from anydepth.errors import ReproduceError
 from anydepth.reproduce.subjects import Scale
 from anydepth.stats.intervals import t_interval
 from anydepth.stats.means import Estimate
-from anydepth.storage.disk import replacing, writing
+from anydepth.storage.disk import atomic_write, write_errors
 from anydepth.storage.files import plain, read_json
 
 FORMAT = 1
@@ -40,7 +40,7 @@ class Seed:
 
 
 @dataclass(frozen=True)
-class Found:
+class RecipeResults:
     """What a recipe found.
 
     Attributes:
@@ -93,23 +93,23 @@ class Found:
         first = next(iter(self.seeds.values()), None)
         return () if first is None else tuple(first.values)
 
-    def with_seed(self, number: int, seed: Seed) -> Found:
+    def with_seed(self, number: int, seed: Seed) -> RecipeResults:
         """These results and one seed's more."""
         return replace(self, seeds=dict(sorted({**self.seeds, number: seed}.items())))
 
     def save(self, path: Path) -> None:
         """Write it, all or nothing."""
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, **asdict(self)}
         content["seeds"] = {str(number): asdict(seed) for number, seed in self.seeds.items()}
         lines = json.dumps(plain(content), indent=1, allow_nan=False)
-        with replacing(path) as beside:
+        with atomic_write(path) as beside:
             # a curve is a line
             beside.write_text(re.sub(r'\[[^][{}"]*\]', lambda one: " ".join(one[0].split()), lines) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Found:
+    def load(cls, path: Path) -> RecipeResults:
         """Read it back.
 
         Raises:

@@ -12,10 +12,10 @@ from anydepth.core.provenance import now, versions
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import ReproduceError
 from anydepth.progress import Progress
-from anydepth.reproduce.experiment import Bench, Say
+from anydepth.reproduce.experiment import Experiment, Say
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.results import Found, Seed, as_kept
+from anydepth.reproduce.results import RecipeResults, Seed, as_kept
 from anydepth.reproduce.subjects import SCALES, Scale
 from anydepth.storage.output_folder import OutputKind
 
@@ -24,7 +24,7 @@ REPRODUCE_OUTPUT = OutputKind(job="reproduce")
 
 
 @dataclass(frozen=True)
-class Order:
+class ReproduceSettings:
     """What is to be run, and how.
 
     Attributes:
@@ -58,7 +58,7 @@ class Order:
                 raise ReproduceError(f"{name} is {value}, expected at least 1")
 
 
-def reproduce(order: Order, *, progress: Progress | None = None, say: Say | None = None) -> Found:
+def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say: Say | None = None) -> RecipeResults:
     """Run a recipe, or what is missing of it.
 
     Args:
@@ -77,16 +77,16 @@ def reproduce(order: Order, *, progress: Progress | None = None, say: Say | None
     scale = plan_of(recipe, order.scale)
     _check_what_it_takes(recipe, scale, order)
     settings = recipe.settings(scale, as_printed=order.as_printed, use=order.use)
-    found = Found(recipe.name, recipe.version, scale, settings, order.steps)
+    found = RecipeResults(recipe.name, recipe.version, scale, settings, order.steps)
     path = results_path(order.out, recipe, scale, order.steps)
     if path.is_file():
-        found = Found.load(path)
+        found = RecipeResults.load(path)
         difference = recipe.difference(found, settings)
         if found.steps != order.steps:
             difference = f"was stopped after {found.steps} steps, and is now asked for {order.steps}"
         if difference:
             raise ReproduceError(f"'{path}' {difference}: give another --out, or remove the file to begin anew")
-    bench = Bench(
+    bench = Experiment(
         order.out if order.steps is None else order.out / "trial",
         scale,
         recipe.plans[scale].subjects,
@@ -120,7 +120,7 @@ def reproduce(order: Order, *, progress: Progress | None = None, say: Say | None
     return found
 
 
-def _check_what_it_takes(recipe: Recipe, scale: Scale, order: Order) -> None:
+def _check_what_it_takes(recipe: Recipe, scale: Scale, order: ReproduceSettings) -> None:
     """That what is to be replaced, or trained as printed, is there to be."""
     known = recipe.plans[scale].sources()
     for name in order.use:

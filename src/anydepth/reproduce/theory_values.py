@@ -8,7 +8,7 @@ from typing import Any
 
 from anydepth.jobs.theory import with_random_weights
 from anydepth.models import loading as models
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.theory.examine import examine
 from anydepth.theory.findings import MEASURED, RANDOM_WEIGHTS, SHUFFLED_LABELS
 
@@ -16,7 +16,7 @@ NULLS = ("random walk", "shuffled", RANDOM_WEIGHTS)
 """What similarity that falls off with distance is held against."""
 
 
-def theory_of(bench: Bench, name: str, model: Path) -> dict[str, Any]:
+def theory_of(bench: Experiment, name: str, model: Path) -> dict[str, Any]:
     """Geometry and neural collapse of a model on what a subject holds out, made once.
 
     Returns:
@@ -28,7 +28,7 @@ def theory_of(bench: Bench, name: str, model: Path) -> dict[str, Any]:
     )
 
 
-def _examined(bench: Bench, name: str, model: Path, folder: Path) -> dict[str, Any]:
+def _examined(bench: Experiment, name: str, model: Path, folder: Path) -> dict[str, Any]:
     loaded = models.load(str(model), device=bench.device)
     batches = bench.batches(bench.subjects[name], loaded)
     stack = models.stack_of(loaded, batches)

@@ -15,10 +15,10 @@ from anydepth.reproduce.figures import FIGURES, SUFFIXES, figure_paths
 from anydepth.reproduce.listing import cost, kept
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
-from anydepth.reproduce.results import Found
+from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.runner import results_path
 from anydepth.reproduce.subjects import Scale
-from anydepth.storage.disk import replacing, writing
+from anydepth.storage.disk import atomic_write, write_errors
 
 PAGE = "verdict.md"
 _SCALES = {"cpu": "small", "full": "full"}
@@ -42,7 +42,7 @@ class _Judged:
     """Results, and what they say of each claim."""
 
     recipe: Recipe
-    found: Found
+    found: RecipeResults
     claims: Sequence[Claim]
 
 
@@ -58,9 +58,9 @@ def write(out: Path) -> Path:
     """
     page = render(out)
     path = out / PAGE
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(page, encoding="utf-8")
     return path
 
@@ -218,7 +218,7 @@ def _results(judged: _Judged) -> Iterator[str]:
         yield ""
 
 
-def _numbers(found: Found) -> Iterator[str]:
+def _numbers(found: RecipeResults) -> Iterator[str]:
     """The single numbers of a recipe that has no figure: a line for each variant."""
     first = found.seeds[min(found.seeds)].values
     names = list(dict.fromkeys(name for values in first.values() for name, one in values.items() if np.ndim(one) == 0))

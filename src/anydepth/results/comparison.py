@@ -14,7 +14,7 @@ from anydepth.measures.engine.states import States, depth_slices, epsilons, loca
 from anydepth.measures.permutation_test import Chance, chance
 from anydepth.measures.similarity import check_measures, similarities
 from anydepth.progress import Progress
-from anydepth.results.pairing import Joined, common_states, join, require_alike
+from anydepth.results.pairing import SamplePairs, common_states, pair_samples, require_alike
 from anydepth.results.trace_data import TraceData, by_field
 from anydepth.stats.paired import Differences, paired
 from anydepth.storage.files import plain
@@ -171,7 +171,7 @@ def compare(
     wanted = _wanted(a, b, measures)
     if permutations and "cka" not in wanted:
         raise MeasureError(f"permutations are to test cka, and what is measured is {', '.join(wanted) or 'nothing'}")
-    joined = join(a, b, despite)
+    joined = pair_samples(a, b, despite)
     depths = _matched(a.depth, b.depth)
     differences, values = _differences(a, b, joined, depths, confidence, seed)
     notes = list(joined.notes)
@@ -179,7 +179,7 @@ def compare(
         notes.append(f"of {a.depth} and {b.depth} blocks: depths are compared by their share of L")
     if measures is None and not wanted:
         notes.append("similarity between the two needs their states: trace with keep_states=True (--keep-states)")
-    across = _Across()
+    across = _CrossSimilarity()
     if wanted:
         first, second = common_states(a, b)
         across = _across(first, second, wanted, permutations, confidence, seed, progress)
@@ -201,7 +201,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Across:
+class _CrossSimilarity:
     """How alike the depths of two models are."""
 
     similarity: Mapping[str, Float64[np.ndarray, "a b"]] = field(default_factory=dict)
@@ -227,13 +227,13 @@ def _across(
     confidence: float,
     seed: int,
     progress: Progress | None,
-) -> _Across:
+) -> _CrossSimilarity:
     fields = by_field(similarities(first, measures, other=second, seed=seed, progress=progress))
     tested, notes = None, list(fields["notes"])
     if permutations:
         tested = chance(first, second, permutations=permutations, seed=seed, progress=progress)
         notes.append(f"CKA is {tested.in_words(1 - confidence)}")
-    return _Across(fields["similarity"], fields["similarity_intervals"], tested, tuple(notes))
+    return _CrossSimilarity(fields["similarity"], fields["similarity_intervals"], tested, tuple(notes))
 
 
 def _matched(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
@@ -244,7 +244,7 @@ def _matched(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
 
 
 def _differences(
-    a: TraceData, b: TraceData, joined: Joined, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
+    a: TraceData, b: TraceData, joined: SamplePairs, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
 ) -> tuple[dict[str, Differences], dict[str, Float64[np.ndarray, "2 p"]]]:
     """The statistics of the readout that both traces have."""
     differences: dict[str, Differences] = {}

@@ -18,7 +18,7 @@ from anydepth.measures.engine.hsic import cka
 from anydepth.measures.engine.moments import merge as merge_moments
 from anydepth.measures.engine.states import ArrayStates
 from anydepth.measures.similarity import similarities
-from anydepth.results.notes import explained, unequal
+from anydepth.results.notes import explain_blank_depth_0, unequal
 from anydepth.results.trace_data import Rows, TraceData, by_field
 from anydepth.storage.rows import StoredStates
 
@@ -54,7 +54,7 @@ def merge(a: T, b: T) -> T:
     said = [note for note in said if not note.startswith("one text ")]
     said += [note for trace in (a, b) for note in trace.notes if _BLANK.match(note) and note not in said]
     said += unequal(texts_of(a.ids + b.ids), _rows(a, b)) if a.ids and b.ids else ()
-    notes = (*said, *explained(similarity.pop("notes", ()), a.provenance.get("tokens", "")))
+    notes = (*said, *explain_blank_depth_0(similarity.pop("notes", ()), a.provenance.get("tokens", "")))
     digests = np.concatenate([a.digests, b.digests])
     samples, rows = a.provenance["samples"] + b.provenance["samples"], _rows(a, b)
     data = {**a.provenance["data"], "fingerprint": data_fingerprint(digests), "samples": samples}

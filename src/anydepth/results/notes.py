@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from anydepth.results.trace_data import Rows
 
 
-def explained(notes: Sequence[str], tokens: str) -> Iterator[str]:
+def explain_blank_depth_0(notes: Sequence[str], tokens: str) -> Iterator[str]:
     """Depth 0 under `first` is a class token that no sample has changed yet: expected, and said as such."""
     for note in notes:
         if tokens == "first" and note.startswith("depth 0 "):

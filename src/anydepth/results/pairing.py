@@ -25,7 +25,7 @@ CHECKS = {
 
 
 @dataclass(frozen=True)
-class Joined:
+class SamplePairs:
     """Which rows of two traces belong together.
 
     Attributes:
@@ -77,7 +77,7 @@ def _of(trace: TraceData, *keys: str) -> tuple[str, ...]:
     return (str(value),) if value is not None else ()
 
 
-def join(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> Joined:
+def pair_samples(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> SamplePairs:
     """Match the answers of two traces by sample id, and by position where there are several to a sample.
 
     Args:
@@ -108,7 +108,7 @@ def join(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> Joined:
         left = f"{len(a.ids):,} of the first trace and {len(b.ids):,} of the second"
         notes.append(f"{len(common):,} samples are in both traces, of {left}: only these are compared")
     first, second, sample = _answers(a, b, np.array(common, dtype=np.int64))
-    return Joined(len(common), first, second, sample, tuple(notes))
+    return SamplePairs(len(common), first, second, sample, tuple(notes))
 
 
 def _require_same_content(a: TraceData, b: TraceData, common: Int64[np.ndarray, "m 2"]) -> None:
@@ -170,7 +170,7 @@ def _few(ids: Sequence[Any]) -> str:
     return ", ".join(repr(one) for one in ids[:3]) + (", ..." if len(ids) > 3 else "")
 
 
-class SomeStates:
+class StatesSubset:
     """Rows of kept states in an order of their own, as measures read them."""
 
     def __init__(
@@ -186,7 +186,7 @@ class SomeStates:
             yield torch.from_numpy(self._states.rows(self._rows[start : start + size]))
 
 
-def common_states(a: TraceData, b: TraceData) -> tuple[SomeStates, SomeStates]:
+def common_states(a: TraceData, b: TraceData) -> tuple[StatesSubset, StatesSubset]:
     """The kept states of the samples that both traces have, row by row the same.
 
     Raises:
@@ -218,8 +218,8 @@ def common_states(a: TraceData, b: TraceData) -> tuple[SomeStates, SomeStates]:
     texts = np.repeat(texts_of(known), [len(rows) for rows in first])
     groups = None if len(np.unique(texts)) == len(texts) else texts
     return (
-        SomeStates(a.states, np.concatenate(first), groups),
-        SomeStates(b.states, np.concatenate(second), groups),
+        StatesSubset(a.states, np.concatenate(first), groups),
+        StatesSubset(b.states, np.concatenate(second), groups),
     )
 
 

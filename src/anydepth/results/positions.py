@@ -60,7 +60,7 @@ class Band:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Banded:
+class BandedStatistics:
     """Statistics of the readout by band and depth, B bands and K = L + 1 depths.
 
     Intervals are over another draw of texts, with the bands as they are: Student's t for means, Wilson's with the
@@ -120,7 +120,7 @@ def tells_next_token(trace: TraceData) -> bool:
     return trace.provenance.get("model", {}).get("class") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
-def by_position(trace: TraceData) -> Banded:
+def by_position(trace: TraceData) -> BandedStatistics:
     """Statistics by how many tokens the model has read of its sequence: 1, 2–3, 4–7, 8–15, ...
 
     Powers of two, because one more token of context matters about in proportion to how many there are already: steps of
@@ -151,7 +151,7 @@ def by_position(trace: TraceData) -> Banded:
     return _banded(trace, read, np.append(0, ends))
 
 
-def by_frequency(trace: TraceData) -> Banded:
+def by_frequency(trace: TraceData) -> BandedStatistics:
     """Statistics by how frequent the token to come is among all tokens to come: the 10 first, the next 100, ...
 
     Bands are of ranks, 1 for the most frequent token; of tokens as frequent as each other the first of the vocabulary
@@ -185,7 +185,7 @@ def _rows(trace: TraceData) -> Rows:
     return trace.rows
 
 
-def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> Banded:
+def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> BandedStatistics:
     """Statistics by bands of a number that each answer has.
 
     Args:
@@ -206,7 +206,7 @@ def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.nda
     values = {name: _stacked([one[name] for one in found]) for name in found[0]}
     depth = values.pop("saturation")
     inside = Estimate(depth.value, depth.low.clip(1, trace.depth), depth.high.clip(1, trace.depth))
-    return Banded(bands=tuple(bands), values=values, saturation=inside)
+    return BandedStatistics(bands=tuple(bands), values=values, saturation=inside)
 
 
 def _estimates(trace: TraceData, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:

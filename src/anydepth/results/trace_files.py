@@ -28,7 +28,7 @@ from anydepth.errors import MeasureError, TraceFileError
 from anydepth.measures.engine.moments import Moments
 from anydepth.measures.engine.states import ArrayStates
 from anydepth.results.trace_data import ARRAYS, REPORT, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, TraceData
-from anydepth.storage.checksums import read_sealed, require_intact, sealed, stated
+from anydepth.storage.checksums import file_record, read_sealed, require_intact, with_checksum
 from anydepth.storage.files import plain, read_json, require_space, write_json
 from anydepth.storage.output_folder import PARTIAL, output, settle
 from anydepth.storage.rows import RowFile, StoredStates
@@ -91,9 +91,9 @@ def _write(
         "provenance": plain(dict(trace.provenance)),
         "notes": list(trace.notes),
         "states": states,
-        "files": {name: stated(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
+        "files": {name: file_record(staged / name) for name in (ARRAYS, SUMS) if (staged / name).exists()},
     }
-    write_json(staged / TRACE, sealed(content))
+    write_json(staged / TRACE, with_checksum(content))
 
 
 def _ready_to_link(states: StoredStates | ArrayStates | None, folder: Path) -> Path | None:

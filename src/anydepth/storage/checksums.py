@@ -13,7 +13,7 @@ from anydepth.errors import TraceFileError, one_line
 _SMALL, _PIECES, _PIECE = 64 << 20, 64, 1 << 20
 
 
-def stated(path: Path) -> dict[str, Any]:
+def file_record(path: Path) -> dict[str, Any]:
     """What a manifest states of a file: its size in bytes and its checksum."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, _blake2b).hexdigest()}
@@ -23,11 +23,11 @@ def imprint(path: Path) -> dict[str, Any]:
     """What tells a file from one that was changed since: its size, and a checksum of it.
 
     Of a file above 64 MB the checksum is of pieces of it at equal distances: enough to see that somebody has put
-    another in its place, in a second whatever its size. (`stated` reads all of it, to find a damaged byte.)
+    another in its place, in a second whatever its size. (`file_record` reads all of it, to find a damaged byte.)
     """
     size = path.stat().st_size
     if size <= _SMALL:
-        return stated(path)
+        return file_record(path)
     digest = _blake2b()
     with path.open("rb") as file:
         for index in range(_PIECES):
@@ -41,7 +41,7 @@ def require_intact(path: Path, expected: Mapping[str, Any], *, again: str) -> No
 
     Args:
         path: the file.
-        expected: from `stated`, read back.
+        expected: from `file_record`, read back.
         again: what to do if it is not, for the message.
 
     Raises:
@@ -53,24 +53,24 @@ def require_intact(path: Path, expected: Mapping[str, Any], *, again: str) -> No
         raise TraceFileError(
             f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is truncated; {again}"
         )
-    if stated(path) != expected:
+    if file_record(path) != expected:
         raise TraceFileError(f"{path} was changed after it was written: its checksum is another; {again}")
 
 
-def seal(content: Mapping[str, Any]) -> str:
+def content_hash(content: Mapping[str, Any]) -> str:
     """A checksum of what JSON holds. It shows what was changed by accident or by hand; it is no signature.
 
     Example:
-        >>> seal({"a": 1, "b": 2}) == seal({"b": 2, "a": 1})
+        >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
         True
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same with its own seal, for `read_sealed` to check."""
-    return {**content, "checksum": seal(content)}
+    return {**content, "checksum": content_hash(content)}
 
 
 def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
     found = content.get("format") if isinstance(content, dict) else None
     if found != known:
         raise TraceFileError(f"{path} has format {found}, expected {known}: {again} with this version of anydepth")
-    if content.pop("checksum", None) != seal(content):
+    if content.pop("checksum", None) != content_hash(content):
         raise TraceFileError(f"{path} was changed after it was written: {again}")
     return dict(content)
 

@@ -19,7 +19,7 @@ _FULL = re.compile(r"No space left|os error 28|PytorchStreamWriter|unexpected po
 
 
 @contextmanager
-def writing(path: Path, *, unless: type[OSError] | None = None) -> Iterator[None]:
+def write_errors(path: Path, *, unless: type[OSError] | None = None) -> Iterator[None]:
     """Context manager: turn a failed write, as the system, safetensors or torch say it, into one line about `path`.
 
     Args:
@@ -46,14 +46,14 @@ def _is_failed_write(problem: Exception) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` at once when all went well and is removed when it did not."""
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_temporary(path)
     beside = temporary(path)
     try:
-        with writing(path):
+        with write_errors(path):
             yield beside
             flush(beside)
             with held_back():

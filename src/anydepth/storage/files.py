@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from anydepth.errors import TraceFileError, one_line
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 from anydepth.storage.output_folder import PARTIAL, OutputKind, output, settle
 from anydepth.storage.sizes import in_words
 
@@ -41,7 +41,7 @@ def is_filled(folder: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON (no NaN: it is not JSON) to `path`, all or nothing."""
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
 
 

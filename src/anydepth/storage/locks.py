@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.errors import AnydepthWarning, OutputError
-from anydepth.storage.disk import remove_tree, writing
+from anydepth.storage.disk import remove_tree, write_errors
 
 with suppress(ImportError):  # Windows has none, and goes without the lock
     import fcntl
@@ -81,7 +81,7 @@ class FolderLock:
             TraceFileError: the disk is full.
         """
         assert self._handle is not None
-        with writing(self._output):
+        with write_errors(self._output):
             os.pwrite(self._handle, _about(job), 0)
 
     def _lock(self, handle: int) -> None:

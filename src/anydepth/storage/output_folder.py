@@ -26,8 +26,8 @@ from typing import Any
 
 from anydepth.errors import AnydepthError, OutputError
 from anydepth.signals import Stopped, held_back
-from anydepth.storage.checksums import imprint, sealed
-from anydepth.storage.disk import flush_tree, leaves, open_to_all, remove_tree, writing
+from anydepth.storage.checksums import imprint, with_checksum
+from anydepth.storage.disk import flush_tree, leaves, open_to_all, remove_tree, write_errors
 from anydepth.storage.locks import JOB, FolderLock, holder
 from anydepth.storage.paths import local_path, real_path
 from anydepth.storage.replacement import (
@@ -100,11 +100,11 @@ class Output:
             TraceFileError: the disk is full, or something cannot be replaced. What was there is still there.
         """
         staged = self.partial / NEW
-        with writing(self.folder):
+        with write_errors(self.folder):
             remove_tree(staged)
             staged.mkdir(parents=True)
         try:
-            with writing(self.folder):
+            with write_errors(self.folder):
                 yield staged
                 self._put(staged, adds=adds)
         except BaseException:
@@ -165,7 +165,7 @@ def _seal(folder: Path, staged: Path, mark: str, written: Mapping[str, Any]) -> 
     source = staged / mark if (staged / mark).exists() else folder / mark
     content = json.loads(source.read_text(encoding="utf-8"))
     content.pop("checksum", None)
-    text = json.dumps(sealed({**content, "written": written}), indent=1, allow_nan=False)
+    text = json.dumps(with_checksum({**content, "written": written}), indent=1, allow_nan=False)
     (staged / mark).write_text(text, encoding="utf-8")
 
 
@@ -218,7 +218,7 @@ def output(
     if (folder.absolute(), threading.get_ident()) in _open.get():
         yield _opened(folder, kind, inputs or {})
         return
-    with writing(folder):
+    with write_errors(folder):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         lock = _locked(folder, kind)
@@ -254,7 +254,7 @@ def settle(folder: Path) -> None:
             return
         lock = FolderLock(partial, folder)
         try:
-            with writing(folder, unless=FileNotFoundError):
+            with write_errors(folder, unless=FileNotFoundError):
                 lock.acquire()
         except (OutputError, FileNotFoundError):
             if time.monotonic() > deadline:
@@ -262,7 +262,7 @@ def settle(folder: Path) -> None:
             time.sleep(0.05)
             continue
         try:
-            with writing(folder), held_back():
+            with write_errors(folder), held_back():
                 carry_out(folder, partial)
         finally:
             _leave(folder, lock, [], keep=lambda: _resumable(partial))
@@ -272,11 +272,11 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
     """The lock of a folder, with what an earlier process left there put in order."""
     partial = folder / PARTIAL
     for _ in range(_TRIES):
-        with writing(folder):
+        with write_errors(folder):
             partial.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(partial, folder)
         try:
-            with writing(folder, unless=FileNotFoundError):
+            with write_errors(folder, unless=FileNotFoundError):
                 _require_ours(partial)
                 earlier = holder(partial / JOB)
                 lock.acquire()
@@ -294,7 +294,7 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
                     "another folder (out, --out)"
                 )
             lock.sign(kind.job)
-            with writing(folder), held_back():
+            with write_errors(folder), held_back():
                 carry_out(folder, partial)
         except BaseException:
             _leave(folder, lock, [], keep=lambda: _resumable(partial))
@@ -313,7 +313,7 @@ def _require_ours(partial: Path) -> None:
 
 def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | None]) -> Output:
     """The folder, once it is seen that this kind of result may be put there."""
-    with writing(folder):
+    with write_errors(folder):
         if kind.mark is None:
             return Output(folder, kind)
         written = _record(folder / kind.mark)
@@ -348,7 +348,7 @@ def _require_text(folder: Path) -> None:
 
 def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
     """See that the folder is none that is read, and lies in no folder of data."""
-    with writing(folder):
+    with write_errors(folder):
         if folder.is_symlink() and not folder.exists():
             raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
     real = real_path(folder)

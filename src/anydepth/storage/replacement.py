@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anydepth.errors import OutputError
-from anydepth.storage.checksums import seal, sealed
+from anydepth.storage.checksums import content_hash, with_checksum
 from anydepth.storage.disk import flush, remove_tree
 
 with suppress(ImportError):  # on Windows, where files have no such flags either
@@ -37,7 +37,7 @@ def write_plan(partial: Path, *, put: Sequence[str], drop: Sequence[str]) -> Non
         drop: of files that go before.
     """
     beside = partial / f"{PLAN}.tmp"
-    beside.write_text(json.dumps(sealed({"put": list(put), "drop": list(drop)})), encoding="utf-8")
+    beside.write_text(json.dumps(with_checksum({"put": list(put), "drop": list(drop)})), encoding="utf-8")
     flush(beside)
     beside.replace(partial / PLAN)
     flush(partial)
@@ -57,7 +57,7 @@ def read_sealed_object(path: Path) -> dict[str, Any] | None:
     """A JSON object that carries its own checksum, without that; None if it is missing, damaged or was changed."""
     try:
         content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or content.pop("checksum", None) != seal(content):
+        if not isinstance(content, dict) or content.pop("checksum", None) != content_hash(content):
             return None
     except (OSError, ValueError, RecursionError):
         return None

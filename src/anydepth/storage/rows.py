@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from anydepth.errors import TraceFileError, one_line
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 
 _HEADER_BYTES = 128
 
@@ -34,7 +34,7 @@ class RowFile:
 
     def __init__(self, path: Path, dtype: DTypeLike, columns: int | None = None, *, rows: int = 0) -> None:
         self.path, self.dtype, self.columns, self.rows = path, np.dtype(dtype), columns, rows
-        with writing(path):
+        with write_errors(path):
             self._file = path.open("r+b" if rows else "w+b")
             self._file.truncate(_HEADER_BYTES + rows * self._row_bytes)
             self.commit()
@@ -50,7 +50,7 @@ class RowFile:
 
     def append(self, rows: NDArray[Any]) -> None:
         """Add rows; they count from the next `commit` on."""
-        with writing(self.path):
+        with write_errors(self.path):
             self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
         self.rows += len(rows)
 
@@ -59,7 +59,7 @@ class RowFile:
         shape = (self.rows,) if self.columns is None else (self.rows, self.columns)
         fields = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
         text = fields.ljust(_HEADER_BYTES - 11) + "\n"
-        with writing(self.path):
+        with write_errors(self.path):
             self._file.seek(0)
             self._file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode("ascii"))
             self._file.seek(0, os.SEEK_END)
@@ -71,7 +71,7 @@ class RowFile:
             try:
                 self.commit()
             finally:
-                with writing(self.path):
+                with write_errors(self.path):
                     self._file.close()
 
 

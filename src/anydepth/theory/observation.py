@@ -22,7 +22,7 @@ from torch.nn import functional
 from anydepth.core.model_io import Batch, device_of, first_samples, sample_count, samples_of, to_device
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Questions, predicts_next_token, require_one_class
+from anydepth.core.targets import Targets, predicts_next_token, require_one_class
 from anydepth.core.tokens import IGNORED, Policy, check_policy, default_policy, select, valid_positions
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.passes.batches import as_batch, as_batches, digest
@@ -154,7 +154,7 @@ class _Look:
         states, answer = self.stack.forward(batch)
         valid, labels = valid_positions(batch, states[0]), None
         if self.labelled:
-            labels = Questions.of(self.stack, batch, truth, answer).labels.reshape(answer.shape[:-1])
+            labels = Targets.of(self.stack, batch, truth, answer).labels.reshape(answer.shape[:-1])
         if labels is not None and self.per_position:
             valid = valid & (labels != IGNORED).to(valid.device)
         elif labels is not None and (labels == IGNORED).any():
@@ -179,7 +179,7 @@ class _Look:
             if self.linear is None:
                 logits = self.stack.readout(state, batch, depth=depth or None)[where]
             else:
-                features.append(self.stack.entering(state, batch)[where])
+                features.append(self.stack.classifier_input(state, batch)[where])
                 logits = functional.linear(features[-1], self.linear.weight, self.linear.bias)
             for name, asked in classes.items():
                 nats[name].append(_exactly(logits, asked.to(logits.device)))
@@ -221,7 +221,7 @@ def _linear(stack: Stack, batch: Batch) -> tuple[nn.Linear | None, str]:
     if not isinstance(classifier, nn.Linear):
         return None, f"the classifier is a {type(classifier).__name__}, no linear map"
     state = stack.states(batch)[-1]
-    if stack.maps_linearly(state, stack.readout(state, batch), batch):
+    if stack.is_linear_head(state, stack.readout(state, batch), batch):
         return classifier, ""
     return None, "more than one linear map lies between what enters the classifier and the logits"
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.engine.states import Location, States, locate, rows_per_chunk
+from anydepth.measures.engine.states import StateMoments, States, locate, rows_per_chunk
 
 Null = Callable[[Float64[Tensor, "b k d"], np.random.Generator], Float64[Tensor, "b k d"]]
 """Makes of rows of paths other paths. Its draws go row by row, so that no result depends on how rows are cut."""
@@ -76,7 +76,7 @@ class Paths:
             raise MeasureError("states without rows came: expected at least one")
         self.states, self.null, self.seed = states, null, seed
         self._rows = rows_at_once(states)
-        self.location: Location | None = locate(states.chunks(self._rows), states.widths) if centred else None
+        self.location: StateMoments | None = locate(states.chunks(self._rows), states.widths) if centred else None
 
     def __iter__(self) -> Iterator[tuple[Int64[np.ndarray, " b"], Float64[Tensor, "b k d"]]]:
         """Numbers of rows, and their paths."""

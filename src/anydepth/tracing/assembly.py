@@ -16,13 +16,13 @@ from anydepth.errors import IncompatibleTraces, LabelError
 from anydepth.measures.similarity import similarities
 from anydepth.passes.workspace import Workspace
 from anydepth.progress import Progress
-from anydepth.results.notes import explained, unequal
+from anydepth.results.notes import explain_blank_depth_0, unequal
 from anydepth.results.trace_data import ROW_COLUMNS, Rows, by_field
 from anydepth.storage.rows import StoredStates
 from anydepth.tracing.trace import Trace
 
 
-class Left:
+class CollectedRows:
     """The workspaces of all processes that shared a pass, read as one, in the order of the data.
 
     Raises:
@@ -87,8 +87,8 @@ class Left:
         return StoredStates(parts, (self.facts["width"],) * depths, None if alone else groups)
 
 
-def assemble(
-    left: Left,
+def build_trace(
+    left: CollectedRows,
     stack: Stack,
     measures: tuple[str, ...],
     origin: Mapping[str, Any],
@@ -141,7 +141,7 @@ def assemble(
         *(["each depth below the last is read out by a classifier of its own"] if stack.heads is not None else []),
         *_broken(left),
         *unequal(texts_of(left.ids), rows),
-        *explained(fields.pop("notes"), facts["tokens"]),
+        *explain_blank_depth_0(fields.pop("notes"), facts["tokens"]),
     )
     return Trace(
         names=tuple(map(str, range(stack.depth + 1))),
@@ -180,7 +180,7 @@ def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
             yield "readout 'raw' is the same as 'tail' here: no norm reads the last block's output as it is"
 
 
-def _broken(left: Left) -> Iterator[str]:
+def _broken(left: CollectedRows) -> Iterator[str]:
     """Which depths are blank because they hold NaN or infinity, and where that was seen first."""
     seen = left.read("broken")
     if seen is None or not len(seen):

@@ -31,8 +31,8 @@ from anydepth.core.tokens import IGNORED, Policy, default_policy, next_token_lab
 from anydepth.errors import LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.measures.readout import readout_rows
 from anydepth.passes.batches import digest
-from anydepth.passes.disk_budget import Room
-from anydepth.passes.loop import go_through, share
+from anydepth.passes.disk_budget import DiskBudget
+from anydepth.passes.loop import batches_per_rank, run_pass
 from anydepth.passes.workspace import Workspace
 from anydepth.progress import Progress
 
@@ -43,7 +43,7 @@ _LOGITS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
-class Pass:
+class TracePass:
     """What a pass is to collect."""
 
     stack: Stack
@@ -87,14 +87,14 @@ class Pass:
             TraceFileError: the disk, or `states_limit`, has no room for what is to be kept.
         """
         batches = len(data) if isinstance(data, Sized) else None
-        room = Room(workspace, self.states_limit, share(batches, ranks), ranks)
+        room = DiskBudget(workspace, self.states_limit, batches_per_rank(batches, ranks), ranks)
 
         def report(done: int, total: int | None, what: str) -> None:
             if progress:
                 progress(done, total, room.told(what))
 
         with evaluating(self.stack.model), torch.no_grad():
-            go_through(
+            run_pass(
                 data,
                 workspace,
                 partial(self._rows, workspace, room),
@@ -106,7 +106,7 @@ class Pass:
             )
 
     def _rows(
-        self, workspace: Workspace, room: Room, index: int, batch: Batch, labels: Tensor | None, first: int
+        self, workspace: Workspace, room: DiskBudget, index: int, batch: Batch, labels: Tensor | None, first: int
     ) -> list[tuple[str, NDArray[Any], Any]]:
         """What a batch shows; the first one settles how it is looked at."""
         device = device_of(self.stack.model)

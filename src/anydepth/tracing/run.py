@@ -26,8 +26,8 @@ from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
 from anydepth.results.trace_data import ROW_COLUMNS, TRACE_OUTPUT, by_field
 from anydepth.storage.sizes import as_bytes, in_words
-from anydepth.tracing.assembly import Left, assemble
-from anydepth.tracing.collect import Pass, Readout
+from anydepth.tracing.assembly import CollectedRows, build_trace
+from anydepth.tracing.collect import Readout, TracePass
 from anydepth.tracing.trace import Trace
 
 DEFAULT_MEASURES = ("cosine", "cosine_raw", "cka", "cka_biased")
@@ -114,7 +114,7 @@ def trace(
         "data": told.get("data", {}),
         "notes": tuple(told.get("notes", ())),
     }
-    what = Pass(
+    what = TracePass(
         stack,
         tokens=None if tokens is None else check_policy(tokens),
         readout=readout,
@@ -135,8 +135,8 @@ def trace(
         if rank == 0:
             with ExitStack() as opened:
                 each = (Workspace(folder / f"rank-{index}", key) for index in range(ranks))
-                left = Left([opened.enter_context(closing(workspace)) for workspace in each])
-                found = assemble(left, stack, tuple(measures), origin, keep_states, sums, seed, progress)
+                left = CollectedRows([opened.enter_context(closing(workspace)) for workspace in each])
+                found = build_trace(left, stack, tuple(measures), origin, keep_states, sums, seed, progress)
                 if out is None:
                     return found
                 if progress and found.moments is not None:
@@ -272,7 +272,7 @@ def _named(arrays: ArrayStates, ids: Any) -> ArrayStates:
     return arrays
 
 
-def _key(fingerprint: str, what: Pass, keep_states: bool, ranks: int) -> str:
+def _key(fingerprint: str, what: TracePass, keep_states: bool, ranks: int) -> str:
     kept = [what.keep_states, keep_states]
     # what rows hold is part of it: an older version's pass left others
     settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks, ROW_COLUMNS]

@@ -26,7 +26,7 @@ def three_depths(depth: int) -> tuple[int, ...]:
     return tuple(sorted({1, (depth + 1) // 2, depth}))
 
 
-class Teller(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Tells steps done, and what a shallow, the middle and the last depth are worth by the latest log.
 
     Args:
@@ -78,7 +78,7 @@ def _perplexity(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-class Interrupt(TrainerCallback):  # type: ignore[misc]
+class InterruptCallback(TrainerCallback):  # type: ignore[misc]
     """Ctrl-C, SIGTERM or SIGHUP end a training after the step they fall into, with a checkpoint; a second one at once.
 
     Of several processes it is enough that one gets the signal: after each step they agree on whether to go on.

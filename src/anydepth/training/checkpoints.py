@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from anydepth.errors import AnydepthWarning, TrainingError, one_line
-from anydepth.storage.checksums import sealed, stated
+from anydepth.storage.checksums import file_record, with_checksum
 from anydepth.storage.disk import flush, flush_tree, leaves, open_to_all, remove_tree
 from anydepth.storage.replacement import read_sealed_object
 from anydepth.storage.sizes import in_words
@@ -89,7 +89,7 @@ def damage(checkpoint: str | Path, *, thorough: bool = False) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != expected["bytes"]:
                 return f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}"
-            if thorough and stated(path) != expected:
+            if thorough and file_record(path) != expected:
                 return f"{name} was changed"
     except (OSError, ValueError, TypeError, KeyError) as problem:
         return one_line(problem)
@@ -105,9 +105,9 @@ def seal_checkpoint(checkpoint: Path) -> None:
     opened = checkpoint / f"{SEAL_FILE}.tmp"
     opened.write_bytes(b"")  # as any new file, it has that mode
     open_to_all(checkpoint, opened.stat().st_mode & 0o666)
-    files = {name: stated(checkpoint / name) for name in leaves(checkpoint) if name != opened.name}
+    files = {name: file_record(checkpoint / name) for name in leaves(checkpoint) if name != opened.name}
     flush_tree(checkpoint)
-    opened.write_text(json.dumps(sealed({"files": files})), encoding="utf-8")
+    opened.write_text(json.dumps(with_checksum({"files": files})), encoding="utf-8")
     flush(opened)
     opened.replace(checkpoint / SEAL_FILE)
     flush(checkpoint)

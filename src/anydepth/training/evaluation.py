@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Questions
+from anydepth.core.targets import Targets
 from anydepth.measures.readout import readout_rows
 from anydepth.training.losses import answer_rows, inputs_and_labels
 
@@ -33,7 +33,7 @@ def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
     """
     inputs, labels = inputs_and_labels(stack.model, batch)
     states, answer = stack.forward(inputs)
-    asked = Questions.of(stack, inputs, labels, answer)
+    asked = Targets.of(stack, inputs, labels, answer)
     found = torch.zeros(len(answer), stack.depth, 3, dtype=torch.float32)
     sample, truth = asked.sample.cpu(), asked.asked
     for depth in range(1, stack.depth + 1):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Questions, predicts_next_token, without_labels
+from anydepth.core.targets import Targets, predicts_next_token, without_labels
 from anydepth.core.tokens import IGNORED
 from anydepth.errors import NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.training.chunked_loss import Target, depth_losses
@@ -22,7 +22,7 @@ from anydepth.training.chunked_loss import Target, depth_losses
 _VOCABULARY = 1024
 
 
-class Tally:
+class DepthLossTerms:
     """The losses of one batch, depth by depth, and what to show of them.
 
     Args:
@@ -37,7 +37,7 @@ class Tally:
     def __init__(
         self,
         stack: Stack,
-        asked: Questions,
+        asked: Targets,
         items: int | Tensor | None,
         answer: Tensor,
         *,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.storage.paths import local_path
-from anydepth.training.summary import Aligned
+from anydepth.training.summary import TrainingSummary
 
 _CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -20,7 +20,7 @@ _CLASSES = {
 _TAGS = {"causal-lm": "text-generation"}  # the hub's name, where it is another than ours
 
 
-def card(found: Aligned) -> str:
+def card(found: TrainingSummary) -> str:
     """The card as Markdown, with the YAML that the hub reads in front. Names are shown as text, whatever is in them."""
     parts = [
         f"---\n{_front(found)}\n---\n",
@@ -34,7 +34,7 @@ def card(found: Aligned) -> str:
     return "\n".join(parts)
 
 
-def _front(found: Aligned) -> str:
+def _front(found: TrainingSummary) -> str:
     from huggingface_hub import ModelCardData
 
     data = found.data.partition(":")[0]  # an id may be followed by a configuration
@@ -76,7 +76,7 @@ def licence_in(card: Path) -> dict[str, str]:
     return {name: stated[name] for name in names if isinstance(stated.get(name), str)}
 
 
-def _by_depth(found: Aligned) -> list[str]:
+def _by_depth(found: TrainingSummary) -> list[str]:
     lines = [f"| depth | {found.measure} |" + (" 95 % interval |" if found.bounds else "")]
     lines.append("|---:|---:|" + (":---|" if found.bounds else ""))
     for depth in range(1, len(found.values) + 1):
@@ -91,7 +91,7 @@ def _by_depth(found: Aligned) -> list[str]:
     ]
 
 
-def _use(found: Aligned) -> list[str]:
+def _use(found: TrainingSummary) -> list[str]:
     name = _CLASSES[found.task]
     heads = (
         "The classifiers of the depths below the last are in `heads.safetensors`; transformers leaves them alone, and "
@@ -107,7 +107,7 @@ def _use(found: Aligned) -> list[str]:
     ]
 
 
-def _training(found: Aligned) -> list[str]:
+def _training(found: TrainingSummary) -> list[str]:
     rows = [
         f"| {plain(name.replace('_', ' '))} | {code(_value(value), table=True)} |"
         for name, value in found.settings.items()

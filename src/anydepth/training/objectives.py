@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Questions
+from anydepth.core.targets import Targets
 from anydepth.core.tokens import Policy, default_policy, select, valid_positions
 from anydepth.errors import ObjectiveError
 from anydepth.training.depth_weights import EXITS, SCHEDULES, Exits, Weights, sampled, weights_of
-from anydepth.training.losses import Tally, inputs_and_labels, require_learnable
+from anydepth.training.losses import DepthLossTerms, inputs_and_labels, require_learnable
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class AlignedLoss:
         if torch.is_grad_enabled():
             require_learnable(stack, inputs, plan)
         states, answer = stack.forward(inputs)
-        asked = Questions.of(stack, inputs, labels, answer)
-        tally = Tally(stack, asked, items, answer, smoothing=self.label_smoothing, imitation=self.distillation)
+        asked = Targets.of(stack, inputs, labels, answer)
+        tally = DepthLossTerms(stack, asked, items, answer, smoothing=self.label_smoothing, imitation=self.distillation)
         shallow = {depth: weight for depth, weight in plan.items() if depth < stack.depth and weight}
         total = tally.final(1.0 if self.cosine else plan.get(stack.depth, 0.0))
         if self.cosine:

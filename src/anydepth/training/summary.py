@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Aligned:
+class TrainingSummary:
     """What a training came to.
 
     Attributes:
@@ -55,7 +55,7 @@ class Aligned:
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     @classmethod
-    def of(cls, folder: Path, plain: Mapping[str, Any]) -> Aligned:
+    def of(cls, folder: Path, plain: Mapping[str, Any]) -> TrainingSummary:
         """From what `as_plain` gave, read back; other entries are left alone."""
         known = {one.name: plain[one.name] for one in fields(cls) if one.name != "folder"}
         listed = {name: tuple(known[name]) for name in ("values", "classes", "notes")}

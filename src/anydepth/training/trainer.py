@@ -27,7 +27,7 @@ from anydepth.core.targets import predicts_next_token
 from anydepth.dependencies import require
 from anydepth.distributed import wait_for_all
 from anydepth.errors import TrainingError
-from anydepth.storage.disk import writing
+from anydepth.storage.disk import write_errors
 from anydepth.training.batch_labels import RequireObjective, label_of, labelled
 from anydepth.training.checkpoints import (
     STATE_FILE,
@@ -397,7 +397,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             unseal_checkpoint(folder)
         try:
             self.args.save_total_limit = None  # Trainer would remove older ones before this one is known to be whole
-            with writing(folder):
+            with write_errors(folder):
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
                     seal_checkpoint(folder)

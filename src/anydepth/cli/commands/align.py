@@ -86,14 +86,14 @@ def align(
 ) -> None:
     """Train MODEL on DATA so that its classifier works at every depth; the result is a plain model."""
     from anydepth.cli.render import show_aligned
-    from anydepth.data.loading import Wanted
+    from anydepth.data.loading import DataSelection
     from anydepth.distributed import check_launcher, leave, rank_and_count
     from anydepth.jobs.align import align as run_align
-    from anydepth.jobs.align_settings import Job, check_exits, check_weights
+    from anydepth.jobs.align_settings import AlignSettings, check_exits, check_weights
 
     terminal.quiet_libraries()
     check_launcher()
-    job = Job(
+    job = AlignSettings(
         model,
         data,
         objective=objective,
@@ -105,7 +105,7 @@ def align(
         split=split,
         eval_data=eval_data,
         eval_split=eval_split,
-        wanted=Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
+        wanted=DataSelection(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
         max_length=max_length,
         augment=augment,
         blocks=blocks,

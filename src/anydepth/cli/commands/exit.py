@@ -42,16 +42,16 @@ def exit_early(
 ) -> None:
     """Calibrate MODEL on DATA to stop early with a guarantee; DIR then holds the model, its policy and a report."""
     from anydepth.cli.render import show_exited, show_promised
-    from anydepth.data.loading import Wanted
-    from anydepth.jobs.calibrate import Job, calibrate_named
-    from anydepth.jobs.calibrate_lm import Promised, Writing
+    from anydepth.data.loading import DataSelection
+    from anydepth.jobs.calibrate import CalibrateSettings, calibrate_named
+    from anydepth.jobs.calibrate_lm import LmCalibrateResult, SequenceSettings
 
     terminal.quiet_libraries()
-    job = Job(
+    job = CalibrateSettings(
         model,
         data,
         split=split,
-        wanted=Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
+        wanted=DataSelection(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
         batch_size=batch_size,
         max_length=max_length,
         policy=policy,
@@ -60,14 +60,14 @@ def exit_early(
         confidence=confidence,
         against=against,
         tune=tune,
-        writing=Writing(prompt_tokens, new_tokens, share),
+        writing=SequenceSettings(prompt_tokens, new_tokens, share),
         blocks=blocks,
         device=device,
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
         found = calibrate_named(job, out or default_folder(model, data, suffix="-exit"), progress=progress)
-    if isinstance(found, Promised):
+    if isinstance(found, LmCalibrateResult):
         show_promised(found, as_json=as_json)
     elif (prompt_tokens, new_tokens, share) != (32, 64, 0.0):
         terminal.say("anydepth: --prompt-tokens, --new-tokens and --share had no effect: the model writes no text")

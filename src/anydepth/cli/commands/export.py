@@ -27,10 +27,10 @@ def export(
 ) -> None:
     """Write MODEL as ONNX graphs between which samples may leave; anydepth.onnx.router runs them without torch."""
     from anydepth.cli.render import show_exported
-    from anydepth.jobs.export import Wish, ship
+    from anydepth.jobs.export import ExportSettings, ship
 
     terminal.quiet_libraries()
-    wish = Wish(
+    wish = ExportSettings(
         model,
         exits=None if exits is None else depths_of(exits),
         depth=depth,

@@ -44,12 +44,12 @@ def generate(
     """Write on from a prompt with the language model MODEL, at a depth, with drafts of its own, or leaving early."""
     from anydepth.cli.render import show_spoken
     from anydepth.errors import GenerationError
-    from anydepth.jobs.generate import Sampling, Wish, speak
+    from anydepth.jobs.generate import GenerateSettings, Sampling, speak
 
     terminal.quiet_libraries()
     if draft_depth is not None and draft_depth != "auto" and not re.fullmatch(r"-?\d+", draft_depth):
         raise GenerationError(f"--draft-depth is {draft_depth!r}, expected a number of blocks, or auto")
-    wish = Wish(
+    wish = GenerateSettings(
         model,
         (*(prompt or ()), *_lines(prompts)),
         depth=depth,

@@ -31,16 +31,16 @@ def predict(
 ) -> None:
     """Answer DATA by the calibrated model in DIR; predictions.csv tells the depth of each answer."""
     from anydepth.cli.render import show_predicted
-    from anydepth.data.loading import Wanted
-    from anydepth.jobs.predict import Request
+    from anydepth.data.loading import DataSelection
+    from anydepth.jobs.predict import PredictSettings
     from anydepth.jobs.predict import predict as run_predict
 
     terminal.quiet_libraries()
-    request = Request(
+    request = PredictSettings(
         model,
         data,
         split=split,
-        wanted=Wanted(limit=limit, text=text_column, image=image_column, seed=seed),
+        wanted=DataSelection(limit=limit, text=text_column, image=image_column, seed=seed),
         batch_size=batch_size,
         max_length=max_length,
         device=device,

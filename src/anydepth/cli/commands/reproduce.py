@@ -43,7 +43,7 @@ def reproduce(
     from anydepth.cli.render_reproduce import show_found, show_listed, show_page
     from anydepth.distributed import join, leave, rank_and_count
     from anydepth.reproduce.listing import kept, listed
-    from anydepth.reproduce.runner import REPRODUCE_OUTPUT, Order, plan_of, recipe_named, results_path
+    from anydepth.reproduce.runner import REPRODUCE_OUTPUT, ReproduceSettings, plan_of, recipe_named, results_path
     from anydepth.reproduce.runner import reproduce as run_recipe
     from anydepth.storage.output_folder import output
 
@@ -68,7 +68,7 @@ def reproduce(
     replaced = _replacements(use or ())
     device = join() or device
     recipe = recipe_named(name or "")
-    order = Order(recipe.name, out, scale, seeds, steps, as_printed, replaced, device)
+    order = ReproduceSettings(recipe.name, out, scale, seeds, steps, as_printed, replaced, device)
     require_own(out, recipe, plan_of(recipe, scale), steps)
     if steps is None:
         kept(out)  # what the verdict page cannot tell of is refused now, not after hours of training

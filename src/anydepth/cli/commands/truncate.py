@@ -37,17 +37,17 @@ def truncate(
 ) -> None:
     """Cut MODEL after depth K; the result is a plain model of the same class with fewer blocks."""
     from anydepth.cli.render import show_cut
-    from anydepth.data.loading import Wanted
+    from anydepth.data.loading import DataSelection
     from anydepth.errors import TruncationError
-    from anydepth.jobs.truncate import Choice, cut
+    from anydepth.jobs.truncate import DepthChoice, cut
 
     terminal.quiet_libraries()
     if depth != "auto" and not re.fullmatch(r"-?\d+", depth):
         raise TruncationError(f"depth is {depth!r}, expected a number of blocks, or auto")
-    wanted = Wanted(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed)
+    wanted = DataSelection(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed)
     choice = None
     if data is not None:
-        choice = Choice(data, split, wanted, batch_size, tolerance, confidence, against)
+        choice = DepthChoice(data, split, wanted, batch_size, tolerance, confidence, against)
     with terminal.bars(enabled=not as_json) as progress:
         found = cut(
             model,

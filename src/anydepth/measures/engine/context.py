@@ -18,19 +18,19 @@ from anydepth.measures.engine.moments import GramSums, Moments
 from anydepth.measures.engine.neighbours import LEAST_ROWS, NEIGHBOUR_ROWS, Neighbours, nearest
 from anydepth.measures.engine.plan import Plan, plan
 from anydepth.measures.engine.sample import Sample
-from anydepth.measures.engine.states import Location, States, epsilons, rows_per_chunk, sample_ids
+from anydepth.measures.engine.states import StateMoments, States, epsilons, rows_per_chunk, sample_ids
 from anydepth.progress import Progress
 from anydepth.stats.jackknife import PartSums, Split
 
 INTERVAL_ROWS = 10_000  # rows whose influence on CKA is looked at: an error bar needs no more
 
 
-def blank_notes(location: Location, named: Callable[[int], str] = "depth {}".format) -> tuple[str, ...]:
+def blank_notes(location: StateMoments, named: Callable[[int], str] = "depth {}".format) -> tuple[str, ...]:
     """Which depths no similarity is defined for, and why, in words."""
     return tuple(f"{named(depth)} {why}: no similarity is defined there" for depth, why in location.blank.items())
 
 
-class Watched:
+class ReportedStates:
     """States that move to a device and tell how far they have been read."""
 
     def __init__(self, states: States, device: torch.device, progress: Progress | None) -> None:
@@ -38,9 +38,9 @@ class Watched:
         self.count, self.widths, self.groups = states.count, states.widths, states.groups
         self.epsilons, self.label = epsilons(states), ""
 
-    def during(self, label: str) -> Watched:
+    def during(self, label: str) -> ReportedStates:
         """The same states, read for the purpose `label`."""
-        watched = Watched(self.states, self.device, self.progress)
+        watched = ReportedStates(self.states, self.device, self.progress)
         watched.label = label
         return watched
 
@@ -68,7 +68,7 @@ class Watched:
 
 
 @dataclass
-class Run:
+class MeasureContext:
     """What the measures of one call share, each found when first asked for.
 
     Attributes:
@@ -84,8 +84,8 @@ class Run:
         seed: of the dealing of samples into parts, and of the choice of rows where not all are looked at.
     """
 
-    states: Watched
-    location: Location
+    states: ReportedStates
+    location: StateMoments
     exponents: tuple[int, ...]
     first: int | None
     intervals_of_cka: bool

@@ -18,7 +18,7 @@ from torch import Tensor
 from anydepth.errors import MeasureError
 from anydepth.measures.engine.moments import SMALL
 from anydepth.measures.engine.precision import full_precision
-from anydepth.measures.engine.states import Location, States, depth_slices, rows_per_chunk
+from anydepth.measures.engine.states import StateMoments, States, depth_slices, rows_per_chunk
 
 Pair = tuple[int, int]
 
@@ -45,12 +45,12 @@ class Axes:
         """How many directions count: at most n - 1."""
         return len(self.scale)
 
-    def keeping(self, share: float) -> Axes:
+    def cached_prefix(self, share: float) -> Axes:
         """The fewest leading axes that hold `share` of the variance.
 
         Example:
             >>> axes = Axes(torch.tensor([3.0, 1.0, 0.1]).double(), torch.eye(3).double())
-            >>> axes.keeping(0.99).rank
+            >>> axes.cached_prefix(0.99).rank
             2
         """
         variance = self.scale.square().cumsum(0)
@@ -58,7 +58,7 @@ class Axes:
         return Axes(self.scale[:rank], self.axes[:, :rank], self.left_out)
 
 
-def principal_axes(covariance: Float64[Tensor, "d d"], location: Location, depth: int) -> Axes:
+def principal_axes(covariance: Float64[Tensor, "d d"], location: StateMoments, depth: int) -> Axes:
     """Principal axes from a depth's own `Σ_i y_i y_iᵀ` over centred rows."""
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0), vectors.flip(1)
@@ -76,7 +76,7 @@ def whitened(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Float6
 
 
 @dataclass(frozen=True)
-class Tile:
+class PairTile:
     """As many pairs of depths as are had from one pass.
 
     Attributes:
@@ -100,7 +100,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Found:
+class TileCovariances:
     """What one pass found of a tile.
 
     Attributes:
@@ -109,7 +109,7 @@ class Found:
         products: for each pair, `Σ_i y_i^k (y_i^l)ᵀ`.
     """
 
-    tile: Tile
+    tile: PairTile
     axes: dict[int, Axes]
     products: dict[Pair, Float64[Tensor, "_ _"]]
 
@@ -127,22 +127,22 @@ class Covariances:
     """
 
     def __init__(
-        self, rows: States, location: Location, pairs: Sequence[Pair], memory: int, *, axes: bool = True
+        self, rows: States, location: StateMoments, pairs: Sequence[Pair], memory: int, *, axes: bool = True
     ) -> None:
         self.rows, self.location, self.axes = rows, location, axes
         self.tiles = tiles(pairs, set(range(len(rows.widths))) - location.blank.keys(), rows.widths, memory)
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[TileCovariances]:
         if len(self.tiles) == 1:
             yield self._whole
         else:
             yield from map(self._pass, self.tiles)
 
     @cached_property
-    def _whole(self) -> Found:
+    def _whole(self) -> TileCovariances:
         return self._pass(self.tiles[0])
 
-    def _pass(self, tile: Tile) -> Found:
+    def _pass(self, tile: PairTile) -> TileCovariances:
         """One reading of the rows: for each depth a panel of its products with those it is paired with."""
         widths, mean = self.rows.widths, self.location.mean
         place = dict(zip(tile.depths, depth_slices(tuple(widths[depth] for depth in tile.depths)), strict=True))
@@ -161,9 +161,9 @@ class Covariances:
         for k, other in tile.pairs:
             start = place[other].start - spans[k].start
             products[k, other] = panels[k][:, start : start + widths[other]]
-        return Found(tile, axes, products)
+        return TileCovariances(tile, axes, products)
 
-    def _centred(self, tile: Tile) -> Iterator[Float[Tensor, "b w"]]:
+    def _centred(self, tile: PairTile) -> Iterator[Float[Tensor, "b w"]]:
         """The rows of a tile's depths, side by side, about their mean."""
         widths, precise = self.rows.widths, self.axes or self.rows.count <= SMALL
         slices = depth_slices(widths)
@@ -188,7 +188,7 @@ def _span(depths: Sequence[int], place: dict[int, slice]) -> slice:
     return slice(place[depths[0]].start, place[depths[-1]].stop) if depths else slice(0, 0)
 
 
-def tiles(pairs: Sequence[Pair], depths: set[int], widths: tuple[int, ...], memory: int) -> list[Tile]:
+def tiles(pairs: Sequence[Pair], depths: set[int], widths: tuple[int, ...], memory: int) -> list[PairTile]:
     """All pairs in as few tiles as fit in memory one at a time.
 
     Args:
@@ -212,7 +212,7 @@ def tiles(pairs: Sequence[Pair], depths: set[int], widths: tuple[int, ...], memo
             for rows in np.array_split(left, parts)
             for columns in np.array_split(right, parts)
         ]
-        found = [tile for tile in found if tile.pairs] + ([Tile(tuple(alone), ())] if alone else [])
+        found = [tile for tile in found if tile.pairs] + ([PairTile(tuple(alone), ())] if alone else [])
         needed = max((tile.bytes(widths) for tile in found), default=0)
         if needed <= memory:
             return found
@@ -222,5 +222,5 @@ def tiles(pairs: Sequence[Pair], depths: set[int], widths: tuple[int, ...], memo
     )
 
 
-def _tile(pairs: Sequence[Pair]) -> Tile:
-    return Tile(tuple(sorted({depth for pair in pairs for depth in pair})), tuple(pairs))
+def _tile(pairs: Sequence[Pair]) -> PairTile:
+    return PairTile(tuple(sorted({depth for pair in pairs for depth in pair})), tuple(pairs))

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from anydepth.measures.engine.moments import GramSums
 from anydepth.measures.engine.precision import full_precision
-from anydepth.measures.engine.states import Location, depth_slices, squared_norms
+from anydepth.measures.engine.states import StateMoments, depth_slices, squared_norms
 
 FEW = 512  # rows up to which float64 tiles cost nothing worth saving
 
 
 def gram_sums(
     chunks: Callable[[], Iterator[Tensor]],
-    location: Location,
+    location: StateMoments,
     widths: tuple[int, ...],
     *,
     kept: Bool[Tensor, " n"] | None = None,

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from anydepth.errors import MeasureError
 from anydepth.measures.engine.precision import full_precision
-from anydepth.measures.engine.states import Location, by_feature, depth_slices, squared_norms, sum_by_depth
+from anydepth.measures.engine.states import StateMoments, by_feature, depth_slices, squared_norms, sum_by_depth
 
 PIECE = 4096  # rows in one float32 product: bounds its rounding and the copy that is centred
 SMALL = 256  # rows up to which float64 products cost little more than float32 ones and a pass to add them up
@@ -53,7 +53,7 @@ class GramSums:
         weighted: Σ over i of `G^k_ii y_i`, the centred rows weighted by their squared norm at each depth.
     """
 
-    location: Location
+    location: StateMoments
     cross: Float64[Tensor, "k k"]
     diagonal: Float64[Tensor, "k k"]
     trace: Float64[Tensor, " k"]
@@ -135,12 +135,12 @@ class Moments:
         return torch.stack([panel.diagonal().sum() for panel in self.panels])
 
     @property
-    def location(self) -> Location:
+    def location(self) -> StateMoments:
         """Mean and spread of the rows seen."""
         offset = self.total / self.count
         mean = self.shift + offset
         variance = self._traces / self.count - sum_by_depth(offset.square(), self.widths)
-        return Location(self.count, mean, variance, variance + sum_by_depth(mean.square(), self.widths))
+        return StateMoments(self.count, mean, variance, variance + sum_by_depth(mean.square(), self.widths))
 
     def update(self, rows: Float[Tensor, "n w"]) -> Moments:
         """Add rows, in place.

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from anydepth.errors import MeasureError
-from anydepth.measures.engine.states import Location, States, depth_slices, rows_per_chunk
+from anydepth.measures.engine.states import StateMoments, States, depth_slices, rows_per_chunk
 
 
 class Sample:
@@ -45,7 +45,7 @@ class Sample:
                 yield torch.from_numpy(np.array(self._drawn[start : start + size]))
 
     def centred(
-        self, location: Location, depths: Sequence[int], memory: int
+        self, location: StateMoments, depths: Sequence[int], memory: int
     ) -> Iterator[tuple[int, Float64[Tensor, "m d"]]]:
         """The rows of one depth after the other, about the mean of all rows.
 
@@ -70,7 +70,7 @@ class Sample:
                 yield depth, held.pop(depth)
 
     def directions(
-        self, location: Location, depths: Sequence[int], memory: int
+        self, location: StateMoments, depths: Sequence[int], memory: int
     ) -> Iterator[tuple[int, Float64[Tensor, "m d"]]]:
         """The same, scaled to unit length; NaN where a row is the mean, to 8 roundings of the states' size."""
         for depth, y in self.centred(location, depths, memory):

@@ -291,7 +291,7 @@ def rows_per_chunk(widths: tuple[int, ...], *, megabytes: int, least: int = 1) -
 
 
 @dataclass(frozen=True)
-class Location:
+class StateMoments:
     """Where the states lie and how far they spread: what centring and the search for blank depths need.
 
     Attributes:
@@ -347,14 +347,14 @@ class Location:
             wanted.append(exponent if abs(exponent) > _FAR_FROM_ONE else 0)
         return tuple(wanted)
 
-    def scaled(self, exponents: tuple[int, ...], widths: tuple[int, ...]) -> Location:
+    def scaled(self, exponents: tuple[int, ...], widths: tuple[int, ...]) -> StateMoments:
         """Of the same rows with every depth multiplied by a power of two."""
         squares = torch.tensor([math.ldexp(1.0, 2 * one) for one in exponents], dtype=torch.float64, device="cpu")
         squares, factors = squares.to(self.size.device), by_feature(exponents, widths).to(self.mean.device)
         return replace(self, mean=self.mean * factors, variance=self.variance * squares, size=self.size * squares)
 
 
-def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[float, ...] = ()) -> Location:
+def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[float, ...] = ()) -> StateMoments:
     """Mean and spread of the states in one pass, in float64.
 
     Args:
@@ -382,7 +382,7 @@ def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[floa
     offset = total / count
     mean = shift + offset
     variance = squares / count - sum_by_depth(offset.square(), widths)
-    return Location(count, mean, variance, variance + sum_by_depth(mean.square(), widths), coarse)
+    return StateMoments(count, mean, variance, variance + sum_by_depth(mean.square(), widths), coarse)
 
 
 def undefined(blank: dict[int, str], value: Float64[np.ndarray, "... k k"]) -> Float64[np.ndarray, "... k k"]:

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from anydepth.measures.engine.covariance import Found, Tile, principal_axes
+from anydepth.measures.engine.covariance import PairTile, TileCovariances, principal_axes
 
 if TYPE_CHECKING:
-    from anydepth.measures.engine.context import Run
+    from anydepth.measures.engine.context import MeasureContext
 
 
-def rotated(run: Run, *, axes: bool = False) -> Iterator[Found] | None:
+def rotated(run: MeasureContext, *, axes: bool = False) -> Iterator[TileCovariances] | None:
     """What `Covariances` finds, after a rotation of each depth by itself that leaves it at most n features.
 
     Args:
@@ -53,7 +53,7 @@ def _bytes(n: int, widths: list[int]) -> int:
     return 8 * n * sum(3 * min(n, width) for width in widths) + 16 * n * max(widths)
 
 
-def _found(run: Run, axes: bool) -> Iterator[Found]:
+def _found(run: MeasureContext, axes: bool) -> Iterator[TileCovariances]:
     rows = {
         depth: triangle(y.to(run.states.device))
         for depth, y in run.sample(run.states.count).centred(run.location, run.whole, run.memory // 4)
@@ -62,5 +62,5 @@ def _found(run: Run, axes: bool) -> Iterator[Found]:
     watched = run.states.during("covariances")
     for done, k in enumerate(run.whole, start=1):
         pairs = tuple(pair for pair in run.pairs if pair[0] == k)
-        yield Found(Tile(tuple(rows), pairs), kept, {pair: rows[k].T @ rows[pair[1]] for pair in pairs})
+        yield TileCovariances(PairTile(tuple(rows), pairs), kept, {pair: rows[k].T @ rows[pair[1]] for pair in pairs})
         watched.tell(done, len(run.whole))

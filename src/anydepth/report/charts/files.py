@@ -8,7 +8,7 @@ import altair as alt
 
 from anydepth.errors import TraceFileError
 from anydepth.report import html
-from anydepth.storage.disk import replacing
+from anydepth.storage.disk import atomic_write
 
 _TEXTS: dict[str, Literal["svg", "json"]] = {".svg": "svg", ".json": "json"}
 _PICTURES: dict[str, tuple[Literal["png", "pdf"], int]] = {".png": ("png", 2), ".pdf": ("pdf", 1)}
@@ -29,7 +29,7 @@ def save(chart: alt.TopLevelMixin, path: str | Path) -> Path:
     if kind not in FORMATS:
         raise TraceFileError(f"cannot save a chart as {Path(path).name!r}: end the name in one of {', '.join(FORMATS)}")
     content = _rendered(chart, kind)
-    with replacing(Path(path)) as beside:
+    with atomic_write(Path(path)) as beside:
         beside.write_bytes(content)
     return Path(path)
 

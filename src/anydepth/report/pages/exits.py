@@ -10,7 +10,7 @@ import numpy as np
 
 from anydepth.errors import MeasureError
 from anydepth.exits.curve import ExitCurve
-from anydepth.exits.summary import Exited
+from anydepth.exits.summary import ExitSummary
 from anydepth.report import html
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart
@@ -209,7 +209,7 @@ def leaving(counts: Sequence[int]) -> Chart:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def write(found: Mapping[str, Exited], path: Path) -> Path:
+def write(found: Mapping[str, ExitSummary], path: Path) -> Path:
     """Write the page of one calibration, or of several side by side.
 
     Args:
@@ -230,11 +230,11 @@ def write(found: Mapping[str, Exited], path: Path) -> Path:
     return html.save(content, path)
 
 
-def _what(one: Exited) -> str:
+def _what(one: ExitSummary) -> str:
     return f"{one.model} on {one.data}: {one.last} blocks; {sum(one.calibration.samples):,} samples."
 
 
-def _findings(one: Exited) -> Iterator[Finding]:
+def _findings(one: ExitSummary) -> Iterator[Finding]:
     certificate = one.calibration.certificate
     if certificate is None:
         yield Finding("Nothing could be certified", "Every sample goes to the last depth, so nothing is saved.")
@@ -253,12 +253,12 @@ def _findings(one: Exited) -> Iterator[Finding]:
         )
 
 
-def _proved(one: Exited) -> str:
+def _proved(one: ExitSummary) -> str:
     text = str(one.calibration)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _traded(found: Mapping[str, Exited]) -> Section:
+def _traded(found: Mapping[str, ExitSummary]) -> Section:
     curves = {name: one.curve for name, one in found.items()}
     certified = {name: one for name, one in found.items() if one.calibration.certificate is not None}
 
@@ -277,7 +277,7 @@ def _traded(found: Mapping[str, Exited]) -> Section:
     )
 
 
-def _where(name: str, one: Exited, *, many: bool) -> Section:
+def _where(name: str, one: ExitSummary, *, many: bool) -> Section:
     tag = f", {name}" if many else ""
     return Section(
         f"What it saves{tag}",
@@ -311,6 +311,6 @@ def _numbers(curve: ExitCurve) -> Table:
     return Table(("Mean depth", *columns), tuple(zip(first, *columns.values(), strict=True)))
 
 
-def _origin(one: Exited) -> dict[str, object]:
+def _origin(one: ExitSummary) -> dict[str, object]:
     plain_values = one.as_plain()
     return {name: plain_values[name] for name in ("model", "data", "policy", "calibration", "area")}

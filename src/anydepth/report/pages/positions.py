@@ -15,7 +15,7 @@ from anydepth.report.pages.sections import Figure, Section, figure
 from anydepth.report.pages.tables import Cell, Table
 from anydepth.report.protocols import Source
 from anydepth.report.rows import Row
-from anydepth.results.positions import Banded, by_frequency, by_position, tells_next_token
+from anydepth.results.positions import BandedStatistics, by_frequency, by_position, tells_next_token
 from anydepth.results.trace_data import TraceData
 from anydepth.stats.means import Estimate
 
@@ -33,7 +33,7 @@ class Kind:
         within: one of them, in a sentence.
     """
 
-    found: Banded
+    found: BandedStatistics
     axis: str
     short: str
     within: str
@@ -153,7 +153,7 @@ def _colour(shown: Shown, values: Sequence[Estimate]) -> alt.Color:
     return alt.Color("value:Q", scale=scale, legend=legend)
 
 
-def _table(found: Banded, names: Names, value: Estimate, unit: Unit) -> Table:
+def _table(found: BandedStatistics, names: Names, value: Estimate, unit: Unit) -> Table:
     body = [
         (Cell(name, float(k)), *(_cell(value, (b, k), unit) for b in range(len(found.bands))))
         for k, name in enumerate(names)

@@ -21,11 +21,11 @@ from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth, largest_fall
-from anydepth.reproduce.experiment import MEASURES, Bench
+from anydepth.reproduce.experiment import MEASURES, Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
 from anydepth.reproduce.recipes.vision import FASHION
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.small_models import CAPTIONS
 from anydepth.reproduce.subjects import Subject
 from anydepth.tracing.run import trace
@@ -81,7 +81,7 @@ class Pair:
     classes: tuple[str, ...]
 
     @classmethod
-    def load(cls, bench: Bench, subject: Subject, *, random: bool) -> Pair:
+    def load(cls, bench: Experiment, subject: Subject, *, random: bool) -> Pair:
         """As released, or with random weights drawn by the seed."""
         from transformers import AutoImageProcessor
 
@@ -103,7 +103,7 @@ class Pair:
         return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """The towers as they are, or as they were trained here, and with random weights."""
     (subject,) = bench.subjects.values()
     found: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def measure(bench: Bench) -> Values:
     return found
 
 
-def _measured(bench: Bench, subject: Subject, folder: Path, *, random: bool) -> dict[str, Any]:
+def _measured(bench: Experiment, subject: Subject, folder: Path, *, random: bool) -> dict[str, Any]:
     pair = Pair.load(bench, subject, random=random or subject.from_scratch)
     if subject.from_scratch and not random:
         if bench.say is not None:
@@ -192,7 +192,7 @@ def _means(cosines: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return own, (cosines.sum(1) - own) / (cosines.shape[1] - 1)
 
 
-def _train(pair: Pair, bench: Bench, subject: Subject) -> None:
+def _train(pair: Pair, bench: Experiment, subject: Subject) -> None:
     """CLIP's own loss: which of a batch's captions belongs to which of its images. Its caption's wording is drawn."""
     images, labels = to_learn(bench, subject, pair.images)
     texts = [pair.captions(template) for template in CAPTIONS]
@@ -217,7 +217,7 @@ def _train(pair: Pair, bench: Bench, subject: Subject) -> None:
     pair.clip.eval()
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Closeness within each tower; across them, what matches grows apart from what does not."""
     released = found.scale == "full"  # nothing is drawn then but the random weights
     trained, random = (found.each(f"across{kind}", "margin") for kind in ("", RANDOM))
@@ -280,7 +280,7 @@ PRINTED = {
 _BOTH = ("across", f"across{RANDOM}")
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Within the towers, across them, and the paper's own."""
     return (
         Panel(

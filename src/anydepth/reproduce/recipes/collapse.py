@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import FULL, SMALL
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.theory_values import theory_of
 
 OBJECTIVES = ("standard", "aligned")
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """The theory of both subjects, trained both ways."""
     return {
         f"{name} {objective}": theory_of(bench, name, bench.trained(name, objective))
@@ -25,12 +25,12 @@ def measure(bench: Bench) -> Values:
     }
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Whether classes draw together with depth, and earlier after alignment."""
     return [one for name in found.settings["subjects"] for one in _of(found, name)]
 
 
-def _of(found: Found, name: str) -> list[Claim]:
+def _of(found: RecipeResults, name: str) -> list[Claim]:
     spread = {objective: np.log10(found.each(f"{name} {objective}", "nc1")[:, 1:]) for objective in OBJECTIVES}
     shuffled = np.log10(found.each(f"{name} standard", "nc1, shuffled labels")[:, 1:])
     return [
@@ -69,7 +69,7 @@ def _of(found: Found, name: str) -> list[Claim]:
     ]
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """All three parts of neural collapse."""
     return (
         Panel("nc1", "NC1, the spread within classes over that between", start=1, log=True),

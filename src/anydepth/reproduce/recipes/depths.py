@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import SCRATCH, SMALL_SCRATCH
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 WHOLE = "from scratch"
 CUTS = {"6 blocks": 6, "9 blocks": 9}
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Three depths trained the usual way, and the deepest aligned."""
     found = {name: by_depth(bench.traced(name, bench.trained(name))) for name in CUTS}
     found["12 blocks"] = by_depth(bench.traced(WHOLE, bench.trained(WHOLE)))
@@ -24,7 +24,7 @@ def measure(bench: Bench) -> Values:
     return found
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """What a cut aligned model is worth, and how deep is enough."""
     aligned, standard = (found.each(name, "accuracy") for name in ("12 blocks, aligned", "12 blocks"))
     return [
@@ -68,7 +68,7 @@ def claims(found: Found) -> Sequence[Claim]:
 _ALL = (*CUTS, "12 blocks", "12 blocks, aligned")
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Accuracy, similarity and saturation."""
     return (
         Panel("accuracy", "Accuracy", "share", _ALL, start=1),

@@ -9,9 +9,9 @@ import numpy as np
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth, largest_fall
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.subjects import Subject
 from anydepth.tracing.trace import Trace
 
@@ -20,7 +20,7 @@ BY_F1 = ("mrpc", "qqp")
 """Tasks that the paper judges by F1."""
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Every task, both ways."""
     found: dict[str, dict[str, Any]] = {}
     for name in bench.subjects:
@@ -43,12 +43,12 @@ def one_class(trace: Trace) -> np.ndarray:
     return np.array([np.bincount(column).max() / len(column) for column in trace.rows.prediction.T])
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """For each task, what alignment does; over the tasks, what a standard model's first layer answers."""
     return [one for name in found.settings["subjects"] for one in _of(found, name)]
 
 
-def _of(found: Found, name: str) -> list[Claim]:
+def _of(found: RecipeResults, name: str) -> list[Claim]:
     score = "f1" if name in BY_F1 else "accuracy"
     standard, aligned = (found.each(f"{name} {objective}", score) for objective in OBJECTIVES)
     return [
@@ -148,7 +148,7 @@ FULL = {
 }
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Accuracy, similarity and saturation of every task."""
     return tuple(
         Panel(quantity, f"{title}, {name}", "similarity" if quantity == "cosine" else "share", variants, start=1)

@@ -11,25 +11,27 @@ from torch import Tensor
 
 from anydepth import data
 from anydepth.models.loaded import LoadedModel
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.subjects import Subject
 
 _AT_ONCE = 256
 
 
-def class_names(bench: Bench, subject: Subject) -> tuple[str, ...]:
+def class_names(bench: Experiment, subject: Subject) -> tuple[str, ...]:
     """The classes of a subject's data, in the order of their numbers."""
     return bench.samples(subject, limit=1).label_names
 
 
-def to_learn(bench: Bench, subject: Subject, model: LoadedModel) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
+def to_learn(
+    bench: Experiment, subject: Subject, model: LoadedModel
+) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
     """The images to train on, drawn by the seed, as the model takes them."""
     rows = bench.samples(subject, training=True)
     batches = list(data.batches(rows, model, batch_size=_AT_ONCE))
     return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
 
 
-def shuffled(count: int, bench: Bench, subject: Subject) -> Iterator[Int[Tensor, " b"]]:
+def shuffled(count: int, bench: Experiment, subject: Subject) -> Iterator[Int[Tensor, " b"]]:
     """Which samples each step of a training takes: every one once an epoch; in a trial, a few steps in all."""
     generator = torch.Generator().manual_seed(bench.seed)
     size, epochs = subject.training["per_device_train_batch_size"], int(subject.training["num_train_epochs"])

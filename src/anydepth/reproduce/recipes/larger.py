@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.language import LLAMA, SMALL_LLAMA
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """As it is (a released model) or trained from scratch, both ways."""
     subject = bench.subjects["llama"]
     if not subject.from_scratch:
@@ -24,7 +24,7 @@ def measure(bench: Bench) -> Values:
     return {**found, "random weights": by_depth(bench.traced("llama", bench.untrained("llama")))}
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """What the paper says of a larger model, of whichever was traced."""
     first = found.variants[0]
     agreement, cosine = found.each(first, "cosine_spearman"), found.each(first, "cosine")
@@ -71,7 +71,7 @@ def claims(found: Found) -> Sequence[Claim]:
     return decided
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Both measures of similarity, and what is predicted."""
     return (
         Panel("cosine", "Cosine to the last", "similarity"),

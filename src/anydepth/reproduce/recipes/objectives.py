@@ -8,17 +8,17 @@ import numpy as np
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import accuracy_at, by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import FULL, IMAGENET, SMALL
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 OBJECTIVES = ("standard", "aligned", "heads")
 SHARES = (0.25, 0.5, 0.75)
 """Of the blocks, on average: where exits are held against each other. The paper's is 1 / 1.36 = 0.74."""
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Both subjects, trained each way, traced on the same images."""
     return {
         f"{name} {objective}": by_depth(bench.traced(name, bench.trained(name, objective)))
@@ -27,12 +27,12 @@ def measure(bench: Bench) -> Values:
     }
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Saturation, exits and the last layer, for each subject."""
     return [one for name in found.settings["subjects"] for one in (*_effect(found, name), *_rivals(found, name))]
 
 
-def _effect(found: Found, name: str) -> list[Claim]:
+def _effect(found: RecipeResults, name: str) -> list[Claim]:
     standard, aligned = (f"{name} {objective}" for objective in OBJECTIVES[:2])
     return [
         claim(
@@ -67,7 +67,7 @@ def _effect(found: Found, name: str) -> list[Claim]:
     ]
 
 
-def _rivals(found: Found, name: str) -> list[Claim]:
+def _rivals(found: RecipeResults, name: str) -> list[Claim]:
     apart = _at_shares(found, f"{name} aligned") - _at_shares(found, f"{name} heads")
     return [
         claim(
@@ -83,13 +83,13 @@ def _rivals(found: Found, name: str) -> list[Claim]:
     ]
 
 
-def _at_shares(found: Found, variant: str) -> np.ndarray:
+def _at_shares(found: RecipeResults, variant: str) -> np.ndarray:
     """The accuracy of a variant's exits at each of `SHARES`, a row a seed."""
     curves = zip(found.each(variant, "exit_blocks"), found.each(variant, "exit_accuracy"), strict=True)
     return np.array([[accuracy_at(*curve, share) for share in SHARES] for curve in curves])
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Each subject's similarity, accuracy, saturation and exits, and one of the paper's own."""
     drawn = []
     for name in found.settings["subjects"]:

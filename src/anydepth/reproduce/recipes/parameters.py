@@ -9,9 +9,9 @@ from typing import Any
 from anydepth.core.blocks import find_blocks
 from anydepth.core.heads import parameter_counts
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Plan, Recipe
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Every shape, on torch's meta device."""
     return {name: _counted(shape) for name, shape in SHAPES.items()}
 
@@ -90,7 +90,7 @@ def _counted(shape: Shape) -> dict[str, int | float]:
     }
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """The formula, and what it comes to."""
 
     def of(quantity: str) -> list[float]:

@@ -16,10 +16,10 @@ from anydepth.generation.continuations import CONTINUATION, PREFIX, Passages, co
 from anydepth.models import loading as models
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.language import GPT2, SMALL_GPT2
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 OBJECTIVES = ("standard", "alternating", "aligned")
 """`alternating` is what the paper calls aligned; `aligned`, at every step, is in its code's arrays only."""
@@ -33,7 +33,7 @@ TEXTS = 400
 """Documents whose starts are gone on with, at most."""
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Each training through the model's tail, through the published code's readout, and by the texts it writes."""
     found: dict[str, dict[str, Any]] = {}
     for objective in OBJECTIVES:
@@ -57,7 +57,7 @@ def _with_perplexity(curves: dict[str, Any]) -> dict[str, Any]:
     return {**curves, "perplexity": np.exp(curves["cross_entropy"])}
 
 
-def texts(bench: Bench, model: str, folder: Path) -> dict[str, list[float]]:
+def texts(bench: Experiment, model: str, folder: Path) -> dict[str, list[float]]:
     """Coherence and diversity of what is written at every depth; at 0 stand those of the documents themselves."""
     subject = bench.subjects["gpt2"]
     loaded = models.load(model, device=bench.device)
@@ -78,7 +78,7 @@ def texts(bench: Bench, model: str, folder: Path) -> dict[str, list[float]]:
     return {name: [of.value[-1], *of.value[:-1]] for name, of in found.values.items()}
 
 
-def bigrams(bench: Bench, folder: Path) -> dict[str, float]:
+def bigrams(bench: Experiment, folder: Path) -> dict[str, float]:
     """Nats of the held-out documents by counts of the training documents: single tokens, and pairs smoothed by them."""
     subject = bench.subjects["gpt2"]
     tokenizer = AutoTokenizer.from_pretrained(bench.source(subject.model))
@@ -97,7 +97,7 @@ def bigrams(bench: Bench, folder: Path) -> dict[str, float]:
     return {"single": float(-np.log([single[b] for _, b in asked]).mean()), "pairs": float(-np.log(smoothed).mean())}
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Saturation, what the last layer pays, whether the cliff is the missing norm's, and the texts."""
     nats = {name: found.each(name, "cross_entropy") for name in (*OBJECTIVES, f"standard, {RAW}")}
     cliff = {name: nats[name][:, -2] - nats[name][:, -1] for name in ("standard", f"standard, {RAW}")}
@@ -184,7 +184,7 @@ _RAW = tuple(f"{objective}, {RAW}" for objective in OBJECTIVES)
 _TEXTS = (*(f"{objective}, texts" for objective in OBJECTIVES), DOCUMENTS)
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Both readouts beside the paper's, what is predicted, and the texts."""
     return (
         Panel(

@@ -8,11 +8,11 @@ import numpy as np
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes import glue
 from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.theory_values import NULLS, theory_of
 from anydepth.stats.ranks import mid_ranks
 
@@ -25,7 +25,7 @@ SHOWN = {
 """Nulls in words."""
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Each subject trained the usual way, its path through the depths beside every null, and random weights."""
     found = {}
     for name in bench.subjects:
@@ -35,12 +35,12 @@ def measure(bench: Bench) -> Values:
     return found
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Agreement of the measures, similarity beyond the nulls, and accuracy along with it, for each subject."""
     return [one for name in found.settings["subjects"] for one in _of(found, name)]
 
 
-def _of(found: Found, name: str) -> list[Claim]:
+def _of(found: RecipeResults, name: str) -> list[Claim]:
     violations = found.each(name, "violations")
     curves = (found.each(name, "cosine")[:, 1:], found.each(name, "accuracy")[:, 1:])
     return [
@@ -98,7 +98,7 @@ SMALL = {
 }
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Two measures of similarity beside random weights, accuracy, and the paper's own."""
     subjects = tuple(found.settings["subjects"])
     beside = tuple(one for name in subjects for one in (name, f"{name}, {RANDOM}"))

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import SCRATCH, SMALL_SCRATCH
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 SUBJECT = "from scratch"
 OBJECTIVES = ("standard", "cosine", "aligned")
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """The usual way, with the regulariser, and aligned."""
     return {name: by_depth(bench.traced(SUBJECT, bench.trained(SUBJECT, name))) for name in OBJECTIVES}
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Whether likeness alone makes shallow layers accurate."""
     shallow = {name: found.shallow(name, "accuracy") for name in OBJECTIVES}
     alike = {name: found.shallow(name, "cosine_raw") for name in OBJECTIVES}
@@ -58,7 +58,7 @@ def claims(found: Found) -> Sequence[Claim]:
     ]
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Both similarities, and accuracy."""
     return (
         Panel("cosine_raw", "Cosine to the last, not centred", "similarity", OBJECTIVES, start=1),

@@ -16,11 +16,11 @@ from anydepth.models.image_transform import plain
 from anydepth.models.loaded import LoadedModel
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import MEASURES, Bench
+from anydepth.reproduce.experiment import MEASURES, Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
 from anydepth.reproduce.recipes.vision import FASHION
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.subjects import Subject
 from anydepth.tracing.run import trace
 
@@ -59,7 +59,7 @@ class Network(nn.Module):
         return logits
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Both networks: the same weights at the start, the same images in the same order."""
     (subject,) = bench.subjects.values()
     return {
@@ -72,7 +72,7 @@ def measure(bench: Bench) -> Values:
     }
 
 
-def _measured(bench: Bench, subject: Subject, folder: Path, *, skip: bool) -> dict[str, Any]:
+def _measured(bench: Experiment, subject: Subject, folder: Path, *, skip: bool) -> dict[str, Any]:
     if bench.say is not None:
         bench.say(f"seed {bench.seed}: {subject.title}, {'with skip' if skip else 'without'}")
     classes = class_names(bench, subject)
@@ -86,7 +86,7 @@ def _measured(bench: Bench, subject: Subject, folder: Path, *, skip: bool) -> di
     )
 
 
-def _train(network: Network, bench: Bench, subject: Subject, model: LoadedModel) -> None:
+def _train(network: Network, bench: Experiment, subject: Subject, model: LoadedModel) -> None:
     """AdamW on the cross-entropy of the last layer's answer."""
     device = network.embed.weight.device
     pixels, labels = (tensor.to(device) for tensor in to_learn(bench, subject, model))
@@ -100,7 +100,7 @@ def _train(network: Network, bench: Bench, subject: Subject, model: LoadedModel)
         optimizer.step()
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Together with skips; apart without."""
     inner = slice(1, -1)
     cosine, cka, accuracy = (
@@ -164,7 +164,7 @@ _TRAINING = {
 }
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Similarity by both measures, and accuracy."""
     return (
         Panel("cosine", "Cosine to the last", "similarity", tuple(VARIANTS)),

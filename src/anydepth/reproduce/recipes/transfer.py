@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from anydepth.models import loading as models
 from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import FULL, SMALL
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.tracing.run import trace
 
 OBJECTIVES = ("standard", "aligned")
@@ -57,7 +57,7 @@ class _Known:
     labels: np.ndarray
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Accuracy by depth of shifted images, and of a linear probe of each depth on the other task."""
     found: dict[str, dict[str, Any]] = {}
     for name in bench.subjects:
@@ -72,7 +72,7 @@ def measure(bench: Bench) -> Values:
     return found
 
 
-def shifted(bench: Bench, name: str, model: Path, folder: Path) -> dict[str, Any]:
+def shifted(bench: Experiment, name: str, model: Path, folder: Path) -> dict[str, Any]:
     """Accuracy by depth on the held-out images under each shift."""
     loaded = models.load(str(model), device=bench.device)
     batches = bench.batches(bench.subjects[name], loaded)
@@ -89,7 +89,7 @@ def shifted(bench: Bench, name: str, model: Path, folder: Path) -> dict[str, Any
     }
 
 
-def _other_task(bench: Bench, name: str, model: Path) -> tuple[_Known, _Known]:
+def _other_task(bench: Experiment, name: str, model: Path) -> tuple[_Known, _Known]:
     """The states of its training images and of its test images."""
     found = []
     for split in ("train", "test"):
@@ -139,12 +139,12 @@ def probe(
     return float(((y @ weights + targets.mean(0)).argmax(1) == truth).mean())
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """Shallow layers under each shift, the last layer under them, and the probe."""
     return [one for name in found.settings["subjects"] for one in _of(found, name)]
 
 
-def _of(found: Found, name: str) -> list[Claim]:
+def _of(found: RecipeResults, name: str) -> list[Claim]:
     def gain(quantity: str) -> np.ndarray:
         standard, aligned = (found.each(f"{name} {objective}", quantity) for objective in OBJECTIVES)
         return np.asarray(aligned - standard)
@@ -177,7 +177,7 @@ def _of(found: Found, name: str) -> list[Claim]:
     ]
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Accuracy as images are and under each shift, and the probes."""
     return tuple(
         Panel(quantity, title, "share", start=1)

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.curves import by_depth
-from anydepth.reproduce.experiment import Bench
+from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.vision import SCRATCH, SMALL_SCRATCH
-from anydepth.reproduce.results import Found, Values
+from anydepth.reproduce.results import RecipeResults, Values
 
 SUBJECT = "from scratch"
 OBJECTIVES = ("standard", "uniform", "aligned")
 """`aligned` has the paper's weights, proportional to depth."""
 
 
-def measure(bench: Bench) -> Values:
+def measure(bench: Experiment) -> Values:
     """Both weights, and the usual way."""
     return {name: by_depth(bench.traced(SUBJECT, bench.trained(SUBJECT, name))) for name in OBJECTIVES}
 
 
-def claims(found: Found) -> Sequence[Claim]:
+def claims(found: RecipeResults) -> Sequence[Claim]:
     """What linear weights give, and what they take."""
     uniform, linear = (found.each(name, "accuracy") for name in OBJECTIVES[1:])
     half = slice(1, (uniform.shape[1] - 1) // 2 + 1)
@@ -51,7 +51,7 @@ def claims(found: Found) -> Sequence[Claim]:
     ]
 
 
-def panels(found: Found) -> Sequence[Panel]:
+def panels(found: RecipeResults) -> Sequence[Panel]:
     """Accuracy, similarity and saturation."""
     return (
         Panel("accuracy", "Accuracy", "share", OBJECTIVES, start=1),
