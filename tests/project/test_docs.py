@@ -4,11 +4,11 @@ Blocks marked `python` in README.md and docs/ run in order; those of one page sh
 it is run as a doctest. Lines that start with `$` in blocks of any other kind are commands.
 """
 
-import ast
 import doctest
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,7 +156,9 @@ def wrong_with(words: list[str]) -> str | None:
     if program == "anydepth":
         return wrong_with_anydepth(arguments)
     if arguments[:1] == ["-m"] and arguments[1:] and arguments[1].startswith("anydepth."):
-        return wrong_with_script(f"src/{arguments[1].replace('.', '/')}.py", arguments[2:], arguments[1])
+        place = f"src/{arguments[1].replace('.', '/')}"
+        script = f"{place}/__main__.py" if (ROOT / place).is_dir() else f"{place}.py"
+        return wrong_with_script(script, arguments[2:], arguments[1])
     if re.fullmatch(r"python[\d.]*", program) and arguments and arguments[0].endswith(".py"):
         return wrong_with_script(arguments[0], arguments[1:])
     if program == "make":
@@ -327,31 +329,21 @@ def test_every_measure_and_statistic_is_defined() -> None:
     assert {*MEASURES, *STATISTICS} <= headings
 
 
-def modules() -> dict[str, Path]:
-    return {
-        path.relative_to(ROOT / "src/anydepth").as_posix(): path
-        for path in sorted((ROOT / "src/anydepth").rglob("*.py"))
-        if path.name not in ("__init__.py", "__main__.py")
-    }
+def test_the_map_has_a_row_for_each_package_in_the_order_of_dependency() -> None:
+    """The order itself is checked by `lint-imports`; this is that the page shows the same."""
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    table = page[page.index("## Packages") :].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)/?`", table, flags=re.MULTILINE)
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    layers = config["tool"]["importlinter"]["contracts"][0]["layers"]
+    rank = {name: place for place, layer in enumerate(layers) for name in layer.split(" | ")}
+    assert set(listed) == set(rank) - {"__main__"}
+    assert [rank[name] for name in listed] == sorted(rank[name] for name in listed)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The modules of ours that a module imports when it is imported itself, by file."""
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("anydepth"):
-            base = node.module.removeprefix("anydepth").strip(".").replace(".", "/")
-            yield f"{base}.py"
-            yield from (f"{base}/{name.name}.py".lstrip("/") for name in node.names)
-
-
-def test_the_layout_names_every_module_in_the_order_of_dependency() -> None:
-    page = (ROOT / "docs/design.md").read_text("utf-8")
-    table = page[page.index("## Layout") :].partition("\n## ")[0]
-    listed = re.findall(r"`([\w/]+\.py)`", table)
-    known = modules()
-    assert sorted(set(known) - set(listed)) == [], "the layout in docs/design.md lacks a module"
-    assert sorted(set(listed) - set(known)) == [], "the layout in docs/design.md has a module that is no more"
-    assert len(set(listed)) == len(listed)
-    for place, name in enumerate(listed):
-        later = [other for other in imports(known[name]) if other in listed[place + 1 :]]
-        assert not later, f"{name} stands before {later[0]}, which it imports"
+def test_files_that_pages_name_exist() -> None:
+    """In backticks, by their place in the package, in tests or in the repository."""
+    places = [ROOT, ROOT / "src/anydepth", ROOT / "tests", ROOT / "benchmarks", ROOT / "examples"]
+    for page in set(PAGES) - {ROOT / "CHANGELOG.md"}:  # which tells of what was
+        for name in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", page.read_text("utf-8")):
+            assert any((place / name).is_file() for place in places), f"{page.name} names {name}"

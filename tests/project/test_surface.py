@@ -49,12 +49,45 @@ ERRORS = [value for value in vars(errors).values() if isinstance(value, type) an
 
 def test_the_public_names() -> None:
     assert sorted(anydepth.__all__) == NAMES
-    assert dir(anydepth) == NAMES
-    assert set(anydepth._HOMES) == set(NAMES)
+    assert dir(anydepth) == sorted([*NAMES, "generation"])
+    assert set(anydepth._HOMES) == {*NAMES, "generation"}
     for name in NAMES:
         value = getattr(anydepth, name)
         assert value.__name__ == name
-        assert value.__module__ == f"anydepth.{anydepth._HOMES[name]}"
+        assert value.__module__ == anydepth._HOMES[name]
+
+
+# What 0.1.0 documented, by where it is to be imported from: these places stay.
+PLACES = {
+    "anydepth": NAMES,
+    "anydepth.assets": ["cache_root", "get", "path"],
+    "anydepth.data": ["Batches", "Columns", "LoadedData", "batches", "load"],
+    "anydepth.exits.costs": ["measure_costs"],
+    "anydepth.generation": ["Spent", "advise", "at_depth", "calibrate", "dynamic_exit", "self_speculative"],
+    "anydepth.measures": [
+        *("CKA", "MEASURES", "ArrayStates", "Cosine", "Measure", "Moments", "Similarity", "States", "merge"),
+        "similarities",
+    ],
+    "anydepth.measures.readout": ["readout_rows", "saturation_depth"],
+    "anydepth.onnx": ["Router", "export"],
+    "anydepth.report.charts": ["plot", "save"],
+    "anydepth.results.positions": ["by_frequency", "by_position"],
+    "anydepth.theory.examine": ["examine"],
+    "anydepth.training": ["OBJECTIVES", "AlignedLoss", "AlignedTrainer", "TraceCallback"],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_was_documented_is_where_it_was(place: str) -> None:
+    module = importlib.import_module(place)
+    for name in PLACES[place]:
+        assert callable(getattr(module, name)) or name in ("MEASURES", "OBJECTIVES"), name
+
+
+def test_packages_name_what_is_loaded_late() -> None:
+    """Their `__all__`, the table of what is loaded late and the imports for type checkers are the same."""
+    for place in ("anydepth.training", "anydepth.onnx"):
+        assert sorted(importlib.import_module(place).__all__) == dir(importlib.import_module(place))
 
 
 def test_a_star_imports_them() -> None:
@@ -68,12 +101,12 @@ def test_the_names_for_type_checkers_are_the_same() -> None:
     tree = ast.parse((SOURCE / "__init__.py").read_text())
     (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
     imported = {
-        alias.name: str(node.module).removeprefix("anydepth.")
+        alias.name: str(node.module)
         for node in guarded.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == anydepth._HOMES
+    assert imported | {"generation": "anydepth.generation"} == anydepth._HOMES
 
 
 def test_the_ways_to_generate_are_at_hand() -> None:
@@ -85,7 +118,7 @@ def test_the_ways_to_generate_are_at_hand() -> None:
 
 @pytest.mark.parametrize("name", ["contrast", "tracing_", "__wrapped__"])
 def test_what_is_not_there_names_what_is(name: str) -> None:
-    says = f"module 'anydepth' has no attribute '{name}'; it has {', '.join(NAMES)}"
+    says = f"module 'anydepth' has no attribute '{name}'; it has {', '.join(sorted([*NAMES, 'generation']))}"
     with pytest.raises(AttributeError, match=says):
         getattr(anydepth, name)
     assert not hasattr(anydepth, name)
