@@ -129,7 +129,7 @@ def guarantee_page(found: dict[str, Any]) -> list[str]:
     from scipy.stats import binomtest
 
     lines = [
-        "| model | tolerance | samples | calibrations | broken promises | p (more than 5 %) | of the oracle's saving |",
+        "| model | tolerance | samples | calibrations | violations | p (more than 5 %) | of the oracle's saving |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     above = [
@@ -142,7 +142,7 @@ def guarantee_page(found: dict[str, Any]) -> list[str]:
         for row in one["calibrations"]:
             shown = f"| {name} | {row['tolerance']:.0%} | {row['size']:,} |"
             if not row["draws"]:
-                lines.append(f"{shown} – | – | – | too few to promise anything |")
+                lines.append(f"{shown} – | – | – | too few to certify anything |")
                 continue
             p = binomtest(int(row["broken"]), int(row["draws"]), 0.05, alternative="greater").pvalue
             lines.append(f"{shown} {row['draws']:,} | {row['broken']:,} | {p:.2g} | {row['kept']:.0%} |")

@@ -1,4 +1,4 @@
-"""Is the promise kept, and at what price? Calibrations simulated on what real models show.
+"""Does the guarantee hold, and at what price? Calibrations simulated on what real models show.
 
 All samples of a model play the population: draws with replacement from them are independent, and the share of failures
 over all of them is the truth. A calibration is done as `EarlyExit.calibrate` does it, temperatures and all.
@@ -48,7 +48,7 @@ def simulate(
         sample = pool.rows(rng.integers(0, len(pool), size))
         try:
             found, _ = calibrate(policy, sample, tolerance=tolerance, confidence=CONFIDENCE, against="model", seed=draw)
-        except CertificateError:  # too few to promise anything
+        except CertificateError:  # too few to certify anything
             return {"size": size, "tolerance": tolerance, "draws": 0, "broken": 0, "kept": 0.0, "oracle": best}
         share, depth = truth(pool, found)
         broken += share > tolerance
