@@ -163,7 +163,7 @@ def test_folder_of_files(tmp_path):
         (
             "a.doc",
             "text",
-            r"is no kind of file that can be read here: expected .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .arrow",
+            r"is no kind of file that can be read here: expected .csv, .tsv, .json, .jsonl, .ndjson, .txt, .parquet",
         ),
     ],
 )

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.errors import DataError
+from anydepth.storage.file_kinds import COMPRESSIONS
 
-COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-"""How a file is opened, by the last part of its name."""
+_OPENERS: dict[str, Callable[[Path], Any]] = dict(zip(COMPRESSIONS, (gzip.open, bz2.open, lzma.open), strict=True))
 
 # Longer marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -81,7 +81,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def _opened(path: Path) -> AbstractContextManager[Any]:
-    opener = COMPRESSED.get(path.suffix.lower())
+    opener = _OPENERS.get(path.suffix.lower())
     return path.open("rb") if opener is None else opener(path)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.data.columns import GivenColumns
-from anydepth.data.tables import kind_of, read_tables
+from anydepth.data.tables import read_tables
 from anydepth.errors import DataError
+from anydepth.storage.file_kinds import kind_of
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),

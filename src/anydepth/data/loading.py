@@ -14,9 +14,9 @@ from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
 from anydepth.data.folders import in_natural_order
 from anydepth.data.sources import choose_split, splits
-from anydepth.data.tables import kind_of
 from anydepth.errors import DataError
 from anydepth.models.label_names import name_of
+from anydepth.storage.file_kinds import kind_of
 
 BY_NUMBER = ":number"
 """Behind the name of a column of labels: take them as numbers of classes, whatever the classes are called."""

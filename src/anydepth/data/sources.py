@@ -10,9 +10,10 @@ import numpy as np
 
 from anydepth.data.columns import GivenColumns
 from anydepth.data.folders import read_folder
-from anydepth.data.tables import kind_of, read_tables
+from anydepth.data.tables import read_tables
 from anydepth.errors import DataError
 from anydepth.models.hub_errors import translated
+from anydepth.storage.file_kinds import kind_of
 from anydepth.storage.locks import scratch_folder
 from anydepth.storage.paths import entry_at, local_path, shown
 
@@ -44,9 +45,9 @@ def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
     A path is taken literally, whatever characters are in it: no part of it is a pattern.
 
     Args:
-        source: `digits`; a .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .arrow, .feather or .txt file (text also as
-            .gz, .bz2 or .xz); a folder of such files, of images in one sub-folder a class, or written by
-            `Dataset.save_to_disk`; or a hub id, `ID:CONFIGURATION` where it has several.
+        source: `digits`; a file of one of `anydepth.storage.file_kinds.KINDS` (text also compressed); a folder of such
+            files, of images in one sub-folder a class, or written by `Dataset.save_to_disk`; or a hub id,
+            `ID:CONFIGURATION` where it has several.
         given: names of columns that the user gave, which tell whether a file has a header, and what is to stay text.
 
     Returns:

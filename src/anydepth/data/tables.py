@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.data.columns import GivenColumns
-from anydepth.data.decoding import COMPRESSED, lines_of, read_text
+from anydepth.data.decoding import lines_of, read_text
 from anydepth.data.delimited import read_delimited
 from anydepth.data.json_rows import read_json_rows
 from anydepth.errors import DataError
+from anydepth.storage.file_kinds import COMPRESSIONS, KINDS, kind_of
 
 Tables = tuple[Mapping[str, Any], tuple[str, ...]]
 """Tables of pyarrow by the name of their split, and notes."""
@@ -70,21 +71,6 @@ _READERS: dict[str, Callable[[Path, GivenColumns], Tables]] = {
     ".feather": _arrow,
     ".txt": _lines,
 }
-KINDS = tuple(_READERS)
-"""The ends of the names of files that can be read; those of text may be compressed."""
-
-
-def kind_of(path: Path) -> str | None:
-    """The kind of a file by its name, whatever the case; None for one that cannot be read here.
-
-    Example:
-        >>> kind_of(Path("a.CSV")), kind_of(Path("b.jsonl.gz")), kind_of(Path("c.doc"))
-        ('.csv', '.jsonl', None)
-    """
-    suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
-    if suffix in COMPRESSED:
-        return inner if inner in _READERS and inner not in (".parquet", ".arrow", ".feather") else None
-    return suffix if suffix in _READERS else None
 
 
 def read_tables(path: Path, given: GivenColumns) -> Tables:
@@ -101,7 +87,7 @@ def read_tables(path: Path, given: GivenColumns) -> Tables:
     if kind is None:
         raise DataError(
             f"'{path}' is no kind of file that can be read here: expected {', '.join(KINDS)} "
-            f"(those of text also as {', '.join(COMPRESSED)})"
+            f"(those of text also as {', '.join(COMPRESSIONS)})"
         )
     if not path.stat().st_size:
         raise DataError(f"'{path}' is empty: expected at least one row")
