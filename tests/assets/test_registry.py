@@ -134,7 +134,7 @@ def test_a_missing_asset_says_how_to_get_it(root):
     with pytest.raises(AssetError) as error:
         assets.path("toy")
     assert str(error.value) == f"asset 'toy' is not in {root}: run 'python -m anydepth.assets get toy'"
-    with pytest.raises(AssetError, match="no asset is called 'toi': choose among toy"):
+    with pytest.raises(AssetError, match="unknown asset 'toi', expected one of toy"):
         assets.path("toi")
 
 

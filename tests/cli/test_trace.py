@@ -313,7 +313,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "no such measure": (
         ["trace", "~bert", "--data", "~reviews.csv", "--measures", "cka,ckaa"],
-        r"unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased",
+        r"unknown measure 'ckaa', expected one of cosine, cosine_raw, cka, cka_biased",
     ),
     "no such policy": (
         ["trace", "~bert", "--data", "~reviews.csv", "--tokens", "cls"],

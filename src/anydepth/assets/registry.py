@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydepth.assets.convert import convert_brown, convert_dinov2, convert_fashion, convert_minilm, convert_mr
-from anydepth.errors import AssetError
+from anydepth.errors import AssetError, choose
 from anydepth.storage.locks import scratch_folder
 
 MANIFEST = ".asset.json"  # hidden, so that data loaders which list a folder pass over it
@@ -203,9 +203,9 @@ def path(name: str) -> Path:
     Example:
         >>> path("mnist")
         Traceback (most recent call last):
-        anydepth.errors.AssetError: no asset is called 'mnist': choose among minilm, dinov2-s, fashion-mnist, mr, brown
+        anydepth.errors.AssetError: unknown asset 'mnist', expected one of minilm, dinov2-s, fashion-mnist, mr, brown
     """
-    folder = cache_root() / _known(name)
+    folder = cache_root() / choose(name, ASSETS, "asset", AssetError)
     problem = _problem(name, folder, deep=False)
     if problem:
         raise AssetError(f"asset {name!r} {problem}: run 'python -m anydepth.assets get {name}'")
@@ -220,7 +220,7 @@ def get(name: str) -> Path:
             downloaded or is not the pinned one, or what is in it is not what was expected.
         OSError: the folder of all assets can't be written.
     """
-    asset, root = ASSETS[_known(name)], cache_root()
+    asset, root = ASSETS[choose(name, ASSETS, "asset", AssetError)], cache_root()
     folder = root / name
     if _problem(name, folder, deep=True) is None:
         return folder
@@ -238,12 +238,6 @@ def get(name: str) -> Path:
             folder.rename(old)
         built.rename(folder)
     return folder
-
-
-def _known(name: str) -> str:
-    if name not in ASSETS:
-        raise AssetError(f"no asset is called {name!r}: choose among {', '.join(ASSETS)}")
-    return name
 
 
 def _write_manifest(package: Package, folder: Path) -> None:

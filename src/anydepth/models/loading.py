@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from anydepth.core.heads import HEADS_FILE, Heads
 from anydepth.core.model_io import device_of, first_samples, to_device
 from anydepth.core.stack import Stack
-from anydepth.errors import ModelError, one_line
+from anydepth.errors import ModelError, choose, one_line
 from anydepth.models import image_transform as pixels
 from anydepth.models.hub_errors import translated
+from anydepth.models.input_length import max_input_length
 from anydepth.models.label_names import are_numbers, are_placeholders, listed, match_names
 from anydepth.models.loaded import Kind, LoadedModel, Task, check_folder
 from anydepth.models.tasks import check_task, loader_of, task_of
@@ -72,8 +72,7 @@ def load(
         anydepth.errors.ModelError: no folder 'no/such/folder/here', and a hub id has at most one '/'
     """
     wanted = None if task is None else check_task(task)
-    if dtype not in _DTYPES:
-        raise ModelError(f"unknown dtype '{dtype}', expected one of {', '.join(_DTYPES)}")
+    choose(dtype, _DTYPES, "dtype", ModelError)
     place = _device(device)
     if name.startswith(TIMM):
         if classes is not None:
@@ -162,7 +161,7 @@ def _load_transformers(
         task=wanted,
         name=name,
         classes=_classes(checkpoint.config) if wanted.endswith("classification") else (),
-        max_length=_max_length(model, processor) if kind == "text" else None,
+        max_length=max_input_length(model, processor) if kind == "text" else None,
         heads=folder if pretrained and wanted != "features" and (folder / HEADS_FILE).is_file() else None,
         notes=tuple(notes),
     )
@@ -314,23 +313,6 @@ def _image_processor(name: str, model: Any, trust_remote_code: bool, notes: list
 def _classes(config: Any) -> tuple[str, ...]:
     names = config.id2label
     return tuple(str(names[index]) for index in sorted(names))
-
-
-def _max_length(model: Any, processor: Any) -> int | None:
-    """Most tokens the model takes: what its positions hold, and what its tokenizer says."""
-    limits = [processor.model_max_length] if processor.model_max_length < 10**9 else []
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _reserved_positions(model, positions))
-    return min(limits, default=None)
-
-
-def _reserved_positions(model: nn.Module, positions: int) -> int:
-    """RoBERTa and its kin count positions from the padding index + 1, so their table holds fewer than it says."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and "position" in path and module.num_embeddings == positions:
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
 
 
 # --- shared ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What a checkpoint was saved for, what it can be trained for, and which class of transformers loads it."""
 
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-from anydepth.errors import ModelError
+from anydepth.errors import ModelError, choose
 from anydepth.models.loaded import Task
 
 # The part of a class name that tells the task, and the class that loads it.
@@ -22,9 +22,8 @@ def check_task(name: str) -> Task:
     Raises:
         ModelError: there is none.
     """
-    if name not in get_args(Task):
-        raise ModelError(f"unknown task '{name}', expected one of {', '.join(get_args(Task))}")
-    return cast(Task, name)
+    task: Task = choose(name, get_args(Task), "task", ModelError)
+    return task
 
 
 def loader_of(task: Task) -> Any:

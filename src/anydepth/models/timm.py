@@ -2,7 +2,7 @@
 
 import torch
 
-from anydepth.errors import ModelError
+from anydepth.errors import ModelError, suggestion
 from anydepth.models import image_transform as pixels
 from anydepth.models.hub_errors import translated
 from anydepth.models.loaded import LoadedModel, Task, check_folder
@@ -62,13 +62,10 @@ def _generic(count: int) -> tuple[str, ...]:
 
 
 def _check_name(architecture: str, pretrained: bool) -> None:
-    import difflib
-
     import timm
 
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise ModelError(f"timm has no model '{architecture}'" + (f": did you mean {', '.join(near)}?" if near else ""))
+        raise ModelError(f"timm has no model '{architecture}'" + suggestion(architecture, timm.list_models(), n=3))
     if pretrained:
         with translated(ModelError, "model", PREFIX + architecture):
             config = timm.get_pretrained_cfg(architecture)
