@@ -184,7 +184,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such blocks": ([*TEXT, "--blocks", "x"], r"no module 'x'"),
     "both": ([*TEXT, "--resume", "--restart", "--out", "."], r"--resume goes on and --restart starts over"),
     "a file in the way": ([*TEXT, "--out", "~corpus.txt"], r"corpus.txt' is a file, expected a folder"),
-    "views of texts": ([*TEXT, "--augment"], r"only images have random views: leave --augment out"),
+    "views of texts": ([*TEXT, "--augment"], r"only images have random views: leave augment out"),
     "somebody's folder": ([*TEXT, "--out", "~vit"], r"holds other files than a training's"),
 }
 

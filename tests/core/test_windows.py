@@ -36,7 +36,7 @@ BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
 def rows(texts: list[str], **columns: list) -> data.LoadedData:
     made = datasets.Dataset.from_dict({"text": texts, **columns})
     known = data.Columns(text="text", id="id" if "id" in columns else None)
-    return data.LoadedData(made, known, "memory", "file", np.arange(len(texts)))
+    return data.LoadedData(dataset=made, columns=known, name="memory", split="file", rows=np.arange(len(texts)))
 
 
 def language_model(kind: str, *, framed: bool = False) -> LoadedModel:
@@ -346,7 +346,7 @@ def test_a_trace_says_that_its_answers_are_next_tokens(gpt2):
 @pytest.mark.parametrize("stride", [-1, 0, SIZE, SIZE + 1])
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_stride_out_of_range(gpt2, stride, pack):
-    message = f"stride is {stride} tokens, expected 1 to 11: windows of 12 tokens must overlap, for a token is told by"
+    message = f"stride is {stride} tokens, expected 1 to 11: windows of 12 tokens must overlap, for a token is pred"
     with pytest.raises(DataError, match=message) as caught:
         data.batches(rows(TEXTS), gpt2, batch_size=2, stride=stride, pack=pack)
     assert "\n" not in str(caught.value)

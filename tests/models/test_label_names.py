@@ -99,7 +99,7 @@ def test_what_was_assumed_is_a_note(values, classes, names, numbered, note):
          r"the data's classes \(dog, horse\) are not the classifier's \(cat, dog\), and only .*, not horse: rename"),
         ([0, 1, 2], ("1", "2", "3"), (), False, r"\(0, 1, 2\) are not the classifier's \(1, 2, 3\), .* not 0: rename"),
         (["us"], ("US", "Us"), (), False, r"the data's classes \(us\) are not the classifier's \(US, Us\)"),
-        ([0, 1], ("x", "y"), ("a", "b"), True, r"or take them as numbers \(--label-column NAME:number\)"),
+        ([0, 1], ("x", "y"), ("a", "b"), True, r"or take them as numbers \(label='NAME:number'\)"),
         ([True, False], ("no", "yes"), (), False, r"\(True, False\) are not the classifier's \(no, yes\)"),
         ([2], ("neg", "pos"), (), False, "the label in row 0 is 2, outside the classifier's 2 classes"),
     ],

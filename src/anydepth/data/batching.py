@@ -212,7 +212,7 @@ def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedD
 
 
 def _require_tokens(data: LoadedData, text: str, pair: str | None, model: LoadedModel) -> None:
-    """Raise for blank texts without tokens, for a tokenizer that adds none of its own; other texts are checked later."""
+    """Raise for blank texts without tokens, if the tokenizer adds none of its own; other texts are checked later."""
     for index, value in enumerate(data.dataset[text]):
         second = None if pair is None else data.dataset[pair][index]
         words = {"is_split_into_words": isinstance(value, list)}
@@ -251,4 +251,4 @@ def text_length(model: LoadedModel, requested: int | None) -> int:
     if requested < 2 or (model.max_length is not None and requested > model.max_length):
         most = "any number" if model.max_length is None else f"{model.max_length:,}"
         raise DataError(f"max length is {requested:,} tokens, expected at least 2 and at most {most}")
-    return asked
+    return requested

@@ -1,8 +1,9 @@
-"""What a single file holds, by the kind that its name says."""
+"""Read a data file of any kind as tables of pyarrow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,16 @@ Tables = tuple[Mapping[str, Any], tuple[str, ...]]
 """Tables of pyarrow by the name of their split, and notes."""
 
 
-def _delimited(separator: str) -> Callable[[Path, GivenColumns], Tables]:
-    def read(path: Path, given: GivenColumns) -> Tables:
-        text, notes = read_text(path)
-        table, more = read_delimited(text, path, separator, given)
-        return {"file": table}, (*notes, *more)
-
-    return read
+def _delimited(path: Path, given: GivenColumns, *, separator: str) -> Tables:
+    text, notes = read_text(path)
+    table, more = read_delimited(text, path, separator, given)
+    return {"file": table}, (*notes, *more)
 
 
-def _json(lines: bool) -> Callable[[Path, GivenColumns], Tables]:
-    def read(path: Path, given: GivenColumns) -> Tables:
-        text, notes = read_text(path)
-        parts, more = read_json_rows(text, path, lines=lines)
-        return parts, (*notes, *more)
-
-    return read
+def _json(path: Path, given: GivenColumns, *, lines: bool) -> Tables:
+    text, notes = read_text(path)
+    parts, more = read_json_rows(text, path, lines=lines)
+    return parts, (*notes, *more)
 
 
 def _lines(path: Path, given: GivenColumns) -> Tables:
@@ -45,7 +40,7 @@ def _lines(path: Path, given: GivenColumns) -> Tables:
 def _parquet(path: Path, given: GivenColumns) -> Tables:
     from pyarrow import parquet
 
-    with path.open("rb") as file:  # a path, pyarrow might take for an address
+    with path.open("rb") as file:  # pyarrow might take a path for an address
         return {"file": parquet.read_table(file)}, ()
 
 
@@ -61,11 +56,11 @@ def _arrow(path: Path, given: GivenColumns) -> Tables:
 
 
 _READERS: dict[str, Callable[[Path, GivenColumns], Tables]] = {
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-    ".json": _json(lines=False),
-    ".jsonl": _json(lines=True),
-    ".ndjson": _json(lines=True),
+    ".csv": partial(_delimited, separator=","),
+    ".tsv": partial(_delimited, separator="\t"),
+    ".json": partial(_json, lines=False),
+    ".jsonl": partial(_json, lines=True),
+    ".ndjson": partial(_json, lines=True),
     ".parquet": _parquet,
     ".arrow": _arrow,
     ".feather": _arrow,
@@ -74,11 +69,7 @@ _READERS: dict[str, Callable[[Path, GivenColumns], Tables]] = {
 
 
 def read_tables(path: Path, given: GivenColumns) -> Tables:
-    """The tables in a file, and what was assumed to read them.
-
-    Args:
-        path: of the file.
-        given: names of columns that the user gave.
+    """The tables in a file, and notes on what was assumed to read them.
 
     Raises:
         DataError: no kind of file that can be read, or broken.
