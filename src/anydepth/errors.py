@@ -4,7 +4,7 @@ Every message is one line that says what came, what was expected and what to do.
 line and exits with status 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -157,6 +157,16 @@ def choose(name: object, table: Iterable[T], what: str, error: type[AnydepthErro
             return entry
     expected = ", ".join([*map(str, names), *([f"or {otherwise}"] if otherwise else [])])
     raise error(f"unknown {what} {name!r}, expected one of {expected}{suggestion(str(name), map(str, names))}")
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first few names, for a message.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def suggestion(name: str, names: Iterable[str], *, n: int = 1) -> str:

@@ -41,7 +41,14 @@ def rows(texts: list[str], **columns: list) -> data.LoadedData:
 
 def language_model(kind: str, *, framed: bool = False) -> LoadedModel:
     model, _ = tiny_models.build(kind)
-    return LoadedModel(model, tiny_tokenizer.tokenizer(framed=framed), "text", "causal-lm", kind, max_length=SIZE)
+    return LoadedModel(
+        model=model,
+        processor=tiny_tokenizer.tokenizer(framed=framed),
+        kind="text",
+        task="causal-lm",
+        name=kind,
+        max_length=SIZE,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +198,7 @@ def test_special_tokens_stand_at_the_ends_of_the_text_alone():
 def test_a_text_that_becomes_no_tokens_has_no_window(gpt2):
     emptied = copy.deepcopy(gpt2.processor)
     emptied._tokenizer.normalizer = normalizers.Replace("x", "")
-    model = LoadedModel(gpt2.model, emptied, "text", "causal-lm", "m", max_length=SIZE)
+    model = LoadedModel(model=gpt2.model, processor=emptied, kind="text", task="causal-lm", name="m", max_length=SIZE)
     for pack in (False, True):
         found = data.batches(rows(["x", "w05 w06", "xx", "w07 w08"]), model, batch_size=9, stride=1, pack=pack)
         assert all("[0:]" in one or pack for one in found.windows.ids)

@@ -305,7 +305,9 @@ def test_blank_texts_and_words_and_lengths(gpt2, tmp_path):
 
 
 def test_a_tokenizer_of_another_model(gpt2):
-    small = models.LoadedModel(torch.nn.Module(), gpt2.processor, "text", "causal-lm", "m", max_length=8)
+    small = models.LoadedModel(
+        model=torch.nn.Module(), processor=gpt2.processor, kind="text", task="causal-lm", name="m", max_length=8
+    )
     small.model.get_input_embeddings = lambda: torch.nn.Embedding(5, 2)
     with pytest.raises(ModelError, match="the tokenizer gives token 11 and the model knows 5"):
         examples(_loaded(["dull"]), small)

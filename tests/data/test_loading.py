@@ -676,6 +676,6 @@ def test_saved_processor_reads_grey_digits_for_a_colour_model(tmp_path):
 
 
 def test_models_that_take_tensors(bert):
-    bare = models.LoadedModel(bert.model, None, "tensor", "features", "mine")
+    bare = models.LoadedModel(model=bert.model, processor=None, kind="tensor", task="features", name="mine")
     with pytest.raises(DataError, match="'mine' takes tensors: give batches of your own"):
         data.batches(data.load("digits"), bare, batch_size=1)

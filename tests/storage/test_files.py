@@ -349,7 +349,7 @@ def test_a_fingerprint_tells_states_apart(tmp_path: Path) -> None:
 def test_space_is_asked_for_before_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 10**9))
     require_space(tmp_path, 10**9, "the trace")
-    with pytest.raises(TraceFileError, match=r"the trace takes 1.5 GB, and .* has 1.0 GB free; use a smaller --limit"):
+    with pytest.raises(TraceFileError, match=r"the trace takes 1.5 GB, and .* has 1.0 GB free; use a smaller limit"):
         require_space(tmp_path, 1_500_000_000, "the trace")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anydepth.errors import DataError
+from anydepth.errors import DataError, listed
 
 # In order of preference; compared without regard to case.
 TEXTS = (
@@ -53,8 +53,6 @@ LABELS = (
     "y",
 )
 IMAGES = ("image", "img", "picture", "photo", "pixel_values", "pixels")
-
-_SHOWN = 12  # columns listed in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +134,7 @@ def describe(features: Mapping[str, Any]) -> str:
         >>> describe({"body": Value("string"), "stars": Value("int64")})
         'columns: body (string), stars (int64)'
     """
-    columns = [f"{name} ({type_name(feature)})" for name, feature in list(features.items())[:_SHOWN]]
-    more = len(features) - len(columns)
-    return "columns: " + ", ".join(columns) + (f" and {more} more" if more > 0 else "")
+    return "columns: " + listed([f"{name} ({type_name(feature)})" for name, feature in features.items()], 12)
 
 
 def guess(

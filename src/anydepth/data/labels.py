@@ -9,8 +9,8 @@ from jaxtyping import Int64
 from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import describe, is_words, type_name
 from anydepth.data.loading import BY_NUMBER, LoadedData
-from anydepth.errors import LabelError
-from anydepth.models.label_names import NameMatch, are_numbers, are_placeholders, listed, match_names, name_of
+from anydepth.errors import LabelError, listed
+from anydepth.models.label_names import NameMatch, are_numbers, are_placeholders, match_names, name_of
 from anydepth.models.loaded import LoadedModel
 
 

@@ -203,7 +203,7 @@ def _loaded(model: Stack | LoadedModel, tokenizer: Any) -> LoadedModel:
             raise ModelError(f"a Stack of {name} came without a tokenizer: expected Lens.of(stack, text, tokenizer)")
         if not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise UnsupportedHead(f"{name} came with {type(tokenizer).__name__}, which is no tokenizer; {_NEEDS}")
-        return LoadedModel(model.model, tokenizer, "text", "causal-lm", name)
+        return LoadedModel(model=model.model, processor=tokenizer, kind="text", task="causal-lm", name=name)
     if model.kind != "text":
         raise UnsupportedHead(f"'{model.name}' takes no text ({model.task}); {_NEEDS}")
     return model

@@ -1,4 +1,4 @@
-"""Failures of the loading libraries, said in one line."""
+"""Translate exceptions of the loading libraries into one-line errors."""
 
 import os
 from collections.abc import Iterator
@@ -22,29 +22,21 @@ _NOT_FOUND = {"RepositoryNotFoundError", "DatasetNotFoundError", "GatedRepoError
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, then what caused it or was being handled when it came, and so on down."""
+    """The error, its cause or the error during whose handling it was raised, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _root(error: BaseException) -> BaseException:
-    """What caused the error, as far as the one who raised it says."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def explain(error: BaseException, what: str, name: str) -> str:
-    """Say why something could not be loaded, and what to do.
+    """One line on why something could not be loaded, and what to do.
+
+    The first cause is reported, since loaders wrap it in a sentence without information.
 
     Args:
-        error: what the loading library raised.
+        error: raised by the loading library.
         what: "model" or "data set".
         name: the name the user gave.
-
-    Returns:
-        One line. The first cause speaks, since loaders wrap it in a sentence that says nothing.
 
     Example:
         >>> explain(ConnectionError("no route"), "model", "google/vit")  # doctest: +ELLIPSIS
@@ -62,11 +54,13 @@ def explain(error: BaseException, what: str, name: str) -> str:
             f"'{name}' is no local path, and the hub that may have this {what} cannot be reached ({why}): "
             "give a local folder or file, or go online"
         )
-    return f"the {what} '{name}' cannot be loaded: {_in_words(_root(error))}"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"the {what} '{name}' cannot be loaded: {_describe(error)}"
 
 
-def _in_words(error: BaseException) -> str:
-    """An error's message, or what it means where the message helps nobody."""
+def _describe(error: BaseException) -> str:
+    """An error's message, or an explanation where the message does not help."""
     text = one_line(error)
     if isinstance(error, StopIteration | EOFError) or not text:
         return "it holds nothing, or ends too early"
@@ -83,13 +77,7 @@ def _in_words(error: BaseException) -> str:
 
 @contextmanager
 def translated(raised: type[AnydepthError], what: str, name: str) -> Iterator[None]:
-    """Turn whatever a loading library raises into `raised` with one line; errors of ours pass through.
-
-    Args:
-        raised: the class to raise.
-        what: "model" or "data set".
-        name: the name the user gave.
-    """
+    """Context manager: turn any exception of a loading library into `raised` with the line of `explain`."""
     try:
         yield
     except AnydepthError:

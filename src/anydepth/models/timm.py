@@ -1,4 +1,4 @@
-"""What `timm:NAME` means: an image model of timm's, with the transform timm keeps for it."""
+"""Load image models of timm, named `timm:NAME`, with their transform."""
 
 import torch
 
@@ -12,13 +12,9 @@ PREFIX = "timm:"
 
 
 def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> LoadedModel:
-    """Load a model of timm's; `anydepth.models.loading.load` moves it to its device.
+    """Load a timm model; see `anydepth.models.loading.load`, which moves it to its device.
 
-    Args:
-        name: `timm:NAME`, or `timm:FOLDER` for a checkpoint timm saved.
-        task: "image-classification" or "features"; by whether there is a classifier if None.
-        dtype: as torch names it, or "auto".
-        pretrained: False for random weights.
+    Without a task, it is "image-classification" if the model has a classifier, else "features".
 
     Raises:
         ModelError: the name leads nowhere, the weights cannot be used, or timm is not installed.
@@ -52,13 +48,9 @@ def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> Loa
         kind="image",
         task="image-classification" if model.num_classes else "features",
         name=name,
-        classes=tuple(model.pretrained_cfg.get("label_names") or _generic(model.num_classes)),
+        classes=tuple(model.pretrained_cfg.get("label_names") or (f"LABEL_{i}" for i in range(model.num_classes))),
         notes=() if pretrained else ("the weights are random, not the checkpoint's",),
     )
-
-
-def _generic(count: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def _check_name(architecture: str, pretrained: bool) -> None:
