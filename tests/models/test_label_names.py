@@ -12,7 +12,7 @@ from anydepth.data.examples import class_names
 from anydepth.data.labels import class_indices
 from anydepth.errors import LabelError, ModelError
 from anydepth.models.label_names import match_names
-from anydepth.models.loading import _will_do
+from anydepth.models.loading import _fits
 
 GENERIC = ("LABEL_0", "LABEL_1", "LABEL_2")
 NAMES = ["cat", "Big Dog", "10", "2", "True", "class 1", "Ärger", "LABEL_7"]
@@ -167,14 +167,14 @@ def test_folders_of_numbers_are_in_the_order_of_numbers(tmp_path):
     ],
 )
 def test_a_head_that_has_names_goes_on_with_them(own, classes, trained, goes_on):
-    assert _will_do(own, classes, trained, "m") is goes_on
+    assert _fits(own, classes, trained, "m") is goes_on
 
 
 def test_a_head_that_has_some_of_the_names_is_refused():
     with pytest.raises(
         ModelError, match=r"'m' tells apart cat, dog, and only some of the data's classes \(dog, horse\)"
     ):
-        _will_do(("cat", "dog"), ("dog", "horse"), True, "m")
+        _fits(("cat", "dog"), ("dog", "horse"), True, "m")
 
 
 def test_exact_names_come_before_those_that_differ_in_case():

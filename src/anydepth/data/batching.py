@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,9 +50,13 @@ class Batches:
         return -(-self._samples // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        make = self._batch if self.windows is None else partial(_windowed, self.windows, Padding.of(self.model))
         for start in range(0, self._samples, self.batch_size):
-            yield make(range(start, min(start + self.batch_size, self._samples)))
+            indices = range(start, min(start + self.batch_size, self._samples))
+            if self.windows is None:
+                yield self._batch(indices)
+            else:
+                examples = Padding.of(self.model)(self.windows.examples(indices))
+                yield {**examples, "id": list(self.windows.ids[indices.start : indices.stop])}
 
     @property
     def _samples(self) -> int:
@@ -73,10 +76,6 @@ class Batches:
         ids = self.data.rows[part].tolist() if self.data.columns.id is None else rows[self.data.columns.id]
         batch["id"] = list(ids) if isinstance(ids[0], str) else torch.tensor(ids)
         return batch
-
-
-def _windowed(windows: Windows, pad: Padding, indices: range) -> dict[str, Any]:
-    return {**pad(windows.examples(indices)), "id": list(windows.ids[indices.start : indices.stop])}
 
 
 def batches(
@@ -116,20 +115,13 @@ def batches(
     if batch_size < 1:
         raise DataError(f"batch size is {batch_size}, expected at least 1")
     notes: list[str] = []
+    windows = None
     if stride is not None or pack:
         _require_windows(model, labels)
-        data, size = with_text(data, model, notes), text_length(model, max_length)
-        windows = windows_of(data, model, size, stride, pack=pack)
-        return Batches(
-            data=data,
-            model=model,
-            batch_size=batch_size,
-            max_length=size,
-            labels=None,
-            notes=(*notes, *windows.notes),
-            windows=windows,
-        )
-    if model.kind == "text":
+        data, max_length = with_text(data, model, notes), text_length(model, max_length)
+        windows = windows_of(data, model, max_length, stride, pack=pack)
+        notes += windows.notes
+    elif model.kind == "text":
         data = with_text(data, model, notes)
         max_length = text_length(model, max_length)
         notes.append(f"texts are cut at {max_length:,} tokens")
@@ -142,8 +134,9 @@ def batches(
         model=model,
         batch_size=batch_size,
         max_length=max_length,
-        labels=labels_of(data, model, notes) if labels else None,
+        labels=labels_of(data, model, notes) if labels and windows is None else None,
         notes=tuple(notes),
+        windows=windows,
     )
 
 
@@ -232,7 +225,7 @@ def _without_blanks(data: LoadedData, text: str, notes: list[str]) -> LoadedData
     if len(kept) == len(data):
         return data
     notes.append(f"{len(data) - len(kept):,} blank texts left out")
-    return replace(data, dataset=data.dataset.select(kept), rows=data.rows[np.array(kept)])
+    return data.select(np.array(kept))
 
 
 def _is_blank(value: Any) -> bool:

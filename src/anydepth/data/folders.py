@@ -91,28 +91,20 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
 def _image_endings() -> set[str]:
     from PIL import Image
 
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN} - {
-        ".pdf",
-        ".mpg",
-        ".mpeg",
-    }
+    endings = Image.registered_extensions()
+    return {ending for ending, kind in endings.items() if kind in Image.OPEN} - {".pdf", ".mpg", ".mpeg"}
 
 
 def _by_split(folder: Path, files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
     """Files by their split, and those without: by the folder they lie in, else by name, else all are `train`."""
-    by_folder = {file: _SPLITS.get(_top(file, folder)) for file in files}
-    by_name = {file: _split_in_name(file) for file in files}
-    # a class may be called "test": folders are splits if all of them are
-    for names in (by_folder, by_name):
-        if names is by_folder and not all(names.values()):
-            continue
-        named = [file for file in files if names[file]]
-        if named:
-            parts: dict[str, list[Path]] = {}
-            for file in named:
-                parts.setdefault(str(names[file]), []).append(file)
-            return parts, [file for file in files if not names[file]]
-    return {"train": list(files)}, []
+    names = {file: _SPLITS.get(_top(file, folder)) for file in files}
+    if not all(names.values()):  # a class may be called "test": folders are splits if all of them are
+        names = {file: _split_in_name(file) for file in files}
+    parts: dict[str, list[Path]] = {}
+    for file, name in names.items():
+        if name:
+            parts.setdefault(name, []).append(file)
+    return (parts, [file for file in files if not names[file]]) if parts else ({"train": list(files)}, [])
 
 
 def _top(file: Path, folder: Path) -> str:

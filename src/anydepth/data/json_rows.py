@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +140,9 @@ def _table(rows: Any, path: Path, notes: list[str]) -> Table:
     import pyarrow as pa
 
     chunks: dict[str, list[Any]] = {}
-    count, block = 0, []
-    for row in rows:
-        block.append(row)
-        if len(block) == _AT_ONCE:
-            count += _append_block(chunks, block, count, path)
-            block = []
-    count += _append_block(chunks, block, count, path)
+    rows, count = iter(rows), 0
+    while block := list(islice(rows, _AT_ONCE)):
+        count += _append_block(chunks, block, count, path)
     if not count or not chunks:
         raise DataError(f"'{path}' is empty: expected at least one row")
     columns = {}
@@ -159,7 +156,7 @@ def _append_block(chunks: dict[str, list[Any]], rows: list[Any], before: int, pa
     """Append a block of rows to the columns; returns how many."""
     import pyarrow as pa
 
-    if rows and all(isinstance(row, str) for row in rows):
+    if all(isinstance(row, str) for row in rows):
         rows = [{"text": row} for row in rows]
     for index, row in enumerate(rows):
         if not isinstance(row, dict):

@@ -164,9 +164,9 @@ def draw(count: int, limit: int, seed: int) -> Int64[np.ndarray, " m"]:
 
 
 def _check_types(dataset: Any, columns: Columns, given_text: bool) -> None:
-    for name in (columns.text, columns.pair) if given_text else ():
-        feature = dataset.features[name] if name is not None else None
-        if name is not None and not (is_text(feature) or is_words(feature)):
+    for name in filter(None, (columns.text, columns.pair) if given_text else ()):
+        feature = dataset.features[name]
+        if not (is_text(feature) or is_words(feature)):
             example = f" (row 0 holds {dataset[0][name]!r:.40})" if len(dataset) else ""
             raise DataError(f"column '{name}' is {type_name(feature)}, not text{example}: name another (text)")
 

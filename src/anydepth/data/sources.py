@@ -12,7 +12,7 @@ from anydepth.data.columns import GivenColumns
 from anydepth.data.folders import read_folder
 from anydepth.data.tables import read_tables
 from anydepth.errors import DataError
-from anydepth.models.hub_errors import translated
+from anydepth.models.hub_errors import quiet, translated
 from anydepth.storage.file_kinds import kind_of
 from anydepth.storage.locks import scratch_folder
 from anydepth.storage.paths import entry_at, local_path, shown
@@ -131,7 +131,7 @@ def _looks_local(source: str) -> bool:
 def _open_folder(path: Path, given: GivenColumns) -> Splits:
     import datasets
 
-    with translated(DataError, "data set", str(path)), _quiet():
+    with translated(DataError, "data set", str(path)), quiet(datasets.utils.logging):
         if (path / "dataset_dict.json").is_file():
             with _literal_path(path) as plain:
                 return Splits(datasets.DatasetDict.load_from_disk(plain))
@@ -190,19 +190,3 @@ def _digits() -> dict[str, Any]:
         )
         for name, part in (("train", np.sort(train)), ("test", np.sort(test)))
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Context manager: no progress bars for local files, and no log lines beside our own message."""
-    import datasets
-
-    level, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if bars:
-            datasets.enable_progress_bars()

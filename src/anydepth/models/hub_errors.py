@@ -1,8 +1,10 @@
-"""Translate exceptions of the loading libraries into one-line errors."""
+"""Silence the loading libraries, and translate their exceptions into one-line errors."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from anydepth.errors import AnydepthError, one_line
 
@@ -73,6 +75,23 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, TypeError | AttributeError):
         return f"a file of its configuration holds something else than it should ({type(error).__name__}: {text})"
     return text
+
+
+@contextmanager
+def quiet(log: Any) -> Iterator[None]:
+    """Context manager: no progress bars and log lines of a library, given its module of logging.
+
+    Ours are the messages about missing weights or unreadable files.
+    """
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 @contextmanager

@@ -5,8 +5,7 @@ random: a checkpoint without a classifier is loaded as features, with a note.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from anydepth.core.model_io import device_of, first_samples, to_device
 from anydepth.core.stack import Stack
 from anydepth.errors import ModelError, choose, listed, one_line
 from anydepth.models import image_transform as pixels
-from anydepth.models.hub_errors import translated
+from anydepth.models.hub_errors import quiet, translated
 from anydepth.models.input_length import max_input_length
 from anydepth.models.label_names import are_numbers, are_placeholders, match_names
 from anydepth.models.loaded import Kind, LoadedModel, Task, check_folder
@@ -82,7 +81,9 @@ def load(
         loaded = load_timm(name, wanted, dtype, pretrained)
     else:
         check_name(name, pretrained=pretrained)
-        with translated(ModelError, "model", name), _quiet():
+        from transformers.utils import logging
+
+        with translated(ModelError, "model", name), quiet(logging):
             config = config_of(name, trust_remote_code=trust_remote_code)
             checkpoint = _Checkpoint(
                 name=str(local_path(name)), config=config, dtype=dtype, trust_remote_code=trust_remote_code
@@ -207,7 +208,8 @@ class _Checkpoint:
         if _fits(own, classes, trained, self.name):
             return
         if trained and len(own) == len(classes):
-            notes.append(f"the classifier goes on from the checkpoint's: {_by_number(own, classes)}")
+            pairs = [f"{before} is now {after}" for before, after in zip(own, classes, strict=True)]
+            notes.append(f"the classifier goes on from the checkpoint's: {listed(pairs, 3)}")
         self.config.id2label = dict(enumerate(classes))
         self.config.label2id = {name: index for index, name in enumerate(classes)}
         self.config.problem_type = None  # a checkpoint of a regression says so here
@@ -246,13 +248,9 @@ def _head_keys(keys: Set[str], model: Any) -> set[str]:
 
 
 def _fits(own: Sequence[str], classes: Sequence[str], trained: bool, name: str) -> bool:
-    """Whether a config's classes hold those of the data, by name, or by number where the data have no names.
-
-    Raises:
-        ModelError: a trained classifier has some of them: their weights would go on as those of other classes.
-    """
+    """Whether a config's classes hold those of the data, by name, or by number where the data have no names."""
     match = match_names(classes, own)
-    if trained and match.partial:
+    if trained and match.partial:  # the weights of the others would go on as those of other classes
         raise ModelError(
             f"'{name}' tells apart {listed(own)}, and only some of the data's classes ({listed(classes)}) have these "
             f"names, not {listed(match.unmatched)}: rename them, or begin from a model without a classifier"
@@ -262,11 +260,6 @@ def _fits(own: Sequence[str], classes: Sequence[str], trained: bool, name: str) 
     if are_numbers(classes) and not match.table:
         return len(classes) <= len(own) if trained else not are_placeholders(own) and len(classes) == len(own)
     return False
-
-
-def _by_number(own: Sequence[str], classes: Sequence[str]) -> str:
-    pairs = [f"{before} is now {after}" for before, after in zip(own, classes, strict=True)]
-    return ", ".join(pairs[:3]) + (", ..." if len(pairs) > 3 else "")
 
 
 def _tokenizer(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> Any:
@@ -350,19 +343,3 @@ def _device(name: str | None) -> torch.device:
     if device.type == "meta":
         raise ModelError("device 'meta' holds no numbers: give another, such as 'cpu'")
     return device
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Context manager: silence transformers' tables about missing weights, which become notes or errors here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -79,18 +79,23 @@ def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
     Raises:
         TraceFileError: it is missing, no such object, of another format, or was changed.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TraceFileError(f"{path} does not exist: {again}") from None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise TraceFileError(f"{path} is corrupt or cannot be read ({one_line(problem)}): {again}") from None
+    content = load_json(path, again=again)
     format_ = content.get("format") if isinstance(content, dict) else None
     if format_ != known:
         raise TraceFileError(f"{path} has format {format_}, expected {known}: {again} with this version of anydepth")
     if content.pop("checksum", None) != content_hash(content):
         raise TraceFileError(f"{path} was changed after it was written: {again}")
     return dict(content)
+
+
+def load_json(path: Path, *, again: str) -> Any:
+    """The content of a JSON file; raises a TraceFileError if it is missing or cannot be read, with what to do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TraceFileError(f"{path} does not exist: {again}") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise TraceFileError(f"{path} is corrupt or cannot be read ({one_line(problem)}): {again}") from None
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from anydepth.errors import TraceFileError, one_line
+from anydepth.errors import TraceFileError
+from anydepth.storage.checksums import load_json
 from anydepth.storage.disk import atomic_write
 from anydepth.storage.output_folder import PARTIAL, OutputKind, output, settle
 from anydepth.storage.sizes import in_words
@@ -65,12 +66,7 @@ def plain(value: Any) -> Any:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises a TraceFileError if it is missing, cannot be read, or is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TraceFileError(f"{path} does not exist: expected a folder written by anydepth") from None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise TraceFileError(f"{path} is corrupt or cannot be read: {one_line(problem)}") from None
+    return load_json(path, again="expected a folder written by anydepth")
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

@@ -60,7 +60,7 @@ class FolderLock:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             self._lock(handle)
-            if not _same(handle, self._path):  # the last holder removed the file when it was done
+            if not os.path.samestat(os.fstat(handle), self._path.stat()):  # the last holder removed the file
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         except BaseException:
             os.close(handle)
@@ -164,15 +164,6 @@ def _description(job: str) -> bytes:
     command = "".join(char if char.isascii() and char.isprintable() else "?" for char in " ".join(words))[:120]
     fields = {"what": _WHAT, "job": job, "pid": os.getpid(), "host": socket.gethostname(), "command": command}
     return json.dumps(fields).encode().ljust(_SIZE)
-
-
-def _same(handle: int, path: Path) -> bool:
-    opened = os.fstat(handle)
-    try:
-        named = path.stat()
-    except FileNotFoundError:
-        return False
-    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 def _forget() -> None:
