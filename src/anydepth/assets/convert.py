@@ -131,11 +131,7 @@ def dinov2_tensors(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def onnx_difference(model: Any, folder: Path) -> float:
-    """The largest absolute difference between the final states of `folder`'s model and the graph's, on noise.
-
-    Raises:
-        AssetError: tensors are missing, too many, or of another shape.
-    """
+    """The largest absolute difference between the final states of `folder`'s model and the graph's, on noise."""
     import numpy as np
     import onnx
     import torch

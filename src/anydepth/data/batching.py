@@ -235,8 +235,7 @@ def _is_blank(value: Any) -> bool:
 def text_length(model: LoadedModel, requested: int | None) -> int:
     """The maximum number of tokens of a text: `requested`, else the model's, and 1,024 for a longer language model.
 
-    Raises:
-        DataError: the model does not take so many, or there are fewer than two.
+    A request for fewer than two, or for more than the model takes, raises a DataError.
     """
     if requested is None:
         length = model.max_length or _UNKNOWN_LENGTH

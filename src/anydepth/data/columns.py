@@ -145,14 +145,9 @@ def guess(
     image: str | None = None,
     id: str | None = None,
 ) -> Columns:
-    """Find the columns by name and type, unless they are given.
+    """Find the columns by name and type (`Dataset.features`), unless their names are given.
 
-    Args:
-        features: the data set's columns and their types (`Dataset.features`).
-        text: name of the text column, or of two, as "first,second".
-        label: name of the label column.
-        image: name of the image column; a column of strings holds paths.
-        id: name of the id column; never guessed.
+    `text` may name two columns, as "first,second"; an image column of strings holds paths; `id` is never guessed.
 
     Raises:
         DataError: a given column does not exist, or does not hold what it should.

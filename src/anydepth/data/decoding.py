@@ -50,14 +50,9 @@ def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def require_text(text: str, what: str) -> None:
-    """Raise for a text from the command line that is not UTF-8: such bytes come as halves of characters.
+    """Raise a DataError for a text from the command line that is not UTF-8: such bytes come as halves of characters.
 
-    Args:
-        text: as it came.
-        what: what it is, for the message.
-
-    Raises:
-        DataError: it holds half a character.
+    The message calls the text `what`.
     """
     try:
         text.encode()

@@ -30,11 +30,8 @@ def read_delimited(text: str, path: Path, separator: str, given: GivenColumns) -
     Only an empty cell is missing: "NA", "null" and "nan" are words. A column whose cells are all whole numbers,
     numbers, or True and False is read as such, unless its name is that of a text, or it was asked for as one.
 
-    Args:
-        text: content of the file.
-        path: for messages.
-        separator: the usual one for the file's name; another is taken where the rows say so.
-        given: names of columns that the user gave; in a file without a header they count from 1.
+    `separator` is the usual one for the name of the file; another is taken where the rows say so. In a file without a
+    header, `given` names of columns count from 1.
 
     Raises:
         DataError: no rows, two columns of one name, rows of different lengths, or it is unclear if there is a header.

@@ -129,11 +129,8 @@ def class_names(*parts: LoadedData) -> tuple[str, ...]:
 def examples(data: LoadedData, model: LoadedModel, *, max_length: int | None = None, augment: bool = False) -> Examples:
     """Make a training data set of loaded data. All texts and labels are checked before any is learnt from.
 
-    Args:
-        data: from `load_to_train`.
-        model: from `anydepth.models.loading.load`.
-        max_length: tokens at which texts are truncated; for a language model the length of its packed blocks.
-        augment: give a random view of an image at each access; see `anydepth.data.augment`.
+    Texts are truncated at `max_length`, which is the length of the packed blocks for a language model. With `augment`,
+    each access to an image gives another random view of it; see `anydepth.data.augment`.
 
     Raises:
         DataError: no column of the kind the model takes, a text missing, a setting out of range; `augment` for texts.

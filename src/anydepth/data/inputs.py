@@ -82,12 +82,7 @@ class Tokens:
 
 
 def tokens_of(data: LoadedData, model: LoadedModel, *, ended: bool = False) -> Tokens:
-    """Tokenize texts without truncation.
-
-    Args:
-        data: with a known text column.
-        model: with the tokenizer.
-        ended: append the tokenizer's end token to each text, where it has one and the text does not end with it.
+    """Tokenize texts without truncation, `ended` by the tokenizer's end token, if it has one.
 
     Raises:
         ModelError: the tokenizer is not the model's.
@@ -187,11 +182,7 @@ def pixel_input(model: LoadedModel) -> tuple[str, torch.dtype]:
 
 
 def images_of(rows: Rows, indices: Sequence[int], data: LoadedData) -> list[Image.Image]:
-    """The images of some rows, whose `indices` are for messages.
-
-    Raises:
-        DataError: an image cannot be read; the message names its file, or its row.
-    """
+    """The images of some rows; raises a DataError with the file or row of one that cannot be read."""
     column = data.columns.image
     assert column is not None  # `batches` asks for it
     return [_read_image(value, data, index) for index, value in zip(indices, rows[column], strict=True)]

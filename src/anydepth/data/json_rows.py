@@ -20,11 +20,7 @@ def read_json_rows(text: str, path: Path, *, lines: bool) -> tuple[dict[str, Tab
     """The tables in a JSON file by the names of their splits, and notes on what was assumed to read them.
 
     Nested objects become columns named by their path: `{"data": {"text": ...}}` is `data.text`.
-
-    Args:
-        text: content of the file.
-        path: for messages.
-        lines: whether the name of the file is that of JSON Lines; it may hold the other layout all the same.
+    `lines` says that the name of the file is that of JSON Lines; it may hold another layout all the same.
 
     Returns:
         One table called "file"; or one for each split, where the file is an object of lists of rows.

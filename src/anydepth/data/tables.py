@@ -69,11 +69,7 @@ _READERS: dict[str, Callable[[Path, GivenColumns], Tables]] = {
 
 
 def read_tables(path: Path, given: GivenColumns) -> Tables:
-    """The tables in a file, and notes on what was assumed to read them.
-
-    Raises:
-        DataError: no kind of file that can be read, or broken.
-    """
+    """The tables in a file, and notes on what was assumed to read them; raises a DataError if it cannot be read."""
     kind = kind_of(path)
     if kind is None:
         raise DataError(

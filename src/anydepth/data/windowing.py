@@ -51,15 +51,9 @@ class Windows:
 
 
 def windows_of(data: LoadedData, model: LoadedModel, size: int, stride: int | None, *, pack: bool) -> Windows:
-    """Cut the texts of a causal language model into windows.
+    """Cut the texts of a causal language model into windows of `size` tokens; see `anydepth.data.batches`.
 
-    Args:
-        data: with a known text column.
-        model: with the tokenizer.
-        size: tokens of a window.
-        stride: from the start of a window to that of the next; None for one less than `size`, so that a window begins
-            with the last token of the one before.
-        pack: join the texts, each closed by the end token if the tokenizer has one, before they are cut.
+    Without a stride it is `size` - 1, so that a window begins with the last token of the one before.
 
     Raises:
         DataError: the stride is out of range, or there is no token to predict.

@@ -31,14 +31,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def explain(error: BaseException, what: str, name: str) -> str:
-    """One line on why something could not be loaded, and what to do.
+    """One line on why a model or data set (`what`) could not be loaded, and what to do.
 
     The first cause is reported, since loaders wrap it in a sentence without information.
-
-    Args:
-        error: raised by the loading library.
-        what: "model" or "data set".
-        name: the name the user gave.
 
     Example:
         >>> explain(ConnectionError("no route"), "model", "google/vit")  # doctest: +ELLIPSIS

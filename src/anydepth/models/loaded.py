@@ -47,11 +47,7 @@ class LoadedModel:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights as safetensors.
-
-    Raises:
-        ModelError: it holds weights, but as pickles.
-    """
+    """Whether a folder holds weights as safetensors; raises a ModelError if it holds them as pickles."""
     if any(path.name != HEADS_FILE for path in folder.glob("*.safetensors")):
         return True
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))

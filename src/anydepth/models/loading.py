@@ -96,10 +96,8 @@ def load(
 def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
     """A loaded model as a `Stack`, with the classifiers that were trained for each depth, if it has any.
 
-    Args:
-        loaded: from `load`.
-        batches: inputs, of which only the first batch is read, and only if there are such classifiers.
-        blocks: the dotted name of the list of blocks, for a model that has several.
+    Only the first of the batches is read, and only if there are such classifiers. `blocks` is the dotted name of the
+    list of blocks, for a model that has several.
 
     Raises:
         ModelError: the classifiers in the folder do not fit the model.

@@ -49,10 +49,7 @@ def task_of(config: Any) -> tuple[Task, str | None]:
 def trainable_task(config: Any, *, labelled: bool, words: bool) -> Task:
     """The task to train a model for: that of the checkpoint, else by the data.
 
-    Args:
-        config: of the checkpoint.
-        labelled: whether the data have labels.
-        words: whether each word of a text has a label.
+    The latter may be `labelled`, and have a label for each of the `words` of a text.
 
     Raises:
         ModelError: the checkpoint has no task, and the data no labels.

@@ -69,12 +69,9 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
-    """Read a JSON object that states its format and has its own "checksum", which is left out.
+    """Read a JSON object that states the `known` format and has its own "checksum", which is left out.
 
-    Args:
-        path: the file.
-        known: the format that can be read.
-        again: what to do if it cannot, for the message.
+    The message says with `again` what to do if that fails.
 
     Raises:
         TraceFileError: it is missing, no such object, of another format, or was changed.

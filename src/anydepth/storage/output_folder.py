@@ -86,8 +86,7 @@ class Output:
     def publish(self, *, adds: bool = False) -> Iterator[Path]:
         """Context manager: a new folder to fill, whose files take their places at once on success.
 
-        Args:
-            adds: whether the earlier files of this job stay; else those that the new result lacks are removed.
+        Earlier files of this job that the new result lacks are removed, unless it `adds` to them.
 
         Raises:
             OutputError: a file of the result has the name of one that this job did not write.

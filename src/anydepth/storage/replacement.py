@@ -31,10 +31,7 @@ _GET_FLAGS, _FIXED = 0x80086601, 0x30  # Linux's FS_IOC_GETFLAGS; immutable, and
 def write_plan(partial: Path, *, put: Sequence[str], drop: Sequence[str]) -> None:
     """Write the plan into the work folder: from here on the new files count, whatever happens to this process.
 
-    Args:
-        partial: the work folder, with the new files in `new`.
-        put: names of the new files, in the order in which they are put in place.
-        drop: names of the old files to move aside before that.
+    The old files to `drop` are moved aside first, then the new ones are put in place in order.
     """
     beside = partial / f"{PLAN}.tmp"
     beside.write_text(json.dumps(with_checksum({"put": list(put), "drop": list(drop)})), encoding="utf-8")
@@ -54,12 +51,7 @@ def plan_in(partial: Path) -> dict[str, Any] | None:
 
 
 def carry_out(folder: Path, partial: Path) -> None:
-    """Complete a plan, if there is one, and clear up.
-
-    Raises:
-        OSError: a file cannot be moved.
-        OutputError: a new file is in the way.
-    """
+    """Complete a plan, if there is one, and clear up; raises an OutputError if a new file is in the way."""
     plan = plan_in(partial)
     if plan is not None:
         _move_all(folder, partial, plan)
@@ -90,11 +82,7 @@ def _move_all(folder: Path, partial: Path, plan: dict[str, Any]) -> None:
 
 
 def undo(folder: Path, partial: Path) -> None:
-    """Undo the moves of a plan, so that the old result is there again.
-
-    Raises:
-        OSError: a file cannot be moved. The plan stays, for the next process to carry out.
-    """
+    """Undo the moves of a plan, so that the old result is there again; if that fails, the plan stays."""
     plan = plan_in(partial)
     if plan is None:
         return

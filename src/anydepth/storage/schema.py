@@ -21,14 +21,9 @@ _NAMES = {
 def require_fields(
     content: Any, path: Path, *, again: str, fields: Mapping[str, type], optional: Mapping[str, type] | None = None
 ) -> dict[str, Any]:
-    """The content of a JSON file, if it is an object whose fields have these types.
+    """The content of a JSON file, if it is an object whose required and optional fields have these types.
 
-    Args:
-        content: of the file.
-        path: of the file, for the message.
-        again: what to do if it is damaged, for the message.
-        fields: types of the required fields.
-        optional: types of the optional fields.
+    The message says with `again` what to do if it is damaged.
 
     Raises:
         TraceFileError: it is no object, or a field is missing or of another type.
