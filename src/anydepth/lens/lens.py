@@ -217,7 +217,7 @@ def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[
     tokenizer, network = loaded.processor, loaded.model
     if not tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
         raise DataError(f"the text {text[:20]!r} becomes no tokens, expected at least one: give a longer text")
-    most = min(longest, loaded.max_length or max_input_length(network, tokenizer) or longest)
+    most = min(filter(None, (longest, loaded.max_length, max_input_length(network, tokenizer))))
     whole = len(tokenizer(text, verbose=False)["input_ids"])
     tokens = to_device(tokenizer(text, truncation=True, max_length=most, return_tensors="pt"), device_of(network))
     assert isinstance(tokens, dict)
