@@ -4,6 +4,12 @@ Every message is one line that says what came, what was expected and what to do.
 line and exits with status 2.
 """
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class AnydepthError(Exception):
     """Base of every error raised on purpose."""
@@ -125,3 +131,50 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     text = next(filter(None, lines), type(error).__name__)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def choose(name: object, table: Iterable[T], what: str, error: type[AnydepthError], *, otherwise: str = "") -> T:
+    """The entry of a table that has this name.
+
+    Args:
+        name: what the user gave.
+        table: the names there are.
+        what: what they are names of, for the message.
+        error: the class to raise.
+        otherwise: what is accepted besides, for the message.
+
+    Raises:
+        AnydepthError: of the class `error`, where the table has no such name; the message suggests the nearest.
+
+    Example:
+        >>> choose("ckaa", ["cosine", "cka"], "measure", MeasureError)
+        Traceback (most recent call last):
+        anydepth.errors.MeasureError: unknown measure 'ckaa', expected one of cosine, cka: did you mean cka?
+    """
+    names = list(table)
+    for entry in names:
+        if entry == name:
+            return entry
+    expected = ", ".join([*map(str, names), *([f"or {otherwise}"] if otherwise else [])])
+    raise error(f"unknown {what} {name!r}, expected one of {expected}{suggestion(str(name), map(str, names))}")
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first few names, for a message.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def suggestion(name: str, names: Iterable[str], *, n: int = 1) -> str:
+    """The end of a message about an unknown name: up to `n` names that resemble it, or nothing.
+
+    Example:
+        >>> suggestion("ckaa", ["cosine", "cka"]), suggestion("x", ["cosine", "cka"])
+        (': did you mean cka?', '')
+    """
+    near = get_close_matches(name, list(names), n=n)
+    return f": did you mean {', '.join(near)}?" if near else ""

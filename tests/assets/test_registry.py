@@ -95,12 +95,12 @@ def test_a_client_that_fails_in_silence_and_one_that_brings_nothing(npm, tmp_pat
 def test_a_missing_client_is_named(kind, client, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AssetError, match=f"toy is downloaded by {client}: run this on a"):
-        assets.download(Package(kind, "toy", "1.0", "0" * 64), tmp_path)
+        assets.download(Package(kind=kind, name="toy", version="1.0", sha256="0" * 64), tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "form"), [("wheel", "--only-binary :all:"), ("sdist", "--no-binary toy")])
 def test_pip_itself_checks_the_hash_before_it_runs_anything(kind, form, tmp_path):
-    command = assets._client_command(Package(kind, "toy", "1.0", "ab" * 32), tmp_path)
+    command = assets._client_command(Package(kind=kind, name="toy", version="1.0", sha256="ab" * 32), tmp_path)
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert form in " ".join(command)
     assert "--require-hashes" in command
@@ -121,7 +121,7 @@ def test_every_asset_is_pinned():
 def root(tmp_path, monkeypatch):
     """An empty cache, and a list of assets that knows `toy` alone."""
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path / "cache"))
-    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset("a toy", toy_package(), copy_into_folder)})
+    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset(what="a toy", package=toy_package(), convert=copy_into_folder)})
     return tmp_path / "cache"
 
 
@@ -134,7 +134,7 @@ def test_a_missing_asset_says_how_to_get_it(root):
     with pytest.raises(AssetError) as error:
         assets.path("toy")
     assert str(error.value) == f"asset 'toy' is not in {root}: run 'python -m anydepth.assets get toy'"
-    with pytest.raises(AssetError, match="no asset is called 'toi': choose among toy"):
+    with pytest.raises(AssetError, match="unknown asset 'toi', expected one of toy"):
         assets.path("toi")
 
 
@@ -184,7 +184,7 @@ def test_a_failing_conversion_leaves_nothing_and_keeps_what_was_there(root, npm,
     npm("echo toy > toy-1.0.tgz")
     data = assets.get("toy") / "inner" / "data.txt"
     data.write_text("old")
-    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset("a toy", toy_package(), fail)})
+    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset(what="a toy", package=toy_package(), convert=fail)})
     with pytest.raises(AssetError, match="half-way"):
         assets.get("toy")
     assert [entry.name for entry in root.iterdir()] == ["toy"]
@@ -192,7 +192,11 @@ def test_a_failing_conversion_leaves_nothing_and_keeps_what_was_there(root, npm,
 
 
 def test_a_module_that_the_conversion_needs_is_named(root, monkeypatch):
-    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset("", toy_package(), copy_into_folder, needs=("nosuchthing",))})
+    monkeypatch.setattr(
+        assets,
+        "ASSETS",
+        {"toy": Asset(what="", package=toy_package(), convert=copy_into_folder, needs=("nosuchthing",))},
+    )
     with pytest.raises(AssetError, match=r"'toy' takes nosuchthing: pip install 'anydepth\[onnx\]'"):
         assets.get("toy")
 

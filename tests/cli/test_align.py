@@ -159,7 +159,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a share above one": ([*TEXT, "--distillation", "2"], r"Invalid value for '--distillation'"),
     "a rate below zero": ([*TEXT, "--learning-rate", "-1"], r"learning_rate is -1.0, expected at least 0"),
     "no such objective": ([*TEXT, "--objective", "algined"], r"unknown objective 'algined', .*did you mean aligned\?"),
-    "weights": ([*TEXT, "--weights", "linaer"], r"weights are 'linaer', expected one of linear, .*, or numbers: 1,2,3"),
+    "weights": (
+        [*TEXT, "--weights", "linaer"],
+        r"unknown weights 'linaer', expected one of linear, .*, or numbers such as 1,2,3",
+    ),
     "a weight too many": ([*TEXT, "--weights", "1,2,3"], r"there are 3 weights for 2 exits, expected one for each"),
     "exits": ([*TEXT, "--exits", "first"], r"exits are 'first', expected all, sampled, or depths: 4,8,12"),
     "no such depth": ([*TEXT, "--exits", "1,7"], r"exits are \[1, 7\], expected depths among 1..2, each once"),
@@ -184,7 +187,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such blocks": ([*TEXT, "--blocks", "x"], r"no module 'x'"),
     "both": ([*TEXT, "--resume", "--restart", "--out", "."], r"--resume goes on and --restart starts over"),
     "a file in the way": ([*TEXT, "--out", "~corpus.txt"], r"corpus.txt' is a file, expected a folder"),
-    "views of texts": ([*TEXT, "--augment"], r"only images have random views: leave --augment out"),
+    "views of texts": ([*TEXT, "--augment"], r"only images have random views: leave augment out"),
     "somebody's folder": ([*TEXT, "--out", "~vit"], r"holds other files than a training's"),
 }
 

@@ -87,7 +87,7 @@ def test_for_machines(command: Command) -> None:
         (("~one",), "1 trace came, expected two or more: anydepth compare A B"),
         (("~one", "nowhere"), "nowhere/trace.json does not exist"),
         (("~one", "~two", "--despite", "luck"), "traces can be compared despite data, tokens, not despite 'luck'"),
-        (("~one", "~two", "--measures", "likeness"), "unknown measure 'likeness', expected some of cosine"),
+        (("~one", "~two", "--measures", "likeness"), "unknown measure 'likeness', expected one of cosine"),
         (("~one", "~two", "--permutations", "5"), "5 permutations can show nothing at 5 %: expected at least 19"),
         (
             ("~one", "~two", "--measures", "none", "--permutations", "99"),

@@ -132,7 +132,7 @@ def test_local_folders_stand_in_for_names(command: Command, monkeypatch: pytest.
 
 BAD = {
     "no name": ([], "no recipe was named, expected one: `anydepth reproduce --list` shows them all"),
-    "a name that is none": (["made"], "unknown recipe 'made', did you mean made-up?"),
+    "a name that is none": (["made"], "unknown recipe 'made', expected one of .*did you mean made-up?"),
     "another scale": (["made-up", "--scale", "huge"], "unknown scale 'huge', expected one of cpu, full"),
     "no seeds": (["made-up", "--seeds", "0"], "--seeds"),
     "no steps": (["made-up", "--steps", "0"], "--steps"),

@@ -309,11 +309,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such column": (["trace", "~bert", "--data", "~reviews.csv", "--text-column", "body"], r"no column 'body'"),
     "a column that is no text": (
         ["trace", "~bert", "--data", "digits", "--text-column", "label"],
-        r"column 'label' is class label, not text .row 0 holds \d.: name another with --text-column",
+        r"column 'label' is class label, not text .row 0 holds \d.: name another .text.",
     ),
     "no such measure": (
         ["trace", "~bert", "--data", "~reviews.csv", "--measures", "cka,ckaa"],
-        r"unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased",
+        r"unknown measure 'ckaa', expected one of cosine, cosine_raw, cka, cka_biased",
     ),
     "no such policy": (
         ["trace", "~bert", "--data", "~reviews.csv", "--tokens", "cls"],

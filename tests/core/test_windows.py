@@ -36,12 +36,19 @@ BLOCKS = {"gpt2": "transformer.h", "llama": "model.layers"}
 def rows(texts: list[str], **columns: list) -> data.LoadedData:
     made = datasets.Dataset.from_dict({"text": texts, **columns})
     known = data.Columns(text="text", id="id" if "id" in columns else None)
-    return data.LoadedData(made, known, "memory", "file", np.arange(len(texts)))
+    return data.LoadedData(dataset=made, columns=known, name="memory", split="file", rows=np.arange(len(texts)))
 
 
 def language_model(kind: str, *, framed: bool = False) -> LoadedModel:
     model, _ = tiny_models.build(kind)
-    return LoadedModel(model, tiny_tokenizer.tokenizer(framed=framed), "text", "causal-lm", kind, max_length=SIZE)
+    return LoadedModel(
+        model=model,
+        processor=tiny_tokenizer.tokenizer(framed=framed),
+        kind="text",
+        task="causal-lm",
+        name=kind,
+        max_length=SIZE,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +198,7 @@ def test_special_tokens_stand_at_the_ends_of_the_text_alone():
 def test_a_text_that_becomes_no_tokens_has_no_window(gpt2):
     emptied = copy.deepcopy(gpt2.processor)
     emptied._tokenizer.normalizer = normalizers.Replace("x", "")
-    model = LoadedModel(gpt2.model, emptied, "text", "causal-lm", "m", max_length=SIZE)
+    model = LoadedModel(model=gpt2.model, processor=emptied, kind="text", task="causal-lm", name="m", max_length=SIZE)
     for pack in (False, True):
         found = data.batches(rows(["x", "w05 w06", "xx", "w07 w08"]), model, batch_size=9, stride=1, pack=pack)
         assert all("[0:]" in one or pack for one in found.windows.ids)
@@ -346,7 +353,7 @@ def test_a_trace_says_that_its_answers_are_next_tokens(gpt2):
 @pytest.mark.parametrize("stride", [-1, 0, SIZE, SIZE + 1])
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_stride_out_of_range(gpt2, stride, pack):
-    message = f"stride is {stride} tokens, expected 1 to 11: windows of 12 tokens must overlap, for a token is told by"
+    message = f"stride is {stride} tokens, expected 1 to 11: windows of 12 tokens must overlap, for a token is pred"
     with pytest.raises(DataError, match=message) as caught:
         data.batches(rows(TEXTS), gpt2, batch_size=2, stride=stride, pack=pack)
     assert "\n" not in str(caught.value)

@@ -83,9 +83,9 @@ def test_which_splits(names, wanted, held_out, found):
 @pytest.mark.parametrize(
     ("names", "wanted", "held_out", "says"),
     [
-        (("a", "b"), None, None, "'x' has no train split but a, b: choose with --split"),
-        (("train",), "dev", None, "'x' has no split 'dev', it has train: choose with --split"),
-        (("train",), None, "dev", "'x' has no split 'dev', it has train: choose with --eval-split"),
+        (("a", "b"), None, None, "'x' has no train split but a, b: choose one \\(split\\)"),
+        (("train",), "dev", None, "'x' has no split 'dev', it has train: choose one \\(split\\)"),
+        (("train",), None, "dev", "'x' has no split 'dev', it has train: choose one \\(eval_split\\)"),
     ],
 )
 def test_splits_that_are_not_there(names, wanted, held_out, says):
@@ -131,7 +131,7 @@ def test_other_data_to_evaluate_on(tmp_path):
 
 
 def test_one_row_is_too_few(tmp_path):
-    with pytest.raises(DataError, match="has one row, and none to evaluate on: give --eval-data"):
+    with pytest.raises(DataError, match="has one row, and none to evaluate on: give data for that \\(eval_source\\)"):
         both(saved(tmp_path / "d", text=["x"], label=[0]))
 
 
@@ -169,7 +169,7 @@ def test_a_class_label_names_its_own(tmp_path):
 
 
 def test_labels_that_are_no_classes(tmp_path):
-    with pytest.raises(LabelError, match=r"no labels known; columns: text \(string\): name them with --label-column"):
+    with pytest.raises(LabelError, match=r"no labels known; columns: text \(string\): name their column \(label\)"):
         class_names(data.load(saved(tmp_path / "none", text=TEXTS)))
     with pytest.raises(LabelError, match=r"column 'label' holds one class \(same\), expected at least two"):
         class_names(data.load(saved(tmp_path / "one", text=TEXTS[:2], label=["same", "same"])))
@@ -278,7 +278,9 @@ def test_only_a_lone_last_token_is_left_out(gpt2, lengths, block):
 
 def _loaded(texts: list[str]) -> data.LoadedData:
     rows = datasets.Dataset.from_dict({"text": texts})
-    return data.LoadedData(rows, data.Columns(text="text"), "memory", "file", np.arange(len(texts)))
+    return data.LoadedData(
+        dataset=rows, columns=data.Columns(text="text"), name="memory", split="file", rows=np.arange(len(texts))
+    )
 
 
 def test_a_text_that_brings_its_end_is_not_ended_twice(gpt2):
@@ -303,7 +305,9 @@ def test_blank_texts_and_words_and_lengths(gpt2, tmp_path):
 
 
 def test_a_tokenizer_of_another_model(gpt2):
-    small = models.LoadedModel(torch.nn.Module(), gpt2.processor, "text", "causal-lm", "m", max_length=8)
+    small = models.LoadedModel(
+        model=torch.nn.Module(), processor=gpt2.processor, kind="text", task="causal-lm", name="m", max_length=8
+    )
     small.model.get_input_embeddings = lambda: torch.nn.Embedding(5, 2)
     with pytest.raises(ModelError, match="the tokenizer gives token 11 and the model knows 5"):
         examples(_loaded(["dull"]), small)
@@ -387,5 +391,5 @@ def test_half_of_the_views_are_mirrored():
 
 def test_texts_have_no_views(bert, tmp_path):
     rows, _ = both(saved(tmp_path / "rows", text=TEXTS, label=[0, 1] * 3))
-    with pytest.raises(DataError, match="reads text, and only images have random views: leave --augment out"):
+    with pytest.raises(DataError, match="reads text, and only images have random views: leave augment out"):
         examples(rows, bert, augment=True)

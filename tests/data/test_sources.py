@@ -341,7 +341,7 @@ def test_blocks_of_rows_agree(tmp_path, monkeypatch):
     [
         ('{"text": "a"}\nnull\n', "line 2 of '.*' is null, expected an object: a row"),
         ("null", "line 1 of '.*' is null, expected an object: a row"),
-        ("[1, 2]", "row 0 of '.*' is a number, expected an object"),
+        ("[1, 2]", "row 0 of '.*' is a whole number, expected an object"),
         ('["a", 1]', "row 0 of '.*' is a text, expected an object"),
         ("[" * 100_000, "is no JSON that can be read, in line 1: it is nested too deep"),
         ('{"text": "a"}\n{"text": ' + "[" * 100_000, "is no JSON that can be read, in line 2: it is nested too deep"),

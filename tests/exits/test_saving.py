@@ -131,8 +131,8 @@ def test_unknown_policies() -> None:
     with pytest.raises(PolicyError) as caught:
         policy_named("confidance")
     assert str(caught.value) == (
-        "unknown policy 'confidance', expected one of confidence, margin, entropy, patience, convergence, depth "
-        "(did you mean 'confidence'?)"
+        "unknown policy 'confidance', expected one of confidence, margin, entropy, patience, convergence, depth: "
+        "did you mean confidence?"
     )
 
     class Whim(Confidence):

@@ -30,7 +30,9 @@ def starting():
 
 
 def language_model(name="gpt2", **settings):
-    return LoadedModel(tiny_models.build(name)[0], tokenizer(), "text", "causal-lm", name, **settings)
+    return LoadedModel(
+        model=tiny_models.build(name)[0], processor=tokenizer(), kind="text", task="causal-lm", name=name, **settings
+    )
 
 
 # --- cutting ---------------------------------------------------------------------------------------------------------
@@ -111,7 +113,9 @@ def test_what_a_checkpoint_says_of_sampling_does_not_count():
 
 
 def test_what_cannot_go_on_is_refused():
-    judge = LoadedModel(tiny_models.build("bert")[0], tokenizer(), "text", "text-classification", "judge")
+    judge = LoadedModel(
+        model=tiny_models.build("bert")[0], processor=tokenizer(), kind="text", task="text-classification", name="judge"
+    )
     with pytest.raises(GenerationError, match="'judge' cannot generate: expected a causal language model"):
         continuing(judge, passages())
     says = "4 tokens and 128 to generate are 132, and 'gpt2' takes 64: expected fewer"

@@ -115,7 +115,9 @@ def test_white_space_separates_words_and_nothing_else_does():
 def encoder(name="bert", **settings):
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(tiny_models._text_config(name, tiny_models.ENCODERS[name])).eval()
-    return LoadedModel(model, tokenizer(framed=True), "text", "features", name, **settings)
+    return LoadedModel(
+        model=model, processor=tokenizer(framed=True), kind="text", task="features", name=name, **settings
+    )
 
 
 TEXTS = [text(length, seed) for seed, length in enumerate((9, 3, 1, 6, 5))]
@@ -181,11 +183,13 @@ def test_unknown_pooling(pooling, says):
 
 def test_what_is_no_encoder_is_refused():
     model, _ = tiny_models.build("bert")
-    found = LoadedModel(model, tokenizer(framed=True), "text", "text-classification", "judge")
+    found = LoadedModel(
+        model=model, processor=tokenizer(framed=True), kind="text", task="text-classification", name="judge"
+    )
     says = "'judge' gives no last_hidden_state, expected a text encoder: load it for its features"
     with pytest.raises(ModelError, match=says):
         embed(TEXTS, found)
-    eye = LoadedModel(tiny_models.build("vit")[0], None, "image", "features", "eye")
+    eye = LoadedModel(model=tiny_models.build("vit")[0], processor=None, kind="image", task="features", name="eye")
     with pytest.raises(ModelError, match="'eye' takes no text, expected a text encoder"):
         embed(TEXTS, eye)
 

@@ -399,7 +399,7 @@ REFUSED = {
     ),
     "no model": ({"model": "./nowhere"}, "no folder './nowhere'"),
     "no data": ({"data": "nowhere.csv"}, "no file or folder 'nowhere.csv'"),
-    "no split": ({"split": "dev"}, "has no split 'dev', it has file: choose with --split"),
+    "no split": ({"split": "dev"}, "has no split 'dev', it has file: choose one"),
     "no blocks": ({"blocks": "x"}, "no module 'x'"),
     "exits": ({"exits": (1, 9)}, "exits are .1, 9., expected depths among 1..2"),
     "weights": ({"weights": (1.0, -1.0)}, "the weight of depth 2 is -1.0"),

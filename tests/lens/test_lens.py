@@ -240,7 +240,15 @@ def test_a_long_text_is_cut_and_says_so_and_what_is_left_stays_the_same():
 def test_a_text_beyond_what_the_model_takes_is_cut_to_that():
     model, _ = tiny_models.build("gpt2")  # 64 positions
     assert Lens.of(Stack(model), text(80), tokenizer()).notes == ("the text is cut to 64 of its 80 tokens",)
-    loaded = LoadedModel(model, tokenizer(), "text", "causal-lm", "small", max_length=10, notes=("a note",))
+    loaded = LoadedModel(
+        model=model,
+        processor=tokenizer(),
+        kind="text",
+        task="causal-lm",
+        name="small",
+        max_length=10,
+        notes=("a note",),
+    )
     found = Lens.of(loaded, text(80))
     assert found.notes == ("a note", "the text is cut to 10 of its 80 tokens")
     assert found.provenance["model"]["name"] == "small"
@@ -308,7 +316,7 @@ def test_states_without_a_head_are_refused():
 def test_an_image_model_is_refused():
     model, _ = tiny_models.build("vit")
     with pytest.raises(UnsupportedHead, match=r"'eye' takes no text \(image-classification\); a lens needs"):
-        Lens.of(LoadedModel(model, None, "image", "image-classification", "eye"), text())
+        Lens.of(LoadedModel(model=model, processor=None, kind="image", task="image-classification", name="eye"), text())
     with pytest.raises(UnsupportedHead, match="came with function, which is no tokenizer; a lens needs a language"):
         Lens.of(Stack(model), text(), naive.padded)
 

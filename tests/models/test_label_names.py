@@ -12,7 +12,7 @@ from anydepth.data.examples import class_names
 from anydepth.data.labels import class_indices
 from anydepth.errors import LabelError, ModelError
 from anydepth.models.label_names import match_names
-from anydepth.models.loading import _will_do
+from anydepth.models.loading import _fits
 
 GENERIC = ("LABEL_0", "LABEL_1", "LABEL_2")
 NAMES = ["cat", "Big Dog", "10", "2", "True", "class 1", "Ärger", "LABEL_7"]
@@ -99,7 +99,7 @@ def test_what_was_assumed_is_a_note(values, classes, names, numbered, note):
          r"the data's classes \(dog, horse\) are not the classifier's \(cat, dog\), and only .*, not horse: rename"),
         ([0, 1, 2], ("1", "2", "3"), (), False, r"\(0, 1, 2\) are not the classifier's \(1, 2, 3\), .* not 0: rename"),
         (["us"], ("US", "Us"), (), False, r"the data's classes \(us\) are not the classifier's \(US, Us\)"),
-        ([0, 1], ("x", "y"), ("a", "b"), True, r"or take them as numbers \(--label-column NAME:number\)"),
+        ([0, 1], ("x", "y"), ("a", "b"), True, r"or take them as numbers \(label='NAME:number'\)"),
         ([True, False], ("no", "yes"), (), False, r"\(True, False\) are not the classifier's \(no, yes\)"),
         ([2], ("neg", "pos"), (), False, "the label in row 0 is 2, outside the classifier's 2 classes"),
     ],
@@ -167,14 +167,14 @@ def test_folders_of_numbers_are_in_the_order_of_numbers(tmp_path):
     ],
 )
 def test_a_head_that_has_names_goes_on_with_them(own, classes, trained, goes_on):
-    assert _will_do(own, classes, trained, "m") is goes_on
+    assert _fits(own, classes, trained, "m") is goes_on
 
 
 def test_a_head_that_has_some_of_the_names_is_refused():
     with pytest.raises(
         ModelError, match=r"'m' tells apart cat, dog, and only some of the data's classes \(dog, horse\)"
     ):
-        _will_do(("cat", "dog"), ("dog", "horse"), True, "m")
+        _fits(("cat", "dog"), ("dog", "horse"), True, "m")
 
 
 def test_exact_names_come_before_those_that_differ_in_case():

@@ -408,7 +408,7 @@ def test_code_of_the_checkpoint_does_not_run(folders, tmp_path):
     code = {"auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}, "model_type": "own"}
     (folder / "config.json").write_text(json.dumps(code))
     (folder / "own.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelError, match="brings its own Python code: .* allow it with --trust-remote-code"):
+    with pytest.raises(ModelError, match="brings its own Python code: .* allow it \\(trust_remote_code\\)"):
         models.load(str(folder))
 
 

@@ -235,7 +235,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"recipe": "wieghts"}, "unknown recipe 'wieghts', did you mean weights?"),
+        ({"recipe": "wieghts"}, "unknown recipe 'wieghts', expected one of .*: did you mean weights?"),
         ({"recipe": "xyz"}, "unknown recipe 'xyz', expected one of progression, depths"),
         ({"scale": "huge"}, "unknown scale 'huge', expected one of cpu, full"),
         ({"seeds": 0}, "seeds is 0, expected at least 1"),

@@ -249,7 +249,7 @@ def test_a_row_for_each_answer_and_depth() -> None:
 
 
 def test_an_unknown_table() -> None:
-    with pytest.raises(MeasureError, match="unknown frame 'depth', expected depths, similarity or answers"):
+    with pytest.raises(MeasureError, match="unknown frame 'depth', expected one of depths, similarity, answers"):
         trace_of(answers()).to_frame("depth")
 
 

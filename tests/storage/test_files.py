@@ -271,8 +271,8 @@ def test_what_is_not_json_is_not_written(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (None, "does not exist: expected a folder written by anydepth"),
-        (b'{"half": ', "is corrupt or cannot be read: Expecting value"),
-        (b"\xff\xfe", "is corrupt or cannot be read: .*utf-8"),
+        (b'{"half": ', "is corrupt or cannot be read .Expecting value"),
+        (b"\xff\xfe", "is corrupt or cannot be read .*utf-8"),
         (b"", "is corrupt or cannot be read"),
     ],
 )
@@ -349,7 +349,7 @@ def test_a_fingerprint_tells_states_apart(tmp_path: Path) -> None:
 def test_space_is_asked_for_before_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, 10**9))
     require_space(tmp_path, 10**9, "the trace")
-    with pytest.raises(TraceFileError, match=r"the trace takes 1.5 GB, and .* has 1.0 GB free; use a smaller --limit"):
+    with pytest.raises(TraceFileError, match=r"the trace takes 1.5 GB, and .* has 1.0 GB free; use a smaller limit"):
         require_space(tmp_path, 1_500_000_000, "the trace")
 
 

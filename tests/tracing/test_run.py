@@ -657,7 +657,7 @@ def test_depths_alike_up_to_scale_are_so_beyond_doubt() -> None:
         ({"a": np.zeros((5, 2)), "b": np.zeros((4, 2))}, {}, "same rows, but they number {'a': 5, 'b': 4}"),
         ({"a": np.zeros((0, 2))}, {}, "no rows to measure"),
         ({"a": np.ones((5, 2))}, {"groups": np.arange(3)}, r"groups have shape \(3,\)"),
-        ({"a": np.ones((5, 2))}, {"measures": ["ckaa"]}, "unknown measure 'ckaa', expected some of cosine"),
+        ({"a": np.ones((5, 2))}, {"measures": ["ckaa"]}, "unknown measure 'ckaa', expected one of cosine"),
     ],
 )
 def test_arrays_that_cannot_be_measured(given: Any, settings: Any, says: str) -> None:
@@ -680,10 +680,10 @@ def refused(error: type[AnydepthError], says: str, model: nn.Module, data: Any, 
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"measures": ["cka", "ckaa"]}, MeasureError, "unknown measure 'ckaa', expected some of cosine, .*cka_biased"),
+        ({"measures": ["cka", "ckaa"]}, MeasureError, "unknown measure 'ckaa', expected one of cosine, .*cka_biased"),
         ({"measures": "cka"}, MeasureError, r"measures is the text 'cka', expected a list: measures=\['cka'\]"),
         ({"tokens": "cls"}, DataError, "unknown token policy 'cls', expected one of first, last, each, mean"),
-        ({"readout": "head"}, DataError, "unknown readout 'head', expected 'tail', 'raw' or None"),
+        ({"readout": "head"}, DataError, "unknown readout 'head', expected one of tail, raw, or None"),
         ({"keep_states": True}, DataError, "keep_states needs a folder to keep them in: give out='DIR'"),
     ],
 )

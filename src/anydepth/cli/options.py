@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from anydepth.storage.file_kinds import COMPRESSIONS, KINDS
+
 # Names only: a test holds them against `anydepth.training.objectives.OBJECTIVES`, which would bring torch with it.
 OBJECTIVES = "standard, aligned, uniform, additive, alternating, mixture, sampled, distilled, cosine, heads"
 
@@ -14,7 +16,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="A hub data set id, a file (csv, jsonl, parquet, arrow, text; also .gz), an image folder, or 'digits'.",
+        help=f"Hub data set id, file ({' '.join(KINDS)}; text also {' '.join(COMPRESSIONS)}), folder, or 'digits'.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA.")]

@@ -18,7 +18,7 @@ from torch import Tensor
 from anydepth.core.model_io import Batch, first_samples
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
-from anydepth.errors import DataError
+from anydepth.errors import DataError, choose
 
 Policy = Literal["first", "last", "each", "mean"]
 IGNORED = -100
@@ -35,10 +35,8 @@ def check_policy(name: str) -> Policy:
     Raises:
         DataError: there is none.
     """
-    for policy in get_args(Policy):
-        if policy == name:
-            return policy  # type: ignore[no-any-return]
-    raise DataError(f"unknown token policy {name!r}, expected one of {', '.join(get_args(Policy))}")
+    policy: Policy = choose(name, get_args(Policy), "token policy", DataError)
+    return policy
 
 
 def valid_positions(batch: Batch, state: Float[Tensor, "b *t d"]) -> Bool[Tensor, "b t"]:

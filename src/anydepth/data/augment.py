@@ -1,4 +1,4 @@
-"""Random views of an image to train on: turned, shifted, mirrored."""
+"""Data augmentation of images: random rotation, shift and mirroring."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import torch
 from PIL.Image import Image, Resampling, Transpose
 
 DEGREES = 15.0
-"""An image is turned by at most so much to either side."""
+"""Maximum rotation to either side."""
 SHIFT = 0.125
-"""And shifted by at most this share of its size, as crops of a padded image are: 4 of 32 pixels."""
+"""Maximum shift as a share of the size, as of crops of a padded image: 4 of 32 pixels."""
 
 
 def augmented(image: Image) -> Image:
-    """A random view of an image, of the same size and mode; what it leaves bare is black.
+    """A randomly rotated, shifted and mirrored image of the same size and mode, on a black background.
 
     Torch's generator draws, so that a training's seed decides, and a resumed one goes on with its draws.
-
-    Args:
-        image: any.
 
     Example:
         >>> from PIL import Image

@@ -1,8 +1,7 @@
-"""Batches a loaded model takes, made from loaded data."""
+"""Batches of model inputs, made from loaded data."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,26 @@ from anydepth.errors import DataError
 from anydepth.models.image_transform import has_16_bits
 from anydepth.models.loaded import LoadedModel
 
-# Where texts are cut unless told otherwise: a language model may allow a hundred times as many tokens, and a model
-# without a table of positions any number.
+# Default maximum lengths of texts: a language model may allow a hundred times as many tokens, and a model without a
+# table of positions any number.
 _LANGUAGE_MODEL_LENGTH = 1024
 _UNKNOWN_LENGTH = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batches:
-    """A sized iterable of batches that can be gone through again and again.
+    """A sized iterable of batches that can be iterated repeatedly.
 
     Each batch is a dict on the CPU: the model's own inputs, "id" (an int64 tensor, or a list of strings), and "labels"
     (an int64 tensor, (B,) or (B, T) for a tagger) where there are any. A language model's labels are its own tokens:
-    they are given only where windows overlap, with -100 at what an earlier window tells.
+    they are included only where windows overlap, with -100 at tokens that an earlier window predicts.
 
     Attributes:
-        data: the rows.
-        model: the model that takes them.
         batch_size: rows (or windows) in a batch; the last may have fewer.
-        max_length: most tokens of a row, or window; None for images.
+        max_length: maximum number of tokens of a row, or window; None for images.
         labels: class of each row, for a tagger of each word of each row; None where there are none.
         notes: what a reader of the results should know, one sentence each.
-        windows: what the batches hold instead of rows, where texts are read in windows.
+        windows: samples instead of rows, where texts are read in windows.
     """
 
     data: LoadedData
@@ -53,9 +50,13 @@ class Batches:
         return -(-self._samples // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        make = self._batch if self.windows is None else partial(_windowed, self.windows, Padding.of(self.model))
         for start in range(0, self._samples, self.batch_size):
-            yield make(range(start, min(start + self.batch_size, self._samples)))
+            indices = range(start, min(start + self.batch_size, self._samples))
+            if self.windows is None:
+                yield self._batch(indices)
+            else:
+                examples = Padding.of(self.model)(self.windows.examples(indices))
+                yield {**examples, "id": list(self.windows.ids[indices.start : indices.stop])}
 
     @property
     def _samples(self) -> int:
@@ -77,10 +78,6 @@ class Batches:
         return batch
 
 
-def _windowed(windows: Windows, pad: Padding, indices: range) -> dict[str, Any]:
-    return {**pad(windows.examples(indices)), "id": list(windows.ids[indices.start : indices.stop])}
-
-
 def batches(
     data: LoadedData,
     model: LoadedModel,
@@ -91,19 +88,20 @@ def batches(
     stride: int | None = None,
     pack: bool = False,
 ) -> Batches:
-    """Make loaded data into what a loaded model takes. All texts and labels are checked before any is run.
+    """Make batches of model inputs. All texts and labels are checked before any is run.
 
-    A text is a sample, and cut where the model's length ends, unless a causal language model reads it in windows: with
-    `stride`, a longer text becomes several; with `pack`, all texts are joined and cut. Each token with one before it
-    then counts in exactly one window. A window is a sample, called as the text it starts in and the token it starts at:
-    'cp26[64:]' (see `anydepth.core.windows`).
+    A text is a sample, truncated at `max_length`, unless a causal language model reads it in windows: with `stride`, a
+    longer text becomes several; with `pack`, all texts are joined and cut. Each token with one before it then counts in
+    exactly one window. A window is a sample, named after the text it starts in and the token it starts at: 'cp26[64:]'
+    (see `anydepth.core.windows`).
 
     Args:
         data: from `anydepth.data.load`.
         model: from `anydepth.models.loading.load`.
         batch_size: rows in a batch.
-        max_length: cut texts at so many tokens; by default at what the model takes, a language model's at 1,024.
-        labels: give labels with the batches, where the model has a classifier and the data have labels.
+        max_length: tokens at which texts are truncated; by default the model's maximum, a language model's at most
+            1,024.
+        labels: add labels to the batches, where the model has a classifier and the data have labels.
         stride: tokens from the start of a window to that of the next: 1 to `max_length` - 1. A token has at least
             `max_length` - `stride` others before it, or all there are.
         pack: join texts, each closed by the end token where the tokenizer has one, into full windows. Without
@@ -117,12 +115,13 @@ def batches(
     if batch_size < 1:
         raise DataError(f"batch size is {batch_size}, expected at least 1")
     notes: list[str] = []
+    windows = None
     if stride is not None or pack:
         _require_windows(model, labels)
-        data, size = with_text(data, model, notes), text_length(model, max_length)
-        windows = windows_of(data, model, size, stride, pack=pack)
-        return Batches(data, model, batch_size, size, None, (*notes, *windows.notes), windows)
-    if model.kind == "text":
+        data, max_length = with_text(data, model, notes), text_length(model, max_length)
+        windows = windows_of(data, model, max_length, stride, pack=pack)
+        notes += windows.notes
+    elif model.kind == "text":
         data = with_text(data, model, notes)
         max_length = text_length(model, max_length)
         notes.append(f"texts are cut at {max_length:,} tokens")
@@ -130,36 +129,41 @@ def batches(
         data, max_length = _with_images(data, notes), None
     else:
         raise DataError(f"'{model.name}' takes tensors: give batches of your own")
-    found = labels_of(data, model, notes) if labels else None
-    return Batches(data, model, batch_size, max_length, found, tuple(notes))
+    return Batches(
+        data=data,
+        model=model,
+        batch_size=batch_size,
+        max_length=max_length,
+        labels=labels_of(data, model, notes) if labels and windows is None else None,
+        notes=tuple(notes),
+        windows=windows,
+    )
 
 
 def _require_windows(model: LoadedModel, labels: bool) -> None:
-    """See that a model can be asked window by window."""
     if model.task != "causal-lm":
         raise DataError(
-            f"'{model.name}' ({model.task}) answers for a sample as a whole: windows (stride, pack; --stride, --pack) "
-            "are for causal language models"
+            f"'{model.name}' ({model.task}) answers for a sample as a whole: windows (stride, pack) are for causal "
+            "language models"
         )
     if not labels:
         raise DataError(
-            "windows (stride, pack; --stride, --pack) overlap, and labels say which of them counts a token: expected "
-            "labels=True (no --no-labels)"
+            "windows (stride, pack) overlap, and labels say which of them counts a token: expected labels=True"
         )
 
 
-def _require(data: LoadedData, kind: str) -> str:
+def _required_column(data: LoadedData, kind: str) -> str:
     column: str | None = getattr(data.columns, kind)
     if column is None:
         raise DataError(
             f"the model takes {kind}s, and '{data.name}' has no column known to hold them; "
-            f"{describe(data.dataset.features)}: name it with --{kind}-column"
+            f"{describe(data.dataset.features)}: name the column ({kind})"
         )
     return column
 
 
-def _narrow(data: LoadedData, *used: str | None) -> LoadedData:
-    """Only the columns in use, so that nothing else is read or decoded."""
+def _select_columns(data: LoadedData, *used: str | None) -> LoadedData:
+    """The data with only the columns in use, so that nothing else is read or decoded."""
     names = {*used, data.columns.label, data.columns.id} - {None}
     return replace(data, dataset=data.dataset.select_columns([c for c in data.dataset.column_names if c in names]))
 
@@ -167,9 +171,9 @@ def _narrow(data: LoadedData, *used: str | None) -> LoadedData:
 def _with_images(data: LoadedData, notes: list[str]) -> LoadedData:
     import datasets
 
-    image = _require(data, "image")
+    image = _required_column(data, "image")
     notes.append(f"images: column '{image}'")
-    data = _narrow(data, image)
+    data = _select_columns(data, image)
     if type_name(data.dataset.features[image]) == "image":
         # Decoded here rather than by `datasets`, so that a broken file can be named.
         data = replace(data, dataset=data.dataset.cast_column(image, datasets.Image(decode=False)))
@@ -179,19 +183,16 @@ def _with_images(data: LoadedData, notes: list[str]) -> LoadedData:
 
 
 def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedData:
-    """The data with nothing but the columns in use; a language model's without blank texts.
+    """The data with only the columns in use; for a causal language model without blank texts.
 
-    Args:
-        data: any.
-        model: whose task decides.
-        notes: grows by the columns, and by what was left out.
+    The columns, and how many texts were left out, are added to `notes`.
 
     Raises:
         DataError: there is no column of texts, a text is missing, one becomes no tokens, or all are blank.
     """
-    text, pair = _require(data, "text"), data.columns.pair
+    text, pair = _required_column(data, "text"), data.columns.pair
     notes.append(f"text: column '{text}'" + (f" with '{pair}'" if pair else ""))
-    data = _narrow(data, text, pair)
+    data = _select_columns(data, text, pair)
     for column in filter(None, (text, pair)):
         for index, value in enumerate(data.dataset[column]):
             if value is None:
@@ -204,7 +205,7 @@ def with_text(data: LoadedData, model: LoadedModel, notes: list[str]) -> LoadedD
 
 
 def _require_tokens(data: LoadedData, text: str, pair: str | None, model: LoadedModel) -> None:
-    """See that blank texts become tokens, where the tokenizer adds none of its own; others show when they are read."""
+    """Raise for blank texts without tokens, if the tokenizer adds none of its own; other texts are checked later."""
     for index, value in enumerate(data.dataset[text]):
         second = None if pair is None else data.dataset[pair][index]
         words = {"is_split_into_words": isinstance(value, list)}
@@ -217,30 +218,29 @@ def _require_tokens(data: LoadedData, text: str, pair: str | None, model: Loaded
 
 
 def _without_blanks(data: LoadedData, text: str, notes: list[str]) -> LoadedData:
-    """A blank text has no next token to tell."""
+    """The data without blank texts, which have no next token to predict."""
     kept = [index for index, value in enumerate(data.dataset[text]) if not _is_blank(value)]
     if not kept:
         raise DataError(f"'{data.name}' holds nothing but blank texts in column '{text}'")
     if len(kept) == len(data):
         return data
     notes.append(f"{len(data) - len(kept):,} blank texts left out")
-    return replace(data, dataset=data.dataset.select(kept), rows=data.rows[np.array(kept)])
+    return data.select(np.array(kept))
 
 
 def _is_blank(value: Any) -> bool:
     return not value or (isinstance(value, str) and value.isspace())
 
 
-def text_length(model: LoadedModel, asked: int | None) -> int:
-    """The most tokens of a text: as asked, else what the model takes, and 1,024 for a language model that takes more.
+def text_length(model: LoadedModel, requested: int | None) -> int:
+    """The maximum number of tokens of a text: `requested`, else the model's, and 1,024 for a longer language model.
 
-    Raises:
-        DataError: the model does not take so many, or there are fewer than two.
+    A request for fewer than two, or for more than the model takes, raises a DataError.
     """
-    if asked is None:
+    if requested is None:
         length = model.max_length or _UNKNOWN_LENGTH
         return min(length, _LANGUAGE_MODEL_LENGTH) if model.task == "causal-lm" else length
-    if asked < 2 or (model.max_length is not None and asked > model.max_length):
+    if requested < 2 or (model.max_length is not None and requested > model.max_length):
         most = "any number" if model.max_length is None else f"{model.max_length:,}"
-        raise DataError(f"max length is {asked:,} tokens, expected at least 2 and at most {most}")
-    return asked
+        raise DataError(f"max length is {requested:,} tokens, expected at least 2 and at most {most}")
+    return requested

@@ -1,10 +1,10 @@
-"""Which column of a data set is the text, the image, the label, the id."""
+"""Find the text, image, label and id columns of a data set."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anydepth.errors import DataError
+from anydepth.errors import DataError, listed
 
 # In order of preference; compared without regard to case.
 TEXTS = (
@@ -54,10 +54,8 @@ LABELS = (
 )
 IMAGES = ("image", "img", "picture", "photo", "pixel_values", "pixels")
 
-_SHOWN = 12  # columns listed in a message
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Columns:
     """Names of the columns in use; None where there is none.
 
@@ -66,7 +64,7 @@ class Columns:
         pair: the second text of a pair.
         image: images, or paths to image files.
         label: classes; lists of them for a tagger.
-        id: what names a sample; its row if None.
+        id: names of the samples; their row numbers if None.
     """
 
     text: str | None = None
@@ -78,12 +76,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class GivenColumns:
-    """Names of columns that the user gave, before there is a table to find them in.
-
-    Attributes:
-        texts: of a text, or of two.
-        others: of labels, images, ids.
-    """
+    """Names of columns that the user gave, before there is a table to find them in: of texts, and of all others."""
 
     texts: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
@@ -95,7 +88,7 @@ class GivenColumns:
 
 
 def type_name(feature: Any) -> str:
-    """A column's type in a word or two.
+    """The type of a column, in a word or two.
 
     Example:
         >>> from datasets import ClassLabel, List, Value
@@ -134,16 +127,14 @@ def _is_label(feature: Any) -> bool:
 
 
 def describe(features: Mapping[str, Any]) -> str:
-    """The columns there are, with their types, for a message.
+    """The columns and their types, for a message.
 
     Example:
         >>> from datasets import Value
         >>> describe({"body": Value("string"), "stars": Value("int64")})
         'columns: body (string), stars (int64)'
     """
-    shown = [f"{name} ({type_name(feature)})" for name, feature in list(features.items())[:_SHOWN]]
-    more = len(features) - len(shown)
-    return "columns: " + ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return "columns: " + listed([f"{name} ({type_name(feature)})" for name, feature in features.items()], 12)
 
 
 def guess(
@@ -154,14 +145,9 @@ def guess(
     image: str | None = None,
     id: str | None = None,
 ) -> Columns:
-    """Find the columns by name and type, unless they are given.
+    """Find the columns by name and type (`Dataset.features`), unless their names are given.
 
-    Args:
-        features: the data set's columns and their types (`Dataset.features`).
-        text: name of the text column, or of two, as "first,second".
-        label: name of the label column.
-        image: name of the image column; a column of strings holds paths.
-        id: name of the column that names samples. Never guessed.
+    `text` may name two columns, as "first,second"; an image column of strings holds paths; `id` is never guessed.
 
     Raises:
         DataError: a given column does not exist, or does not hold what it should.
@@ -171,12 +157,12 @@ def guess(
         >>> guess({"premise": Value("string"), "hypothesis": Value("string"), "label": ClassLabel(names=["no", "yes"])})
         Columns(text='premise', pair='hypothesis', image=None, label='label', id=None)
     """
-    first, second = _given_texts(features, text)
-    for flag, given in (("text", first), ("text", second), ("label", label), ("image", image), ("id", id)):
-        if given is not None and given not in features:
-            raise DataError(
-                f"no column '{given}' to take as {flag}; {describe(features)}: name one with --{flag}-column"
-            )
+    first, second = text, None
+    if text is not None and text not in features and "," in text:
+        first, second = (part.strip() for part in text.split(",", 1))
+    for role, name in (("text", first), ("text", second), ("label", label), ("image", image), ("id", id)):
+        if name is not None and name not in features:
+            raise DataError(f"no column '{name}' to take as {role}; {describe(features)}: name one of these ({role})")
     label = label or _guess_label(features, taken={first, second, image, id})
     image = image or _guess_one(features, IMAGES, is_image)
     if first is None:
@@ -184,17 +170,10 @@ def guess(
     return Columns(text=first, pair=second, image=image, label=label, id=id)
 
 
-def _given_texts(features: Mapping[str, Any], text: str | None) -> tuple[str | None, str | None]:
-    if text is None or text in features or "," not in text:
-        return text, None
-    first, second = (part.strip() for part in text.split(",", 1))
-    return first, second
-
-
 def _guess_label(features: Mapping[str, Any], taken: set[str | None]) -> str | None:
     free = {name: feature for name, feature in features.items() if name not in taken}
-    found = _guess_one(free, LABELS, _is_label, only=False)
-    return found or _guess_one(free, (), lambda feature: type_name(feature) == "class label")
+    known = _guess_one(free, LABELS, _is_label, only=False)
+    return known or _guess_one(free, (), lambda feature: type_name(feature) == "class label")
 
 
 def _guess_texts(features: Mapping[str, Any], taken: set[str | None]) -> tuple[str | None, str | None]:
@@ -219,7 +198,7 @@ def _guess_one(
 
 
 def _by_lower_name(names: Iterable[str]) -> dict[str, str]:
-    """Columns by their names in lower case; one inside an object (`data.text`) also by the last part of its name."""
+    """Columns by their names in lower case; one of a nested object (`data.text`) also by the last part of its name."""
     names = list(names)
     last = {name.rpartition(".")[2].lower(): name for name in reversed(names)}
     return last | {name.lower(): name for name in reversed(names)}

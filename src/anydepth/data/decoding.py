@@ -1,4 +1,4 @@
-"""The text in a file, whatever encodes or compresses it, where it is clear what does."""
+"""Read text files in several encodings and compressions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from anydepth.errors import DataError
+from anydepth.storage.file_kinds import COMPRESSIONS
 
-COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-"""How a file is opened, by the last part of its name."""
+_OPENERS: dict[str, Callable[..., Any]] = dict(zip(COMPRESSIONS, (gzip.open, bz2.open, lzma.open), strict=True))
 
 # Longer marks first: that of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -25,24 +24,21 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# Of the letters in a text of Western Europe, few have accents; of another script read in its encoding, most seem to.
+# Few letters of a Western European text have accents; of another script decoded as cp1252, most seem to.
 _MOST_ACCENTS = 0.3
 
 
 def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The text of a file, and what was assumed to read it.
+    """The text of a file, decompressed if its name says so, and notes on what was assumed to decode it.
 
-    Byte order marks say what they say; without one, text is UTF-8. What is no UTF-8 at all and reads like a Western
-    European text in cp1252 (of which Latin-1 is a part) is read as that, and a note says so.
-
-    Args:
-        path: of a file, compressed if its name ends in .gz, .bz2 or .xz.
+    A byte order mark states the encoding; without one, text is UTF-8. Bytes that are not UTF-8 at all and read like a
+    Western European text in cp1252 (of which Latin-1 is a part) are read as that, and a note says so.
 
     Raises:
         DataError: it cannot be read or decompressed, is damaged UTF-8, or no text.
     """
     try:
-        with _opened(path) as file:
+        with _OPENERS.get(path.suffix.lower(), Path.open)(path, "rb") as file:
             content: bytes = file.read()
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -54,14 +50,9 @@ def read_text(path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def require_text(text: str, what: str) -> None:
-    """See that a text from the command line is one: bytes that are no UTF-8 come as halves of characters.
+    """Raise a DataError for a text from the command line that is not UTF-8: such bytes come as halves of characters.
 
-    Args:
-        text: as it came.
-        what: it is, for the message.
-
-    Raises:
-        DataError: it holds half a character.
+    The message calls the text `what`.
     """
     try:
         text.encode()
@@ -78,11 +69,6 @@ def lines_of(text: str) -> list[str]:
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
-
-
-def _opened(path: Path) -> AbstractContextManager[Any]:
-    opener = COMPRESSED.get(path.suffix.lower())
-    return path.open("rb") if opener is None else opener(path)
 
 
 def _decoded(content: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
@@ -105,6 +91,5 @@ def _decoded(content: bytes, path: Path) -> tuple[str, tuple[str, ...]]:
 
 
 def _is_damaged(content: bytes) -> bool:
-    """Whether bytes are UTF-8 here and there: cp1252 would read two letters for each of its accents."""
-    lenient = content.decode("utf-8", errors="ignore")
-    return not lenient.isascii()
+    """Whether parts of the bytes are UTF-8: cp1252 would read two letters for each of its accents."""
+    return not content.decode("utf-8", errors="ignore").isascii()

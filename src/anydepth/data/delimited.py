@@ -1,11 +1,11 @@
-"""Tables of separated values: which character separates them, whether the first row names columns, what each holds."""
+"""Read CSV and other delimited tables: detect the separator, the header, and the type of each column."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,67 +25,60 @@ _SAMPLE, _ROWS = 100_000, 200  # characters and rows that are looked at to find 
 
 
 def read_delimited(text: str, path: Path, separator: str, given: GivenColumns) -> tuple[Any, tuple[str, ...]]:
-    """A `pyarrow.Table` of separated values, and what was assumed to read it.
+    """A `pyarrow.Table` of delimited values, and notes on what was assumed to read it.
 
-    An empty cell is missing, and nothing else is: "NA", "null" and "nan" are words. A column whose cells are all whole
-    numbers, numbers, or True and False is read as such, unless its name is that of a text, or it was asked for as one.
+    Only an empty cell is missing: "NA", "null" and "nan" are words. A column whose cells are all whole numbers,
+    numbers, or True and False is read as such, unless its name is that of a text, or it was asked for as one.
 
-    Args:
-        text: of the file.
-        path: for messages.
-        separator: that its name stands for; another is taken where the rows say so.
-        given: names of columns that the user gave; in a file without a header they count from 1.
+    `separator` is the usual one for the name of the file; another is taken where the rows say so. In a file without a
+    header, `given` names of columns count from 1.
 
     Raises:
-        DataError: no rows, two columns of one name, rows of different lengths, or no saying if there is a header.
+        DataError: no rows, two columns of one name, rows of different lengths, or it is unclear if there is a header.
     """
-    found = _separator(text, separator)
-    rows = list(_rows(text, found))
+    detected = _detect_separator(text, separator)
+    rows = _first_rows(text, detected)
     if not rows:
         raise DataError(f"'{path}' is empty: expected at least one row")
-    notes = [] if found == separator else [f"'{path.name}' is separated by {SEPARATORS[found]}"]
+    notes = [] if detected == separator else [f"'{path.name}' is separated by {SEPARATORS[detected]}"]
     header = _has_header(rows, path, given)
-    columns = _parsed(text, path, found)
+    columns = _parse(text, path, detected)
     if header:
         names = [cell.strip() or f"Unnamed: {index}" for index, cell in enumerate(rows[0])]
         columns = [column[1:] for column in columns]
     else:
-        names = _names(rows, given)
+        names = _column_names(rows, given)
         notes.append(f"'{path.name}' has no header: its columns are called {', '.join(names)}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"'{path}' has two columns called {twice[0]!r}: rename one")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"'{path}' has two columns called {repeated[0]!r}: rename one")
     if not len(columns[0]):
         raise DataError(f"'{path}' is empty: expected at least one row")
     return _table(names, columns, given), tuple(notes)
 
 
-def _rows(text: str, separator: str) -> Iterator[list[str]]:
-    """The first rows; the last of them is left out where it may have been cut."""
+def _first_rows(text: str, separator: str) -> list[list[str]]:
+    """The first rows, without the last of them where it may have been cut."""
     rows = [row for row in islice(csv.reader(io.StringIO(text[:_SAMPLE]), delimiter=separator), _ROWS) if row]
-    yield from rows[:-1] if len(text) > _SAMPLE and 1 < len(rows) < _ROWS else rows
+    return rows[:-1] if len(text) > _SAMPLE and 1 < len(rows) < _ROWS else rows
 
 
-def _separator(text: str, usual: str) -> str:
-    """The one that splits off a known name, or all rows alike into several; the usual one comes first."""
+def _detect_separator(text: str, usual: str) -> str:
+    """The separator that splits off a known name, or all rows into equally many cells; the usual one comes first."""
     candidates = [usual, *(other for other in SEPARATORS if other != usual)]
-    sampled = {candidate: list(_rows(text, candidate)) for candidate in candidates}
-    several = [candidate for candidate, rows in sampled.items() if rows and len(rows[0]) > 1]
-    named = (one for one in several if any(cell.strip().lower() in KNOWN for cell in sampled[one][0]))
-    alike = (one for one in several if len({len(row) for row in sampled[one]}) == 1)
+    sampled = {separator: _first_rows(text, separator) for separator in candidates}
+    several = {separator: rows for separator, rows in sampled.items() if rows and len(rows[0]) > 1}
+    named = (separator for separator, rows in several.items() if any(cell.strip().lower() in KNOWN for cell in rows[0]))
+    alike = (separator for separator, rows in several.items() if len({len(row) for row in rows}) == 1)
     return next(named, None) or next(alike, None) or usual
 
 
 def _has_header(rows: Sequence[Sequence[str]], path: Path, given: GivenColumns) -> bool:
-    """Whether the first row names the columns.
-
-    Raises:
-        DataError: it may as well be a sample.
-    """
+    """Whether the first row names the columns; raises where it may as well be a sample."""
     first = [cell.strip() for cell in rows[0]]
-    asked = set(given.names)
-    if asked and asked <= set(_numbers(first)) and not asked <= set(first):
+    wanted = set(given.names)
+    if wanted and wanted <= set(_numbers(first)) and not wanted <= set(first):
         return False
-    if asked & set(first):
+    if wanted & set(first):
         return True
     known = sum(cell.lower() in KNOWN for cell in first)
     if known > 1 or first == [str(index) for index in range(len(first))] or (len(first) > 1 and not first[0]):
@@ -98,13 +91,13 @@ def _has_header(rows: Sequence[Sequence[str]], path: Path, given: GivenColumns) 
     if known and sample and len(first) > 1:
         raise DataError(
             f"the first row of '{path}' ({', '.join(first)}) may name the columns, or be a sample: say which column is "
-            "which by its name, or by its number from 1 if there is no header (--text-column, --label-column)"
+            "which by its name, or by its number from 1 if there is no header (text, label)"
         )
     return bool(known) or not sample
 
 
 def _numbers(row: Sequence[str]) -> list[str]:
-    """What the columns of a row are called where nothing names them."""
+    """Names of columns without a header: numbers from 1."""
     return [str(index + 1) for index in range(len(row))]
 
 
@@ -112,8 +105,8 @@ def _is_number(cell: str) -> bool:
     return bool(re.search("[0-9]", cell) and re.match(_NUMBER, cell))
 
 
-def _names(rows: Sequence[Sequence[str]], given: GivenColumns) -> list[str]:
-    """Names for columns without one: "text" and "label" where it is clear which is which, else numbers from 1."""
+def _column_names(rows: Sequence[Sequence[str]], given: GivenColumns) -> list[str]:
+    """Names for columns without a header: "text" and "label" where it is clear which is which, else numbers from 1."""
     count, numbers = len(rows[0]), _numbers(rows[0])
     if set(given.names) & set(numbers):
         return numbers
@@ -126,8 +119,8 @@ def _names(rows: Sequence[Sequence[str]], given: GivenColumns) -> list[str]:
     return numbers
 
 
-def _parsed(text: str, path: Path, separator: str) -> list[Any]:
-    """The cells of each column, the first row among them, as text."""
+def _parse(text: str, path: Path, separator: str) -> list[Any]:
+    """The cells of each column as text, including the first row."""
     import pandas
 
     settings: dict[str, Any] = {"sep": separator, "header": None, "dtype": str, "na_filter": False}
@@ -158,7 +151,7 @@ def _table(names: Sequence[str], columns: Sequence[Any], given: GivenColumns) ->
 
 
 def _typed(cells: Any) -> Any:
-    """Cells as what all of them are that hold something."""
+    """Cells as integers, floats or booleans, if all that are not empty are."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

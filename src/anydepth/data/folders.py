@@ -1,4 +1,4 @@
-"""What a folder holds: tables named after their splits, or images in a folder a class."""
+"""Read folders of data: tables named after their splits, or images with one sub-folder for each class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.data.columns import GivenColumns
-from anydepth.data.tables import kind_of, read_tables
+from anydepth.data.tables import read_tables
 from anydepth.errors import DataError
+from anydepth.storage.file_kinds import kind_of
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -23,7 +24,7 @@ _SPARE = ("readme", "license", "licence", "citation", "requirements")  # texts b
 
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
-    """Names sorted as people number things: "2" before "10".
+    """Names in natural order: "2" before "10".
 
     Example:
         >>> in_natural_order(["10", "2", "class 10", "class 9"])
@@ -38,21 +39,19 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
 
 
 def read_folder(folder: Path, given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The data sets in a folder by the names of their splits, and what was assumed to read them.
+    """The data sets in a folder by the names of their splits, and notes on what was assumed to read them.
 
-    Args:
-        folder: of files whose names, or whose folders' names, tell the split: `train.csv`, `test/cat/1.png`.
-        given: names of columns that the user gave.
+    The names of files or of their folders state the split: `train.csv`, `test/cat/1.png`.
 
     Raises:
         DataError: it holds nothing that can be read, or both tables and images.
     """
-    files = sorted(_files(folder, set()), key=lambda file: file.relative_to(folder).as_posix())
+    files = sorted(_files_below(folder, set()), key=lambda file: file.relative_to(folder).as_posix())
     endings = _image_endings()
     images = [file for file in files if file.suffix.lower() in endings]
-    beside = [file for file in files if images and _METADATA.fullmatch(file.name)]
+    metadata = [file for file in files if images and _METADATA.fullmatch(file.name)]
     tables = [
-        file for file in files if kind_of(file) and file not in beside and not file.name.lower().startswith(_SPARE)
+        file for file in files if kind_of(file) and file not in metadata and not file.name.lower().startswith(_SPARE)
     ]
     note: tuple[str, ...] = ()
     if tables and images and len(tables) != len(images):
@@ -62,16 +61,16 @@ def read_folder(folder: Path, given: GivenColumns) -> tuple[dict[str, Any], tupl
     if tables and images:
         raise DataError(f"'{folder}' holds tables ({tables[0].name}) and images ({images[0].name}): name one table")
     if tables:
-        parts, notes = _tables(folder, tables, given)
+        parts, notes = _read_tables(folder, tables, given)
     elif images:
-        parts, notes = _images(folder, images, beside, given)
+        parts, notes = _read_images(folder, images, metadata, given)
     else:
         raise DataError(f"'{folder}' doesn't contain any data files: expected tables, or images in a folder a class")
     return parts, (*note, *notes)
 
 
-def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """All files below a folder but hidden ones; links are followed, once."""
+def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """All files below a folder except hidden ones; links are followed once."""
     real = folder.resolve()
     if real in seen:
         return
@@ -84,7 +83,7 @@ def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
         if entry.name.startswith((".", "__")):
             continue
         if entry.is_dir():
-            yield from _files(entry, seen)
+            yield from _files_below(entry, seen)
         elif entry.is_file():
             yield entry
 
@@ -97,24 +96,23 @@ def _image_endings() -> set[str]:
 
 
 def _by_split(folder: Path, files: Sequence[Path]) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Files by their split, and those of none: by the folder they lie in, else by name, else all are to train on."""
-    by_folder = {file: _SPLITS.get(file.relative_to(folder).parts[0].lower()) for file in files}
-    by_name = {file: _named(file) for file in files}
-    # a class may be called "test": folders are splits if all of them are
-    for names in (by_folder, by_name):
-        if names is by_folder and not all(names.values()):
-            continue
-        named = [file for file in files if names[file]]
-        if named:
-            parts: dict[str, list[Path]] = {}
-            for file in named:
-                parts.setdefault(str(names[file]), []).append(file)
-            return parts, [file for file in files if not names[file]]
-    return {"train": list(files)}, []
+    """Files by their split, and those without: by the folder they lie in, else by name, else all are `train`."""
+    names = {file: _SPLITS.get(_top(file, folder)) for file in files}
+    if not all(names.values()):  # a class may be called "test": folders are splits if all of them are
+        names = {file: _split_in_name(file) for file in files}
+    parts: dict[str, list[Path]] = {}
+    for file, name in names.items():
+        if name:
+            parts.setdefault(name, []).append(file)
+    return (parts, [file for file in files if not names[file]]) if parts else ({"train": list(files)}, [])
 
 
-def _named(file: Path) -> str | None:
-    """The split that the name of a table says."""
+def _top(file: Path, folder: Path) -> str:
+    """The first part of a file's path within the folder, in lower case."""
+    return file.relative_to(folder).parts[0].lower()
+
+
+def _split_in_name(file: Path) -> str | None:
     stem = file.name.split(".")[0]
     if shard := _SHARD.fullmatch(stem):
         stem = shard[1]
@@ -123,7 +121,7 @@ def _named(file: Path) -> str | None:
     return None if word is None else _SPLITS[word[1]]
 
 
-def _tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _read_tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
     import datasets
     import pyarrow as pa
 
@@ -133,14 +131,16 @@ def _tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[d
     for split, paths in chosen.items():
         tables = []
         for path in paths:
-            read, more = read_tables(path, given)
-            if list(read) != ["file"]:
-                raise DataError(f"'{path}' holds splits of its own ({', '.join(read)}): name that file")
-            tables.append(read["file"])
+            content, more = read_tables(path, given)
+            if list(content) != ["file"]:
+                raise DataError(f"'{path}' holds splits of its own ({', '.join(content)}): name that file")
+            tables.append(content["file"])
             notes += more
         _require_alike(split, paths, tables)
         try:
-            parts[split] = datasets.Dataset(tables[0] if len(tables) == 1 else _one_below_the_other(tables))
+            parts[split] = datasets.Dataset(
+                tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+            )
         except pa.ArrowException as error:
             names = ", ".join(path.name for path in paths[:3])
             raise DataError(f"the tables of split '{split}' in '{folder}' ({names}) do not fit: {error}") from error
@@ -148,34 +148,28 @@ def _tables(folder: Path, files: Sequence[Path], given: GivenColumns) -> tuple[d
 
 
 def _require_alike(split: str, paths: Sequence[Path], tables: Sequence[Any]) -> None:
-    """See that the tables of a split have the same columns: what lies beside the data is no more of them."""
+    """Raise for tables of one split with different columns, of which some are something else than the data."""
     for path, table in zip(paths, tables, strict=True):
         if set(table.column_names) != set(tables[0].column_names):
-            first, other = (", ".join(one.column_names) for one in (tables[0], table))
+            first, other = ", ".join(tables[0].column_names), ", ".join(table.column_names)
             raise DataError(
                 f"tables of split '{split}' have different columns, {paths[0].name}: {first}; {path.name}: {other}: "
                 "name one of them"
             )
 
 
-def _one_below_the_other(tables: Sequence[Any]) -> Any:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
-def _images(
-    folder: Path, files: Sequence[Path], beside: Sequence[Path], given: GivenColumns
+def _read_images(
+    folder: Path, files: Sequence[Path], metadata: Sequence[Path], given: GivenColumns
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     import datasets
 
-    by_folder = {file: _SPLITS.get(file.relative_to(folder).parts[0].lower()) for file in files}
+    by_folder = {file: _SPLITS.get(_top(file, folder)) for file in files}
     nested = all(by_folder.values()) and all(len(file.relative_to(folder).parts) > 1 for file in files)
     chosen: dict[str, list[Path]] = {}
     for file in files:
         chosen.setdefault(str(by_folder[file]) if nested else "train", []).append(file)
-    if beside:
-        return _described(folder, chosen, beside, given), ()
+    if metadata:
+        return _with_metadata(folder, chosen, metadata, given), ()
     depths = {len(file.relative_to(folder).parts) for file in files}
     names = in_natural_order({file.parent.name for file in files})
     classes = len(depths) == 1 and depths.pop() > 1 + nested and len(names) > 1
@@ -191,19 +185,19 @@ def _images(
     return parts, notes
 
 
-def _described(
-    folder: Path, chosen: dict[str, list[Path]], beside: Sequence[Path], given: GivenColumns
+def _with_metadata(
+    folder: Path, chosen: dict[str, list[Path]], metadata: Sequence[Path], given: GivenColumns
 ) -> dict[str, Any]:
-    """Images with a table beside them that says more of each, by its `file_name`."""
+    """Images with the columns of a metadata table beside them, joined by its `file_name`."""
     import datasets
 
     parts: dict[str, list[Any]] = {}
-    for path in beside:
+    for path in metadata:
         table = datasets.Dataset(read_tables(path, given)[0]["file"])
         if "file_name" not in table.column_names:
             raise DataError(f"'{path}' has no column 'file_name', expected the image of each row there")
         images = [str((path.parent / str(name)).absolute()) for name in table["file_name"]]
         table = table.remove_columns("file_name").add_column("image", images).cast_column("image", datasets.Image())
-        top = path.relative_to(folder).parts[0].lower()
+        top = _top(path, folder)
         parts.setdefault(_SPLITS.get(top, "train") if len(chosen) > 1 or top in _SPLITS else "train", []).append(table)
     return {split: datasets.concatenate_datasets(tables) for split, tables in parts.items()}

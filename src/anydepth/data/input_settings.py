@@ -1,22 +1,22 @@
-"""How inputs were made when a policy was calibrated: what its certificate is for, beside the model."""
+"""Settings of the inputs a policy was calibrated on, for which its certificate holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSettings:
-    """How rows of data become what the model takes.
+    """Settings by which rows of data become model inputs.
 
     Attributes:
         kind: "text" or "image".
         processor: a hash of what the tokenizer or image processor does; see `anydepth.data.settings`.
-        max_length: tokens at which texts are cut; None for images.
-        columns: of the data that are read: of texts one, or two in their order.
-        device: the kind of device it ran on. Another one rounds otherwise, which is said and changes no guarantee.
+        max_length: tokens at which texts are truncated; None for images.
+        columns: the columns that are read: of texts one, or two in order.
+        device: the kind of device. Another one rounds differently, which is reported and changes no guarantee.
     """
 
     kind: str
@@ -26,33 +26,25 @@ class InputSettings:
     device: str
 
     def as_plain(self) -> dict[str, Any]:
-        """As values that JSON holds."""
+        """The settings as values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> InputSettings:
-        """From what `as_plain` gave, read back."""
+        """The settings that `as_plain` wrote."""
         return cls(**{**plain, "columns": tuple(plain["columns"])})
 
     def differences(self, now: InputSettings) -> tuple[str, ...]:
-        """What is done otherwise now, one clause each: where there is any, the certificate says nothing of the answers.
-
-        Args:
-            now: how inputs are made where the policy is used.
-        """
-        return tuple(self._differences(now))
-
-    def _differences(self, now: InputSettings) -> Iterator[str]:
-        what = "tokenizer" if self.kind == "text" else "image processor"
+        """Differences from the settings in use now, one clause each: with any, the certificate does not hold."""
+        differences = []
         if now.processor != self.processor:
-            yield f"the {what} is another than when it was calibrated"
+            what = "tokenizer" if self.kind == "text" else "image processor"
+            differences.append(f"the {what} is another than when it was calibrated")
         if now.max_length != self.max_length:
-            yield f"texts are cut at {now.max_length} tokens, and were at {self.max_length} when it was calibrated"
-        if now.columns != self.columns:
-            yield (
-                f"it reads {_named(now.columns)} of the data, and read {_named(self.columns)} when it was calibrated"
+            differences.append(
+                f"texts are cut at {now.max_length} tokens, and were at {self.max_length} when it was calibrated"
             )
-
-
-def _named(columns: tuple[str, ...]) -> str:
-    return " with ".join(f"'{column}'" for column in columns)
+        if now.columns != self.columns:
+            new, old = (" with ".join(f"'{name}'" for name in columns) for columns in (now.columns, self.columns))
+            differences.append(f"it reads {new} of the data, and read {old} when it was calibrated")
+        return tuple(differences)

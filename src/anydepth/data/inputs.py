@@ -1,4 +1,4 @@
-"""From rows of a data set to the inputs of a model: text to tokens, images to pixels, labels to tensors."""
+"""Model inputs from rows of a data set: tokens of texts, pixels of images, label tensors."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from anydepth.models.loaded import LoadedModel
 from anydepth.storage.paths import local_path
 
 Rows = Mapping[str, Any]
-"""Some rows of a data set, column by column."""
+"""Some rows of a data set, by column."""
 
 _AT_ONCE = 1000  # texts tokenised by one call
 
@@ -29,16 +29,10 @@ _AT_ONCE = 1000  # texts tokenised by one call
 def text_inputs(
     rows: Rows, indices: Sequence[int], data: LoadedData, model: LoadedModel, max_length: int | None
 ) -> dict[str, Any]:
-    """Tokens, padded to the longest text of the batch; and for each token its word, where texts come as words.
+    """Token tensors, padded to the longest text of the batch; with "words", the word of each token, for a tagger.
 
-    Padding goes to the right: models that count positions themselves would count it on the left.
-
-    Args:
-        rows: read from the data set.
-        indices: which they are, for messages.
-        data: where they come from.
-        model: that takes them.
-        max_length: texts are cut at so many tokens.
+    Padding goes to the right: models that count positions themselves would count it on the left. `indices` are those of
+    the rows, for messages.
 
     Raises:
         DataError: a text becomes no tokens.
@@ -69,7 +63,7 @@ def text_inputs(
 
 
 def nothing_in(data: LoadedData, index: int) -> str:
-    """The message about a text that becomes no tokens: what a model answers to padding alone is no answer to it."""
+    """The message about a text without tokens: the model's answer to padding alone is no answer to it."""
     return (
         f"the text in {data.where(index)} becomes no tokens, expected at least one for the model to answer to: fill it "
         "or leave the row out"
@@ -78,11 +72,9 @@ def nothing_in(data: LoadedData, index: int) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """All tokens of some texts, one text after the other: 32 bits each, a quarter of what lists of numbers would take.
+    """Ids of all tokens of some texts, concatenated, and the end of each text among them.
 
-    Attributes:
-        ids: of the tokens.
-        ends: where each text ends among them.
+    Ids have 32 bits, a quarter of the memory of lists.
     """
 
     ids: Int32[Tensor, " n"]
@@ -90,12 +82,7 @@ class Tokens:
 
 
 def tokens_of(data: LoadedData, model: LoadedModel, *, ended: bool = False) -> Tokens:
-    """Tokenise texts whole, however long they are.
-
-    Args:
-        data: whose column of texts is known.
-        model: whose tokenizer it is.
-        ended: close each text with the tokenizer's end token, where it has one and the text does not bring it.
+    """Tokenize texts without truncation, `ended` by the tokenizer's end token, if it has one.
 
     Raises:
         ModelError: the tokenizer is not the model's.
@@ -103,16 +90,16 @@ def tokens_of(data: LoadedData, model: LoadedModel, *, ended: bool = False) -> T
     text, pair, end = data.columns.text, data.columns.pair, model.processor.eos_token_id if ended else None
     assert text is not None  # `batches` asks for it
     words = is_words(data.dataset.features[text])
-    found, lengths = [torch.empty(0, dtype=torch.int32)], []
+    parts, lengths = [torch.empty(0, dtype=torch.int32)], []
     for start in range(0, len(data), _AT_ONCE):
         rows = data.dataset[start : start + _AT_ONCE]
         pairs = None if pair is None else rows[pair]
-        # told nothing of length, since a text may be longer than what the model takes
+        # not truncated, and without the tokenizer's warning about texts longer than the model takes
         for ids in model.processor(rows[text], pairs, is_split_into_words=words, verbose=False)["input_ids"]:
             closed = ids if end is None or (ids and ids[-1] == end) else [*ids, end]
-            found.append(torch.tensor(closed, dtype=torch.int32))
+            parts.append(torch.tensor(closed, dtype=torch.int32))
             lengths.append(len(closed))
-    ids = torch.cat(found)
+    ids = torch.cat(parts)
     if len(ids):
         check_vocabulary(int(ids.max()), model)
     return Tokens(ids, torch.tensor(lengths).cumsum(0))
@@ -120,7 +107,7 @@ def tokens_of(data: LoadedData, model: LoadedModel, *, ended: bool = False) -> T
 
 @dataclass(frozen=True)
 class Padding:
-    """Texts of differing lengths as one batch, padded on the right as `text_inputs` pads."""
+    """Collator of texts of different lengths, padded on the right as by `text_inputs`."""
 
     token: int
     masked: bool
@@ -128,32 +115,25 @@ class Padding:
 
     @classmethod
     def of(cls, model: LoadedModel) -> "Padding":
-        """As a model wants it."""
+        """The padding for a model."""
         masked = "attention_mask" in inspect.signature(model.model.forward).parameters
         return cls(model.processor.pad_token_id, masked)
 
-    def __call__(self, found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """A batch of examples: what has a length becomes as long as the longest, what has none is stacked."""
+    def __call__(self, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """A batch of examples: sequences are padded to the longest, scalars are stacked."""
         fill = {"input_ids": self.token, "labels": IGNORED}
-        batch: dict[str, Tensor] = {}
-        for name in found[0]:
-            values = [example[name] for example in found]
-            batch[name] = torch.stack(values) if values[0].ndim == 0 else _side_by_side(values, fill.get(name, 0))
         if self.masked:
-            batch["attention_mask"] = _side_by_side([torch.ones_like(one["input_ids"]) for one in found], 0)
+            examples = [{**example, "attention_mask": torch.ones_like(example["input_ids"])} for example in examples]
+        batch: dict[str, Tensor] = {}
+        for name in examples[0]:
+            values = [example[name] for example in examples]
+            scalar = values[0].ndim == 0
+            batch[name] = torch.stack(values) if scalar else pad_sequence(values, True, fill.get(name, 0))
         return batch
 
 
-def _side_by_side(values: Sequence[Tensor], fill: int) -> Tensor:
-    return pad_sequence(list(values), batch_first=True, padding_value=fill)
-
-
 def check_vocabulary(largest: int, model: LoadedModel) -> None:
-    """See that the model knows the tokens its tokenizer gives.
-
-    Raises:
-        ModelError: the largest of them is none of the model's.
-    """
+    """Raise a ModelError if the largest token id of a tokenizer is not in the model's vocabulary."""
     network: Any = model.model
     known = network.get_input_embeddings().num_embeddings
     if largest >= known:
@@ -164,7 +144,7 @@ def check_vocabulary(largest: int, model: LoadedModel) -> None:
 
 
 def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence[int]]) -> Tensor:
-    """Give the label of a word to its first token, and none to the others, as taggers are trained.
+    """Token labels from word labels: the first token of a word has its label, the others none, as taggers are trained.
 
     Args:
         words: for each text the word that each token belongs to; None for special tokens and padding.
@@ -181,57 +161,44 @@ def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence
         [
             [
                 IGNORED if word is None or word == before else classes[word]
-                for before, word in zip([None, *of_tokens], of_tokens, strict=False)
+                for before, word in zip([None, *token_words], token_words, strict=False)
             ]
-            for of_tokens, classes in zip(words, labels, strict=True)
+            for token_words, classes in zip(words, labels, strict=True)
         ]
     )
 
 
 def image_inputs(rows: Rows, indices: Sequence[int], data: LoadedData, model: LoadedModel) -> dict[str, Any]:
-    """Pixels in the model's dtype, under the name its forward gives them.
-
-    Raises:
-        DataError: an image cannot be read; the message names its file, or its row.
-    """
+    """Pixels in the model's dtype, under the name of the parameter of its forward; see `images_of`."""
     name, dtype = pixel_input(model)
     return {name: model.processor(images_of(rows, indices, data)).to(dtype)}
 
 
 def pixel_input(model: LoadedModel) -> tuple[str, torch.dtype]:
-    """What a model's forward calls its pixels, and the dtype it takes them in."""
+    """The name of the pixels among the parameters of a model's forward, and their dtype."""
     parameters = list(inspect.signature(model.model.forward).parameters)
     name = "pixel_values" if "pixel_values" in parameters else parameters[0]
     return name, next((p.dtype for p in model.model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def images_of(rows: Rows, indices: Sequence[int], data: LoadedData) -> list[Image.Image]:
-    """The images of some rows.
-
-    Args:
-        rows: read from the data set.
-        indices: which they are, for messages.
-        data: where they come from.
-
-    Raises:
-        DataError: an image cannot be read; the message names its file, or its row.
-    """
+    """The images of some rows; raises a DataError with the file or row of one that cannot be read."""
     column = data.columns.image
     assert column is not None  # `batches` asks for it
-    return [_read(value, data, index) for index, value in zip(indices, rows[column], strict=True)]
+    return [_read_image(value, data, index) for index, value in zip(indices, rows[column], strict=True)]
 
 
-def _read(value: Any, data: LoadedData, index: int) -> Image.Image:
+def _read_image(value: Any, data: LoadedData, index: int) -> Image.Image:
     try:
-        return _image(value, local_path(data.name).parent)
+        return _decode_image(value, local_path(data.name).parent)
     except Exception as error:  # PIL's decoders raise anything from OSError to struct.error at a broken file
         path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
         what = f"'{path}' in {data.where(index)}" if path else f"the image in {data.where(index)}"
         raise DataError(f"{what} cannot be read: {error or type(error).__name__}") from error
 
 
-def _image(value: Any, folder: Path) -> Image.Image:
-    """An image from what a column holds: bytes or a path as `datasets` keeps them, a path, or an array of pixels."""
+def _decode_image(value: Any, folder: Path) -> Image.Image:
+    """An image from a value of a column: bytes or a path as `datasets` keeps them, a path, or an array of pixels."""
     import datasets
 
     if value is None:

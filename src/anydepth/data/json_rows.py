@@ -1,46 +1,44 @@
-"""Tables in JSON: a line a row, a list of rows, a list a column, or any of these inside an object."""
+"""Read tables in JSON: one object per line, a list of objects, one list per column, or any of these in an object."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from anydepth.data.decoding import lines_of
 from anydepth.errors import DataError
+from anydepth.storage.schema import json_type
 
 Table = Any  # of pyarrow
 _AT_ONCE = 20_000  # rows that are plain values before they become columns
 
 
 def read_json_rows(text: str, path: Path, *, lines: bool) -> tuple[dict[str, Table], tuple[str, ...]]:
-    """The tables in a file of JSON by the names of their splits, and what was assumed to read them.
+    """The tables in a JSON file by the names of their splits, and notes on what was assumed to read them.
 
-    Objects in a row are columns of their own, called as the path to them: `{"data": {"text": ...}}` is `data.text`.
-
-    Args:
-        text: of the file.
-        path: for messages.
-        lines: whether its name promises an object on each line; a file may hold the other all the same.
+    Nested objects become columns named by their path: `{"data": {"text": ...}}` is `data.text`.
+    `lines` says that the name of the file is that of JSON Lines; it may hold another layout all the same.
 
     Returns:
         One table called "file"; or one for each split, where the file is an object of lists of rows.
 
     Raises:
-        DataError: no JSON, no rows in it, or something else where a row should be.
+        DataError: no JSON, no rows in it, or another value in place of a row.
     """
     if not text.strip():
         raise DataError(f"'{path}' is empty: expected at least one row")
     notes: list[str] = []
-    if (lines and _is_row(_first_line(text))) or (content := _whole(text, path)) is None:
-        return {"file": _table(_by_line(text, path), path, notes)}, tuple(notes)
-    parts = {name: _table(rows, path, notes) for name, rows in _splits(content, path).items()}
+    if (lines and _is_row(_first_line(text))) or (content := _parse_whole(text, path)) is None:
+        return {"file": _table(_parse_lines(text, path), path, notes)}, tuple(notes)
+    parts = {name: _table(rows, path, notes) for name, rows in _split_rows(content, path).items()}
     return parts, tuple(dict.fromkeys(notes))
 
 
-def _whole(text: str, path: Path) -> Any:
-    """The file as one value of JSON; None where it is one on each line."""
+def _parse_whole(text: str, path: Path) -> Any:
+    """The content of the file as one JSON value; None where each line holds one."""
     try:
         return _loads(text)
     except json.JSONDecodeError as error:
@@ -62,7 +60,7 @@ def _is_row(line: str) -> bool:
         return False
 
 
-def _by_line(text: str, path: Path) -> Iterator[Any]:
+def _parse_lines(text: str, path: Path) -> Iterator[Any]:
     for number, line in enumerate(lines_of(text), start=1):
         if line.strip():
             try:
@@ -70,7 +68,7 @@ def _by_line(text: str, path: Path) -> Iterator[Any]:
             except (ValueError, RecursionError) as error:
                 raise _broken(path, number, error) from error
             if not isinstance(row, dict):
-                raise DataError(f"line {number} of '{path}' is {_kind(row)}, expected an object: a row")
+                raise DataError(f"line {number} of '{path}' is {json_type(row)}, expected an object: a row")
             yield row
 
 
@@ -80,24 +78,23 @@ def _broken(path: Path, line: int, error: Exception) -> DataError:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(text, object_pairs_hook=_unique_names)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    if len(names) < len(pairs):
-        raise ValueError(
-            f"an object has two values called {next(n for n in names if sum(n == k for k, _ in pairs) > 1)!r}"
-        )
-    return names
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"an object has two values called {next(n for n in fields if names.count(n) > 1)!r}")
+    return fields
 
 
-def _splits(content: Any, path: Path) -> dict[str, Sequence[Any]]:
-    """Rows by the name of their split, from whichever layout."""
+def _split_rows(content: Any, path: Path) -> dict[str, Sequence[Any]]:
+    """Rows by the name of their split, from any layout."""
     if isinstance(content, list):
         return {"file": content}
     if not isinstance(content, dict):
-        raise DataError(f"'{path}' holds {_kind(content)}, expected rows: a list of objects, or an object a line")
+        raise DataError(f"'{path}' holds {json_type(content)}, expected rows: a list of objects, or an object a line")
     lists = {name: value for name, value in content.items() if _are_rows(value)}
     if len(lists) == 1:
         return {"file": next(iter(lists.values()))}
@@ -108,16 +105,16 @@ def _splits(content: Any, path: Path) -> dict[str, Sequence[Any]]:
     if len(content) == 1 and isinstance(next(iter(content.values())), dict):
         inner = next(iter(content.values()))
         if any(isinstance(value, list) for value in inner.values()):
-            return _splits(inner, path)
-    return {"file": _columns(content)}
+            return _split_rows(inner, path)
+    return {"file": _rows_of_columns(content)}
 
 
 def _are_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _columns(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an object that holds a list a column, as `Dataset.to_dict` or pandas write it; or a single row."""
+def _rows_of_columns(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an object with one list per column, as `Dataset.to_dict` or pandas write it; or a single row."""
     if isinstance(content.get("columns"), list) and isinstance(content.get("data"), list):  # pandas, orient="split"
         return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
     if _is_indexed(content) and all(isinstance(value, dict) for value in content.values()):  # orient="index"
@@ -135,35 +132,31 @@ def _is_indexed(content: Mapping[str, Any]) -> bool:
 
 
 def _table(rows: Any, path: Path, notes: list[str]) -> Table:
-    """Rows as columns; one that mixes kinds is text, as JSON writes it, and a note says so."""
+    """A table of rows; a column that mixes types becomes text, as JSON writes it, with a note."""
     import pyarrow as pa
 
     chunks: dict[str, list[Any]] = {}
-    count, block = 0, []
-    for row in rows:
-        block.append(row)
-        if len(block) == _AT_ONCE:
-            count += _add(chunks, block, count, path)
-            block = []
-    count += _add(chunks, block, count, path)
+    rows, count = iter(rows), 0
+    while block := list(islice(rows, _AT_ONCE)):
+        count += _append_block(chunks, block, count, path)
     if not count or not chunks:
         raise DataError(f"'{path}' is empty: expected at least one row")
     columns = {}
     for name, parts in chunks.items():
         missing = count - sum(map(len, parts))  # columns that no row of the last blocks has
-        columns[name] = _joined(name, [*parts, pa.nulls(missing)] if missing else parts, path, notes)
+        columns[name] = _join_chunks(name, [*parts, pa.nulls(missing)] if missing else parts, path, notes)
     return pa.table(columns)
 
 
-def _add(chunks: dict[str, list[Any]], rows: list[Any], before: int, path: Path) -> int:
+def _append_block(chunks: dict[str, list[Any]], rows: list[Any], before: int, path: Path) -> int:
     """Append a block of rows to the columns; returns how many."""
     import pyarrow as pa
 
-    if rows and all(isinstance(row, str) for row in rows):
+    if all(isinstance(row, str) for row in rows):
         rows = [{"text": row} for row in rows]
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise DataError(f"row {before + index} of '{path}' is {_kind(row)}, expected an object")
+            raise DataError(f"row {before + index} of '{path}' is {json_type(row)}, expected an object")
     flat = [dict(_flat(row)) for row in rows]
     for name in dict.fromkeys(name for row in flat for name in row):
         have = chunks.setdefault(name, [])
@@ -182,7 +175,7 @@ def _flat(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _array(values: list[Any], name: str, path: Path) -> Any:
-    """An array of pyarrow, or a list where the values are of several kinds."""
+    """An array of pyarrow, or a list where the values are of several types."""
     import pyarrow as pa
 
     try:
@@ -193,7 +186,7 @@ def _array(values: list[Any], name: str, path: Path) -> Any:
         return values
 
 
-def _joined(name: str, parts: list[Any], path: Path, notes: list[str]) -> Any:
+def _join_chunks(name: str, parts: list[Any], path: Path, notes: list[str]) -> Any:
     import pyarrow as pa
 
     if all(isinstance(part, pa.Array) for part in parts):
@@ -202,7 +195,7 @@ def _joined(name: str, parts: list[Any], path: Path, notes: list[str]) -> Any:
             column = pa.concat_tables(tables, promote_options="permissive").column(0)
             return column.cast(pa.string()) if column.type == pa.null() else column
         except pa.ArrowException:
-            pass  # kinds differ from block to block, which is the same as within one
+            pass  # types differ between blocks, which is the same as within one
     values = [value for part in parts for value in (part if isinstance(part, list) else part.to_pylist())]
     notes.append(f"column '{name}' of '{path.name}' holds values of several kinds, and was read as text")
     return pa.chunked_array([pa.array([_as_text(value) for value in values], pa.large_string())])
@@ -210,16 +203,3 @@ def _joined(name: str, parts: list[Any], path: Path, notes: list[str]) -> Any:
 
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _kind(value: Any) -> str:
-    """What JSON calls a value."""
-    names = {
-        type(None): "null",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-    }
-    return names.get(type(value), "an object")

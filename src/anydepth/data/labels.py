@@ -1,4 +1,4 @@
-"""From the labels of a data set to the classes of a classifier."""
+"""Class indices of a classifier from the labels of a data set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from jaxtyping import Int64
 from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import describe, is_words, type_name
 from anydepth.data.loading import BY_NUMBER, LoadedData
-from anydepth.errors import LabelError
-from anydepth.models.label_names import NameMatch, are_numbers, are_placeholders, listed, match_names, name_of
+from anydepth.errors import LabelError, listed
+from anydepth.models.label_names import NameMatch, are_numbers, are_placeholders, match_names, name_of
 from anydepth.models.loaded import LoadedModel
 
 
@@ -24,10 +24,10 @@ def class_indices(
     where: Callable[[int], str] = "row {}".format,
     advice: str = "",
 ) -> tuple[Int64[np.ndarray, " n"], str | None]:
-    """Number labels as the classifier numbers its classes.
+    """Map labels to the classifier's class indices.
 
     Names decide wherever they match, whatever the type: the whole number 3, the text "3" and the class label called "3"
-    are the class "3"; true is "True". Only where none matches do numbers count: of whole numbers, and of names where
+    are the class "3"; true is "True". Numbers count only where no name matches: of whole numbers, and of names where
     the classifier's are placeholders (LABEL_0, ...), which are then numbered as the class label numbers them, else in
     sorted order if there are as many.
 
@@ -36,8 +36,8 @@ def class_indices(
         classes: the classifier's names for its classes, in order.
         names: names of all classes of the data, some of which may have no row here; those of the values if empty.
         numbered: the values are indices into `names`, as those of a class label.
-        by_number: take labels as numbers of classes without asking what they are called.
-        where: words for a row, for messages.
+        by_number: labels are class numbers, whatever the classes are called.
+        where: describes a row, for messages.
         advice: what to do about missing labels, for that message.
 
     Returns:
@@ -66,25 +66,25 @@ def class_indices(
         present.append(name)
     if numbered and list(names) == list(classes):  # even where two classes share a name
         return np.array(values, dtype=np.int64), None
-    every = [name for name in names or dict.fromkeys(present) if name not in ("", "-1", str(IGNORED))]
+    used = [name for name in names or dict.fromkeys(present) if name not in ("", "-1", str(IGNORED))]
     truth = any(isinstance(value, bool) for value in values)
-    table, note = _numbering(every, classes, numbered=numbered, by_number=by_number, truth=truth)
+    table, note = _number_names(used, classes, numbered=numbered, by_number=by_number, truth=truth)
     indices = np.empty(len(values), dtype=np.int64)
     for row, name in enumerate(present):
         index = table.get(name)
         if index is None or not 0 <= index < len(classes):
             raise LabelError(
                 f"the label in {where(row)} is {name if index is None else index}, outside the classifier's "
-                f"{len(classes)} classes (0 to {len(classes) - 1}): choose the column with --label-column"
+                f"{len(classes)} classes (0 to {len(classes) - 1}): choose another column (label)"
             )
         indices[row] = index
     return indices, note
 
 
-def _numbering(
+def _number_names(
     names: Sequence[str], classes: Sequence[str], *, numbered: bool, by_number: bool, truth: bool
 ) -> tuple[dict[str, int], str | None]:
-    """The classifier's number for each name in the data, and a note where it was a guess."""
+    """The classifier's class index for each name in the data, and a note where it was a guess."""
     own = _own_numbers(names, numbered=numbered, truth=truth)
     if by_number:
         if own is None:
@@ -94,12 +94,12 @@ def _numbering(
         return own, f"labels are taken as numbers of classes, as asked for: {_pairs(own, classes)}"
     match = match_names(names, classes)
     if not match.unmatched:
-        return dict(match.table), _on_match(match, own)
+        return dict(match.table), _match_note(match, own)
     difference = f"the data's classes ({listed(names)}) are not the classifier's ({listed(classes)})"
     if match.partial:
         raise LabelError(
             f"{difference}, and only some have the same names, not {listed(match.unmatched)}: rename them, or take all "
-            f"as numbers (--label-column NAME{BY_NUMBER})"
+            f"as numbers (label='NAME{BY_NUMBER}')"
         )
     anonymous = are_placeholders(classes)
     if are_numbers(names) and (not numbered or sorted(map(int, names)) == list(range(len(names)))):
@@ -111,14 +111,14 @@ def _numbering(
     if anonymous and len(names) == len(classes):
         table = {name: index for index, name in enumerate(sorted(names))}
         return table, "label names are numbered in sorted order: " + listed([f"{n} = {i}" for n, i in table.items()])
-    numbers_too = f", or take them as numbers (--label-column NAME{BY_NUMBER})" if own is not None else ""
+    numbers_too = f", or take them as numbers (label='NAME{BY_NUMBER}')" if own is not None else ""
     raise LabelError(
-        f"{difference}: use the classifier's names or numbers, or choose the column with --label-column{numbers_too}"
+        f"{difference}: use the classifier's names or numbers, or choose another column (label){numbers_too}"
     )
 
 
 def _own_numbers(names: Sequence[str], *, numbered: bool, truth: bool) -> dict[str, int] | None:
-    """What the data number their classes as; None for texts."""
+    """The numbers of the classes in the data; None for texts."""
     if numbered:
         return {name: index for index, name in enumerate(names)}
     if truth:
@@ -126,7 +126,7 @@ def _own_numbers(names: Sequence[str], *, numbered: bool, truth: bool) -> dict[s
     return {name: int(name) for name in names} if are_numbers(names) else None
 
 
-def _on_match(match: NameMatch, own: Mapping[str, int] | None) -> str | None:
+def _match_note(match: NameMatch, own: Mapping[str, int] | None) -> str | None:
     notes = []
     if own is not None and any(own.get(name) != index for name, index in match.table.items()):
         notes.append("labels are matched to the classifier's classes by name, not by number")
@@ -149,10 +149,7 @@ def _is_missing(value: Any) -> bool:
 def labels_of(data: LoadedData, model: LoadedModel, notes: list[str]) -> list[Any] | None:
     """Class of each row, for a tagger of each word of each row; None where there is no classifier or no label.
 
-    Args:
-        data: the rows.
-        model: whose classes they are to be.
-        notes: grows by what was guessed or left out.
+    What was guessed or left out is added to `notes`.
 
     Raises:
         LabelError: see `class_indices`; or rows are labelled and the model labels words, or the other way round.
@@ -165,14 +162,14 @@ def labels_of(data: LoadedData, model: LoadedModel, notes: list[str]) -> list[An
         return None
     column = data.columns.label
     if column is None:
-        notes.append(f"no labels known; {describe(data.dataset.features)}: name them with --label-column")
+        notes.append(f"no labels known; {describe(data.dataset.features)}: name their column (label)")
         return None
     notes.append(f"labels: column '{column}'")
     kind = type_name(data.dataset.features[column])
     if kind.startswith("list of") != (model.task == "token-classification"):
-        one = "one class a word" if model.task == "token-classification" else "one class a row"
+        unit = "word" if model.task == "token-classification" else "row"
         raise LabelError(
-            f"column '{column}' is {kind}, and the model takes {one}: choose the column with --label-column"
+            f"column '{column}' is {kind}, and the model takes one class a {unit}: choose another column (label)"
         )
     if model.task == "token-classification":
         return _tags(data, model, column, notes)
@@ -182,22 +179,20 @@ def labels_of(data: LoadedData, model: LoadedModel, notes: list[str]) -> list[An
 def _tags(data: LoadedData, model: LoadedModel, column: str, notes: list[str]) -> list[list[int]]:
     """Class of each word of each row; `IGNORED` stays."""
     if data.columns.text is None or not is_words(data.dataset.features[data.columns.text]):
-        raise LabelError(
-            f"column '{column}' labels words, and the text is not split into words: name one with --text-column"
-        )
+        raise LabelError(f"column '{column}' labels words, and the text is not split into words: name one (text)")
     if not model.processor.is_fast:
         raise LabelError(
             f"the tokenizer of '{model.name}' does not tell which word a token is from: it must be a fast one"
         )
     tags = list(data.dataset[column])
-    for index, (words, of_words) in enumerate(zip(data.dataset[data.columns.text], tags, strict=True)):
-        if of_words is None or len(words) != len(of_words):
-            count = 0 if of_words is None else len(of_words)
+    for index, (words, row_tags) in enumerate(zip(data.dataset[data.columns.text], tags, strict=True)):
+        if row_tags is None or len(words) != len(row_tags):
+            count = 0 if row_tags is None else len(row_tags)
             raise LabelError(f"{data.where(index)} has {len(words)} words and {count} labels, expected as many")
-    scored = [(index, value) for index, of_words in enumerate(tags) for value in of_words if value != IGNORED]
+    scored = [(index, value) for index, row_tags in enumerate(tags) for value in row_tags if value != IGNORED]
     kind = type_name(data.dataset.features[column]).removeprefix("list of ")
-    found = iter(_classes(data, model, [value for _, value in scored], [index for index, _ in scored], kind, notes))
-    return [[IGNORED if value == IGNORED else next(found) for value in of_words] for of_words in tags]
+    classes = iter(_classes(data, model, [value for _, value in scored], [index for index, _ in scored], kind, notes))
+    return [[IGNORED if value == IGNORED else next(classes) for value in row_tags] for row_tags in tags]
 
 
 def _classes(
@@ -211,7 +206,7 @@ def _classes(
         numbered=kind == "class label",
         by_number=data.by_number,
         where=lambda index: data.where(rows[index]),
-        advice=f": another split may have them (--split, of {others})" if others else ": fill it or leave the row out",
+        advice=f": another split may have them (split, of {others})" if others else ": fill it or leave the row out",
     )
     if note:
         notes.append(note)

@@ -1,4 +1,4 @@
-"""One split of a data set, its columns known, cut to a sample if asked."""
+"""Load one split of a data set, find its columns, and draw a sample of its rows."""
 
 from __future__ import annotations
 
@@ -14,28 +14,25 @@ from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
 from anydepth.data.folders import in_natural_order
 from anydepth.data.sources import choose_split, splits
-from anydepth.data.tables import kind_of
 from anydepth.errors import DataError
 from anydepth.models.label_names import name_of
+from anydepth.storage.file_kinds import kind_of
 
 BY_NUMBER = ":number"
-"""Behind the name of a column of labels: take them as numbers of classes, whatever the classes are called."""
+"""Suffix of the name of a label column: its labels are class numbers, whatever the classes are called."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedData:
-    """Rows to run a model on.
+    """Rows of a data set to run a model on.
 
     Attributes:
         dataset: a `datasets.Dataset` of the chosen rows, in their original order.
-        columns: which column is what.
         name: as the user gave it.
-        split: the split in use.
-        rows: where each row stands in the split.
+        rows: the index of each row in the split.
         label_names: names of the classes over the whole split: a class label's own, else those of the labels there, in
             natural order; see `anydepth.models.label_names.name_of`.
-        other_splits: the splits not in use.
-        by_number: whether labels are to be taken as numbers of classes, whatever these are called.
+        by_number: whether labels are class numbers, whatever the classes are called.
         notes: what a reader of the results should know, one sentence each.
     """
 
@@ -53,8 +50,12 @@ class LoadedData:
         return len(self.rows)
 
     def where(self, index: int) -> str:
-        """Words for one of the rows, for a message: the row's place in the file, not in the sample."""
+        """A description of one of the rows for a message, by its place in the file, not in the sample."""
         return f"row {self.rows[index]} of '{self.name}' ({self.split})"
+
+    def select(self, rows: Any) -> LoadedData:
+        """The same data with only some rows, by their indices."""
+        return replace(self, dataset=self.dataset.select(rows), rows=self.rows[rows])
 
 
 def load(
@@ -72,11 +73,11 @@ def load(
 
     Args:
         source: see `anydepth.data.sources.splits`.
-        split: which one; by default test, else validation, else the only one.
-        limit: take this many rows, drawn by `seed`; a smaller limit draws from within a larger one. The rows keep
-            their order.
+        split: the split; by default test, else validation, else the only one.
+        limit: number of rows, drawn by `seed`; a smaller limit draws from within a larger one. The rows keep their
+            order.
         text: the text column, or two as "first,second"; guessed if None, as are the next two.
-        label: the label column; with ":number" behind it, labels are numbers of classes, whatever these are called.
+        label: the label column; with the suffix ":number", labels are class numbers, whatever the classes are called.
         image: the image column.
         id: the column that names samples; their row in the split if None.
         seed: of the draw.
@@ -93,25 +94,19 @@ def load(
 
 
 def load_split(source: str, split: str | None, wanted: DataSelection) -> LoadedData:
-    """Load what is wanted of a split.
-
-    Args:
-        source: see `anydepth.data.sources.splits`.
-        split: which one; by default test, else validation, else the only one.
-        wanted: what of it.
-
-    Raises:
-        DataError: as `load` does.
-    """
+    """Load a selection of rows and columns of a split; see `load`."""
     parts = splits(source, given=wanted.given)
     chosen = choose_split(tuple(parts), split, source)
-    found = wanted.of(parts, chosen, source)
-    return replace(found, notes=(*_split_note(tuple(parts), chosen, asked=split is not None), *found.notes))
+    loaded = wanted.of(parts, chosen, source)
+    if split is not None or chosen == "file":
+        return loaded
+    note = f"split {chosen}, " + (f"of {', '.join(parts)}" if len(parts) > 1 else "the only one")
+    return replace(loaded, notes=(note, *loaded.notes))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSelection:
-    """What to take of a split: see `load`."""
+    """Which rows and columns of a split to load: see `load`."""
 
     limit: int | None = None
     text: str | None = None
@@ -122,23 +117,14 @@ class DataSelection:
 
     @property
     def given(self) -> GivenColumns:
-        """The names of columns that were given, as they may stand in a table."""
+        """The given names of columns, as they may occur in a table."""
         texts = () if self.text is None else (self.text, *(part.strip() for part in self.text.split(",", 1)))
         label = () if self.label is None else (self.label, self.label.removesuffix(BY_NUMBER))
         others = tuple(name for name in (*label, self.image, self.id) if name is not None)
         return GivenColumns(texts=texts, others=others)
 
     def of(self, parts: Mapping[str, Any], split: str, source: str) -> LoadedData:
-        """Take it.
-
-        Args:
-            parts: from `anydepth.data.sources.splits`.
-            split: one of them.
-            source: what the user calls them.
-
-        Raises:
-            DataError: as `load` does.
-        """
+        """Select from one of the splits of `source`, which `anydepth.data.sources.splits` opened; raises as `load`."""
         if self.limit is not None and self.limit < 1:
             raise DataError(f"limit is {self.limit}, expected at least 1")
         dataset = parts[split].with_format(None)
@@ -148,7 +134,7 @@ class DataSelection:
         label = str(self.label).removesuffix(BY_NUMBER) if by_number else self.label
         columns = guess(dataset.features, text=self.text, label=label, image=self.image, id=self.id)
         _check_types(dataset, columns, given_text=self.text is not None)
-        rows, notes = _rows(dataset, columns, source)
+        rows, notes = _filled_rows(dataset, columns, source)
         if self.limit is not None and self.limit < len(rows):
             notes.append(f"{self.limit:,} of {len(rows):,} rows, drawn with seed {self.seed}")
             rows = rows[draw(len(rows), self.limit, self.seed)]
@@ -177,24 +163,16 @@ def draw(count: int, limit: int, seed: int) -> Int64[np.ndarray, " m"]:
     return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
-def _split_note(names: tuple[str, ...], chosen: str, asked: bool) -> tuple[str, ...]:
-    if asked or chosen == "file":
-        return ()
-    return (f"split {chosen}" + (f", of {', '.join(names)}" if len(names) > 1 else ", the only one"),)
-
-
 def _check_types(dataset: Any, columns: Columns, given_text: bool) -> None:
-    for name in (columns.text, columns.pair) if given_text else ():
-        feature = dataset.features[name] if name is not None else None
-        if name is not None and not (is_text(feature) or is_words(feature)):
+    for name in filter(None, (columns.text, columns.pair) if given_text else ()):
+        feature = dataset.features[name]
+        if not (is_text(feature) or is_words(feature)):
             example = f" (row 0 holds {dataset[0][name]!r:.40})" if len(dataset) else ""
-            raise DataError(
-                f"column '{name}' is {type_name(feature)}, not text{example}: name another with --text-column"
-            )
+            raise DataError(f"column '{name}' is {type_name(feature)}, not text{example}: name another (text)")
 
 
-def _rows(dataset: Any, columns: Columns, source: str) -> tuple[Int64[np.ndarray, " n"], list[str]]:
-    """All rows that hold something; the blank lines of a text file only divide it."""
+def _filled_rows(dataset: Any, columns: Columns, source: str) -> tuple[Int64[np.ndarray, " n"], list[str]]:
+    """All rows except the blank lines of a text file, which only divide it, and a note about these."""
     rows, notes = np.arange(len(dataset)), []
     if kind_of(Path(source)) == ".txt" and columns.text is not None:
         filled = np.array([bool(line and not line.isspace()) for line in dataset[columns.text]], dtype=bool)

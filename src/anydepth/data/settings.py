@@ -1,4 +1,4 @@
-"""How batches are made of rows, in a form that can be written down and compared."""
+"""Input settings of batches, and a fingerprint of the tokenizer or image processor, to save and compare."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from anydepth.data.batching import Batches
 from anydepth.data.input_settings import InputSettings
 from anydepth.models.loaded import LoadedModel
 
-# What a fast tokenizer remembers of its last call.
-_OF_A_CALL = ("truncation", "padding")
-# What an image processor says of itself, and not of what it does to images.
-_OF_ITSELF = (
+# State that a fast tokenizer keeps of its last call.
+_CALL_STATE = ("truncation", "padding")
+# Fields of an image processor that do not affect its results.
+_PROCESSOR_METADATA = (
     "processor_class",
     "_processor_class",
     "image_processor_type",
@@ -26,49 +26,42 @@ _OF_ITSELF = (
 _PROBES = ("It was good, I'd say: 3 of 4.", "Ein zweiter Satz; ÄÖÜ é 漢字 😀\n\tand CamelCase_names 1234567890")
 
 
-def settings_of(found: Batches) -> InputSettings:
-    """How these batches are made."""
-    loaded, columns = found.model, found.data.columns
+def settings_of(batches: Batches) -> InputSettings:
+    """The input settings of batches."""
+    loaded, columns = batches.model, batches.data.columns
     names = (columns.text, columns.pair) if loaded.kind == "text" else (columns.image,)
     return InputSettings(
         kind=loaded.kind,
         processor=processor_fingerprint(loaded),
-        max_length=found.max_length,
+        max_length=batches.max_length,
         columns=tuple(name for name in names if name is not None),
         device=device_of(loaded.model).type,
     )
 
 
 def processor_fingerprint(loaded: LoadedModel) -> str:
-    """A hash of all that decides what a tokenizer or image processor gives for a text or an image.
+    """A hash of everything that affects the results of a tokenizer or image processor.
 
     It follows from what they do, not from the bytes of their files, which say the same in several ways.
     """
-    told = _of_tokenizer(loaded.processor) if loaded.kind == "text" else _of_pixels(loaded.processor)
-    text = json.dumps(told, sort_keys=True, default=str)
+    describe = _describe_tokenizer if loaded.kind == "text" else _describe_pixels
+    text = json.dumps(describe(loaded.processor), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _of_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    encoded = {
-        name: values
-        for name, values in tokenizer(_PROBES[0], _PROBES[1], truncation=False).items()
-        if name != "attention_mask"
-    }
-    alone = [tokenizer(probe, truncation=False)["input_ids"] for probe in _PROBES]
+def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    pair = dict(tokenizer(*_PROBES, truncation=False))
+    pair.pop("attention_mask", None)
+    probes = {"pair": pair, "each": [tokenizer(probe, truncation=False)["input_ids"] for probe in _PROBES]}
     if getattr(tokenizer, "is_fast", False):
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        return {
-            "rules": {name: rules[name] for name in rules if name not in _OF_A_CALL},
-            "pair": encoded,
-            "each": alone,
-        }
-    return {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab(), "pair": encoded, "each": alone}
+        return {"rules": {name: rules[name] for name in rules if name not in _CALL_STATE}, **probes}
+    return {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab(), **probes}
 
 
-def _of_pixels(pixels: Any) -> dict[str, Any]:
+def _describe_pixels(pixels: Any) -> dict[str, Any]:
     if pixels.processor is not None:
-        kept = pixels.processor.to_dict()
-        return {"channels": pixels.channels, **{name: kept[name] for name in kept if name not in _OF_ITSELF}}
+        fields = pixels.processor.to_dict()
+        return {"channels": pixels.channels, **{key: fields[key] for key in fields if key not in _PROCESSOR_METADATA}}
     transform = pixels.transform  # a partial, of timm's transform or of a size
     return {"channels": pixels.channels, "what": transform.func.__name__, **transform.keywords}

@@ -1,4 +1,4 @@
-"""Where data come from: the splits behind a name."""
+"""Open data sets by name: files, folders, hub ids and the built-in digits, each by the names of its splits."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,10 @@ import numpy as np
 
 from anydepth.data.columns import GivenColumns
 from anydepth.data.folders import read_folder
-from anydepth.data.tables import kind_of, read_tables
+from anydepth.data.tables import read_tables
 from anydepth.errors import DataError
-from anydepth.models.hub_errors import translated
+from anydepth.models.hub_errors import quiet, translated
+from anydepth.storage.file_kinds import kind_of
 from anydepth.storage.locks import scratch_folder
 from anydepth.storage.paths import entry_at, local_path, shown
 
@@ -22,16 +23,12 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _BUILDERS = ("csv", "json", "text", "pandas", "parquet", "arrow", "xml", "sql", "generator", "webdataset", "hdf5")
 # Characters that `datasets` and what it stands on take for patterns or addresses.
 _SPECIAL = re.compile(r"[*?\[\]]|::|://")
-# The part to look at if nobody says: one that was not trained on.
+# The default split: one that is not for training.
 _HELD_OUT = ("test", "validation", "valid", "dev", "val")
 
 
 class Splits(dict[str, Any]):
-    """`datasets.Dataset` by the name of its split, and what was assumed to read them.
-
-    Attributes:
-        notes: one sentence each.
-    """
+    """`datasets.Dataset` by the name of its split, and notes on what was assumed to read them."""
 
     def __init__(self, parts: Mapping[str, Any], notes: tuple[str, ...] = ()) -> None:
         super().__init__(parts)
@@ -39,18 +36,16 @@ class Splits(dict[str, Any]):
 
 
 def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
-    """Open every split behind a name.
-
-    A path is taken literally, whatever characters are in it: no part of it is a pattern.
+    """Open all splits of a data set. A path is taken literally: no part of it is a pattern.
 
     Args:
-        source: `digits`; a .csv, .tsv, .json, .jsonl, .ndjson, .parquet, .arrow, .feather or .txt file (text also as
-            .gz, .bz2 or .xz); a folder of such files, of images in one sub-folder a class, or written by
-            `Dataset.save_to_disk`; or a hub id, `ID:CONFIGURATION` where it has several.
+        source: `digits`; a file of one of `anydepth.storage.file_kinds.KINDS` (text also compressed); a folder of such
+            files, of images in one sub-folder a class, or written by `Dataset.save_to_disk`; or a hub id,
+            `ID:CONFIGURATION` where it has several.
         given: names of columns that the user gave, which tell whether a file has a header, and what is to stay text.
 
     Returns:
-        The splits. A single file is one split called "file".
+        The splits; a single file is one split called "file".
 
     Raises:
         DataError: nothing there, unreadable, or out of reach.
@@ -65,10 +60,14 @@ def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
                 "'digits' are the digits built in, and there is a path of that name: for it, give './digits'"
             )
         return Splits(_digits())
+    import datasets
+
     if entry == "file":
-        return _file(path, given)
+        with translated(DataError, "data set", str(path)):
+            tables, notes = read_tables(path, given)
+            return Splits({name: datasets.Dataset(table) for name, table in tables.items()}, notes)
     if entry == "folder":
-        return _folder(path, given)
+        return _open_folder(path, given)
     if entry == "other":
         raise DataError(f"'{shown(source)}' is neither a file nor a folder: copy what it gives into a file")
     name, _, configuration = source.partition(":")
@@ -76,11 +75,11 @@ def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
         literal = ": names are taken literally, give one file or folder" if _SPECIAL.search(source) else ""
         raise DataError(f"no file or folder '{shown(source)}'{literal}")
     with translated(DataError, "data set", source):
-        return Splits(_load(name, configuration or None))
+        return Splits(datasets.load_dataset(name, configuration or None))
 
 
 def choose_split(names: tuple[str, ...], wanted: str | None, source: str) -> str:
-    """The split asked for; else test, else validation, else the only one.
+    """The split to read: `wanted`, else test, else validation, else the only one.
 
     Raises:
         DataError: it does not exist, or there are several and none is held out.
@@ -89,31 +88,24 @@ def choose_split(names: tuple[str, ...], wanted: str | None, source: str) -> str
         >>> choose_split(("train", "validation"), None, "sst2")
         'validation'
     """
-    if wanted is not None:
-        if wanted not in names:
-            raise DataError(f"'{source}' has no split '{wanted}', it has {', '.join(names)}: choose with --split")
-        return wanted
-    held_out = next((name for name in _HELD_OUT if name in names), None)
-    if held_out is not None:
-        return held_out
-    if len(names) > 1:
-        raise DataError(f"'{source}' has no test or validation split but {', '.join(names)}: choose with --split")
-    return names[0]
+    _require_split(names, wanted, source, "split")
+    chosen = wanted or next((name for name in _HELD_OUT if name in names), None)
+    if chosen is None and len(names) > 1:
+        raise DataError(f"'{source}' has no test or validation split but {', '.join(names)}: choose one (split)")
+    return chosen or names[0]
+
+
+def _require_split(names: tuple[str, ...], wanted: str | None, source: str, argument: str) -> None:
+    if wanted is not None and wanted not in names:
+        raise DataError(f"'{source}' has no split '{wanted}', it has {', '.join(names)}: choose one ({argument})")
 
 
 def training_splits(
     names: tuple[str, ...], wanted: str | None, held_out: str | None, source: str
 ) -> tuple[str, str | None]:
-    """The split to train on, and the one to evaluate on.
+    """The training split: `wanted`, else train, else the only one; and the evaluation split.
 
-    Args:
-        names: of all there are.
-        wanted: to train on; by default train, else the only one.
-        held_out: to evaluate on; by default validation, else test.
-        source: what the user calls the data.
-
-    Returns:
-        Two names; the second is None where nothing is kept apart.
+    The latter is `held_out`, else validation, else test, else None.
 
     Raises:
         DataError: a split does not exist, or several could be trained on.
@@ -122,12 +114,11 @@ def training_splits(
         >>> training_splits(("train", "test"), None, None, "imdb"), training_splits(("file",), None, None, "a.csv")
         (('train', 'test'), ('file', None))
     """
-    for flag, given in (("--split", wanted), ("--eval-split", held_out)):
-        if given is not None and given not in names:
-            raise DataError(f"'{source}' has no split '{given}', it has {', '.join(names)}: choose with {flag}")
+    _require_split(names, wanted, source, "split")
+    _require_split(names, held_out, source, "eval_split")
     chosen = wanted or ("train" if "train" in names else names[0] if len(names) == 1 else None)
     if chosen is None:
-        raise DataError(f"'{source}' has no train split but {', '.join(names)}: choose with --split")
+        raise DataError(f"'{source}' has no train split but {', '.join(names)}: choose one (split)")
     kept_apart = (name for name in (*_HELD_OUT[1:], _HELD_OUT[0]) if name in names and name != chosen)
     return chosen, held_out or next(kept_apart, None)
 
@@ -137,43 +128,32 @@ def _looks_local(source: str) -> bool:
     return source[0] in "./~" or source.count("/") > 1 or "\\" in source or named_file
 
 
-def _file(path: Path, given: GivenColumns) -> Splits:
+def _open_folder(path: Path, given: GivenColumns) -> Splits:
     import datasets
 
-    with translated(DataError, "data set", str(path)):
-        tables, notes = read_tables(path, given)
-        return Splits({name: datasets.Dataset(table) for name, table in tables.items()}, notes)
-
-
-def _folder(path: Path, given: GivenColumns) -> Splits:
-    import datasets
-
-    with translated(DataError, "data set", str(path)), _quiet():
+    with translated(DataError, "data set", str(path)), quiet(datasets.utils.logging):
         if (path / "dataset_dict.json").is_file():
-            with _plainly_named(path) as plain:
-                return Splits(dict(datasets.DatasetDict.load_from_disk(plain)))
+            with _literal_path(path) as plain:
+                return Splits(datasets.DatasetDict.load_from_disk(plain))
         if (path / "state.json").is_file():
-            with _plainly_named(path) as plain:
+            with _literal_path(path) as plain:
                 return Splits({"saved": datasets.Dataset.load_from_disk(plain)})
-        if _has_a_card(path):
-            with _plainly_named(path) as plain:
-                return Splits(_load(plain, None))
-        parts, notes = read_folder(path, given)
-        return Splits(parts, notes)
+        if _has_card(path):
+            with _literal_path(path) as plain:
+                return Splits(datasets.load_dataset(plain))
+        return Splits(*read_folder(path, given))
 
 
-def _has_a_card(folder: Path) -> bool:
-    """Whether a README says, as on the hub, what the files are: only `datasets` knows all that it may say."""
+def _has_card(folder: Path) -> bool:
+    """Whether a README configures the files as on the hub, in which case `datasets` has to read them."""
     card = folder / "README.md"
-    if not card.is_file():
-        return False
-    head = card.read_bytes().split(b"\n---", 1)[0]
+    head = card.read_bytes().split(b"\n---", 1)[0] if card.is_file() else b""
     return head.startswith(b"---") and (b"\nconfigs:" in head or b"\ndataset_info:" in head)
 
 
 @contextmanager
-def _plainly_named(folder: Path) -> Iterator[str]:
-    """The path of a folder in characters that `datasets` takes literally: its own, or that of a link to it."""
+def _literal_path(folder: Path) -> Iterator[str]:
+    """A path of a folder that `datasets` takes literally: its own, or that of a link to it."""
     absolute = folder.absolute()
     if not _SPECIAL.search(str(absolute)):
         yield str(absolute)
@@ -182,12 +162,6 @@ def _plainly_named(folder: Path) -> Iterator[str]:
         link = place / "data"
         link.symlink_to(absolute, target_is_directory=True)
         yield str(link)
-
-
-def _load(name: str, configuration: str | None) -> dict[str, Any]:
-    import datasets
-
-    return dict(datasets.load_dataset(name, configuration))
 
 
 def _digits() -> dict[str, Any]:
@@ -216,19 +190,3 @@ def _digits() -> dict[str, Any]:
         )
         for name, part in (("train", np.sort(train)), ("test", np.sort(test)))
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars for local files, and no log lines beside our own message."""
-    import datasets
-
-    level, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if bars:
-            datasets.enable_progress_bars()

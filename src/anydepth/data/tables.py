@@ -1,37 +1,33 @@
-"""What a single file holds, by the kind that its name says."""
+"""Read a data file of any kind as tables of pyarrow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anydepth.data.columns import GivenColumns
-from anydepth.data.decoding import COMPRESSED, lines_of, read_text
+from anydepth.data.decoding import lines_of, read_text
 from anydepth.data.delimited import read_delimited
 from anydepth.data.json_rows import read_json_rows
 from anydepth.errors import DataError
+from anydepth.storage.file_kinds import COMPRESSIONS, KINDS, kind_of
 
 Tables = tuple[Mapping[str, Any], tuple[str, ...]]
 """Tables of pyarrow by the name of their split, and notes."""
 
 
-def _delimited(separator: str) -> Callable[[Path, GivenColumns], Tables]:
-    def read(path: Path, given: GivenColumns) -> Tables:
-        text, notes = read_text(path)
-        table, more = read_delimited(text, path, separator, given)
-        return {"file": table}, (*notes, *more)
-
-    return read
+def _delimited(path: Path, given: GivenColumns, *, separator: str) -> Tables:
+    text, notes = read_text(path)
+    table, more = read_delimited(text, path, separator, given)
+    return {"file": table}, (*notes, *more)
 
 
-def _json(lines: bool) -> Callable[[Path, GivenColumns], Tables]:
-    def read(path: Path, given: GivenColumns) -> Tables:
-        text, notes = read_text(path)
-        parts, more = read_json_rows(text, path, lines=lines)
-        return parts, (*notes, *more)
-
-    return read
+def _json(path: Path, given: GivenColumns, *, lines: bool) -> Tables:
+    text, notes = read_text(path)
+    parts, more = read_json_rows(text, path, lines=lines)
+    return parts, (*notes, *more)
 
 
 def _lines(path: Path, given: GivenColumns) -> Tables:
@@ -44,7 +40,7 @@ def _lines(path: Path, given: GivenColumns) -> Tables:
 def _parquet(path: Path, given: GivenColumns) -> Tables:
     from pyarrow import parquet
 
-    with path.open("rb") as file:  # a path, pyarrow might take for an address
+    with path.open("rb") as file:  # pyarrow might take a path for an address
         return {"file": parquet.read_table(file)}, ()
 
 
@@ -60,48 +56,25 @@ def _arrow(path: Path, given: GivenColumns) -> Tables:
 
 
 _READERS: dict[str, Callable[[Path, GivenColumns], Tables]] = {
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-    ".json": _json(lines=False),
-    ".jsonl": _json(lines=True),
-    ".ndjson": _json(lines=True),
+    ".csv": partial(_delimited, separator=","),
+    ".tsv": partial(_delimited, separator="\t"),
+    ".json": partial(_json, lines=False),
+    ".jsonl": partial(_json, lines=True),
+    ".ndjson": partial(_json, lines=True),
     ".parquet": _parquet,
     ".arrow": _arrow,
     ".feather": _arrow,
     ".txt": _lines,
 }
-KINDS = tuple(_READERS)
-"""The ends of the names of files that can be read; those of text may be compressed."""
-
-
-def kind_of(path: Path) -> str | None:
-    """The kind of a file by its name, whatever the case; None for one that cannot be read here.
-
-    Example:
-        >>> kind_of(Path("a.CSV")), kind_of(Path("b.jsonl.gz")), kind_of(Path("c.doc"))
-        ('.csv', '.jsonl', None)
-    """
-    suffix, inner = path.suffix.lower(), Path(path.stem).suffix.lower()
-    if suffix in COMPRESSED:
-        return inner if inner in _READERS and inner not in (".parquet", ".arrow", ".feather") else None
-    return suffix if suffix in _READERS else None
 
 
 def read_tables(path: Path, given: GivenColumns) -> Tables:
-    """The tables in a file, and what was assumed to read them.
-
-    Args:
-        path: of the file.
-        given: names of columns that the user gave.
-
-    Raises:
-        DataError: no kind of file that can be read, or broken.
-    """
+    """The tables in a file, and notes on what was assumed to read them; raises a DataError if it cannot be read."""
     kind = kind_of(path)
     if kind is None:
         raise DataError(
             f"'{path}' is no kind of file that can be read here: expected {', '.join(KINDS)} "
-            f"(those of text also as {', '.join(COMPRESSED)})"
+            f"(those of text also as {', '.join(COMPRESSIONS)})"
         )
     if not path.stat().st_size:
         raise DataError(f"'{path}' is empty: expected at least one row")

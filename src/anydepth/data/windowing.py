@@ -1,7 +1,7 @@
-"""Texts that a causal language model reads to their end: long ones in windows, or all joined into full windows.
+"""Sliding windows over long texts for causal language models, or over all texts joined.
 
-Each token but the first of a text (of all of them, where they are joined) is told in exactly one window; labels say in
-which, as transformers has them: at the token itself, `IGNORED` where another window tells it.
+Each token except the first of a text (of all of them, where they are joined) is predicted in exactly one window; labels
+say in which, as transformers has them: at the token itself, `IGNORED` where another window predicts it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ from anydepth.errors import DataError
 from anydepth.models.loaded import LoadedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Windows:
     """Windows of tokens, in the order of the texts.
 
     Attributes:
-        tokens: of all texts, one after the other.
-        spans: of each window, its start and end among them, and the first token that it tells.
+        tokens: of all texts, concatenated.
+        spans: of each window, its start and end among them, and the first token that it predicts.
         ids: see `anydepth.core.windows.name`; of texts that were joined, that of the text in which the window starts.
-        notes: what was done, one sentence each.
+        notes: how the windows were made, one sentence each.
     """
 
     tokens: Int32[Tensor, " n"]
@@ -39,62 +39,51 @@ class Windows:
         return len(self.ids)
 
     def examples(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Some windows, unpadded: "input_ids" and, if one of them repeats what another tells, "labels"."""
-        found, repeating = [], False
-        for start, end, told in self.spans[indices].tolist():
+        """Some windows, unpadded: "input_ids" and, if one of them repeats tokens of another, "labels"."""
+        examples, overlapping = [], False
+        for start, end, first_predicted in self.spans[indices].tolist():
             ids = self.tokens[start:end].long()
             labels = ids.clone()
-            labels[: told - start] = IGNORED
-            found.append({"input_ids": ids, "labels": labels})
-            repeating = repeating or told > start + 1
-        return found if repeating else [{"input_ids": one["input_ids"]} for one in found]
+            labels[: first_predicted - start] = IGNORED
+            examples.append({"input_ids": ids, "labels": labels})
+            overlapping = overlapping or first_predicted > start + 1
+        return examples if overlapping else [{"input_ids": example["input_ids"]} for example in examples]
 
 
 def windows_of(data: LoadedData, model: LoadedModel, size: int, stride: int | None, *, pack: bool) -> Windows:
-    """Cut texts into windows.
+    """Cut the texts of a causal language model into windows of `size` tokens; see `anydepth.data.batches`.
 
-    Args:
-        data: whose column of texts is known.
-        model: a causal language model.
-        size: tokens of a window.
-        stride: from the start of a window to that of the next; None for one less than `size`, so that a window begins
-            with the last token of the one before.
-        pack: join the texts, each closed by the end token if the tokenizer has one, before they are cut.
+    Without a stride it is `size` - 1, so that a window begins with the last token of the one before.
 
     Raises:
-        DataError: the stride is out of range, or there is no token to tell.
+        DataError: the stride is out of range, or there is no token to predict.
         ModelError: the tokenizer is not the model's.
     """
     stride = size - 1 if stride is None else stride
     if not 1 <= stride < size:
         raise DataError(
             f"stride is {stride:,} tokens, expected 1 to {size - 1:,}: windows of {size:,} tokens must overlap, for a "
-            "token is told by those before it"
+            "token is predicted from those before it"
         )
     tokens = tokens_of(data, model, ended=pack)
     ends = tokens.ends.numpy()
     starts = np.concatenate([[0], ends[:-1]])
     wholes = np.array([[0, len(tokens.ids)]]) if pack else np.stack([starts, ends], axis=1)
-    found = np.concatenate([start + spans(int(end - start), size, stride) for start, end in wholes])
-    if not (found[:, 1] > found[:, 2]).any():
+    windows = np.concatenate([start + spans(int(end - start), size, stride) for start, end in wholes])
+    if not (windows[:, 1] > windows[:, 2]).any():
         raise DataError(
             f"'{data.name}' holds {len(tokens.ids)} tokens and none that follows another: expected longer texts"
         )
     # of a text without tokens, the next one has the same start, and is the one that counts
-    text = np.searchsorted(starts, found[:, 0], side="right") - 1
+    text = np.searchsorted(starts, windows[:, 0], side="right") - 1
     texts = data.rows.tolist() if data.columns.id is None else list(data.dataset[data.columns.id])
-    ids = tuple(name(texts[one], int(start - starts[one])) for one, start in zip(text, found[:, 0], strict=True))
-    what = _joined(data, model) if pack else _long(data, np.bincount(text), size)
-    return Windows(tokens.ids, found, ids, tuple(_notes(what, ids, size, stride)))
-
-
-def _joined(data: LoadedData, model: LoadedModel) -> str:
-    end = model.processor.eos_token
-    return f"{len(data):,} texts{'' if end is None else f', each ended by {end},'} are joined"
-
-
-def _long(data: LoadedData, windows: Int64[np.ndarray, " texts"], size: int) -> str:
-    return f"{int((windows > 1).sum()):,} of {len(data):,} texts are longer than {size:,} tokens"
+    ids = tuple(name(texts[row], int(start - starts[row])) for row, start in zip(text, windows[:, 0], strict=True))
+    if pack:
+        end = model.processor.eos_token
+        what = f"{len(data):,} texts{'' if end is None else f', each ended by {end},'} are joined"
+    else:
+        what = f"{int((np.bincount(text) > 1).sum()):,} of {len(data):,} texts are longer than {size:,} tokens"
+    return Windows(tokens=tokens.ids, spans=windows, ids=ids, notes=tuple(_notes(what, ids, size, stride)))
 
 
 def _notes(what: str, ids: Sequence[str], size: int, stride: int) -> Iterator[str]:

@@ -13,14 +13,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anydepth.errors import PolicyError
+from anydepth.errors import PolicyError, choose
 
 
 @dataclass(frozen=True)
@@ -331,10 +330,7 @@ def policy_named(name: str, *, depths: Sequence[int] | None = None) -> Policy:
         >>> policy_named("margin", depths=(2, 4))
         Margin(threshold=0.5, depths=(2, 4), temperature=1.0)
     """
-    if name not in POLICIES:
-        near = get_close_matches(name, POLICIES, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise PolicyError(f"unknown policy {name!r}, expected one of {', '.join(POLICIES)}{hint}")
+    choose(name, POLICIES, "policy", PolicyError)
     return POLICIES[name](_START.get(name, 0.5), depths)
 
 

@@ -20,6 +20,7 @@ from anydepth.dependencies import require
 from anydepth.distributed import rank_and_count
 from anydepth.errors import GenerationError
 from anydepth.generation.decoder import GenerationStats, checked_on
+from anydepth.models.input_length import max_input_length
 
 
 class GenerationMethod:
@@ -107,8 +108,7 @@ def written(output: Any, prompt: Int64[Tensor, "b t"]) -> int:
 
 def positions_of(model: nn.Module) -> int:
     """How many positions the model has, or was trained for; very many if its config does not tell."""
-    told = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return told if isinstance(told, int) and told > 0 else sys.maxsize
+    return max_input_length(model) or sys.maxsize
 
 
 def _longest(prompt: Int64[Tensor, "b t"], mask: Tensor | None) -> int:

@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from anydepth.data.loading import DataSelection
-from anydepth.errors import ModelError, ObjectiveError, TrainingError, one_line
+from anydepth.errors import ModelError, ObjectiveError, TrainingError, choose, one_line
 from anydepth.models.loaded import has_weights
 from anydepth.models.loading import check_name
 from anydepth.models.tasks import check_task
@@ -209,8 +209,7 @@ def check_weights(weights: str) -> str | tuple[float, ...]:
     try:
         return weights if weights in WEIGHTS else tuple(float(one) for one in weights.split(","))
     except ValueError:
-        known = ", ".join(WEIGHTS)
-        raise ObjectiveError(f"weights are {weights!r}, expected one of {known}, or numbers: 1,2,3") from None
+        return choose(weights, WEIGHTS, "weights", ObjectiveError, otherwise="numbers such as 1,2,3")
 
 
 def check_exits(exits: str) -> str | tuple[int, ...]:

@@ -145,6 +145,13 @@ def _model(seed: int) -> Any:
 def _digits(model: nn.Module) -> tuple[Tensor, Tensor]:
     """The training images, made into pixels the way a trace of the saved model will make them."""
     classes = tuple(str(digit) for digit in range(CLASSES))
-    reader = LoadedModel(model, plain((SIDE, SIDE), 1), "image", "image-classification", "demo", classes)
+    reader = LoadedModel(
+        model=model,
+        processor=plain((SIDE, SIDE), 1),
+        kind="image",
+        task="image-classification",
+        name="demo",
+        classes=classes,
+    )
     (batch,) = data.batches(data.load("digits", split="train"), reader, batch_size=10_000)
     return batch["pixel_values"], batch["labels"]

@@ -28,6 +28,7 @@ from anydepth.data.inputs import check_vocabulary
 from anydepth.errors import DataError, ModelError, NonFiniteStates, UnsupportedHead
 from anydepth.lens.token_text import spelled
 from anydepth.measures.readout import PIECE, PIECE_ELSEWHERE, readout_rows, saturation_depth
+from anydepth.models.input_length import max_input_length
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.loading import stack_of
 
@@ -202,7 +203,7 @@ def _loaded(model: Stack | LoadedModel, tokenizer: Any) -> LoadedModel:
             raise ModelError(f"a Stack of {name} came without a tokenizer: expected Lens.of(stack, text, tokenizer)")
         if not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise UnsupportedHead(f"{name} came with {type(tokenizer).__name__}, which is no tokenizer; {_NEEDS}")
-        return LoadedModel(model.model, tokenizer, "text", "causal-lm", name)
+        return LoadedModel(model=model.model, processor=tokenizer, kind="text", task="causal-lm", name=name)
     if model.kind != "text":
         raise UnsupportedHead(f"'{model.name}' takes no text ({model.task}); {_NEEDS}")
     return model
@@ -216,7 +217,7 @@ def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[
     tokenizer, network = loaded.processor, loaded.model
     if not tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
         raise DataError(f"the text {text[:20]!r} becomes no tokens, expected at least one: give a longer text")
-    most = min(longest, _limit(loaded))
+    most = min(filter(None, (longest, loaded.max_length, max_input_length(network, tokenizer))))
     whole = len(tokenizer(text, verbose=False)["input_ids"])
     tokens = to_device(tokenizer(text, truncation=True, max_length=most, return_tensors="pt"), device_of(network))
     assert isinstance(tokens, dict)
@@ -227,14 +228,6 @@ def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[
     if "input_ids" not in takes:
         return tokens["input_ids"], notes
     return {name: tensor for name, tensor in tokens.items() if name in takes}, notes
-
-
-def _limit(loaded: LoadedModel) -> int:
-    """Most tokens the model takes."""
-    positions = getattr(getattr(loaded.model, "config", None), "max_position_embeddings", None)
-    own = loaded.max_length or (positions if isinstance(positions, int) and positions > 0 else None)
-    limit: int = loaded.processor.model_max_length
-    return limit if own is None else min(limit, own)
 
 
 def _states(stack: Stack, batch: Batch, loaded: LoadedModel) -> list[Tensor]:

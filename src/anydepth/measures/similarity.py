@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from anydepth.errors import MeasureError
+from anydepth.errors import MeasureError, choose
 from anydepth.measures.cca import cca as _mean_cca
 from anydepth.measures.cca import pwcca, svcca
 from anydepth.measures.cka_rbf import cka_rbf
@@ -74,9 +74,7 @@ def similarities(
         >>> found["cosine"].value[0, 1].round(2), found["cka"].value[0, 1].round(2)
         (np.float64(0.85), np.float64(0.75))
     """
-    unknown = [name for name in measures if name not in MEASURES]
-    if unknown:
-        raise MeasureError(f"unknown measure {unknown[0]!r}: choose from {', '.join(MEASURES)}")
+    check_measures(measures)
     if states.count == 0:
         raise MeasureError("there are no rows to measure: expected at least one sample")
     allowed = available_memory() // 2 if memory is None else memory
@@ -204,10 +202,9 @@ def check_measures(measures: Sequence[str]) -> None:
     Example:
         >>> check_measures(["cka", "ckaa"])
         Traceback (most recent call last):
-        anydepth.errors.MeasureError: unknown measure 'ckaa', expected some of cosine, cosine_raw, cka, cka_biased, ...
+        anydepth.errors.MeasureError: unknown measure 'ckaa', expected one of cosine, cosine_raw, cka, cka_biased, ...
     """
     if isinstance(measures, str):
         raise MeasureError(f"measures is the text {measures!r}, expected a list: measures=[{measures!r}]")
     for name in measures:
-        if name not in MEASURES:
-            raise MeasureError(f"unknown measure {name!r}, expected some of {', '.join(MEASURES)}")
+        choose(name, MEASURES, "measure", MeasureError)

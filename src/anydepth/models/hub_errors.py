@@ -1,8 +1,10 @@
-"""Failures of the loading libraries, said in one line."""
+"""Silence the loading libraries, and translate their exceptions into one-line errors."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from anydepth.errors import AnydepthError, one_line
 
@@ -22,29 +24,16 @@ _NOT_FOUND = {"RepositoryNotFoundError", "DatasetNotFoundError", "GatedRepoError
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, then what caused it or was being handled when it came, and so on down."""
+    """The error, its cause or the error during whose handling it was raised, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _root(error: BaseException) -> BaseException:
-    """What caused the error, as far as the one who raised it says."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def explain(error: BaseException, what: str, name: str) -> str:
-    """Say why something could not be loaded, and what to do.
+    """One line on why a model or data set (`what`) could not be loaded, and what to do.
 
-    Args:
-        error: what the loading library raised.
-        what: "model" or "data set".
-        name: the name the user gave.
-
-    Returns:
-        One line. The first cause speaks, since loaders wrap it in a sentence that says nothing.
+    The first cause is reported, since loaders wrap it in a sentence without information.
 
     Example:
         >>> explain(ConnectionError("no route"), "model", "google/vit")  # doctest: +ELLIPSIS
@@ -62,11 +51,13 @@ def explain(error: BaseException, what: str, name: str) -> str:
             f"'{name}' is no local path, and the hub that may have this {what} cannot be reached ({why}): "
             "give a local folder or file, or go online"
         )
-    return f"the {what} '{name}' cannot be loaded: {_in_words(_root(error))}"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"the {what} '{name}' cannot be loaded: {_describe(error)}"
 
 
-def _in_words(error: BaseException) -> str:
-    """An error's message, or what it means where the message helps nobody."""
+def _describe(error: BaseException) -> str:
+    """An error's message, or an explanation where the message does not help."""
     text = one_line(error)
     if isinstance(error, StopIteration | EOFError) or not text:
         return "it holds nothing, or ends too early"
@@ -82,14 +73,25 @@ def _in_words(error: BaseException) -> str:
 
 
 @contextmanager
-def translated(raised: type[AnydepthError], what: str, name: str) -> Iterator[None]:
-    """Turn whatever a loading library raises into `raised` with one line; errors of ours pass through.
+def quiet(log: Any) -> Iterator[None]:
+    """Context manager: no progress bars and log lines of a library, given its module of logging.
 
-    Args:
-        raised: the class to raise.
-        what: "model" or "data set".
-        name: the name the user gave.
+    Ours are the messages about missing weights or unreadable files.
     """
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextmanager
+def translated(raised: type[AnydepthError], what: str, name: str) -> Iterator[None]:
+    """Context manager: turn any exception of a loading library into `raised` with the line of `explain`."""
     try:
         yield
     except AnydepthError:

@@ -1,4 +1,4 @@
-"""From PIL images to the pixels an image model takes."""
+"""Pixel tensors of PIL images, by the transform of an image model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ _MODES = {1: "L", 3: "RGB"}
 
 @dataclass(frozen=True)
 class Pixels:
-    """Makes the tensor an image model takes: grey to colour or back, then the model's own transform.
+    """Transform of images to a tensor: grey to colour or back, then the model's own transform.
 
     Attributes:
-        channels: what the model takes, 1 or 3.
-        transform: images, all in the mode for `channels`, to `(B, channels, H, W)`. No closure: workers that decode
-            in parallel are sent a copy.
-        processor: of transformers, where it is one: to be saved beside the model.
+        channels: number of channels the model takes, 1 or 3.
+        transform: from images, all in the mode for `channels`, to `(B, channels, H, W)`. No closure: workers that
+            decode in parallel are sent a copy.
+        processor: the image processor of transformers, if there is one, to be saved with the model.
     """
 
     channels: int
@@ -39,8 +39,8 @@ class Pixels:
         """Convert and transform.
 
         Raises:
-            DataError: an image in floating point or more than 16 bits, of which nobody knows what is white.
-            ModelError: the transform does not give the channels the model takes.
+            DataError: an image in floating point or more than 16 bits, whose range is unknown.
+            ModelError: the transform gives another number of channels than the model takes.
         """
         pixels = self.transform([_in_mode(image, _MODES[self.channels]) for image in images])
         if pixels.shape[1] != self.channels:
@@ -62,16 +62,14 @@ def _in_mode(image: Image, mode: str) -> Image:
         image = fromarray(grey.round().clip(0, 255).astype(np.uint8))
     if image.mode[0] in "IF":
         raise DataError(
-            f"an image has mode {image.mode}, whose range nothing tells, expected 8 or 16 bits a channel: "
+            f"an image has mode {image.mode}, whose range is unknown, expected 8 or 16 bits a channel: "
             f"convert it to {mode} first"
         )
     return image if image.mode == mode else image.convert(mode)
 
 
 def plain(size: tuple[int, int], channels: int) -> Pixels:
-    """Resize (bilinear), scale to [0, 1], then subtract 0.5 and divide by 0.5.
-
-    For a model that comes without an image processor.
+    """Transform for a model without an image processor: resize (bilinear), scale to [0, 1], then (x - 0.5) / 0.5.
 
     Args:
         size: height and width in pixels.
@@ -98,7 +96,7 @@ def _plain(images: list[Image], size: tuple[int, int], channels: int) -> Tensor:
 
 
 def from_transformers(processor: Any, channels: int) -> Pixels:
-    """The image processor saved beside a transformers model."""
+    """The transform of an image processor of transformers."""
     return Pixels(channels, partial(_processed, processor=processor, channels=channels), processor)
 
 
@@ -113,7 +111,7 @@ def _processed(images: list[Image], processor: Any, channels: int) -> Tensor:
 
 
 def from_timm(model: torch.nn.Module) -> Pixels:
-    """The evaluation transform timm keeps for a model: resize, centre crop, normalise."""
+    """The evaluation transform of a timm model: resize, centre crop, normalise."""
     import timm.data
 
     config = timm.data.resolve_model_data_config(model)

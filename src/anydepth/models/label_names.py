@@ -1,4 +1,4 @@
-"""Which class of a classifier a label of the data means. Names decide wherever they match, whatever their type."""
+"""Match the names of labels in data with the class names of a classifier."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_SHOWN = 8
-
 
 def name_of(label: Any) -> str | None:
-    """The name of a label, whatever its type: a whole number's digits, "True" or "False", a text as it is.
+    """The name of a label of any type: a whole number's digits, "True" or "False", a text as it is.
 
-    Returns:
-        None for what names no class: a missing value, a share, a list.
+    None for values that name no class: a missing value, a fraction, a list.
 
     Example:
         >>> name_of(3), name_of(3.0), name_of(True), name_of("3"), name_of(0.5)
@@ -29,12 +26,12 @@ def name_of(label: Any) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class NameMatch:
-    """Names of the data's classes, held against a classifier's.
+    """Result of matching names in data with the classes of a classifier.
 
     Attributes:
-        table: the class of each name that matches one.
-        unmatched: the names that match none.
-        inexact: the names that match but for case or spaces, each with the class's own.
+        table: the class index of each name that matches.
+        unmatched: the names without a class.
+        inexact: the names that match except for case or spaces, each with the name of its class.
     """
 
     table: Mapping[str, int]
@@ -48,11 +45,7 @@ class NameMatch:
 
 
 def match_names(names: Sequence[str], classes: Sequence[str]) -> NameMatch:
-    """Find the class that each name means: the one of that name, else the only one that differs in case or spaces.
-
-    Args:
-        names: of the data's classes.
-        classes: the classifier's names for its classes, in order.
+    """Find the class of each name in data: the one of that name, else the only one that differs in case or spaces.
 
     Example:
         >>> match_names(["good", " Bad"], ["bad", "good", "fair"]).table
@@ -82,7 +75,7 @@ def _unique(names: Sequence[str]) -> dict[str, int]:
 
 
 def are_placeholders(classes: Sequence[str]) -> bool:
-    """Whether a classifier's names say no more than the numbers of its classes: LABEL_0, LABEL_1, or 0, 1.
+    """Whether class names are placeholders that only number the classes: LABEL_0, LABEL_1, or 0, 1.
 
     Example:
         >>> are_placeholders(["LABEL_0", "LABEL_1"]), are_placeholders(["0", "1"]), are_placeholders(["1", "2"])
@@ -94,8 +87,3 @@ def are_placeholders(classes: Sequence[str]) -> bool:
 def are_numbers(names: Sequence[str]) -> bool:
     """Whether all names are whole numbers."""
     return bool(names) and all(re.fullmatch("-?[0-9]{1,18}", name) for name in names)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message: the first few."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""A model that has been loaded, and what a folder must hold to be one."""
+"""A loaded model with its processor, and checks of a folder that is to hold one."""
 
 import json
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ Task = Literal["text-classification", "image-classification", "token-classificat
 Kind = Literal["text", "image", "tensor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model ready to run, and what is needed to feed it.
+    """A model ready to run, with its tokenizer or image transform.
 
     Attributes:
         model: in evaluation mode, on its device.
         processor: the tokenizer of a text model, or `Pixels` of an image model; None if it takes tensors.
-        kind: what the model takes.
-        task: what it was trained to give.
+        kind: the kind of its inputs.
+        task: what it was trained for.
         name: as the user gave it.
         classes: names of the classes in the classifier's order; empty where there is no classifier.
-        max_length: most tokens the model takes; None if nothing says so.
-        heads: the folder that holds a classifier for each depth beside the model; None if it has one for all.
+        max_length: maximum number of tokens; None if unknown.
+        heads: the folder that holds a classifier for each depth; None if the model has one for all.
         notes: what a reader of the results should know, one sentence each.
     """
 
@@ -42,16 +42,12 @@ class LoadedModel:
 
     @property
     def to_save(self) -> Any:
-        """What belongs beside the model in a folder: a tokenizer or image processor; None if it has none."""
+        """The tokenizer or image processor to save with the model; None if it has none."""
         return getattr(self.processor, "processor", self.processor) if self.kind == "image" else self.processor
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds weights as safetensors.
-
-    Raises:
-        ModelError: it holds weights, but as pickles.
-    """
+    """Whether a folder holds weights as safetensors; raises a ModelError if it holds them as pickles."""
     if any(path.name != HEADS_FILE for path in folder.glob("*.safetensors")):
         return True
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
@@ -64,15 +60,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def check_folder(folder: Path, *, pretrained: bool) -> None:
-    """See that a folder holds a model.
-
-    Args:
-        folder: to look into.
-        pretrained: whether its weights are wanted, or only its config.
-
-    Raises:
-        ModelError: it lacks a config, or weights that can be read safely.
-    """
+    """Raise a ModelError for a folder without a config, or without weights that can be read safely if `pretrained`."""
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"'{folder}' is no model: it holds no config.json")

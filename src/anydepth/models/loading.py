@@ -1,26 +1,25 @@
-"""What MODEL means on the command line: a hub id, a local folder, or `timm:NAME`.
+"""Load models by name: a hub id, a local folder, or `timm:NAME`.
 
-Weights are safetensors, never pickles; code that comes with a checkpoint runs only if asked for; and no head is ever
-made up: a checkpoint without a classifier is loaded as features, and says so.
+Weights are safetensors, never pickles; code that comes with a checkpoint runs only on request; and no head is ever
+random: a checkpoint without a classifier is loaded as features, with a note.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from anydepth.core.heads import HEADS_FILE, Heads
 from anydepth.core.model_io import device_of, first_samples, to_device
 from anydepth.core.stack import Stack
-from anydepth.errors import ModelError, one_line
+from anydepth.errors import ModelError, choose, listed, one_line
 from anydepth.models import image_transform as pixels
-from anydepth.models.hub_errors import translated
-from anydepth.models.label_names import are_numbers, are_placeholders, listed, match_names
+from anydepth.models.hub_errors import quiet, translated
+from anydepth.models.input_length import max_input_length
+from anydepth.models.label_names import are_numbers, are_placeholders, match_names
 from anydepth.models.loaded import Kind, LoadedModel, Task, check_folder
 from anydepth.models.tasks import check_task, loader_of, task_of
 from anydepth.models.timm import PREFIX as TIMM
@@ -32,8 +31,8 @@ from anydepth.storage.paths import entry_at, local_path
 __all__ = ["LoadedModel", "Task", "check_name", "config_of", "load", "stack_of"]
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
-# Never read by a forward pass in evaluation mode, and left out of many checkpoints.
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# Never read by a forward pass in evaluation mode, and left out of many checkpoints.
 _UNUSED_KEYS = ("mask_token",)
 
 
@@ -52,10 +51,10 @@ def load(
     Args:
         name: a local folder, a hub id, `timm:NAME`, or `timm:FOLDER` for a checkpoint timm saved.
         task: one of `Task`; read from the checkpoint's `architectures` if None.
-        classes: names of the classes that a classifier is about to be trained for; needs a task. A checkpoint that has
-            no classifier, or one for another number of classes, is given a new one with random weights: seed torch
-            beforehand. None, as for everything but training: no classifier is ever made up.
-        device: as torch names it; if None the first there is of CUDA, MPS and the CPU.
+        classes: for training only: names of the classes of the classifier to train; needs a task. A checkpoint that
+            has no classifier, or one for another number of classes, is given a new one with random weights: seed torch
+            beforehand.
+        device: as torch names it; if None the first available of CUDA, MPS and the CPU.
         dtype: "float32", "float16", "bfloat16", or "auto" for the checkpoint's own.
         trust_remote_code: run the Python code that comes with the checkpoint.
         pretrained: False for random weights of the same architecture; seed torch beforehand.
@@ -72,8 +71,7 @@ def load(
         anydepth.errors.ModelError: no folder 'no/such/folder/here', and a hub id has at most one '/'
     """
     wanted = None if task is None else check_task(task)
-    if dtype not in _DTYPES:
-        raise ModelError(f"unknown dtype '{dtype}', expected one of {', '.join(_DTYPES)}")
+    choose(dtype, _DTYPES, "dtype", ModelError)
     place = _device(device)
     if name.startswith(TIMM):
         if classes is not None:
@@ -83,24 +81,26 @@ def load(
         loaded = load_timm(name, wanted, dtype, pretrained)
     else:
         check_name(name, pretrained=pretrained)
-        with translated(ModelError, "model", name), _quiet():
+        from transformers.utils import logging
+
+        with translated(ModelError, "model", name), quiet(logging):
             config = config_of(name, trust_remote_code=trust_remote_code)
-            checkpoint = _Checkpoint(str(local_path(name)), config, dtype, trust_remote_code)
+            checkpoint = _Checkpoint(
+                name=str(local_path(name)), config=config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
             loaded = _load_transformers(name, wanted, checkpoint, pretrained, classes)
     loaded.model.to(place).eval()
     return loaded
 
 
 def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
-    """A loaded model as a `Stack`, in which each depth has the classifier that was trained for it, if it has its own.
+    """A loaded model as a `Stack`, with the classifiers that were trained for each depth, if it has any.
 
-    Args:
-        loaded: from `load`.
-        batches: what it is to run on; only the first is looked at, and only if there are heads to fit.
-        blocks: the dotted name of the list of blocks, for a model that has several.
+    Only the first of the batches is read, and only if there are such classifiers. `blocks` is the dotted name of the
+    list of blocks, for a model that has several.
 
     Raises:
-        ModelError: the heads beside the model are not its own.
+        ModelError: the classifiers in the folder do not fit the model.
     """
     stack = Stack(loaded.model, blocks=blocks)
     if loaded.heads is None:
@@ -128,8 +128,7 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
         except ValueError as error:
             if "trust_remote_code" in str(error):
                 raise ModelError(
-                    f"'{name}' brings its own Python code: read it, and if you trust it allow it with "
-                    "--trust-remote-code"
+                    f"'{name}' brings its own Python code: read it, and if you trust it allow it (trust_remote_code)"
                 ) from error
             raise
 
@@ -137,13 +136,13 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
 def _load_transformers(
     name: str, task: Task | None, checkpoint: "_Checkpoint", pretrained: bool, classes: Sequence[str] | None
 ) -> LoadedModel:
-    found, why = task_of(checkpoint.config)
-    notes = [why] if why and task is None else []
-    wanted = found if task is None else task
+    own_task, note = task_of(checkpoint.config)
+    notes = [note] if note and task is None else []
+    wanted = own_task if task is None else task
     if classes is not None:
         if not wanted.endswith("classification"):
             raise ModelError(f"a classifier of {len(classes)} classes is no part of {wanted}: name a task that has one")
-        checkpoint.choose_among(classes, trained=pretrained and found == wanted, notes=notes)
+        checkpoint.choose_among(classes, trained=pretrained and own_task == wanted, notes=notes)
     if not pretrained:
         model = checkpoint.random(wanted)
         notes.append("the weights are random, not the checkpoint's")
@@ -162,13 +161,13 @@ def _load_transformers(
         task=wanted,
         name=name,
         classes=_classes(checkpoint.config) if wanted.endswith("classification") else (),
-        max_length=_max_length(model, processor) if kind == "text" else None,
+        max_length=max_input_length(model, processor) if kind == "text" else None,
         heads=folder if pretrained and wanted != "features" and (folder / HEADS_FILE).is_file() else None,
         notes=tuple(notes),
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Checkpoint:
     name: str
     config: Any
@@ -179,47 +178,49 @@ class _Checkpoint:
         """The model for `task`, or its features if the checkpoint has no head for it (an error if strict)."""
         model, missing = self._weights(task)
         if task != "features":
-            if not _of_the_head(missing, model):
-                self._refuse(missing)
+            if not _head_keys(missing, model):
+                self._require_complete(missing)
                 return model, task
+            keys = listed(sorted(missing), 3)
             if strict:
-                raise ModelError(f"'{self.name}' has no trained head for {task}: its weights lack {_names(missing)}")
-            notes.append(f"loaded as features: the checkpoint lacks the weights of its head ({_names(missing)})")
+                raise ModelError(f"'{self.name}' has no trained head for {task}: its weights lack {keys}")
+            notes.append(f"loaded as features: the checkpoint lacks the weights of its head ({keys})")
             model, missing = self._weights("features")
-        self._refuse({key for key in missing if "pooler" not in key})
+        self._require_complete({key for key in missing if "pooler" not in key})
         if missing:
-            notes.append(f"the checkpoint has no pooler: {_names(missing)} are random and mean nothing")
+            notes.append(f"the checkpoint has no pooler: {listed(sorted(missing), 3)} are random and mean nothing")
         return model, "features"
 
     def load_to_train(self, task: Task, notes: list[str]) -> Any:
-        """The model for `task`; what its head lacks, or has in another size, is new."""
+        """The model for `task`, with new weights where the head has none or of another size."""
         model, missing = self._weights(task, resize=True)
-        new = _of_the_head(missing, model)
-        self._refuse(missing - new)
+        new = _head_keys(missing, model)
+        self._require_complete(missing - new)
         if new:
-            notes.append(f"new, with random weights: {_names(new)}")
+            notes.append(f"new, with random weights: {listed(sorted(new), 3)}")
         return model
 
     def choose_among(self, classes: Sequence[str], *, trained: bool, notes: list[str]) -> None:
-        """Make these the config's classes, unless those it has will do."""
+        """Make these the config's classes, unless its own hold them."""
         own = _classes(self.config)
-        if _will_do(own, classes, trained, self.name):
+        if _fits(own, classes, trained, self.name):
             return
         if trained and len(own) == len(classes):
-            notes.append(f"the classifier goes on from the checkpoint's: {_by_number(own, classes)}")
+            pairs = [f"{before} is now {after}" for before, after in zip(own, classes, strict=True)]
+            notes.append(f"the classifier goes on from the checkpoint's: {listed(pairs, 3)}")
         self.config.id2label = dict(enumerate(classes))
         self.config.label2id = {name: index for index, name in enumerate(classes)}
         self.config.problem_type = None  # a checkpoint of a regression says so here
 
     def random(self, task: Task) -> Any:
-        """The architecture with freshly drawn weights."""
+        """The architecture with random weights."""
         dtype = "float32" if self.dtype == "auto" else self.dtype
         return loader_of(task).from_config(
             self.config, dtype=getattr(torch, dtype), trust_remote_code=self.trust_remote_code
         )
 
     def _weights(self, task: Task, *, resize: bool = False) -> tuple[Any, set[str]]:
-        """The model, and the names of its weights that are not the checkpoint's."""
+        """The model, and the names of its weights that the checkpoint lacks."""
         model, info = loader_of(task).from_pretrained(
             self.name,
             config=self.config,
@@ -232,27 +233,22 @@ class _Checkpoint:
         missing = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         return model, {key for key in missing if not key.endswith(_UNUSED_KEYS)}
 
-    def _refuse(self, missing: Set[str]) -> None:
+    def _require_complete(self, missing: Set[str]) -> None:
         if missing:
-            raise ModelError(
-                f"'{self.name}' is incomplete: its weights lack {_names(missing)}, and would have been made up"
-            )
+            keys = listed(sorted(missing), 3)
+            raise ModelError(f"'{self.name}' is incomplete: its weights lack {keys}, and would have been made up")
 
 
-def _of_the_head(keys: Set[str], model: Any) -> set[str]:
-    """Those of the names that lie outside the base model, or in its pooler."""
+def _head_keys(keys: Set[str], model: Any) -> set[str]:
+    """The names outside the base model, or in its pooler."""
     prefix = model.base_model_prefix + "."
     return {key for key in keys if not key.startswith(prefix) or "pooler" in key}
 
 
-def _will_do(own: Sequence[str], classes: Sequence[str], trained: bool, name: str) -> bool:
-    """Whether a config's classes hold those of the data, by name, or by number where the data have no names.
-
-    Raises:
-        ModelError: a trained classifier has some of them: their weights would go on as those of other classes.
-    """
+def _fits(own: Sequence[str], classes: Sequence[str], trained: bool, name: str) -> bool:
+    """Whether a config's classes hold those of the data, by name, or by number where the data have no names."""
     match = match_names(classes, own)
-    if trained and match.partial:
+    if trained and match.partial:  # the weights of the others would go on as those of other classes
         raise ModelError(
             f"'{name}' tells apart {listed(own)}, and only some of the data's classes ({listed(classes)}) have these "
             f"names, not {listed(match.unmatched)}: rename them, or begin from a model without a classifier"
@@ -262,11 +258,6 @@ def _will_do(own: Sequence[str], classes: Sequence[str], trained: bool, name: st
     if are_numbers(classes) and not match.table:
         return len(classes) <= len(own) if trained else not are_placeholders(own) and len(classes) == len(own)
     return False
-
-
-def _by_number(own: Sequence[str], classes: Sequence[str]) -> str:
-    pairs = [f"{before} is now {after}" for before, after in zip(own, classes, strict=True)]
-    return ", ".join(pairs[:3]) + (", ..." if len(pairs) > 3 else "")
 
 
 def _tokenizer(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> Any:
@@ -316,32 +307,11 @@ def _classes(config: Any) -> tuple[str, ...]:
     return tuple(str(names[index]) for index in sorted(names))
 
 
-def _max_length(model: Any, processor: Any) -> int | None:
-    """Most tokens the model takes: what its positions hold, and what its tokenizer says."""
-    limits = [processor.model_max_length] if processor.model_max_length < 10**9 else []
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _reserved_positions(model, positions))
-    return min(limits, default=None)
-
-
-def _reserved_positions(model: nn.Module, positions: int) -> int:
-    """RoBERTa and its kin count positions from the padding index + 1, so their table holds fewer than it says."""
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and "position" in path and module.num_embeddings == positions:
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
-
-
 # --- shared ---------------------------------------------------------------------------------------------------------
 
 
 def check_name(name: str, *, pretrained: bool = True) -> None:
-    """Refuse early what can be seen without loading: a path that leads nowhere, a folder that is no model.
-
-    Raises:
-        ModelError: the name leads nowhere.
-    """
+    """Raise a ModelError for a path that leads nowhere, or a folder that is no model, without loading it."""
     if not name:
         raise ModelError("no model named: expected a folder, a hub id or timm:NAME")
     entry = entry_at(name, ModelError)
@@ -371,24 +341,3 @@ def _device(name: str | None) -> torch.device:
     if device.type == "meta":
         raise ModelError("device 'meta' holds no numbers: give another, such as 'cpu'")
     return device
-
-
-def _names(keys: Set[str]) -> str:
-    shown = sorted(keys)[:3]
-    return ", ".join(shown) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' tables about missing weights, which are said as notes or errors here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

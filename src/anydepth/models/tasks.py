@@ -1,11 +1,11 @@
-"""What a checkpoint was saved for, what it can be trained for, and which class of transformers loads it."""
+"""The task a checkpoint was saved for or can be trained for, and the class of transformers that loads it."""
 
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-from anydepth.errors import ModelError
+from anydepth.errors import ModelError, choose
 from anydepth.models.loaded import Task
 
-# The part of a class name that tells the task, and the class that loads it.
+# Parts of class names with their task, and the class that loads it.
 _TASKS: dict[str, tuple[Task, str]] = {
     "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
     "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
@@ -17,14 +17,9 @@ _LOADERS: dict[Task, str] = {**dict(_TASKS.values()), "features": "AutoModel"}
 
 
 def check_task(name: str) -> Task:
-    """The task of that name.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if name not in get_args(Task):
-        raise ModelError(f"unknown task '{name}', expected one of {', '.join(get_args(Task))}")
-    return cast(Task, name)
+    """The task of that name; raises a ModelError where there is none."""
+    task: Task = choose(name, get_args(Task), "task", ModelError)
+    return task
 
 
 def loader_of(task: Task) -> Any:
@@ -35,7 +30,7 @@ def loader_of(task: Task) -> Any:
 
 
 def task_of(config: Any) -> tuple[Task, str | None]:
-    """The task a checkpoint was saved for, and a note where it is one that is read as features.
+    """The task a checkpoint was saved for, and a note where its head is left out and it is loaded as features.
 
     Example:
         >>> from transformers import BertConfig
@@ -52,15 +47,12 @@ def task_of(config: Any) -> tuple[Task, str | None]:
 
 
 def trainable_task(config: Any, *, labelled: bool, words: bool) -> Task:
-    """The task to train a model for, by what it was saved for, else by the data.
+    """The task to train a model for: that of the checkpoint, else by the data.
 
-    Args:
-        config: of the checkpoint.
-        labelled: whether the data have labels.
-        words: whether they have one for each word of a text.
+    The latter may be `labelled`, and have a label for each of the `words` of a text.
 
     Raises:
-        ModelError: the data do not say either.
+        ModelError: the checkpoint has no task, and the data no labels.
 
     Example:
         >>> from transformers import BertConfig, GPT2Config
@@ -71,29 +63,22 @@ def trainable_task(config: Any, *, labelled: bool, words: bool) -> Task:
     """
     from transformers.models.auto import modeling_auto as auto
 
-    found, _ = task_of(config)
-    if found != "features":
-        return found
+    task, _ = task_of(config)
+    if task != "features":
+        return task
     if config.model_type in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         return "image-classification"
-    if reads_one_way(config):
+    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not fills_masks(config):
         return "causal-lm"
     if not labelled:
         raise ModelError(
-            f"a {config.model_type} learns from labels, and none are known in the data: name them with --label-column"
+            f"a {config.model_type} learns from labels, and none are known in the data: name their column (label)"
         )
     return "token-classification" if words else "text-classification"
 
 
-def reads_one_way(config: Any) -> bool:
-    """Whether a model of this kind is a causal language model."""
-    from transformers.models.auto import modeling_auto as auto
-
-    return config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not fills_masks(config)
-
-
 def fills_masks(config: Any) -> bool:
-    """Whether a model of this kind sees the tokens after a position too, and would only have to copy the next one."""
+    """Whether a model of this kind is bidirectional: it sees the next token, which it would only have to copy."""
     from transformers.models.auto import modeling_auto as auto
 
     return config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)

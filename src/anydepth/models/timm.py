@@ -1,8 +1,8 @@
-"""What `timm:NAME` means: an image model of timm's, with the transform timm keeps for it."""
+"""Load image models of timm, named `timm:NAME`, with their transform."""
 
 import torch
 
-from anydepth.errors import ModelError
+from anydepth.errors import ModelError, suggestion
 from anydepth.models import image_transform as pixels
 from anydepth.models.hub_errors import translated
 from anydepth.models.loaded import LoadedModel, Task, check_folder
@@ -12,13 +12,9 @@ PREFIX = "timm:"
 
 
 def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> LoadedModel:
-    """Load a model of timm's; `anydepth.models.loading.load` moves it to its device.
+    """Load a timm model; see `anydepth.models.loading.load`, which moves it to its device.
 
-    Args:
-        name: `timm:NAME`, or `timm:FOLDER` for a checkpoint timm saved.
-        task: "image-classification" or "features"; by whether there is a classifier if None.
-        dtype: as torch names it, or "auto".
-        pretrained: False for random weights.
+    Without a task, it is "image-classification" if the model has a classifier, else "features".
 
     Raises:
         ModelError: the name leads nowhere, the weights cannot be used, or timm is not installed.
@@ -52,23 +48,16 @@ def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> Loa
         kind="image",
         task="image-classification" if model.num_classes else "features",
         name=name,
-        classes=tuple(model.pretrained_cfg.get("label_names") or _generic(model.num_classes)),
+        classes=tuple(model.pretrained_cfg.get("label_names") or (f"LABEL_{i}" for i in range(model.num_classes))),
         notes=() if pretrained else ("the weights are random, not the checkpoint's",),
     )
 
 
-def _generic(count: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{index}" for index in range(count))
-
-
 def _check_name(architecture: str, pretrained: bool) -> None:
-    import difflib
-
     import timm
 
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        raise ModelError(f"timm has no model '{architecture}'" + (f": did you mean {', '.join(near)}?" if near else ""))
+        raise ModelError(f"timm has no model '{architecture}'" + suggestion(architecture, timm.list_models(), n=3))
     if pretrained:
         with translated(ModelError, "model", PREFIX + architecture):
             config = timm.get_pretrained_cfg(architecture)

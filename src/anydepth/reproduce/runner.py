@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from anydepth.core.provenance import now, versions
 from anydepth.distributed import rank_and_count, wait_for_all
-from anydepth.errors import ReproduceError
+from anydepth.errors import ReproduceError, choose
 from anydepth.progress import Progress
 from anydepth.reproduce.experiment import Experiment, Say
 from anydepth.reproduce.recipe import Recipe
@@ -51,8 +50,7 @@ class ReproduceSettings:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise ReproduceError(f"unknown scale {self.scale!r}, expected one of {', '.join(SCALES)}")
+        choose(self.scale, SCALES, "scale", ReproduceError)
         for name, value in (("seeds", self.seeds), ("steps", self.steps)):
             if value is not None and value < 1:
                 raise ReproduceError(f"{name} is {value}, expected at least 1")
@@ -142,13 +140,9 @@ def recipe_named(name: str) -> Recipe:
     Example:
         >>> recipe_named("gleu")
         Traceback (most recent call last):
-        anydepth.errors.ReproduceError: unknown recipe 'gleu', did you mean glue? ...
+        anydepth.errors.ReproduceError: unknown recipe 'gleu', expected one of ...: did you mean glue?
     """
-    if name in RECIPES:
-        return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(RECIPES)}:"
-    raise ReproduceError(f"unknown recipe {name!r}, {hint} `anydepth reproduce --list` has them all")
+    return RECIPES[choose(name, RECIPES, "recipe", ReproduceError)]
 
 
 def plan_of(recipe: Recipe, scale: str) -> Scale:

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from anydepth.core.windows import texts_of
-from anydepth.errors import CertificateError, MeasureError
+from anydepth.errors import CertificateError, MeasureError, choose
 from anydepth.measures import readout
 from anydepth.measures.engine.moments import Moments
 from anydepth.measures.engine.states import ArrayStates
@@ -234,8 +234,7 @@ class TraceData:
         return np.asarray(self.rows.prediction == self.rows.label[:, None])
 
     def _require(self, name: str) -> None:
-        if name not in STATISTICS:
-            raise MeasureError(f"unknown statistic {name!r}, expected one of {', '.join(STATISTICS)}")
+        choose(name, STATISTICS, "statistic", MeasureError)
         if name not in self.statistics:
             why = "traced before it was kept: trace again" if name == "entropy" else "no labels"
             if self.rows is None:

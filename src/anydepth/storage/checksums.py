@@ -1,4 +1,4 @@
-"""Files whose size and checksum somebody wrote down, so that a damaged one is told from a good one. Needs no torch."""
+"""Checksums of files and of JSON objects, to detect damaged and changed ones. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SMALL, _PIECES, _PIECE = 64 << 20, 64, 1 << 20
 
 
 def file_record(path: Path) -> dict[str, Any]:
-    """What a manifest states of a file: its size in bytes and its checksum."""
+    """The entry of a file in a manifest: its size in bytes and its checksum."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, _blake2b).hexdigest()}
 
 
 def imprint(path: Path) -> dict[str, Any]:
-    """What tells a file from one that was changed since: its size, and a checksum of it.
+    """The size and a checksum of a file, to see quickly whether it was changed since.
 
-    Of a file above 64 MB the checksum is of pieces of it at equal distances: enough to see that somebody has put
-    another in its place, in a second whatever its size. (`file_record` reads all of it, to find a damaged byte.)
+    Of a file above 64 MB the checksum is of pieces of it at equal distances: enough to detect another file in its
+    place, in a second whatever its size. (`file_record` reads all of it, to find a damaged byte.)
     """
     size = path.stat().st_size
     if size <= _SMALL:
@@ -37,12 +37,7 @@ def imprint(path: Path) -> dict[str, Any]:
 
 
 def require_intact(path: Path, expected: Mapping[str, Any], *, again: str) -> None:
-    """See that a file is what a manifest states.
-
-    Args:
-        path: the file.
-        expected: from `file_record`, read back.
-        again: what to do if it is not, for the message.
+    """Compare a file with its entry from `file_record`; `again` says what to do if they differ.
 
     Raises:
         TraceFileError: it is missing, truncated, or was changed.
@@ -58,7 +53,7 @@ def require_intact(path: Path, expected: Mapping[str, Any], *, again: str) -> No
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """A checksum of what JSON holds. It shows what was changed by accident or by hand; it is no signature.
+    """A checksum of a JSON object. It detects changes by accident or by hand; it is no signature.
 
     Example:
         >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
@@ -69,36 +64,53 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with its own seal, for `read_sealed` to check."""
+    """The object with its own checksum, for `read_sealed` to check."""
     return {**content, "checksum": content_hash(content)}
 
 
 def read_sealed(path: Path, *, known: int, again: str) -> dict[str, Any]:
-    """A JSON object that states its format and carries its own seal as "checksum".
+    """Read a JSON object that states the `known` format and has its own "checksum", which is left out.
 
-    Args:
-        path: the file.
-        known: the format that can be read.
-        again: what to do if it cannot, for the message.
-
-    Returns:
-        The object, without the seal.
+    The message says with `again` what to do if that fails.
 
     Raises:
         TraceFileError: it is missing, no such object, of another format, or was changed.
     """
+    content = load_json(path, again=again)
+    format_ = content.get("format") if isinstance(content, dict) else None
+    if format_ != known:
+        raise TraceFileError(f"{path} has format {format_}, expected {known}: {again} with this version of anydepth")
+    if content.pop("checksum", None) != content_hash(content):
+        raise TraceFileError(f"{path} was changed after it was written: {again}")
+    return dict(content)
+
+
+def load_json(path: Path, *, again: str) -> Any:
+    """The content of a JSON file; raises a TraceFileError if it is missing or cannot be read, with what to do."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TraceFileError(f"{path} does not exist: {again}") from None
     except (OSError, ValueError, RecursionError) as problem:
         raise TraceFileError(f"{path} is corrupt or cannot be read ({one_line(problem)}): {again}") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != known:
-        raise TraceFileError(f"{path} has format {found}, expected {known}: {again} with this version of anydepth")
-    if content.pop("checksum", None) != content_hash(content):
-        raise TraceFileError(f"{path} was changed after it was written: {again}")
-    return dict(content)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if the file is missing or holds anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_sealed_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object without its own checksum; None if it is missing, damaged or was changed."""
+    content = read_object(path)
+    try:
+        return content if content and content.pop("checksum", None) == content_hash(content) else None
+    except (ValueError, RecursionError):  # NaN, which is no JSON
+        return None
 
 
 def _blake2b() -> Any:

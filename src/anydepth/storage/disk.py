@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to the disk, and put in place by one rename."""
+"""Atomic writes of files: written to a temporary file, flushed to disk, and put in place by one rename."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ _FULL = re.compile(r"No space left|os error 28|PytorchStreamWriter|unexpected po
 
 @contextmanager
 def write_errors(path: Path, *, unless: type[OSError] | None = None) -> Iterator[None]:
-    """Context manager: turn a failed write, as the system, safetensors or torch say it, into one line about `path`.
+    """Context manager: turn a failed write of `path` by the system, safetensors or torch into a one-line error.
 
-    Args:
-        path: what is written.
-        unless: the class of those that are left as they are.
+    Errors of the class `unless` pass through.
     """
     try:
         yield
@@ -40,14 +38,14 @@ def write_errors(path: Path, *, unless: type[OSError] | None = None) -> Iterator
 
 
 def _is_failed_write(problem: Exception) -> bool:
-    """By name: importing safetensors and torch here would keep the router from running without them."""
+    # by name: importing safetensors and torch here would keep the router from running without them
     named = type(problem).__name__ in ("SafetensorError", "RuntimeError")
     return named and _FAILED_WRITE.search(str(problem)) is not None
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` at once when all went well and is removed when it did not."""
+    """Context manager: a path to write to, which replaces `path` at once on success and is removed on failure."""
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         clear_temporary(path)
@@ -66,31 +64,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def temporary(path: Path) -> Path:
-    """Where this process writes what is to become `path`."""
+    """The temporary file in which this process writes `path`."""
     return path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
 
 
 def clear_temporary(path: Path) -> None:
-    """Remove what processes that were killed left beside `path` when they wrote it."""
+    """Remove temporary files of `path` that killed processes left."""
     form = re.compile(rf"\.{re.escape(path.name[:200])}\.(\d+)\.tmp")
     for entry in path.parent.iterdir():
-        if (match := form.fullmatch(entry.name)) and not _runs(int(match[1])) and entry.is_file():
+        if (match := form.fullmatch(entry.name)) and not _is_running(int(match[1])) and entry.is_file():
             with suppress(OSError):
                 entry.unlink()
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as problem:  # any other than a missing process: it is another user's
+        return not isinstance(problem, ProcessLookupError)
     return True
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file, or which names a folder holds."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -102,7 +98,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """The same for all that a folder holds, and for itself."""
+    """Flush a folder and everything below it to disk."""
     for place, _, files in os.walk(folder):
         for name in files:
             flush(Path(place, name))
@@ -110,11 +106,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def leaves(folder: Path) -> list[str]:
-    """The files below a folder, by their paths within it; links count as files.
-
-    Raises:
-        OSError: some folder cannot be read.
-    """
+    """The files below a folder, by their relative paths; links count as files."""
 
     def fail(problem: OSError) -> None:
         raise problem
@@ -127,11 +119,7 @@ def leaves(folder: Path) -> list[str]:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all it holds, or a link; nothing where there is none.
-
-    Raises:
-        OSError: something cannot be removed.
-    """
+    """Remove a folder and its content, or a link, if there is one."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
@@ -139,7 +127,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def open_to_all(folder: Path, mode: int) -> None:
-    """Give files the mode that this process's umask leaves; some libraries write them for their owner alone."""
+    """Set the mode of files below a folder; some libraries write them for their owner alone, whatever the umask."""
     for place, _, files in os.walk(folder):
         for name in files:
             path = Path(place, name)

@@ -1,4 +1,4 @@
-"""Files that are never half-written: rows appended during a pass, and whole files that replace others at once."""
+"""Write JSON files and folders atomically, and read them back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from anydepth.errors import TraceFileError, one_line
+from anydepth.errors import TraceFileError
+from anydepth.storage.checksums import load_json
 from anydepth.storage.disk import atomic_write
 from anydepth.storage.output_folder import PARTIAL, OutputKind, output, settle
 from anydepth.storage.sizes import in_words
@@ -23,30 +24,28 @@ _WHOLE = OutputKind(job="part")
 
 @contextmanager
 def replacing_folder(folder: Path, kind: OutputKind = _WHOLE) -> Iterator[Path]:
-    """A new folder to fill, whose files take the places of those in `folder` when all went well.
+    """Context manager: a new folder to fill, whose files replace those in `folder` on success.
 
-    Args:
-        folder: where; see `anydepth.storage.output_folder.output`.
-        kind: what is written; by default all that the folder holds is replaced.
+    By default everything in the folder is replaced; see `anydepth.storage.output_folder.output`.
     """
     with output(folder, kind) as opened, opened.publish() as beside:
         yield beside
 
 
 def is_filled(folder: Path) -> bool:
-    """Whether something was put into a folder by `replacing_folder`, and not only begun to be."""
+    """Whether `replacing_folder` has completed a result in a folder."""
     settle(folder)
     return folder.is_dir() and any(entry.name != PARTIAL for entry in folder.iterdir())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON (no NaN: it is not JSON) to `path`, all or nothing."""
+    """Write JSON to `path` atomically, and raise for NaN, which is not JSON."""
     with atomic_write(path) as beside:
         beside.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it: it has no NaN, no tuples, no dataclasses, and no numbers or arrays of numpy's.
+    """A value converted for JSON: without NaN, tuples, dataclasses, and numbers or arrays of numpy.
 
     Example:
         >>> plain({1: (np.float64(0.5), math.nan), "x": np.arange(2)})
@@ -57,37 +56,24 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(one) for one in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def read_json(path: Path) -> Any:
-    """What `path` holds.
-
-    Raises:
-        TraceFileError: it is missing, cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TraceFileError(f"{path} does not exist: expected a folder written by anydepth") from None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise TraceFileError(f"{path} is corrupt or cannot be read: {one_line(problem)}") from None
+    """The content of a JSON file; raises a TraceFileError if it is missing, cannot be read, or is not JSON."""
+    return load_json(path, again="expected a folder written by anydepth")
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse to start what the disk cannot hold.
-
-    Raises:
-        TraceFileError: fewer than `needed` bytes are free where `folder` lies.
-    """
+    """Raise a TraceFileError if fewer than `needed` bytes are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise TraceFileError(
             f"{what} takes {in_words(needed)}, and {folder} has {in_words(free)} free; "
-            "use a smaller --limit, fewer positions (--tokens), or another folder"
+            "use a smaller limit, fewer positions (tokens), or another folder"
         )

@@ -1,4 +1,4 @@
-"""One process at a time in an output folder: a lock that ends with the process, and says who holds it."""
+"""Exclusive locks on output folders, which end with the process and name their holder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.errors import AnydepthWarning, OutputError
+from anydepth.storage.checksums import read_object
 from anydepth.storage.disk import remove_tree, write_errors
 
 with suppress(ImportError):  # Windows has none, and goes without the lock
     import fcntl
 
 JOB = "job.json"
-"""The file that is locked. It is also what tells a work folder of ours from somebody else's."""
+"""The locked file, by which work folders of anydepth are recognised."""
 _WHAT = "anydepth: what a job that is under way, or was interrupted, keeps here"
 _SIZE = 1024  # written in one piece, so that a kill leaves no half of it
 _BUSY = (errno.EAGAIN, errno.EACCES)
@@ -30,11 +31,9 @@ _held: set[int] = set()
 
 
 class FolderLock:
-    """An exclusive lock on a work folder. It goes with the process that holds it, however that ends.
+    """An exclusive lock on an existing work folder, released when the process ends in any way.
 
-    Args:
-        folder: the work folder, which exists.
-        output: the output folder it works for, for messages.
+    Messages name the output folder `output`, to which it belongs.
     """
 
     def __init__(self, folder: Path, output: Path) -> None:
@@ -47,21 +46,21 @@ class FolderLock:
 
         Raises:
             OutputError: another process, or another thread of this one, has it.
-            FileNotFoundError: whoever had it has just removed the folder.
+            FileNotFoundError: the last holder has just removed the folder.
         """
         self._spare = os.open(os.devnull, os.O_RDONLY)
         try:
-            self._handle = self._opened()
+            self._handle = self._open_locked()
         except BaseException:
             self.free_a_handle()
             raise
         _held.add(self._handle)
 
-    def _opened(self) -> int:
+    def _open_locked(self) -> int:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             self._lock(handle)
-            if not _same(handle, self._path):  # whoever had it before removed the file when it was done
+            if not os.path.samestat(os.fstat(handle), self._path.stat()):  # the last holder removed the file
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         except BaseException:
             os.close(handle)
@@ -69,20 +68,16 @@ class FolderLock:
         return handle
 
     def free_a_handle(self) -> None:
-        """See that one file can be opened, to clear away: what failed may be that too many are open."""
+        """Close a spare handle, so that clearing away can open one file even where too many are open."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
 
     def sign(self, job: str) -> None:
-        """Write down who has the lock, and what for.
-
-        Raises:
-            TraceFileError: the disk is full.
-        """
+        """Write the holder of the lock and its job into the locked file."""
         assert self._handle is not None
         with write_errors(self._output):
-            os.pwrite(self._handle, _about(job), 0)
+            os.pwrite(self._handle, _description(job), 0)
 
     def _lock(self, handle: int) -> None:
         if not _HAS_LOCKS:
@@ -91,8 +86,9 @@ class FolderLock:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
             if problem.errno in _BUSY:
+                owner = _holder_in_words(self._path)
                 raise OutputError(
-                    f"'{self._output}' is in use by {who_holds(self._path)}: wait for it to end, or give another folder"
+                    f"'{self._output}' is in use by {owner}: wait for it to end, or give another folder"
                 ) from None
             warnings.warn(
                 f"the file system of '{self._output}' has no locks ({problem.strerror}): see to it yourself that no "
@@ -102,11 +98,7 @@ class FolderLock:
             )
 
     def release(self, *, remove: bool) -> None:
-        """Let go.
-
-        Args:
-            remove: remove the file before, while nobody else can have it.
-        """
+        """Release the lock, and before that `remove` its file, while nobody else can hold it."""
         if self._handle is None:
             return
         self.free_a_handle()
@@ -120,29 +112,23 @@ class FolderLock:
 
 
 def holder(file: Path) -> dict[str, Any] | None:
-    """What a lock file says of who wrote it; None if it is no lock file of ours."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) and content.get("what") == _WHAT else None
+    """The description of its holder in a lock file; None if it is no lock file of anydepth."""
+    content = read_object(file)
+    return content if content is not None and content.get("what") == _WHAT else None
 
 
-def who_holds(file: Path) -> str:
-    """Who wrote a lock file, in words."""
-    about = holder(file)
-    if about is None:
+def _holder_in_words(file: Path) -> str:
+    owner = holder(file)
+    if owner is None:
         return "another process"
-    return f"process {about.get('pid')} on {about.get('host')} ({about.get('command')})"
+    return f"process {owner.get('pid')} on {owner.get('host')} ({owner.get('command')})"
 
 
 @contextmanager
 def scratch_folder(within: Path | None = None, prefix: str = "anydepth-") -> Iterator[Path]:
-    """A folder for this call alone, removed afterwards; those that killed processes left there are removed first.
+    """Context manager: a temporary folder `within` another (by default the system's), removed afterwards.
 
-    Args:
-        within: where it is made; None for the system's place for temporary files.
-        prefix: what its name begins with, and that of those to be removed.
+    Folders with the same prefix that killed processes left there are removed first.
     """
     place = within or Path(tempfile.gettempdir())
     for folder in place.glob(f"{prefix}*/"):
@@ -151,14 +137,14 @@ def scratch_folder(within: Path | None = None, prefix: str = "anydepth-") -> Ite
                 if free:
                     remove_tree(folder)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as name, _locked_if_free(Path(name)):
-        # only now is it known to others, who see that it is locked
-        (Path(name) / JOB).write_bytes(_about("scratch"))
+        # only now do others recognise it, and see that it is locked
+        (Path(name) / JOB).write_bytes(_description("scratch"))
         yield Path(name)
 
 
 @contextmanager
 def _locked_if_free(folder: Path) -> Iterator[bool]:
-    """Inside, the folder is locked: True; it is somebody else's, or there are no locks: False."""
+    """Context manager: lock a folder, and give whether that succeeded; not where another has it, or without locks."""
     handle = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     _held.add(handle)
     try:
@@ -173,24 +159,15 @@ def _locked_if_free(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def _about(job: str) -> bytes:
+def _description(job: str) -> bytes:
     words = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else ["python"]
-    command = "".join(one if one.isascii() and one.isprintable() else "?" for one in " ".join(words))
-    about = {"what": _WHAT, "job": job, "pid": os.getpid(), "host": socket.gethostname(), "command": command[:120]}
-    return json.dumps(about).encode().ljust(_SIZE)
-
-
-def _same(handle: int, path: Path) -> bool:
-    opened = os.fstat(handle)
-    try:
-        named = path.stat()
-    except FileNotFoundError:
-        return False
-    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+    command = "".join(char if char.isascii() and char.isprintable() else "?" for char in " ".join(words))[:120]
+    fields = {"what": _WHAT, "job": job, "pid": os.getpid(), "host": socket.gethostname(), "command": command}
+    return json.dumps(fields).encode().ljust(_SIZE)
 
 
 def _forget() -> None:
-    """In a forked process: the lock is its parent's alone, and ends with it."""
+    """Close the handles in a forked process: the lock belongs to its parent alone, and ends with it."""
     for handle in _held:
         os.close(handle)
     _held.clear()

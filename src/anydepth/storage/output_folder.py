@@ -1,14 +1,14 @@
-"""Output folders: who may write there, what is whose, and how a new result takes the place of an old one.
+"""Output folders of jobs: exclusive access, ownership of files, and atomic replacement of an old result by a new one.
 
-Every job writes to a folder in the same way. While it runs, a work folder inside (`.partial`) holds a lock, what the
-job can go on from after an interrupt, and the files of its result as they are made. When all of them are there, a plan
-is written down, and they are moved to their places one by one, old ones aside first. A process that is killed between
-two of these moves leaves the plan, and whoever next writes or reads there carries it out: the result is the old one or
-the new one, and never some of each.
+Every job writes to a folder in the same way. While it runs, a work folder inside (`.partial`) holds a lock, the state
+from which the job can resume after an interrupt, and the files of its result as they are made. When all of them are
+there, a plan is written, and they are moved to their places one by one, after old ones were moved aside. A process that
+is killed between two of these moves leaves the plan, and the next process that writes or reads there carries it out:
+the result is the old one or the new one, and never some of each.
 
-A job owns the files that it wrote and nothing else: its JSON file (the mark) lists them with their checksums, and seals
-itself. What is not listed, or was changed since, is the user's: it is never deleted, overwritten or moved. A job that
-would need its name is refused before it begins.
+A job owns the files that it wrote and nothing else: its JSON file (the mark) lists them with their checksums, and has
+its own. Files that are not listed, or were changed since, are the user's: they are never deleted, overwritten or moved.
+A job that would need their names is refused before it begins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 from anydepth.errors import AnydepthError, OutputError
 from anydepth.signals import Stopped, held_back
-from anydepth.storage.checksums import imprint, with_checksum
+from anydepth.storage.checksums import imprint, read_sealed_object, with_checksum
 from anydepth.storage.disk import flush_tree, leaves, open_to_all, remove_tree, write_errors
 from anydepth.storage.locks import JOB, FolderLock, holder
 from anydepth.storage.paths import local_path, real_path
@@ -36,30 +36,29 @@ from anydepth.storage.replacement import (
     PLAN,
     carry_out,
     plan_in,
-    read_sealed_object,
     require_replaceable,
     undo,
     write_plan,
 )
 
 PARTIAL = ".partial"
-"""The work folder inside an output folder, while a job runs and where it can go on."""
+"""The work folder inside an output folder, while a job runs and where it can resume."""
 _RESUMABLE = ("*/journal.json", "*/*.npz", "align.json")
-"""What in a work folder a later command goes on from."""
+"""Files in a work folder from which a later command resumes."""
 _TRIES, _PATIENCE = 100, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputKind:
-    """What a job leaves in its output folder.
+    """The files a job writes to its output folder.
 
     Attributes:
         job: the name of the job, as on the command line.
-        mark: the JSON file that says what else the job wrote; None for a folder that is replaced with all it holds.
-        names: other files that it is known to write, as paths within the folder.
-        alone: what to say of a folder that holds anything, and no earlier result of this job; empty to write there.
-        beside: what the job itself puts into the folder while it is under way, which is not anything.
-        error: the class of error to say it with.
+        mark: the JSON file that lists what else the job wrote; None for a folder that is replaced as a whole.
+        names: other files that it is known to write, as relative paths.
+        alone: the message about a folder that holds other files, and no earlier result of this job; empty to allow it.
+        beside: files that the job itself puts into the folder while it runs, and that are no such other files.
+        error: the class of that error.
     """
 
     job: str
@@ -72,12 +71,7 @@ class OutputKind:
 
 @dataclass(frozen=True)
 class Output:
-    """An output folder that a job has to itself.
-
-    Attributes:
-        folder: the output folder.
-        kind: what the job leaves there.
-    """
+    """An output folder to which a job has exclusive access."""
 
     folder: Path
     kind: OutputKind
@@ -85,19 +79,18 @@ class Output:
 
     @property
     def partial(self) -> Path:
-        """The work folder: what lies in folders in it with a `journal.json` is there again after an interrupt."""
+        """The work folder: folders in it with a `journal.json` are kept after an interrupt."""
         return self.folder / PARTIAL
 
     @contextmanager
     def publish(self, *, adds: bool = False) -> Iterator[Path]:
-        """A new folder to fill, whose files take their places at once when all went well.
+        """Context manager: a new folder to fill, whose files take their places at once on success.
 
-        Args:
-            adds: whether the earlier files of this job stay; else those that the new result lacks are removed.
+        Earlier files of this job that the new result lacks are removed, unless it `adds` to them.
 
         Raises:
             OutputError: a file of the result has the name of one that this job did not write.
-            TraceFileError: the disk is full, or something cannot be replaced. What was there is still there.
+            TraceFileError: the disk is full, or a file cannot be replaced. The old result is still there.
         """
         staged = self.partial / NEW
         with write_errors(self.folder):
@@ -128,7 +121,7 @@ class Output:
         files = [*(name for name in files if name not in marks), *marks]
         flush_tree(staged)
         gone = [] if adds else [name for name in before if name not in files]
-        # the mark goes first and comes last: without it, nobody takes some of each for a result
+        # the mark is dropped first and put last: without it, nobody takes a mixture of files for a result
         drop = [*(name for name in marks if os.path.lexists(self.folder / name)), *gone]
         with held_back():
             write_plan(self.partial, put=files, drop=drop)
@@ -141,27 +134,24 @@ class Output:
         self._written.update(written)
 
     def _require_free(self, names: list[str]) -> None:
-        """See that none of these names is somebody else's."""
+        """Raise if a file of one of these names is not this job's."""
         for name in names:
             places = [self.folder / name, *(self.folder / parent for parent in Path(name).parents)][:-1]
             taken = os.path.lexists(places[0]) and name not in self._written and not self._marked(name)
-            blocked = next((str(at) for at in places[1:] if os.path.lexists(at) and _is_no_folder(at)), None)
+            parents = (place for place in places[1:] if os.path.lexists(place))
+            blocked = next((str(place) for place in parents if place.is_symlink() or not place.is_dir()), None)
             if taken or blocked:
                 raise OutputError(
                     f"'{blocked or places[0]}' was not written by anydepth {self.kind.job}, or was changed since: move "
-                    "it away, or give another folder (out, --out)"
+                    "it away, or give another folder (out)"
                 )
 
     def _marked(self, name: str) -> bool:
         return name == self.kind.mark and _record(self.folder / name) is not None
 
 
-def _is_no_folder(path: Path) -> bool:
-    return path.is_symlink() or not path.is_dir()
-
-
 def _seal(folder: Path, staged: Path, mark: str, written: Mapping[str, Any]) -> None:
-    """Have the mark say what was written, and seal it."""
+    """Add the list of written files and the checksum to the mark."""
     source = staged / mark if (staged / mark).exists() else folder / mark
     content = json.loads(source.read_text(encoding="utf-8"))
     content.pop("checksum", None)
@@ -170,13 +160,13 @@ def _seal(folder: Path, staged: Path, mark: str, written: Mapping[str, Any]) -> 
 
 
 def _record(mark: Path) -> dict[str, Any] | None:
-    """What a mark says was written beside it; None where there is no mark, or it was changed."""
+    """The list of written files in a mark; None where there is no mark, or it was changed."""
     content = None if mark.is_symlink() else read_sealed_object(mark)
     written = None if content is None else content.get("written")
     return written if isinstance(written, dict) else None
 
 
-# --- Having a folder to oneself ---------------------------------------------------------------------------------------
+# --- Exclusive access to a folder -----------------------------------------------------------------------------------
 
 _open: ContextVar[tuple[tuple[Path, int], ...]] = ContextVar("_open", default=())
 
@@ -192,21 +182,21 @@ def output(
     again: str = "the same command",
     resumable: bool = False,
 ) -> Iterator[Output]:
-    """Have an output folder to oneself, from before the work until the result is in place.
+    """Context manager: exclusive access to an output folder, from before the work until the result is in place.
 
-    Within the block, the same folder may be opened again by the same thread: that is the same job.
+    Within the block, the same thread may open the same folder again, for the same job.
 
     Args:
-        folder: made if missing; removed again if nothing comes of it.
-        kind: what the job leaves there.
+        folder: made if missing; removed again if it stays empty.
+        kind: the files the job writes.
         inputs: what the job reads, by what it is ("model", "data"): names that may be paths.
-        rank: of this process; the first one has the folder for all.
-        ranks: how many processes share the work.
+        rank: of this process; the first one locks the folder for all.
+        ranks: number of processes that share the work.
         again: what to do after an interrupt, for the message.
-        resumable: whether that goes on in any case: with parts that lie outside the work folder.
+        resumable: whether that resumes in any case, from parts outside the work folder.
 
     Raises:
-        OutputError: another process writes there, something there is not this job's, or it is what the job reads.
+        OutputError: another process writes there, a file there is not this job's, or it is what the job reads.
         TraceFileError: the folder cannot be written.
     """
     folder = Path(folder)
@@ -216,19 +206,19 @@ def output(
     _require_text(folder)
     _require_apart(folder, inputs or {})
     if (folder.absolute(), threading.get_ident()) in _open.get():
-        yield _opened(folder, kind, inputs or {})
+        yield _check_output(folder, kind, inputs or {})
         return
     with write_errors(folder):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        lock = _locked(folder, kind)
+        lock = _acquire_lock(folder, kind)
     except BaseException:
         _remove_empty(made)
         raise
     done = False
     token = _open.set((*_open.get(), (folder.absolute(), threading.get_ident())))
     try:
-        yield _opened(folder, kind, inputs or {})
+        yield _check_output(folder, kind, inputs or {})
         done = True
     except (KeyboardInterrupt, Stopped) as stop:
         goes_on = resumable or _resumable(folder / PARTIAL)
@@ -237,20 +227,19 @@ def output(
     finally:
         _open.reset(token)
         with held_back():
-            _leave(folder, lock, made, keep=lambda: not done and (ranks > 1 or _resumable(folder / PARTIAL)))
+            _release(folder, lock, made, keep=lambda: not done and (ranks > 1 or _resumable(folder / PARTIAL)))
 
 
 def settle(folder: Path) -> None:
-    """Before reading: carry out what a process that was killed had begun to put in place.
+    """Before reading: complete the replacement of files that a killed process had begun.
 
     Raises:
-        OutputError: another process is about to put something in place, and does not come to an end.
-        TraceFileError: it cannot be carried out.
+        OutputError: another process is replacing files, and does not come to an end.
+        TraceFileError: the replacement cannot be completed.
     """
     partial, deadline = folder / PARTIAL, time.monotonic() + _PATIENCE
     while os.path.lexists(partial / PLAN):
-        about = holder(partial / JOB)
-        if about is None:
+        if holder(partial / JOB) is None:
             return
         lock = FolderLock(partial, folder)
         try:
@@ -265,11 +254,11 @@ def settle(folder: Path) -> None:
             with write_errors(folder), held_back():
                 carry_out(folder, partial)
         finally:
-            _leave(folder, lock, [], keep=lambda: _resumable(partial))
+            _release(folder, lock, [], keep=lambda: _resumable(partial))
 
 
-def _locked(folder: Path, kind: OutputKind) -> FolderLock:
-    """The lock of a folder, with what an earlier process left there put in order."""
+def _acquire_lock(folder: Path, kind: OutputKind) -> FolderLock:
+    """Lock a folder, and clear up what an earlier process left there."""
     partial = folder / PARTIAL
     for _ in range(_TRIES):
         with write_errors(folder):
@@ -277,10 +266,10 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
         lock = FolderLock(partial, folder)
         try:
             with write_errors(folder, unless=FileNotFoundError):
-                _require_ours(partial)
+                _require_work_folder(partial)
                 earlier = holder(partial / JOB)
                 lock.acquire()
-        except FileNotFoundError:  # whoever was here before is just leaving
+        except FileNotFoundError:  # the last holder is just removing the folder
             continue
         except BaseException:
             with suppress(OSError):
@@ -291,28 +280,28 @@ def _locked(folder: Path, kind: OutputKind) -> FolderLock:
             if other != kind.job and _resumable(partial):
                 raise OutputError(
                     f"'{folder}' holds an interrupted anydepth {other}: go on with that, remove '{partial}', or give "
-                    "another folder (out, --out)"
+                    "another folder (out)"
                 )
             lock.sign(kind.job)
             with write_errors(folder), held_back():
                 carry_out(folder, partial)
         except BaseException:
-            _leave(folder, lock, [], keep=lambda: _resumable(partial))
+            _release(folder, lock, [], keep=lambda: _resumable(partial))
             raise
         return lock
     raise OutputError(f"'{folder}' is in use by another process: wait for it to end, or give another folder")
 
 
-def _require_ours(partial: Path) -> None:
-    """See that a work folder is one of ours, or empty."""
+def _require_work_folder(partial: Path) -> None:
+    """Raise if a folder is no work folder of anydepth, and not empty."""
     names = {entry.name for entry in partial.iterdir()}
     fresh = names <= {JOB} and (not names or (partial / JOB).stat().st_size == 0)
     if partial.is_symlink() or os.path.ismount(partial) or not (fresh or holder(partial / JOB)):
-        raise OutputError(f"'{partial}' is not anydepth's: move it away, or give another folder (out, --out)")
+        raise OutputError(f"'{partial}' is not anydepth's: move it away, or give another folder (out)")
 
 
-def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | None]) -> Output:
-    """The folder, once it is seen that this kind of result may be put there."""
+def _check_output(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | None]) -> Output:
+    """The output folder, if this kind of result may be written there."""
     with write_errors(folder):
         if kind.mark is None:
             return Output(folder, kind)
@@ -320,16 +309,16 @@ def _opened(folder: Path, kind: OutputKind, inputs: Mapping[str, str | Path | No
         others = {entry.name for entry in folder.iterdir()} - {PARTIAL, *kind.beside}
         if written is None and kind.alone and others:
             raise kind.error(f"'{folder}' {kind.alone}: give another folder with --out")
-        own = {name: said for name, said in (written or {}).items() if _unchanged(folder, name, said)}
-        opened = Output(folder, kind, own)
-        opened._require_free([kind.mark, *kind.names, *(written or {})])
+        own = {name: record for name, record in (written or {}).items() if _is_unchanged(folder, name, record)}
+        checked = Output(folder, kind, own)
+        checked._require_free([kind.mark, *kind.names, *(written or {})])
         marks = [kind.mark] if written is not None else []
         require_replaceable(folder, [*marks, *own])
-    _require_not_replaced(opened, inputs)
-    return opened
+    _require_not_replaced(checked, inputs)
+    return checked
 
 
-def _unchanged(folder: Path, name: str, expected: Any) -> bool:
+def _is_unchanged(folder: Path, name: str, expected: Any) -> bool:
     path = folder / name
     if path.is_symlink() or not path.is_file() or not real_path(path).is_relative_to(real_path(folder)):
         return False
@@ -337,17 +326,17 @@ def _unchanged(folder: Path, name: str, expected: Any) -> bool:
 
 
 def _require_text(folder: Path) -> None:
-    """See that the folder's name is text: safetensors writes to any, and reads from no other."""
+    """Raise for a folder whose name is no text: safetensors could write there, and not read."""
     try:
         os.fsencode(folder.absolute()).decode()
     except UnicodeDecodeError:
         raise OutputError(
-            f"the name of '{folder}' is no UTF-8, and safetensors writes to no other: give another folder (out, --out)"
+            f"the name of '{folder}' is no UTF-8, and safetensors writes to no other: give another folder (out)"
         ) from None
 
 
 def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
-    """See that the folder is none that is read, and lies in no folder of data."""
+    """Raise if the folder is an input, or lies in a folder of data."""
     with write_errors(folder):
         if folder.is_symlink() and not folder.exists():
             raise OutputError(f"cannot write {folder}: it is a link that leads nowhere")
@@ -358,26 +347,26 @@ def _require_apart(folder: Path, inputs: Mapping[str, str | Path | None]) -> Non
             continue
         inside = what == "data" and source.is_dir() and real.is_relative_to(source)
         if inside or real == source:
-            raise OutputError(f"'{folder}' is the {what} to be read, or lies in it: give another folder (out, --out)")
+            raise OutputError(f"'{folder}' is the {what} to be read, or lies in it: give another folder (out)")
 
 
-def _require_not_replaced(opened: Output, inputs: Mapping[str, str | Path | None]) -> None:
-    """See that nothing that is read is among the files that are to be replaced."""
-    real = real_path(opened.folder)
-    replaced = [real / name for name in (*opened._written, opened.kind.mark) if name]
+def _require_not_replaced(output: Output, inputs: Mapping[str, str | Path | None]) -> None:
+    """Raise if an input is among the files to be replaced."""
+    real = real_path(output.folder)
+    replaced = [real / name for name in (*output._written, output.kind.mark) if name]
     for what, name in inputs.items():
         source = _existing(name)
         if source is not None and any(path == source or source in path.parents for path in replaced):
             if source in real.parents:
                 continue  # above the folder: all of a model, say, of which this is a part
             raise OutputError(
-                f"'{name}' is the {what} to be read, and would be replaced in '{opened.folder}': give another folder "
-                "(out, --out)"
+                f"'{name}' is the {what} to be read, and would be replaced in '{output.folder}': give another folder "
+                "(out)"
             )
 
 
 def _existing(name: str | Path | None) -> Path | None:
-    """Where a name leads that may be a path; None if it leads nowhere."""
+    """The real path of a name that may be a path; None if nothing is there."""
     try:
         path = real_path(local_path(name)) if name else None
         return path if path is not None and path.exists() else None
@@ -389,8 +378,8 @@ def _resumable(partial: Path) -> bool:
     return any(next(partial.glob(pattern), None) is not None for pattern in _RESUMABLE)
 
 
-def _leave(folder: Path, lock: FolderLock, made: list[Path], *, keep: Callable[[], bool]) -> None:
-    """Let go of a folder: of the work folder there stays what is to be gone on from, or nothing."""
+def _release(folder: Path, lock: FolderLock, made: list[Path], *, keep: Callable[[], bool]) -> None:
+    """Release a folder, and remove its work folder unless `keep` says that it can be resumed from."""
     partial = folder / PARTIAL
     lock.free_a_handle()
     if plan_in(partial) is not None:  # for the next process to carry out

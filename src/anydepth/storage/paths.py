@@ -1,4 +1,4 @@
-"""From a name that a user gave to what lies there: paths are literal, and what cannot be looked at is one line."""
+"""Paths from names that users gave, taken literally, with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,28 +15,25 @@ _SHOWN = 80  # characters of a name in a message
 
 
 def local_path(name: str | Path) -> Path:
-    """The path that a name stands for; `~` is the home folder, unless something of that very name is there.
-
-    Args:
-        name: as the user gave it.
+    """The path of a name; `~` is the home folder, unless something of that very name exists.
 
     Example:
         >>> local_path("data/d[1].csv").as_posix(), local_path("~nosuchuser/x").as_posix()
         ('data/d[1].csv', '~nosuchuser/x')
     """
     path = Path(name)
-    if not str(name).startswith("~") or _is_there(path):
+    if not str(name).startswith("~") or os.path.lexists(path):
         return path
     try:
         return path.expanduser()
-    except RuntimeError:  # there is no such user, so the name is no more than it says
+    except RuntimeError:  # there is no such user: the name is literal
         return path
 
 
 def real_path(path: str | Path) -> Path:
     """The absolute path with all links followed, as far as they lead anywhere.
 
-    Unlike `Path.resolve` it never raises: of links in a circle, whoever opens them will tell.
+    Unlike `Path.resolve` it never raises, not even for links in a circle.
 
     Example:
         >>> real_path("/no/./such/../thing").as_posix()
@@ -45,20 +42,12 @@ def real_path(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _is_there(path: Path) -> bool:
-    return os.path.lexists(path)
-
-
 def entry_at(name: str | Path, raised: type[AnydepthError]) -> Entry | None:
-    """What lies at the path that a name stands for, links followed; None where nothing does.
-
-    Args:
-        name: as the user gave it.
-        raised: the class to raise.
+    """The kind of entry at the path of a name, links followed; None where there is none.
 
     Raises:
-        AnydepthError: of the class `raised`, where the file system cannot say: a name that is too long, links that
-            lead in a circle, a folder that may not be looked into.
+        AnydepthError: of the class `raised`, where the file system cannot say: a name that is too long, links in a
+            circle, a folder without permission.
 
     Example:
         >>> from anydepth.errors import DataError
@@ -79,6 +68,6 @@ def entry_at(name: str | Path, raised: type[AnydepthError]) -> Entry | None:
 
 
 def shown(name: str | Path) -> str:
-    """A name as a message shows it: the middle of a long one is left out."""
+    """A name for a message: the middle of a long one is left out."""
     text = str(name)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"

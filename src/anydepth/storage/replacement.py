@@ -1,8 +1,8 @@
-"""The last step of a result: new files take the places of old ones by a plan that outlives a kill.
+"""Replace old files of a result by new ones, by a plan that another process can complete after a kill.
 
-.partial/plan.json   which files are to be put, and which are to go
-.partial/new/        new ones that are not in place yet
-.partial/old/        old ones that were moved aside
+.partial/plan.json   which files to put, and which to drop
+.partial/new/        new files that are not in place yet
+.partial/old/        old files that were moved aside
 """
 
 from __future__ import annotations
@@ -17,24 +17,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anydepth.errors import OutputError
-from anydepth.storage.checksums import content_hash, with_checksum
+from anydepth.storage.checksums import read_sealed_object, with_checksum
 from anydepth.storage.disk import flush, remove_tree
 
 with suppress(ImportError):  # on Windows, where files have no such flags either
     import fcntl
 
 PLAN, NEW, OLD = "plan.json", "new", "old"
-"""Of the plan, and of the folders of files that are not in place yet, or not any more."""
+"""Names of the plan and the two folders in a work folder."""
 _GET_FLAGS, _FIXED = 0x80086601, 0x30  # Linux's FS_IOC_GETFLAGS; immutable, and append-only
 
 
 def write_plan(partial: Path, *, put: Sequence[str], drop: Sequence[str]) -> None:
-    """Decide: from here on, the new files count, whatever happens to this process.
+    """Write the plan into the work folder: from here on the new files count, whatever happens to this process.
 
-    Args:
-        partial: the work folder, with the new files in `new`.
-        put: their names, in the order in which they take their places.
-        drop: of files that go before.
+    The old files to `drop` are moved aside first, then the new ones are put in place in order.
     """
     beside = partial / f"{PLAN}.tmp"
     beside.write_text(json.dumps(with_checksum({"put": list(put), "drop": list(drop)})), encoding="utf-8")
@@ -44,7 +41,7 @@ def write_plan(partial: Path, *, put: Sequence[str], drop: Sequence[str]) -> Non
 
 
 def plan_in(partial: Path) -> dict[str, Any] | None:
-    """The plan in a work folder; None if there is none that is whole."""
+    """The plan in a work folder; None if there is none, or it is damaged."""
     plan = read_sealed_object(partial / PLAN)
     if plan is None:
         return None
@@ -53,31 +50,15 @@ def plan_in(partial: Path) -> dict[str, Any] | None:
     return plan if safe else None
 
 
-def read_sealed_object(path: Path) -> dict[str, Any] | None:
-    """A JSON object that carries its own checksum, without that; None if it is missing, damaged or was changed."""
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or content.pop("checksum", None) != content_hash(content):
-            return None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content
-
-
 def carry_out(folder: Path, partial: Path) -> None:
-    """Do what is left of a plan, and clear up; without a plan, only clear up.
-
-    Raises:
-        OSError: something cannot be moved.
-        OutputError: something new is in the way.
-    """
+    """Complete a plan, if there is one, and clear up; raises an OutputError if a new file is in the way."""
     plan = plan_in(partial)
     if plan is not None:
         _move_all(folder, partial, plan)
         (partial / PLAN).unlink()
         for place in {(folder / name).parent for name in plan["drop"]}:
             _remove_if_empty(place, folder)
-    with suppress(OSError):  # what cannot be removed now is in nobody's way, and is tried again
+    with suppress(OSError):  # what cannot be removed now does no harm, and is tried again
         for name in (PLAN, f"{PLAN}.tmp"):
             (partial / name).unlink(missing_ok=True)
         for name in (NEW, OLD):
@@ -85,7 +66,7 @@ def carry_out(folder: Path, partial: Path) -> None:
 
 
 def _move_all(folder: Path, partial: Path, plan: dict[str, Any]) -> None:
-    """Make the moves of a plan that were not made yet, in such an order that any of them may be the last."""
+    """Make the remaining moves of a plan, in such an order that any of them may be the last."""
     new, old = partial / NEW, partial / OLD
     for name in plan["drop"]:
         if os.path.lexists(folder / name) and not os.path.lexists(old / name):
@@ -101,11 +82,7 @@ def _move_all(folder: Path, partial: Path, plan: dict[str, Any]) -> None:
 
 
 def undo(folder: Path, partial: Path) -> None:
-    """Take back what was done of a plan, so that what was there before is there again.
-
-    Raises:
-        OSError: something cannot be moved. The plan stays, for the next process to carry out.
-    """
+    """Undo the moves of a plan, so that the old result is there again; if that fails, the plan stays."""
     plan = plan_in(partial)
     if plan is None:
         return
@@ -136,35 +113,27 @@ def _remove_if_empty(place: Path, folder: Path) -> None:
 
 
 def require_replaceable(folder: Path, names: Sequence[str]) -> None:
-    """See, before the work, that files can be moved: no mount, no other disk, nothing that is fixed or another user's.
-
-    Raises:
-        OutputError: one cannot.
-    """
+    """Raise an OutputError, before the work, for a file that cannot be moved."""
     device = folder.stat().st_dev
-    for name in names:
-        path = folder / name
-        if not os.path.lexists(path):
-            continue
-        why = _why_fixed(path, device)
-        if why:
-            raise OutputError(f"'{path}' is to be replaced, and {why}: see to that, or give another folder (--out)")
+    for path in (folder / name for name in names):
+        if os.path.lexists(path) and (why := _why_fixed(path, device)):
+            raise OutputError(f"'{path}' is to be replaced, and {why}: see to that, or give another folder (out)")
 
 
 def _why_fixed(path: Path, device: int) -> str:
-    about, place = path.lstat(), path.parent.stat()
-    if os.path.ismount(path) or about.st_dev != device:
+    """Why a file cannot be moved: a mount, another disk, permissions, or a flag; empty if it can."""
+    status, place = path.lstat(), path.parent.stat()
+    if os.path.ismount(path) or status.st_dev != device:
         return "something is mounted there"
     if not os.access(path.parent, os.W_OK | os.X_OK):
         return f"'{path.parent}' cannot be written"
-    mine = {0, about.st_uid, place.st_uid}
-    if place.st_mode & stat.S_ISVTX and os.geteuid() not in mine:
+    if place.st_mode & stat.S_ISVTX and os.geteuid() not in {0, status.st_uid, place.st_uid}:
         return "it is another user's"
     return "it is marked as one not to be changed (lsattr)" if _flags(path) & _FIXED else ""
 
 
 def _flags(path: Path) -> int:
-    """The flags that Linux's file systems keep for a file; 0 where there are none."""
+    """The flags of a file on Linux's file systems; 0 where there are none."""
     if os.name != "posix" or not stat.S_ISREG(path.lstat().st_mode):
         return 0
     try:

@@ -1,4 +1,4 @@
-"""Rows appended to a file during a pass, and read back in pieces."""
+"""Files of rows: appended during a pass, and read back in chunks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from anydepth.errors import TraceFileError, one_line
 from anydepth.storage.disk import write_errors
 
 _HEADER_BYTES = 128
-
-
-_LOOKED_AT = 1000  # rows of kept states that a fingerprint is made of
+_FINGERPRINT_ROWS = 1000
 
 
 class RowFile:
-    """Rows appended to a `.npy` file: after each `commit`, `numpy.load` reads what was committed.
+    """A `.npy` file to which rows are appended: after each `commit`, `numpy.load` reads the committed rows.
 
     Args:
-        path: where; the folder must exist.
+        path: in an existing folder.
         dtype: of the entries.
         columns: entries per row; None for a flat array.
-        rows: how many rows of a file that exists to keep; the rest is cut off.
+        rows: number of rows of an existing file to keep; the rest is truncated.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, columns: int | None = None, *, rows: int = 0) -> None:
@@ -45,7 +43,7 @@ class RowFile:
 
     @property
     def bytes(self) -> int:
-        """What the rows take on disk."""
+        """The size of the rows on disk."""
         return self.rows * self._row_bytes
 
     def append(self, rows: NDArray[Any]) -> None:
@@ -66,7 +64,7 @@ class RowFile:
             self._file.flush()
 
     def close(self) -> None:
-        """Commit and let go of the file; closing twice does nothing."""
+        """Commit and close the file; closing twice does nothing."""
         if not self._file.closed:
             try:
                 self.commit()
@@ -76,54 +74,54 @@ class RowFile:
 
 
 class StoredStates:
-    """The selected positions' states of all depths, on disk: what measures read chunk by chunk.
+    """Hidden states of the selected positions at all depths, on disk, for measures to read in chunks.
 
     Args:
         parts: `.npy` files of (n, K·D) float32 rows, in order.
         widths: D of each depth.
-        groups: (n,) the sample each row belongs to; None if every row is its own.
+        groups: (n,) the sample of each row; None if every row is its own.
     """
 
     def __init__(self, parts: list[Path], widths: tuple[int, ...], groups: NDArray[np.int64] | None = None) -> None:
         self.parts, self.widths, self.groups = parts, widths, groups
-        self._rows: list[NDArray[np.float32]] = [_mapped(part, sum(widths)) for part in parts]
+        self._rows: list[NDArray[np.float32]] = [_memory_map(part, sum(widths)) for part in parts]
         self.count = sum(len(rows) for rows in self._rows)
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """The rows in order, (<= size, K·D) float32 at a time."""
         for rows in self._rows:
             for start in range(0, len(rows), size):
-                # a copy: the map is read-only, and torch wants to own what it may write to
+                # a copy: the map is read-only, and torch needs writable memory
                 yield torch.from_numpy(np.array(rows[start : start + size]))
 
     def rows(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some of the rows, (m, K·D), in any order."""
         starts = np.cumsum([0, *(len(rows) for rows in self._rows)])
         part = np.searchsorted(starts, which, side="right") - 1
-        found = np.empty((len(which), sum(self.widths)), np.float32)
+        selected = np.empty((len(which), sum(self.widths)), np.float32)
         for index, rows in enumerate(self._rows):
             here = part == index
-            found[here] = rows[which[here] - starts[index]]
-        return found
+            selected[here] = rows[which[here] - starts[index]]
+        return selected
 
     @property
     def fingerprint(self) -> str:
-        """Tells these states from any others, by some of the rows: at most a thousand, at equal distances."""
-        found = hashlib.blake2b(f"{self.widths} {self.count}".encode(), digest_size=16)
-        some = np.unique(np.linspace(0, max(self.count - 1, 0), _LOOKED_AT).astype(np.int64))[: self.count]
-        for part in np.array_split(some, 10):
-            found.update(self.rows(part).tobytes())
+        """A hash of the shape, the groups, and at most a thousand rows at equal distances."""
+        digest = hashlib.blake2b(f"{self.widths} {self.count}".encode(), digest_size=16)
+        sampled = np.unique(np.linspace(0, max(self.count - 1, 0), _FINGERPRINT_ROWS).astype(np.int64))[: self.count]
+        for part in np.array_split(sampled, 10):
+            digest.update(self.rows(part).tobytes())
         groups = np.arange(self.count) if self.groups is None else self.groups
-        found.update(groups.astype(np.int64).tobytes())
-        return found.hexdigest()
+        digest.update(groups.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     @property
     def bytes(self) -> int:
-        """What the states take on disk."""
+        """The size of the states on disk."""
         return 4 * self.count * sum(self.widths)
 
 
-def _mapped(path: Path, columns: int) -> NDArray[np.float32]:
+def _memory_map(path: Path, columns: int) -> NDArray[np.float32]:
     try:
         rows: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as problem:

@@ -1,4 +1,4 @@
-"""Fields of a JSON object that was read back: there, and of the type they were written with."""
+"""Check the fields of JSON objects that were read back, and their types."""
 
 from __future__ import annotations
 
@@ -21,14 +21,9 @@ _NAMES = {
 def require_fields(
     content: Any, path: Path, *, again: str, fields: Mapping[str, type], optional: Mapping[str, type] | None = None
 ) -> dict[str, Any]:
-    """An object whose fields are of these types.
+    """The content of a JSON file, if it is an object whose required and optional fields have these types.
 
-    Args:
-        content: what a file of JSON holds.
-        path: of the file, for the message.
-        again: what to do if it is damaged, for the message.
-        fields: types of those that must be there.
-        optional: types of those that may be.
+    The message says with `again` what to do if it is damaged.
 
     Raises:
         TraceFileError: it is no object, or a field is missing or of another type.
@@ -39,17 +34,18 @@ def require_fields(
         anydepth.errors.TraceFileError: align.json is damaged: 'settings' is null, expected an object; train again
     """
     if not isinstance(content, dict):
-        raise TraceFileError(f"{path} is damaged: it holds {_shown(content)}, expected an object; {again}")
+        raise TraceFileError(f"{path} is damaged: it holds {json_type(content)}, expected an object; {again}")
     present = {name: kind for name, kind in (optional or {}).items() if name in content}
     for name, kind in {**fields, **present}.items():
         if name not in content:
             raise TraceFileError(f"{path} is damaged: it lacks '{name}'; {again}")
         if not isinstance(content[name], kind) or (kind is not bool and isinstance(content[name], bool)):
             raise TraceFileError(
-                f"{path} is damaged: '{name}' is {_shown(content[name])}, expected {_NAMES[kind]}; {again}"
+                f"{path} is damaged: '{name}' is {json_type(content[name])}, expected {_NAMES[kind]}; {again}"
             )
     return content
 
 
-def _shown(value: Any) -> str:
+def json_type(value: Any) -> str:
+    """The type of a JSON value, in words."""
     return "null" if value is None else _NAMES[type(value)]

@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write them."""
+"""Sizes in bytes, formatted with units and parsed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def in_words(size: int) -> str:
-    """A number of bytes as people write it.
+    """A number of bytes with a unit.
 
     Example:
         >>> in_words(123_456_789)
@@ -23,22 +23,18 @@ def in_words(size: int) -> str:
 
 
 def as_bytes(size: int | str, name: str) -> int:
-    """A size as people write it, as a number of bytes; the counterpart of `in_words`.
-
-    Args:
-        size: a number of bytes, or one with a unit of `in_words`, whose powers are of 1,000.
-        name: what the size is of, for the message.
+    """Parse a size above 0: a number of bytes, or one with a unit of `in_words`, with powers of 1,000.
 
     Raises:
-        DataError: it is no size above 0.
+        DataError: it is none; the message calls it `name`.
 
     Example:
         >>> as_bytes("1.5 GB", "states_limit"), as_bytes(2000, "states_limit")
         (1500000000, 2000)
     """
     units = [unit.lower() for unit in _UNITS]
-    found = re.fullmatch(rf"(\d*\.?\d+) ?({'|'.join(units)}|)", str(size).lower())
-    count = 0 if found is None else round(float(found[1]) * 1000 ** units.index(found[2] or "bytes"))
+    match = re.fullmatch(rf"(\d*\.?\d+) ?({'|'.join(units)}|)", str(size).lower())
+    count = 0 if match is None else round(float(match[1]) * 1000 ** units.index(match[2] or "bytes"))
     if count < 1:
         raise DataError(f"{name} is {size!r}, expected a size such as '20GB', or a number of bytes")
     return count

@@ -18,7 +18,7 @@ from anydepth.core.provenance import describe_model, now, versions
 from anydepth.core.stack import Stack
 from anydepth.core.tokens import check_policy
 from anydepth.distributed import rank_and_count, wait_for_all
-from anydepth.errors import DataError
+from anydepth.errors import DataError, choose
 from anydepth.measures.engine.states import ArrayStates, as_numbers
 from anydepth.measures.similarity import check_measures, similarities
 from anydepth.passes.batches import as_batches
@@ -103,8 +103,8 @@ def trace(
     check_measures(measures)
     if keep_states and out is None:
         raise DataError("keep_states needs a folder to keep them in: give out='DIR'")
-    if readout not in ("tail", "raw", None):
-        raise DataError(f"unknown readout {readout!r}, expected 'tail', 'raw' or None")
+    if readout is not None:
+        choose(readout, ("tail", "raw"), "readout", DataError, otherwise="None")
     if positions is not None and positions < 1:
         raise DataError(f"positions is {positions}, expected at least 1 for each sample, or None for all")
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anydepth.errors import MeasureError
+from anydepth.errors import MeasureError, choose
 from anydepth.results import frames
 from anydepth.results.merging import merge
 from anydepth.results.trace_data import TraceData
@@ -50,15 +50,11 @@ class Trace(TraceData):
             what: "depths" for one row per depth; "similarity" for one row per measure and pair of depths; "answers"
                 for one row per answer and depth.
         """
-        match what:
-            case "depths":
-                return frames.by_depth(self)
-            case "similarity":
-                return frames.by_pair(self)
-            case "answers":
-                self._require("confidence")
-                return frames.by_answer(self)
-        raise MeasureError(f"unknown frame {what!r}, expected depths, similarity or answers")
+        makers = {"depths": frames.by_depth, "similarity": frames.by_pair, "answers": frames.by_answer}
+        make = makers[choose(what, makers, "frame", MeasureError)]
+        if what == "answers":
+            self._require("confidence")
+        return make(self)
 
     def save(self, folder: str | Path, *, report: bool = True, sums: bool = True) -> Path:
         """Write the trace to a folder, with its report; see `anydepth.results.trace_files`."""

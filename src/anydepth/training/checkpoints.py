@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from anydepth.errors import AnydepthWarning, TrainingError, one_line
-from anydepth.storage.checksums import file_record, with_checksum
+from anydepth.storage.checksums import file_record, read_sealed_object, with_checksum
 from anydepth.storage.disk import flush, flush_tree, leaves, open_to_all, remove_tree
-from anydepth.storage.replacement import read_sealed_object
 from anydepth.storage.sizes import in_words
 
 STATE_FILE, SEAL_FILE = "trainer_state.json", "sealed.json"

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from anydepth.errors import ObjectiveError
+from anydepth.errors import ObjectiveError, choose
 
 Weights: TypeAlias = str | Sequence[int | float] | Callable[[int, int], int | float]
 """A name of `WEIGHTS`, one number for each exit in the exits' order, or a function of (depth, L)."""
@@ -65,9 +65,7 @@ def weights_of(weights: Weights, depths: Sequence[int], depth: int) -> dict[int,
     if not depths or not all(1 <= one <= depth for one in depths) or len(set(depths)) < len(depths):
         raise ObjectiveError(f"exits are {list(depths)}, expected depths among 1..{depth}, each once")
     if isinstance(weights, str):
-        if weights not in WEIGHTS:
-            raise ObjectiveError(f"unknown weights {weights!r}, expected one of {', '.join(WEIGHTS)}, or numbers")
-        found = WEIGHTS[weights](depths, depth)
+        found = WEIGHTS[choose(weights, WEIGHTS, "weights", ObjectiveError, otherwise="numbers")](depths, depth)
     elif callable(weights):
         found = [float(weights(one, depth)) for one in depths]
     else:

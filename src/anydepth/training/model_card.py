@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anydepth.storage.file_kinds import kind_of
 from anydepth.storage.paths import local_path
 from anydepth.training.summary import TrainingSummary
 
@@ -132,8 +133,7 @@ def is_hub_id(name: str) -> bool:
     if local_path(name).exists() or name == "digits":
         return False
     owner = r"[A-Za-z0-9][\w.-]*"
-    file = re.search(r"\.(csv|tsv|jsonl?|parquet|txt)$", name)
-    return file is None and re.fullmatch(rf"({owner}/)?{owner}", name) is not None
+    return kind_of(Path(name)) is None and re.fullmatch(rf"({owner}/)?{owner}", name) is not None
 
 
 def short_name(name: str) -> str:

@@ -7,7 +7,6 @@ loop. Depth L is read from the forward's own answer, so that weight on the last 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets
 from anydepth.core.tokens import Policy, default_policy, select, valid_positions
-from anydepth.errors import ObjectiveError
+from anydepth.errors import ObjectiveError, choose
 from anydepth.training.depth_weights import EXITS, SCHEDULES, Exits, Weights, sampled, weights_of
 from anydepth.training.losses import DepthLossTerms, inputs_and_labels, require_learnable
 
@@ -84,8 +83,7 @@ class AlignedLoss:
     )
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ObjectiveError(f"unknown schedule {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        choose(self.schedule, SCHEDULES, "schedule", ObjectiveError)
         if isinstance(self.exits, str) and self.exits not in EXITS:
             raise ObjectiveError(f"exits are {self.exits!r}, expected 'all', 'sampled', or the depths to train")
         for name, most in (("distillation", 1.0), ("label_smoothing", 1.0), ("cosine", float("inf"))):
@@ -256,8 +254,4 @@ def objective_named(name: str) -> Objective:
         Traceback (most recent call last):
         anydepth.errors.ObjectiveError: unknown objective 'sampeld', expected one of standard, aligned, uniform, ...
     """
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    near = difflib.get_close_matches(name, OBJECTIVES, n=1)
-    hint = f": did you mean {near[0]}?" if near else ""
-    raise ObjectiveError(f"unknown objective {name!r}, expected one of {', '.join(OBJECTIVES)}{hint}")
+    return OBJECTIVES[choose(name, OBJECTIVES, "objective", ObjectiveError)]

@@ -8,7 +8,7 @@ import typer
 
 from anydepth.cli import options, terminal
 from anydepth.cli.parsing import default_folder, names_of
-from anydepth.errors import DataError
+from anydepth.errors import DataError, choose
 
 _READOUTS: dict[str, Literal["tail", "raw"] | None] = {"tail": "tail", "raw": "raw", "none": None}
 
@@ -78,8 +78,7 @@ def trace(
     device = join() or device
     folder = out or default_folder(model, data)
     names = names_of(measures)
-    if readout not in _READOUTS:
-        raise DataError(f"unknown readout {readout!r}, expected one of {', '.join(_READOUTS)}")
+    choose(readout, _READOUTS, "readout", DataError)
     if theory and rank_and_count()[1] > 1:
         raise DataError(f"--theory is for one process, and there are {rank_and_count()[1]}: run it without torchrun")
     check_measures(names)  # now, not after a model was downloaded

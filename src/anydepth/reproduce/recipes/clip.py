@@ -91,7 +91,12 @@ class Pair:
         transform = pixels.from_transformers(AutoImageProcessor.from_pretrained(source), channels=3)
         classes = class_names(bench, subject)
         images = LoadedModel(
-            ImageTower(found.model).eval(), transform, "image", "image-classification", subject.model, classes
+            model=ImageTower(found.model).eval(),
+            processor=transform,
+            kind="image",
+            task="image-classification",
+            name=subject.model,
+            classes=classes,
         )
         return cls(found.model, found.processor, images, classes)
 

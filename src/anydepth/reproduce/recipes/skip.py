@@ -79,7 +79,14 @@ def _measured(bench: Experiment, subject: Subject, folder: Path, *, skip: bool) 
     torch.manual_seed(bench.seed)
     network = Network(SIDE * SIDE, WIDTH, len(classes), skip=skip)
     network.to(bench.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = LoadedModel(network, plain((SIDE, SIDE), channels=1), "image", "image-classification", "mlp", classes)
+    model = LoadedModel(
+        model=network,
+        processor=plain((SIDE, SIDE), channels=1),
+        kind="image",
+        task="image-classification",
+        name="mlp",
+        classes=classes,
+    )
     _train(network, bench, subject, model)
     return by_depth(
         trace(network, bench.batches(subject, model), measures=MEASURES, out=folder / "trace", progress=bench.progress)
