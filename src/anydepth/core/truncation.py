@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from anydepth.core.model_io import Batch, call_model, device_of, distance, first_samples, model_output
+from anydepth.core.model_io import Batch, call_model, device_of, distance, first_samples, model_output, split_batch
 from anydepth.core.overrides import Override
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack, tolerance_of
-from anydepth.core.targets import without_labels
 from anydepth.core.truncated_config import (
     built,
     is_of_its_config,
@@ -69,7 +68,7 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
     with _only(stack.model.get_submodule(stack.path), depth):
         cut = copy.deepcopy(stack.model)
-    inputs = None if batch is None else first_samples(without_labels(batch, stack.model)[0], 2)
+    inputs = None if batch is None else first_samples(split_batch(batch, stack.model).inputs, 2)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)
     loaded = _loaded(cut, stack, depth, seen=inputs is not None)
