@@ -21,7 +21,7 @@ LABELS = ("labels", "label", "label_ids")
 _SPANS = ("start_positions", "end_positions")  # what models that find an answer in a text take for labels
 
 # Where a model's answer lies in its output, in order of preference.
-_ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
 
 
 class BatchParts(NamedTuple):
@@ -107,7 +107,7 @@ def model_output(output: Any) -> tuple[str, Tensor]:
     if isinstance(output, Tensor):
         return "", output
     named = fields_of(output)
-    for name in _ANSWERS:
+    for name in ANSWERS:
         if isinstance(named.get(name), Tensor):
             return name, named[name]
     answers = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim > 1}
@@ -132,11 +132,6 @@ def fields_of(output: Any) -> Mapping[str, Any]:
     if is_dataclass(output) and not isinstance(output, type):
         return {field.name: getattr(output, field.name) for field in fields(output)}
     return {}
-
-
-def is_known_answer(name: str) -> bool:
-    """Whether this is a known name of an answer, such as "logits"."""
-    return name in _ANSWERS
 
 
 def output_state(output: Any) -> Tensor:
@@ -169,11 +164,9 @@ def first_samples(batch: Batch, count: int) -> Batch:
 
 
 def samples_of(batch: Batch, which: slice | Tensor) -> Batch:
-    """Some samples of a batch: every tensor whose first axis is as long as the first tensor's is indexed.
+    """Some samples of a batch, by a slice or by indices in any order, repeated or not.
 
-    Args:
-        batch: any.
-        which: a slice, or the indices of the samples, in any order, repeated or not.
+    Every tensor whose first axis is as long as the first tensor's is indexed.
     """
 
     def index(values: Tensor) -> Tensor:

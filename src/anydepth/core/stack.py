@@ -23,13 +23,13 @@ from torch.nn import functional
 from anydepth.core.blocks import find_blocks
 from anydepth.core.heads import Heads
 from anydepth.core.model_io import (
+    ANSWERS,
     Batch,
     call_model,
     call_with,
     distance,
     first_samples,
     input_state,
-    is_known_answer,
     model_output,
     output_state,
 )
@@ -160,7 +160,7 @@ class Stack:
     def unnamed_answers(self) -> str:
         """The name of the first of several answers with unknown names; empty where there are none."""
         name = self._traits.answer if self._traits is not None else ""
-        return "" if not name or is_known_answer(name) else name
+        return "" if name in ANSWERS else name
 
     @property
     def has_final_norm(self) -> bool:
@@ -279,10 +279,8 @@ class Stack:
             batch: for `verify`, if it is the first.
             forward: calls the model in a segment; by default it returns the model's answer to a batch.
         """
-        segments = Segments(
-            self._ensure_verified(batch).shapes,
-            forward or (lambda batch: model_output(call_model(self.model, batch))[1]),
-        )
+        shapes = self._ensure_verified(batch).shapes
+        segments = Segments(shapes, forward or (lambda batch: model_output(call_model(self.model, batch))[1]))
         with ExitStack() as undo:
             undo.enter_context(disabled(self._flags))
             undo.enter_context(replaced(self._blocks, segments.stubs(self._blocks)))

@@ -22,16 +22,13 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 
 def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, instead: str) -> None:
-    """Raise an error unless the model chooses one class among several for each of its answers.
+    """Raise `UnsupportedHead` for regression and multi-label models: an answer must be one class among several.
 
     Args:
         model: its config may state the kind of problem.
         answer: its output.
         labels: of the batch; None if there are none.
         instead: what to do, for the message.
-
-    Raises:
-        UnsupportedHead: it does something else: regression, or several labels at once.
     """
     kind = getattr(getattr(model, "config", None), "problem_type", None)
     if kind == "regression" or answer.shape[-1] == 1:
@@ -46,15 +43,12 @@ def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, i
 
 
 def whole_labels(labels: Tensor, shape: tuple[int, ...], where: str = "") -> Int64[Tensor, ...]:
-    """Labels as int64, checked to be whole numbers (or booleans) of the expected shape.
+    """Labels as int64; `LabelError` unless they are whole numbers (or booleans) of the expected shape.
 
     Args:
-        labels: as the data give them.
+        labels: of the data.
         shape: (B,) for one label per sample, (B, T) for one per position.
         where: which batch, for the message (" in batch 3").
-
-    Raises:
-        LabelError: they are not.
     """
     if labels.is_floating_point() or tuple(labels.shape) != shape:
         kind = str(labels.dtype).removeprefix("torch.")
@@ -63,16 +57,7 @@ def whole_labels(labels: Tensor, shape: tuple[int, ...], where: str = "") -> Int
 
 
 def require_classes(labels: Int64[Tensor, " n"], classes: int, where: str = "") -> None:
-    """Raise an error unless every label is one of 0..classes-1.
-
-    Args:
-        labels: without those that are ignored.
-        classes: C.
-        where: see `whole_labels`.
-
-    Raises:
-        LabelError: one is not.
-    """
+    """Raise `LabelError` unless every label, `IGNORED` ones left out before, is one of 0..classes-1."""
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise LabelError(

@@ -91,7 +91,7 @@ def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> N
             part.tie_word_embeddings = False  # the head is no copy of the embedding, and must not become one
 
 
-# --- config of the cut model -------------------------------------------------------------------------------------------
+# --- config of the cut model ------------------------------------------------------------------------------------------
 
 
 def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Module | None:

@@ -102,11 +102,7 @@ def _as_labels(labels: Any, count: int) -> Tensor:
 
 
 def plain_ids(ids: Any) -> list[int | str]:
-    """Ids as plain integers and strings: arrays, tensors and their scalars are converted.
-
-    Raises:
-        DataError: one is neither.
-    """
+    """Ids as integers and strings, arrays and tensors converted; `DataError` if one is neither."""
     plain = [value.item() if hasattr(value, "item") else value for value in ids]
     for value in plain:
         if not isinstance(value, int | str):

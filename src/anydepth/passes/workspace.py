@@ -32,15 +32,12 @@ Readout = Literal["tail", "raw"] | None
 
 @dataclass(frozen=True, kw_only=True)
 class PassFacts:
-    """Properties of the model and the data, found at the first batch and valid for the rest of the pass.
-
-    They are written to the journal under these names.
-    """
+    """Properties of model and data, found at the first batch of a pass; written to its journal under these names."""
 
     tokens: Policy
     """Which positions stand for a sample in the states kept."""
     tokens_chosen: bool
-    """Whether that is the default for the model, rather than the user's choice."""
+    """Whether that is the default, rather than the user's choice."""
     drawn: int | None
     """Most positions of a sample whose states are kept; None for all."""
     readout: Readout
@@ -131,11 +128,7 @@ class Workspace:
         return self.folder / f"{name}.npy"
 
     def already_has(self, ids: list[Any], digests: NDArray[np.uint64]) -> bool:
-        """Whether this batch, the next in order, was committed by an interrupted pass.
-
-        Raises:
-            IncompatibleTraces: the interrupted pass committed other batches.
-        """
+        """Whether this batch, the next in order, was committed before; `IncompatibleTraces` if other batches were."""
         self._seen = _chained(self._seen, ids, digests)
         self._seen_batches += 1
         if self._seen_batches == self.batches and self._seen != self._journal["chain"]:
