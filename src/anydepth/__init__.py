@@ -1,15 +1,15 @@
-"""anydepth shows what every depth of a transformer knows, and trains one classifier to work at all of them.
+"""Logit lens, similarity and early exit at every depth of a transformer, and training of one classifier for all depths.
 
     import anydepth as ad
 
-    found = ad.trace(model, batches)
-    found.similarity["cka"], found.accuracy, found.saturation
-    found.report("report.html")
+    trace = ad.trace(model, batches)
+    trace.similarity["cka"], trace.accuracy, trace.saturation
+    trace.report("report.html")
 
     objective = ad.AlignedLoss()
     objective(ad.Stack(model), batch, step=step).loss.backward()
 
-Names are loaded when first used, so that `import anydepth` costs next to nothing.
+Names are loaded when first used, so that `import anydepth` is fast.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,9 @@
-"""Everything undocumented that anydepth relies on in other libraries, each with a check that the installed one has it.
+"""Checks of undocumented behaviour of other libraries that anydepth relies on.
 
-A new release of a library may change what it never promised. Each such protocol stands here by name: what it is, the
-private names it covers, and how to see whether it still holds. `require` is called where a protocol is first used, so
-that a change is an error that names the library and the protocol, and not a wrong answer or a riddle somewhere else. A
-private name of another library that no protocol covers fails a test.
+A new release may change what is not documented. Each such protocol is a function here that checks the installed
+library, with the private names that the source uses. `require` is called where a library is first used, so that a
+change is an error that names the library and the protocol, and not a wrong answer. A test fails on a private name of
+another library that no protocol lists.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ TESTED = {
 """The newest releases on which all tests passed. The package's metadata allow these and no later ones."""
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers calls the keys and values that a generation hands on: from 5.24, and before."""
+"""The argument of transformers' models that takes the K/V cache: from 5.24, and before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One undocumented thing that anydepth relies on.
+    """Undocumented behaviour of a library that anydepth relies on.
 
     Attributes:
-        library: whose it is, as pip knows it.
-        does: what the library does, as a verb with its object.
-        names: the private names that the source uses by it.
-        holds: whether the installed library does it as anydepth expects.
+        library: its name on PyPI.
+        does: what it does, as a verb with its object.
+        names: the private names that the source uses.
+        holds: whether the installed version does it as anydepth expects.
     """
 
     library: str
@@ -49,14 +49,28 @@ class Protocol:
     holds: Callable[[], bool]
 
 
+PROTOCOLS: list[Protocol] = []
+"""All protocols, by `protocol`."""
+
+
+def protocol(library: str, does: str, *names: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
+    """Decorator: register a check as a `Protocol`."""
+
+    def register(holds: Callable[[], bool]) -> Callable[[], bool]:
+        PROTOCOLS.append(Protocol(library=library, does=does, names=names, holds=holds))
+        return holds
+
+    return register
+
+
 def require(library: str) -> None:
     """Raise an error unless every protocol of a library holds in the installed version; checked once in a process.
 
     Args:
-        library: as pip knows it. One that is not installed has nothing that could differ.
+        library: its name on PyPI. One that is not installed passes.
 
     Raises:
-        DependencyError: a protocol changed; the message names it.
+        DependencyError: a protocol does not hold; the message names it.
 
     Example:
         >>> require("transformers")
@@ -75,14 +89,11 @@ def _broken(library: str) -> str | None:
         version(library)
     except PackageNotFoundError:
         return None
-    return next((one.does for one in PROTOCOLS if one.library == library and not _holds(one)), None)
+    return next((item.does for item in PROTOCOLS if item.library == library and not _holds(item)), None)
 
 
 def _holds(protocol: Protocol) -> bool:
-    """Whether a protocol holds; what is not there at all does not.
-
-    It is the same whoever asks, in whatever mode of torch's, and nothing that is drawn for it counts as drawn.
-    """
+    """Whether a protocol holds, checked outside the caller's torch modes and without changing its random state."""
     import torch
 
     try:
@@ -100,20 +111,16 @@ def _above(release: str) -> str:
 
 @cache
 def cache_name() -> str:
-    """What the installed transformers calls the keys and values that a generation hands on.
+    """The name of the K/V cache in the installed transformers.
 
     Raises:
-        DependencyError: it is called neither of the names known.
+        DependencyError: it is none of `CACHE_NAMES`.
     """
     require("transformers")
-    return _cache_name()
-
-
-def _cache_name() -> str:
     from transformers import GenerationMixin
 
-    taken = _parameters(GenerationMixin.prepare_inputs_for_generation)
-    return next(name for name in CACHE_NAMES if name in taken)
+    parameters = _parameters(GenerationMixin.prepare_inputs_for_generation)
+    return next(name for name in CACHE_NAMES if name in parameters)
 
 
 def _parameters(function: Any) -> set[str]:
@@ -121,7 +128,7 @@ def _parameters(function: Any) -> set[str]:
 
 
 def _sets(function: Any, *names: str) -> bool:
-    """Whether the code of a function speaks of these attributes."""
+    """Whether the code of a function contains these attributes and constants."""
     code = inspect.unwrap(function).__code__
     return set(names) <= {*code.co_names, *code.co_consts}
 
@@ -129,36 +136,42 @@ def _sets(function: Any, *names: str) -> bool:
 # --- transformers: generating -----------------------------------------------------------------------------------------
 
 
+@protocol("transformers", "hands on the keys and values of a generation")
 def _hands_on_a_cache() -> bool:
     from dataclasses import fields
 
     from transformers import GenerationMixin
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-    name = next((one for one in CACHE_NAMES if one in _parameters(GenerationMixin.prepare_inputs_for_generation)), None)
+    parameters = _parameters(GenerationMixin.prepare_inputs_for_generation)
+    name = next((name for name in CACHE_NAMES if name in parameters), None)
     return (
         name in {field.name for field in fields(GenerateDecoderOnlyOutput)}
         and name in GenerationMixin._prepare_cache_for_generation.__code__.co_consts
     )
 
 
+@protocol("transformers", "prepares the inputs of a generation's next step")
 def _prepares_inputs() -> bool:
     from transformers import GenerationMixin
 
-    taken = _parameters(GenerationMixin.prepare_inputs_for_generation)
-    return {"input_ids", "next_sequence_length", "attention_mask", "is_first_iteration"} <= taken
+    parameters = _parameters(GenerationMixin.prepare_inputs_for_generation)
+    return {"input_ids", "next_sequence_length", "attention_mask", "is_first_iteration"} <= parameters
 
 
+@protocol("transformers", "runs its own loops of generation", "_sample", "_beam_search")
 def _calls_another_loop() -> bool:
     from transformers import GenerationMixin
 
-    given = {"input_ids", "logits_processor", "stopping_criteria", "generation_config"}
-    loops = (GenerationMixin._sample, GenerationMixin._beam_search)
-    return "custom_generate" in _parameters(GenerationMixin.generate) and all(
-        given <= _parameters(loop) for loop in loops
+    arguments = {"input_ids", "logits_processor", "stopping_criteria", "generation_config"}
+    return (
+        "custom_generate" in _parameters(GenerationMixin.generate)
+        and arguments <= _parameters(GenerationMixin._sample)
+        and arguments <= _parameters(GenerationMixin._beam_search)
     )
 
 
+@protocol("transformers", "prepares a generation's config", "_pad_token_tensor", "_mask_length")
 def _prepares_the_config() -> bool:
     from transformers import GenerationMixin
 
@@ -167,46 +180,66 @@ def _prepares_the_config() -> bool:
     )
 
 
+@protocol("transformers", "marks a cache that its user gave", "_is_user_defined")
 def _tells_whose_cache() -> bool:
     from transformers import GenerationMixin
 
     return _sets(GenerationMixin._prepare_cache_for_generation, "_is_user_defined")
 
 
+@protocol(
+    "transformers",
+    "says which caches and which logits a model supports",
+    "_supports_default_dynamic_cache",
+    "_supports_logits_to_keep",
+)
 def _tells_what_it_supports() -> bool:
     from transformers import GenerationMixin
 
-    both = (GenerationMixin._supports_default_dynamic_cache, GenerationMixin._supports_logits_to_keep)
-    return all(callable(one) for one in both)
+    return callable(GenerationMixin._supports_default_dynamic_cache) and callable(
+        GenerationMixin._supports_logits_to_keep
+    )
 
 
+@protocol("transformers", "keeps keys and values in the layers of a cache")
 def _keeps_layers() -> bool:
     import torch
     from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-    kept = DynamicCache()
-    kept.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), 0)
-    layer = kept.layers[0]
+    cache = DynamicCache()
+    cache.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), 0)
+    layer = cache.layers[0]
     return (
         type(layer) is DynamicLayer
         and layer.keys.shape == layer.values.shape == (1, 1, 3, 2)
         and layer.is_initialized is True
-        and kept.get_seq_length() == layer.get_seq_length() == 3
-        and not kept.offloading
+        and cache.get_seq_length() == layer.get_seq_length() == 3
+        and not cache.offloading
         and {"query_length", "layer_idx"} <= _parameters(Cache.get_mask_sizes)
         and {"key_states", "value_states", "layer_idx"} <= _parameters(Cache.update)
-        and len(Cache(layers=kept.layers).layers) == 1
-        and callable(kept.batch_select_indices)
+        and len(Cache(layers=cache.layers).layers) == 1
+        and callable(cache.batch_select_indices)
     )
 
 
 # --- transformers: training and loading -------------------------------------------------------------------------------
 
 
+@protocol(
+    "transformers",
+    "trains",
+    "_save_checkpoint",
+    "_save_rng_state",
+    "_save",
+    "_load_from_checkpoint",
+    "_load_best_model",
+    "_get_output_dir",
+    "_prepare_inputs",
+)
 def _trains() -> bool:
     from transformers import Trainer
 
-    given = {
+    arguments = {
         "compute_loss": {"model", "inputs", "return_outputs", "num_items_in_batch"},
         "log": {"logs", "start_time"},
         "evaluation_loop": {"dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"},
@@ -222,31 +255,35 @@ def _trains() -> bool:
         "_prepare_inputs": {"inputs"},
         "get_tp_size": set[str](),
     }
-    return all(names <= _parameters(getattr(Trainer, method)) for method, names in given.items()) and _sets(
+    return all(names <= _parameters(getattr(Trainer, method)) for method, names in arguments.items()) and _sets(
         Trainer.__init__, "model_accepts_loss_kwargs", "label_smoother", "compute_loss_func"
     )
 
 
+@protocol("transformers", "saves the parts of a checkpoint in their order")
 def _saves_in_an_order() -> bool:
-    """The state last, and the random numbers of each process before it: so a checkpoint with its state is whole."""
+    """The trainer state is saved last, after the random states: a checkpoint that has it is complete."""
     from transformers import Trainer
 
-    called = Trainer._save_checkpoint.__code__.co_names
-    return bool(called.index("_save_rng_state") < called.index("save_to_json"))
+    calls = Trainer._save_checkpoint.__code__.co_names
+    return bool(calls.index("_save_rng_state") < calls.index("save_to_json"))
 
 
+@protocol("transformers", "marks models that have adapters", "_hf_peft_config_loaded")
 def _marks_adapted_models() -> bool:
     from transformers import PreTrainedModel
 
     return bool(PreTrainedModel._hf_peft_config_loaded is False)
 
 
+@protocol("transformers", "remembers what a config was loaded from", "_name_or_path")
 def _remembers_the_name() -> bool:
     from transformers import PreTrainedConfig
 
     return bool(PreTrainedConfig(name_or_path="here")._name_or_path == "here")
 
 
+@protocol("transformers", "remembers how a model attends", "_attn_implementation")
 def _remembers_the_attention() -> bool:
     from transformers import PreTrainedConfig
 
@@ -256,6 +293,7 @@ def _remembers_the_attention() -> bool:
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
+@protocol("torch", "keeps the children of a module", "_modules", "_buffers", "_compiled_call_impl")
 def _keeps_modules() -> bool:
     from torch import nn
 
@@ -271,6 +309,14 @@ def _keeps_modules() -> bool:
     )
 
 
+@protocol(
+    "torch",
+    "keeps the hooks of a module",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 def _keeps_hooks() -> bool:
     from torch import nn
 
@@ -283,6 +329,7 @@ def _keeps_hooks() -> bool:
     return all(len(getattr(module, name)) == 1 for name in names)
 
 
+@protocol("torch", "counts the writes to a tensor", "_version")
 def _counts_writes() -> bool:
     import torch
 
@@ -292,11 +339,13 @@ def _counts_writes() -> bool:
     return tensor._version == before + 1
 
 
+@protocol("torch", "wraps what it compiles", "_orig_mod")
 def _wraps_what_it_compiles() -> bool:
-    compiler = sys.modules.get("torch._dynamo.eval_frame")  # only who compiles loads it, and it takes seconds
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # loaded only by a compilation: importing it takes seconds
     return compiler is None or "_orig_mod" in compiler.OptimizedModule.__init__.__code__.co_names
 
 
+@protocol("torch", "flattens nested values", "_pytree")
 def _flattens_trees() -> bool:
     from torch.utils import _pytree
 
@@ -307,6 +356,7 @@ def _flattens_trees() -> bool:
 # --- peft, onnx -------------------------------------------------------------------------------------------------------
 
 
+@protocol("peft", "keeps what an adapter adapts")
 def _adapts_beside() -> bool:
     from peft import LoraConfig, get_peft_model
     from torch import nn
@@ -319,88 +369,8 @@ def _adapts_beside() -> bool:
     )
 
 
+@protocol("torch", "exports to ONNX")
 def _exports() -> bool:
     import torch
 
     return {"dynamo", "dynamic_shapes", "input_names", "output_names"} <= _parameters(torch.onnx.export)
-
-
-PROTOCOLS: tuple[Protocol, ...] = (
-    Protocol(library="transformers", does="hands on the keys and values of a generation", holds=_hands_on_a_cache),
-    Protocol(library="transformers", does="prepares the inputs of a generation's next step", holds=_prepares_inputs),
-    Protocol(
-        library="transformers",
-        does="runs its own loops of generation",
-        names=("_sample", "_beam_search"),
-        holds=_calls_another_loop,
-    ),
-    Protocol(
-        library="transformers",
-        does="prepares a generation's config",
-        names=("_pad_token_tensor", "_mask_length"),
-        holds=_prepares_the_config,
-    ),
-    Protocol(
-        library="transformers",
-        does="marks a cache that its user gave",
-        names=("_is_user_defined",),
-        holds=_tells_whose_cache,
-    ),
-    Protocol(
-        library="transformers",
-        does="says which caches and which logits a model supports",
-        names=("_supports_default_dynamic_cache", "_supports_logits_to_keep"),
-        holds=_tells_what_it_supports,
-    ),
-    Protocol(library="transformers", does="keeps keys and values in the layers of a cache", holds=_keeps_layers),
-    Protocol(
-        library="transformers",
-        does="trains",
-        names=(
-            "_save_checkpoint",
-            "_save_rng_state",
-            "_save",
-            "_load_from_checkpoint",
-            "_load_best_model",
-            "_get_output_dir",
-            "_prepare_inputs",
-        ),
-        holds=_trains,
-    ),
-    Protocol(library="transformers", does="saves the parts of a checkpoint in their order", holds=_saves_in_an_order),
-    Protocol(
-        library="transformers",
-        does="marks models that have adapters",
-        names=("_hf_peft_config_loaded",),
-        holds=_marks_adapted_models,
-    ),
-    Protocol(
-        library="transformers",
-        does="remembers what a config was loaded from",
-        names=("_name_or_path",),
-        holds=_remembers_the_name,
-    ),
-    Protocol(
-        library="transformers",
-        does="remembers how a model attends",
-        names=("_attn_implementation",),
-        holds=_remembers_the_attention,
-    ),
-    Protocol(
-        library="torch",
-        does="keeps the hooks of a module",
-        names=("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-        holds=_keeps_hooks,
-    ),
-    Protocol(
-        library="torch",
-        does="keeps the children of a module",
-        names=("_modules", "_buffers", "_compiled_call_impl"),
-        holds=_keeps_modules,
-    ),
-    Protocol(library="torch", does="counts the writes to a tensor", names=("_version",), holds=_counts_writes),
-    Protocol(library="torch", does="wraps what it compiles", names=("_orig_mod",), holds=_wraps_what_it_compiles),
-    Protocol(library="torch", does="flattens nested values", names=("_pytree",), holds=_flattens_trees),
-    Protocol(library="torch", does="exports to ONNX", holds=_exports),
-    Protocol(library="peft", does="keeps what an adapter adapts", holds=_adapts_beside),
-)

@@ -1,4 +1,4 @@
-"""Which of several processes this is, if `torchrun` or `accelerate launch` started them."""
+"""Distributed jobs: rank, barrier and process group, where `torchrun` or `accelerate launch` started the processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anydepth.errors import LaunchError, one_line
 
 
 def rank_and_count() -> tuple[int, int]:
-    """This process's rank and how many there are; (0, 1) where no process group was started.
+    """Rank of this process and number of processes; (0, 1) without a process group.
 
     Example:
         >>> rank_and_count()
@@ -23,18 +23,13 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come this far."""
+    """Barrier: return when every process has called it."""
     if rank_and_count()[1] > 1:
         dist.barrier()
 
 
 def largest(number: int, device: torch.device | str) -> int:
-    """The largest of the numbers that all processes give at the same time.
-
-    Args:
-        number: of this process.
-        device: where processes exchange tensors.
-    """
+    """The maximum of a number over all processes, exchanged as a tensor on `device`."""
     if rank_and_count()[1] == 1:
         return number
     shared = torch.tensor(number, device=device)
@@ -43,13 +38,10 @@ def largest(number: int, device: torch.device | str) -> int:
 
 
 def join() -> str | None:
-    """Start the process group that the launcher's environment describes, if there is one.
-
-    Returns:
-        The device of this process where each has its own, else None.
+    """Start the process group that the launcher's environment describes, if any; returns this process's GPU, if any.
 
     Raises:
-        LaunchError: the environment makes no sense, or the other processes cannot be reached.
+        LaunchError: the environment is invalid, or the other processes cannot be reached.
     """
     check_launcher()
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
@@ -63,18 +55,14 @@ def join() -> str | None:
         dist.init_process_group("gloo")
     except (RuntimeError, ValueError) as error:
         raise LaunchError(
-            f"the processes that WORLD_SIZE={os.environ['WORLD_SIZE']} speaks of cannot be reached "
+            f"the {os.environ['WORLD_SIZE']} processes of WORLD_SIZE cannot be reached "
             f"({one_line(error)}): start all of them with torchrun, or unset WORLD_SIZE"
         ) from error
     return None
 
 
 def check_launcher() -> None:
-    """See that the launcher's environment, if there is one, holds numbers.
-
-    Raises:
-        LaunchError: it does not.
-    """
+    """Raise `LaunchError` if the launcher's environment variables are not numbers."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):
         text = os.environ.get(name, "0")
         if not (text.isascii() and text.isdecimal()):

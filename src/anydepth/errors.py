@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree: `except AnydepthError` catches everything this library raises on purpose.
+"""Exceptions of anydepth: `except AnydepthError` catches every error this library raises on purpose.
 
 Every message is one line that says what came, what was expected and what to do. The command line prints that
 line and exits with status 2.
@@ -16,11 +16,11 @@ class AnydepthError(Exception):
 
 
 class UnknownArchitecture(AnydepthError):
-    """No list of blocks, several of them, or one that does not run once each in order."""
+    """The model has no list of blocks, several of them, or blocks that do not run once each in order."""
 
 
 class ReadoutMismatch(AnydepthError):
-    """The law of `Stack` is broken: reading out a state does not give what the model itself gives."""
+    """The readout of a hidden state is not what the model itself answers: see `Stack.verify`."""
 
 
 class UnsupportedHead(AnydepthError):
@@ -28,7 +28,7 @@ class UnsupportedHead(AnydepthError):
 
 
 class NonFiniteStates(AnydepthError):
-    """A state holds NaN or infinity; the message names the depth and the batch."""
+    """A hidden state holds NaN or infinity; the message names the depth and the batch."""
 
 
 class DataError(AnydepthError):
@@ -44,7 +44,7 @@ class ModelError(AnydepthError):
 
 
 class AssetError(AnydepthError):
-    """A model or data set out of a package registry is not there, or not what was pinned."""
+    """A model or data set of a package registry is missing, or differs from the pinned version."""
 
 
 class TraceFileError(AnydepthError):
@@ -52,7 +52,7 @@ class TraceFileError(AnydepthError):
 
 
 class OutputError(TraceFileError):
-    """An output folder is in use, or holds what the job did not write and would have to replace."""
+    """An output folder is in use, or holds files that the job did not write and would have to replace."""
 
 
 class IncompatibleTraces(AnydepthError):
@@ -60,7 +60,7 @@ class IncompatibleTraces(AnydepthError):
 
 
 class MeasureError(AnydepthError):
-    """An unknown measure, or one that is undefined for what it was given."""
+    """An unknown measure, or one that is undefined for the given states."""
 
 
 class ObjectiveError(AnydepthError):
@@ -68,7 +68,7 @@ class ObjectiveError(AnydepthError):
 
 
 class TrainingError(AnydepthError):
-    """Training cannot start as asked for: settings that exclude each other, no checkpoint to resume from."""
+    """Training cannot start: settings exclude each other, or there is no checkpoint to resume from."""
 
 
 class NonFiniteLoss(AnydepthError):
@@ -80,23 +80,23 @@ class PolicyError(AnydepthError):
 
 
 class TruncationError(AnydepthError):
-    """A model cannot be cut there, or does not answer as its readout does once it is."""
+    """A model cannot be cut at this depth, or its output then differs from the readout there."""
 
 
 class ExportError(AnydepthError):
-    """A model cannot be exported, or answers differently once it is."""
+    """A model cannot be exported, or the exported model answers differently."""
 
 
 class GenerationError(AnydepthError):
-    """A model cannot generate in the way asked for, or not from this prompt."""
+    """A model does not support this way of generating, or not from this prompt."""
 
 
 class CertificateError(AnydepthError):
-    """What was asked to be promised makes no sense, or takes more samples than there are."""
+    """A guarantee was requested that makes no sense, or needs more samples than there are."""
 
 
 class DependencyError(AnydepthError):
-    """A library that is installed does something differently than anydepth knows it; the message names both."""
+    """An installed library behaves differently than the versions anydepth was tested with; the message names both."""
 
 
 class OptionError(AnydepthError):
@@ -104,23 +104,19 @@ class OptionError(AnydepthError):
 
 
 class LaunchError(AnydepthError):
-    """What the environment says of the processes of this job makes no sense, or they cannot be reached."""
+    """The environment of a distributed job is invalid, or its processes cannot be reached."""
 
 
 class ReproduceError(AnydepthError):
-    """There is no such recipe, or results of one that are of another version, scale or setting."""
+    """There is no such recipe, or its results are of another version, scale or setting."""
 
 
 class AnydepthWarning(UserWarning):
-    """What goes on, and may end badly: states that take most of a disk. The command line shows it as one line."""
+    """Work goes on, but may fail: states take most of a disk, for instance. The command line shows it as one line."""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    r"""First line of an error's message that says something, or the error's name if none does.
-
-    Args:
-        error: any exception.
-        limit: longest line returned, in characters.
+    r"""The first non-empty line of an error's message, cut to `limit` characters; the error's class name if none is.
 
     Example:
         >>> one_line(ValueError("\n  bad header\nsecond line"))

@@ -1,4 +1,4 @@
-"""Names of a package that are loaded when they are first used."""
+"""Lazy imports: public names of a package that are loaded when first used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose public names live in modules that are costly to import.
+    """`__getattr__` and `__dir__` of a package whose public names are loaded lazily.
 
     Args:
         package: its `__name__`.
-        homes: of each name, the module it lives in, or is.
+        homes: name → the module that defines it, or that it is.
     """
 
     def get(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""How long work says how far it is."""
+"""The callback by which long work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int | None, str], None]
-"""Called with what is done, how much there is (None if nobody knows), and what it is."""
+"""Called with the number of items done, their total (None if unknown), and what they are."""

@@ -1,11 +1,11 @@
-r"""Text that came with data, made fit for a terminal and for a spreadsheet."""
+r"""Escape text of unknown origin for terminals and spreadsheets."""
 
 from __future__ import annotations
 
 import re
 from typing import TypeVar
 
-# C0 but tab and line feed, DEL, C1, line separators, what turns the direction of writing, and halves of characters
+# C0 but tab and line feed, DEL, C1, line separators, marks that change the direction of writing, and surrogates
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # What a spreadsheet reads as a formula, where a cell begins with it; the last four are their full-width twins.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def printable(text: str) -> str:
-    r"""Spell out the control characters of a text, so that they do nothing to a terminal; line breaks and tabs stay.
+    r"""Escape the control characters of a text, so that they have no effect in a terminal; line breaks and tabs stay.
 
     Example:
         >>> print(printable("a \x1b[31mred\x1b[0m name, turned by \u202e"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-_A_MOMENT = 0.05  # after which the code that lost an exception has returned
+_RESEND_AFTER = 0.05  # seconds, by which the code that lost an exception has returned
 
 
 class Stopped(BaseException):
@@ -27,32 +27,29 @@ class Stopped(BaseException):
 
 @contextmanager
 def handling(handler: Callable[[int], None]) -> Iterator[None]:
-    """Context manager: hand the signals that ask to stop to `handler`; afterwards they are handled as before.
+    """Context manager: call `handler` with the number of a signal that asks to stop, in place of the usual handlers.
 
-    A signal that is ignored stays so (`nohup` ignores SIGHUP). Outside the main thread, where Python lets nobody handle
-    signals, nothing changes; nor in processes forked inside, such as those that load data: their parent ends them.
-
-    Args:
-        handler: takes the signal's number.
+    A signal that is ignored stays ignored (`nohup` ignores SIGHUP). Outside the main thread, where Python does not
+    allow handlers, nothing changes; nor in forked processes, such as those that load data: their parent ends them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    own = os.getpid()
+    process = os.getpid()
 
     def handle(number: int, _: object) -> None:
-        if os.getpid() == own:
+        if os.getpid() == process:
             handler(number)
 
     before = {number: signal.getsignal(number) for number in ENDING}
-    # None is a handler that was not set from Python, and could not be put back
-    taken = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    # None is a handler that was not set from Python, and could not be restored
+    replaced = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
     try:
-        for number in taken:
+        for number in replaced:
             signal.signal(number, handle)
         yield
     finally:
-        for number, old in taken.items():
+        for number, old in replaced.items():
             signal.signal(number, old)
 
 
@@ -60,33 +57,34 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
 def stopping() -> Iterator[None]:
     """Context manager: a signal that asks to stop raises `Stopped`.
 
-    Where it comes while compiled code of a library calls back into Python, the exception may get lost there: the signal
-    is then sent once more. Or that code may fail for want of an answer: whatever it raises then is `Stopped`, too.
+    If it arrives while compiled code of a library calls back into Python, the exception may get lost there: the signal
+    is then sent once more. Or that code raises an exception of its own, which becomes `Stopped`, too.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def stop(number: int) -> None:
-        came.append(number)
+        received.append(number)
         raise Stopped(number)
 
-    with handling(stop), _lost_ones_sent_again():
+    with handling(stop), _resend_lost():
         try:
             yield
         except Exception as error:
-            if not came:
+            if not received:
                 raise
-            stopped = Stopped(came[0])
+            stopped = Stopped(received[0])
             stopped.add_note("give the same command again")
             raise stopped from error
 
 
 @contextmanager
-def _lost_ones_sent_again() -> Iterator[None]:
+def _resend_lost() -> Iterator[None]:
+    """Context manager: send a signal again whose `Stopped` was lost in compiled code."""
     before, timers = sys.unraisablehook, list[threading.Timer]()
 
     def hook(lost: sys.UnraisableHookArgs) -> None:
         if isinstance(lost.exc_value, Stopped):
-            timers.append(threading.Timer(_A_MOMENT, os.kill, (os.getpid(), lost.exc_value.number)))
+            timers.append(threading.Timer(_RESEND_AFTER, os.kill, (os.getpid(), lost.exc_value.number)))
             timers[-1].start()
         else:
             before(lost)
@@ -102,9 +100,9 @@ def _lost_ones_sent_again() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Context manager: signals that ask to stop wait until the end of the block, for steps of a few milliseconds."""
-    came: list[int] = []
-    with handling(came.append):
+    """Context manager: delay signals that ask to stop until the end of the block, for steps of a few milliseconds."""
+    received: list[int] = []
+    with handling(received.append):
         yield
-    for number in came[:1]:
+    for number in received[:1]:
         signal.raise_signal(number)

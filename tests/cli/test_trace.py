@@ -237,9 +237,7 @@ def test_what_kept_states_take_is_told_warned_of_and_limited(command: Command, m
     monkeypatch.setattr(anydepth.passes.disk_budget, "shutil", SimpleNamespace(disk_usage=lambda _: usage))
     done = command(*arguments, "--json")
     assert done.status == 0
-    assert re.fullmatch(
-        r"anydepth: the states take about .* more than half of the .*: a smaller --limit .*\n", done.err
-    )
+    assert re.fullmatch(r"anydepth: the states take about .* more than half of the .*: fewer samples .*\n", done.err)
     assert json.loads(done.out)["out"] == "out"
 
 

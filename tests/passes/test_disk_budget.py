@@ -81,8 +81,7 @@ def test_what_would_be_over_the_limit_is_refused_at_the_first_batch(tmp_path: Pa
     message = refusal(lambda: kept(data, tmp_path / "made" / "out", states_limit=COUNT * ROW - 1))
     size = f"{COUNT * ROW / 1000:.1f} kB"
     assert message == (
-        f"the states take about {size} on disk, and the limit is {size}: use a smaller --limit, or a higher limit "
-        "(states_limit, --states-limit)"
+        f"the states take about {size} on disk, and states_limit is {size}: trace fewer samples, or raise states_limit"
     )
     assert data.asked == 1
     assert list(tmp_path.iterdir()) == []
@@ -91,7 +90,7 @@ def test_what_would_be_over_the_limit_is_refused_at_the_first_batch(tmp_path: Pa
 def test_where_nobody_knows_how_many_come_the_limit_holds_as_rows_are_written(tmp_path: Path) -> None:
     data = Watched(sized=False)
     message = refusal(lambda: kept(data, tmp_path / "out", states_limit=f"{2 * SIZE * ROW} bytes"))
-    assert message.startswith(f"the states take {COUNT * ROW / 1000:.1f} kB on disk, and the limit is ")
+    assert message.startswith(f"the states take {COUNT * ROW / 1000:.1f} kB on disk, and states_limit is ")
     assert data.asked == 3
     assert list(tmp_path.iterdir()) == [], "what two batches left is gone as well"
     same(kept(one_by_one(), tmp_path / "out"), kept(BATCHES, tmp_path / "whole"))
@@ -111,11 +110,11 @@ def test_one_row_for_a_sample_is_the_way_out_where_every_position_has_one(tmp_pa
     data = naive.padded(TEXTS, None, SIZE)
     model = tiny_models.build("gpt2")[0]
     message = refusal(lambda: trace(model, data, out=tmp_path, keep_states=True, states_limit="1 kB"))
-    assert ": use a smaller --limit or one row for a sample (--tokens mean), or a higher limit" in message
+    assert ": trace fewer samples or one row for a sample (tokens='mean'), or raise states_limit" in message
 
 
 def test_states_that_are_not_kept_are_held_to_it_too() -> None:
-    assert "and the limit is 1.0 kB" in refusal(
+    assert "and states_limit is 1.0 kB" in refusal(
         lambda: trace(tiny_models.build("bert")[0], BATCHES, states_limit="1 kB")
     )
     trace(tiny_models.build("bert")[0], BATCHES, measures=[], states_limit="1 kB")
@@ -157,9 +156,7 @@ def test_states_that_take_most_of_the_disk_are_warned_of_once(
     assert str(warned.message).startswith(
         f"the states take {about}{COUNT * ROW / 1000:.1f} kB on disk, more than half of the "
     )
-    assert str(warned.message).endswith(
-        ": a smaller --limit takes less, a limit (states_limit, --states-limit) refuses more"
-    )
+    assert str(warned.message).endswith(": fewer samples take less, states_limit sets a limit")
 
 
 def test_half_of_the_disk_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,20 +182,20 @@ def test_a_disk_without_room_for_one_more_batch_of_who_knows_how_many(
 def test_processes_share_one_disk_and_one_limit(tmp_path: Path) -> None:
     with closing(Workspace(tmp_path, "key")) as workspace:
         room = DiskBudget(workspace, 1000, batches=5, ranks=2)
-        room.take(100, each=False)
+        room.reserve(100, each=False)
         assert room.expected == 1000
-        message = refusal(lambda: DiskBudget(workspace, 999, batches=5, ranks=2).take(100, each=False))
-        assert message.startswith("the states take about 1.0 kB on disk, and the limit is 999 bytes")
+        message = refusal(lambda: DiskBudget(workspace, 999, batches=5, ranks=2).reserve(100, each=False))
+        assert message.startswith("the states take about 1.0 kB on disk, and states_limit is 999 bytes")
 
 
 def test_what_is_told(tmp_path: Path) -> None:
     with closing(Workspace(tmp_path, "key")) as workspace:
         known, unknown = DiskBudget(workspace, None, batches=3), DiskBudget(workspace, None, batches=None)
-        assert known.told("batches") == "batches"
+        assert known.describe("batches") == "batches"
         for room in (known, unknown):
-            room.take(2000, each=False)
-        assert known.told("batches") == "batches, about 6.0 kB of states"
-        assert unknown.told("batches") == "batches"
+            room.reserve(2000, each=False)
+        assert known.describe("batches") == "batches, about 6.0 kB of states"
+        assert unknown.describe("batches") == "batches"
 
 
 def test_a_workspace_that_was_discarded_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 import anydepth.passes.workspace
 from anydepth.errors import IncompatibleTraces, LabelError, NonFiniteStates, TraceFileError
-from anydepth.passes.workspace import Workspace
+from anydepth.passes.workspace import PassFacts, Workspace
 from anydepth.tracing.run import trace
 from anydepth.tracing.trace import Trace
 
@@ -546,12 +547,49 @@ def test_close_may_come_twice(tmp_path: Path) -> None:
     workspace.close()
 
 
+FACTS: dict[str, Any] = {
+    "tokens": "first",
+    "tokens_chosen": True,
+    "drawn": None,
+    "readout": "tail",
+    "has_classes": True,
+    "labelled": True,
+    "next_token": False,
+    "per_position": False,
+    "final_norm": True,
+    "classes": 5,
+    "width": 16,
+}
+"""As version 0.1.0 wrote them, before it had looked for padding."""
+
+
+def with_facts(folder: Path, facts: Any) -> Workspace:
+    """A pass that is taken up after a batch, its journal with these facts."""
+    with closing(Workspace(folder, "k")) as workspace:
+        fill(workspace, 1)
+        workspace.commit()
+    journal = folder / "journal.json"
+    journal.write_text(json.dumps(json.loads(journal.read_text("utf-8")) | {"facts": facts}), "utf-8")
+    return Workspace(folder, "k")
+
+
 def test_facts_are_remembered(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, "k")
-    workspace.facts = {"tokens": "first", "classes": None}
-    fill(workspace, 1)
-    workspace.commit()
-    workspace.close()
-    taken_up = Workspace(tmp_path, "k")
-    assert taken_up.facts == {"tokens": "first", "classes": None}
-    taken_up.close()
+    facts = PassFacts(**FACTS, counts_padding=False)
+    with closing(Workspace(tmp_path, "k")) as workspace:
+        workspace.facts = facts
+        fill(workspace, 1)
+        workspace.commit()
+    assert json.loads((tmp_path / "journal.json").read_text("utf-8"))["facts"] == FACTS | {"counts_padding": False}
+    with closing(Workspace(tmp_path, "k")) as taken_up:
+        assert taken_up.facts == facts
+
+
+def test_a_pass_of_the_earlier_version_is_taken_up(tmp_path: Path) -> None:
+    with closing(with_facts(tmp_path, FACTS)) as taken_up:
+        assert (taken_up.batches, taken_up.facts) == (1, PassFacts(**FACTS))
+
+
+@pytest.mark.parametrize("facts", [{"tokens": "first"}, FACTS | {"no_such_fact": 1}, ["tokens"]])
+def test_a_pass_with_other_facts_starts_over(facts: Any, tmp_path: Path) -> None:
+    with closing(with_facts(tmp_path, facts)) as new:
+        assert (new.batches, new.facts) == (0, None)

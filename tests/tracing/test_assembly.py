@@ -26,7 +26,7 @@ TEXTS, LABELS = naive.sentences(13), naive.classes(13)
 
 def by_processes(stack: Stack, batches: Sequence[Any], folder: Path, ranks: int) -> Trace:
     """A trace of batches dealt out among processes, as `anydepth.trace` makes it, in this one."""
-    what = TracePass(stack, tokens=None, readout="tail", labels=True, keep_states=True)
+    what = TracePass(stack=stack, tokens=None, readout="tail", labels=True, keep_states=True)
     with output(folder, TRACE_OUTPUT) as place, ExitStack() as opened:
         workspaces = [
             opened.enter_context(closing(Workspace(place.partial / f"rank-{rank}", "key"))) for rank in range(ranks)
@@ -34,7 +34,15 @@ def by_processes(stack: Stack, batches: Sequence[Any], folder: Path, ranks: int)
         for rank, workspace in enumerate(workspaces):
             what.run(batches, workspace, rank=rank, ranks=ranks)
         origin: dict[str, Any] = {"model": {}, "data": {}, "notes": ()}
-        found = build_trace(CollectedRows(workspaces), stack, ("cosine", "cka"), origin, True, True, 0, None)
+        found = build_trace(
+            CollectedRows(workspaces),
+            stack,
+            measures=("cosine", "cka"),
+            origin=origin,
+            keep_states=True,
+            sums=True,
+            seed=0,
+        )
         found.save(folder, report=False)
     return Trace.load(folder)
 

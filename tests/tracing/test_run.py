@@ -723,9 +723,9 @@ def test_data_that_cannot_be_iterated() -> None:
     [
         (None, "have no 'labels', expected one class per sample; add them, or trace without .labels=False."),
         (Y[:3], r"a batch of 22 samples has labels of shape \(3,\), expected one each"),
-        (Y.float(), r"labels are float32 of shape \(22,\) in batch 0, expected one whole number per sample"),
+        (Y.float(), r"labels are float32 of shape \(22,\) in batch 0, expected whole numbers: \(22,\)"),
         (Y[:, None], r"labels are int64 of shape \(22, 1\) in batch 0"),
-        (torch.where(Y == 0, 5, Y), r"label 5 in batch 0 is out of range, expected 0..4 for this classifier of 5"),
+        (torch.where(Y == 0, 5, Y), r"label 5 in batch 0 is out of range, expected 0..4 for 5 classes"),
         (torch.where(Y == 0, -1, Y), "label -1 in batch 0 is out of range"),
         (torch.where(Y == 0, -100, Y), "label -100 in batch 0 is out of range"),
         (["good"] * COUNT, "labels are .*good.*expected"),

@@ -1,8 +1,8 @@
-"""Where the blocks are: the one list of like modules that a transformer runs once each, in order.
+"""Finds the blocks of a transformer: the list of modules of one class that run once each, in order.
 
-No table of architectures. A list is a candidate if its members are of one class and no other candidate contains it;
-where the model's config states a depth, only lists of that length count. Whether the members really run once each
-and in order is not guessed here: `Stack` watches them do it.
+There is no table of architectures. A list is a candidate if its members are of one class and no other candidate
+contains it; where the model's config states a depth, only lists of that length count. `Stack` checks in a forward that
+the members run once each and in order.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from torch import nn
 
 from anydepth.errors import UnknownArchitecture
 
-# What configs call their depth.
+# Entries of a config that state the number of blocks.
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 _OVERRIDE = "name one with blocks='path.to.blocks'"
 
 
 def find_blocks(model: nn.Module, path: str | None = None) -> tuple[str, nn.ModuleList | nn.Sequential]:
-    """Find the list of blocks of `model`, or take the one at `path`.
+    """Dotted name and list of the blocks of a model.
 
     Args:
         model: any module.
-        path: the dotted name of the list, as in `model.named_modules()`; None to search.
-
-    Returns:
-        The dotted name and the list itself.
+        path: the dotted name, as in `model.named_modules()`; None to search.
 
     Raises:
         UnknownArchitecture: no list qualifies, or several do; the message names them.
@@ -45,15 +42,15 @@ def find_blocks(model: nn.Module, path: str | None = None) -> tuple[str, nn.Modu
             f"{type(model).__name__} is an encoder-decoder, two stacks in one: {_names(candidates)}; {_OVERRIDE}"
         )
     if depths := _stated_depths(model):
-        stated = {name: found for name, found in candidates.items() if len(found) in depths}
+        stated = {name: blocks for name, blocks in candidates.items() if len(blocks) in depths}
         if candidates and not stated:
             raise UnknownArchitecture(
-                f"{type(model).__name__} states a depth of {_either(depths)}, but has {_names(candidates)}: "
-                "blocks that several depths share (as in ALBERT) are not supported"
+                f"{type(model).__name__} states a depth of {' or '.join(map(str, sorted(depths)))}, but has "
+                f"{_names(candidates)}: blocks that several depths share (as in ALBERT) are not supported"
             )
         candidates = stated
-    elif any(len(found) > 1 for found in candidates.values()):
-        candidates = {name: found for name, found in candidates.items() if len(found) > 1}
+    else:
+        candidates = {name: blocks for name, blocks in candidates.items() if len(blocks) > 1} or candidates
     if not candidates:
         raise UnknownArchitecture(f"{type(model).__name__} has no ModuleList or Sequential of like blocks; {_OVERRIDE}")
     if len(candidates) > 1:
@@ -65,16 +62,16 @@ def find_blocks(model: nn.Module, path: str | None = None) -> tuple[str, nn.Modu
 
 def _at(model: nn.Module, path: str) -> nn.ModuleList | nn.Sequential:
     try:
-        found = model.get_submodule(path)
+        blocks = model.get_submodule(path)
     except AttributeError:
         raise UnknownArchitecture(
             f"{type(model).__name__} has no module {path!r}; the lists it has: {_names(dict(_candidates(model)))}"
         ) from None
-    if not isinstance(found, nn.ModuleList | nn.Sequential) or not len(found):
+    if not isinstance(blocks, nn.ModuleList | nn.Sequential) or not len(blocks):
         raise UnknownArchitecture(
-            f"{path!r} is a {type(found).__name__}, expected a non-empty ModuleList or Sequential of blocks"
+            f"{path!r} is a {type(blocks).__name__}, expected a non-empty ModuleList or Sequential of blocks"
         )
-    return found
+    return blocks
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequential]]:
@@ -83,32 +80,25 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequ
     for name, module in model.named_modules():
         if any(name.startswith(outer) for outer in inside):
             continue
-        if isinstance(module, nn.ModuleList | nn.Sequential) and _alike(module):
+        is_list = isinstance(module, nn.ModuleList | nn.Sequential) and len({type(member) for member in module}) == 1
+        if is_list and next(module[0].parameters(), None) is not None:
             inside.append(f"{name}." if name else "")
             yield name, module
 
 
-def _alike(modules: nn.ModuleList | nn.Sequential) -> bool:
-    return len({type(member) for member in modules}) == 1 and any(True for _ in modules[0].parameters())
-
-
 def _stated_depths(model: nn.Module) -> set[int]:
-    """Every depth the config states, its sub-configs' (a CLIP has two towers) included."""
+    """Every depth that the config or one of its sub-configs (a CLIP has two towers) states."""
     config = getattr(model, "config", None)
     if config is None:
         return set()
     configs = [config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))]
-    stated = (getattr(one, name, None) for one in configs for name in DEPTH_NAMES)
+    stated = (getattr(config, name, None) for config in configs for name in DEPTH_NAMES)
     return {depth for depth in stated if isinstance(depth, int)}
 
 
 def _names(candidates: dict[str, nn.ModuleList | nn.Sequential]) -> str:
     listed = (
-        f"{name or '(the model itself)'} ({len(found)} x {type(found[0]).__name__})"
-        for name, found in candidates.items()
+        f"{name or '(the model itself)'} ({len(blocks)} x {type(blocks[0]).__name__})"
+        for name, blocks in candidates.items()
     )
     return ", ".join(listed) or "no list of like blocks"
-
-
-def _either(depths: set[int]) -> str:
-    return " or ".join(map(str, sorted(depths)))

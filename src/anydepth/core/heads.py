@@ -1,4 +1,4 @@
-"""One classifier for each depth: what the field trains, and the rival of one classifier for all."""
+"""A classifier for each depth (early-exit heads): the usual alternative to one classifier for all depths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ATTACHED = "depth_heads"
 
 
 class Heads(nn.Module):
-    """Classifiers for the depths 1..L-1; at depth L the model keeps its own.
+    """Classifiers for the depths 1..L-1; at depth L the model's own is used.
 
-    Each takes the features that enter the model's own classifier (final norm, pooler and all) and answers in its
-    place: `Stack(model, heads=heads).readout(state, batch, depth=l)`.
+    Each takes the input of the model's own classifier (after final norm and pooler) and runs in its place:
+    `Stack(model, heads=heads).readout(state, batch, depth=l)`.
 
     Args:
         classifiers: for depth 1, 2, ... L-1.
@@ -34,7 +34,7 @@ class Heads(nn.Module):
 
     def __init__(self, classifiers: Iterable[nn.Module]) -> None:
         super().__init__()
-        # named children, not a ModuleList: that is what blocks are looked for in
+        # named children, not a ModuleList, which would be a candidate for the list of blocks
         for depth, classifier in enumerate(classifiers, start=1):
             self.add_module(str(depth), classifier)
 
@@ -45,11 +45,7 @@ class Heads(nn.Module):
         return self.get_submodule(str(depth))
 
     def save(self, folder: Path | str) -> Path:
-        """Write the weights to `heads.safetensors` in a model's folder; returns the file.
-
-        Raises:
-            TraceFileError: it cannot be written.
-        """
+        """Write the weights to `heads.safetensors` in a model's folder; returns the file's path."""
         from safetensors.torch import save_model
 
         path = Path(folder) / HEADS_FILE
@@ -59,11 +55,11 @@ class Heads(nn.Module):
 
     @classmethod
     def load(cls, folder: Path | str, classifier: nn.Module, depth: int) -> Heads:
-        """Read what `save` wrote beside a model.
+        """Heads of the same kind as a model's own classifier, with the weights that `save` wrote.
 
         Args:
             folder: the model's folder.
-            classifier: the model's own classifier: each head is of its kind.
+            classifier: the model's own.
             depth: L.
 
         Raises:
@@ -74,7 +70,7 @@ class Heads(nn.Module):
         return heads
 
     def restore(self, folder: Path | str) -> None:
-        """Read what `save` wrote beside a model into these heads, of whatever kind they are.
+        """Load the weights that `save` wrote into these heads.
 
         Raises:
             ModelError: the file is missing, corrupt, or of other heads.
@@ -92,11 +88,7 @@ class Heads(nn.Module):
 
 
 def separate_heads(classifier: nn.Module, depth: int) -> Heads:
-    """A head for each depth below L, each a copy of the model's own classifier as it is now.
-
-    Args:
-        classifier: the model's own, from `Stack.classifier`.
-        depth: L.
+    """Heads for the depths 1..L-1 (`depth` is L), each a copy of the model's own classifier.
 
     Raises:
         ObjectiveError: the classifier is frozen, so copies of it would be too.
@@ -108,29 +100,21 @@ def separate_heads(classifier: nn.Module, depth: int) -> Heads:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """How many parameters one classifier for all depths needs, and one for each.
-
-    Attributes:
-        single: of the model with its own classifier.
-        multi: of the model with one classifier for each of its L depths.
-    """
+    """Parameters of a model with its one classifier (`single`) and with one for each of its L depths (`multi`)."""
 
     single: int
     multi: int
 
     @property
     def share(self) -> float:
-        """What the further classifiers add, as a share of the model."""
+        """Parameters of the additional classifiers, as a share of the model's."""
         return self.multi / self.single - 1
 
 
 def parameter_counts(model: nn.Module, classifier: nn.Module, depth: int) -> ParameterCounts:
     """Parameters of a model with one classifier and with L (the paper's Table 1: single + (L - 1) C D, and biases).
 
-    Args:
-        model: counted as it is; shared parameters (a tied embedding) once.
-        classifier: the model's own. A copy of a tied one shares nothing.
-        depth: L.
+    Shared parameters (a tied embedding) of the model count once; copies of a tied classifier share nothing.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3, bias=False))
@@ -138,5 +122,5 @@ def parameter_counts(model: nn.Module, classifier: nn.Module, depth: int) -> Par
         ParameterCounts(single=32, multi=56)
     """
     single = sum(parameter.numel() for parameter in model.parameters())
-    each = sum(parameter.numel() for parameter in classifier.parameters())
-    return ParameterCounts(single, single + (depth - 1) * each)
+    per_head = sum(parameter.numel() for parameter in classifier.parameters())
+    return ParameterCounts(single, single + (depth - 1) * per_head)

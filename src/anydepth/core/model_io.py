@@ -1,4 +1,4 @@
-"""The conventions of a forward: how a model is called, where its answer lies, what a block takes and gives."""
+"""Inputs and outputs of a forward: how a model is called, where its logits lie, what a block takes and returns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,27 +21,57 @@ LABELS = ("labels", "label", "label_ids")
 _SPANS = ("start_positions", "end_positions")  # what models that find an answer in a text take for labels
 
 # Where a model's answer lies in its output, in order of preference.
-_ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+
+
+class BatchParts(NamedTuple):
+    """A batch split into what the model takes, the labels, and the samples' ids; None for what it does not have."""
+
+    inputs: Batch
+    labels: Any = None
+    ids: Any = None
+
+
+def split_batch(item: Any, model: nn.Module | None = None) -> BatchParts:
+    """Split what a loader yields into inputs, labels and ids, as they are: `anydepth.passes.batches` checks them.
+
+    Args:
+        item: a dict with "labels" (see `split_labels`) and "id", if there are any; a pair (x, y); or the inputs alone,
+            also in a tuple of one, as torch's TensorDataset yields them.
+        model: whose own names of labels are set aside too.
+
+    Example:
+        >>> split_batch({"input_ids": [[5, 6]], "label": [1], "id": ["a"]})
+        BatchParts(inputs={'input_ids': [[5, 6]]}, labels=[1], ids=['a'])
+    """
+    if isinstance(item, Mapping):
+        content = dict(item)
+        ids = content.pop("id", None)
+        return BatchParts(*split_labels(content, model), ids)
+    if isinstance(item, tuple | list) and len(item) in (1, 2):
+        inputs, *labels = item
+        return BatchParts(dict(inputs) if isinstance(inputs, Mapping) else inputs, *labels)
+    return BatchParts(item)
 
 
 def call_model(model: nn.Module, batch: Batch) -> Any:
-    """The model on a batch, its labels set aside so that it computes no loss of its own."""
+    """Run the model on a batch without its labels, so that it computes no loss of its own."""
     if isinstance(batch, Mapping):
         return model(**split_labels(batch, model)[0])
     return model(batch)
 
 
 def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tuple[dict[str, Any], Any]:
-    """What a model takes of a batch, and the labels.
+    """Split a batch into the model's inputs and the labels.
 
     Args:
         batch: by name.
-        model: what only its loss is made of is set aside too, told by the names that transformers' Trainer goes by:
-            "label" is in them, or they say where an answer starts and ends in a text. What its forward cannot do
-            without is an input, and so are labels of inputs ("input_labels").
+        model: entries that only its loss needs are set aside too, recognised by the names that transformers' Trainer
+            knows: they contain "label", or are the start and end of an answer in a text. Arguments that its forward
+            requires are inputs, and so are labels of inputs ("input_labels").
 
     Returns:
-        The batch without any of them; and what it has under the first of `LABELS` that is there, else None.
+        The batch without any of them; and the entry under the first of `LABELS` that is there, else None.
 
     Example:
         >>> split_labels({"input_ids": [[5, 6]], "label_ids": [1]})
@@ -64,20 +94,20 @@ def _required(model: nn.Module) -> set[str]:
     own = next(method for kind in type(model).__mro__ if callable(method := vars(kind).get("forward")))
     parameters = inspect.signature(own).parameters.values()
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in several}
+    empty = inspect.Parameter.empty
+    return {parameter.name for parameter in parameters if parameter.default is empty and parameter.kind not in several}
 
 
 def model_output(output: Any) -> tuple[str, Tensor]:
-    """The name and value of what the model answers with.
+    """Name and value of the model's answer (logits, embeddings, pooled output) in its output.
 
-    The name is empty for what does not say what it is: a bare tensor, the first of a tuple, or the only one of a
-    mapping (or named tuple, or dataclass) that has one value for each sample. A loss is no answer. Of several under
-    names that mean nothing here, the first is given with its name.
+    The name is empty for a bare tensor, the first of a tuple, or the only entry of a mapping (named tuple, dataclass)
+    that has one value for each sample. A loss is no answer. Of several entries under unknown names, it is the first.
     """
     if isinstance(output, Tensor):
         return "", output
     named = fields_of(output)
-    for name in _ANSWERS:
+    for name in ANSWERS:
         if isinstance(named.get(name), Tensor):
             return name, named[name]
     answers = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim > 1}
@@ -94,7 +124,7 @@ def model_output(output: Any) -> tuple[str, Tensor]:
 
 
 def fields_of(output: Any) -> Mapping[str, Any]:
-    """What a model answers with by name: a mapping, the fields of a named tuple or a dataclass; nothing of others."""
+    """A model's output by name: a mapping, or the fields of a named tuple or a dataclass; empty for others."""
     if isinstance(output, Mapping):
         return output
     if isinstance(output, tuple) and hasattr(output, "_fields"):
@@ -104,18 +134,8 @@ def fields_of(output: Any) -> Mapping[str, Any]:
     return {}
 
 
-def is_known_answer(name: str) -> bool:
-    """Whether the name of an answer says what it is.
-
-    Example:
-        >>> is_known_answer("logits"), is_known_answer("start_scores")
-        (True, False)
-    """
-    return name in _ANSWERS
-
-
 def output_state(output: Any) -> Tensor:
-    """The state in what a block answers: all of it, or the first of a tuple."""
+    """The hidden state in a block's output: all of it, or the first of a tuple."""
     state = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(state, Tensor):
         raise UnknownArchitecture(f"a block answers with {type(output).__name__}, expected its state, or a tuple of it")
@@ -123,7 +143,7 @@ def output_state(output: Any) -> Tensor:
 
 
 def input_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The state among a block's arguments: its first, or by name."""
+    """The hidden state among a block's arguments: the first, or the one called "hidden_states"."""
     state = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
     if not isinstance(state, Tensor):
         raise UnknownArchitecture(f"a block is given {type(state).__name__} first, expected the state as a tensor")
@@ -131,7 +151,7 @@ def input_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def call_with(block: nn.Module, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A block on its recorded arguments, with another state in the state's place."""
+    """Run a block on its recorded arguments with another hidden state."""
     if args:
         return block(state, *args[1:], **kwargs)
     name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
@@ -144,23 +164,21 @@ def first_samples(batch: Batch, count: int) -> Batch:
 
 
 def samples_of(batch: Batch, which: slice | Tensor) -> Batch:
-    """Some samples of a batch: every tensor whose first axis is as long as the first tensor's is cut.
+    """Some samples of a batch, by a slice or by indices in any order, repeated or not.
 
-    Args:
-        batch: any.
-        which: a slice, or the indices of the samples, in any order and as often as wanted.
+    Every tensor whose first axis is as long as the first tensor's is indexed.
     """
+
+    def index(values: Tensor) -> Tensor:
+        return values[which.to(values.device) if isinstance(which, Tensor) else which]
+
     if isinstance(batch, Tensor):
-        return _rows(batch, which)
+        return index(batch)
     size = sample_count(batch)
     return {
-        name: _rows(value, which) if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
+        name: index(value) if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
         for name, value in batch.items()
     }
-
-
-def _rows(values: Tensor, which: slice | Tensor) -> Tensor:
-    return values[which.to(values.device) if isinstance(which, Tensor) else which]
 
 
 def sample_count(batch: Batch) -> int:
@@ -172,12 +190,12 @@ def sample_count(batch: Batch) -> int:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; the CPU for one without parameters."""
+    """The device of a model's parameters; the CPU for one without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch's tensors on a device."""
+    """The batch with its tensors on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -1,9 +1,9 @@
-"""Attributes that read otherwise for whoever said so, and as ever for everybody else.
+"""Overrides of an object's attributes that only the current thread or task sees.
 
-What is changed on a model for one forward (the list of its blocks, a module's forward, a switch of its config) must not
-be seen by other threads that use the model, nor by other tasks of an event loop. So nothing is written to it. As long
-as somebody has something overridden on an object, its class is a subclass whose property looks up the context: who
-entered it, and what is called from there, reads the new value; all others read, write, copy and save what is there.
+Changes to a model for one forward (the list of its blocks, a module's forward, a flag of its config) must not be seen
+by other threads that use the model, nor by other tasks of an event loop. So nothing is written to it. While an override
+is open on an object, its class is a subclass whose property looks up the context variable: code inside the override
+reads the new value; all other code reads, writes, copies and saves the object's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MISSING = object()
 
 
 def shared_lock() -> threading.RLock:
-    """A lock for what all threads share, that a forked process does not inherit from a thread it does not have."""
+    """A lock that is free in a forked process, even if a thread of the parent holds it."""
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
@@ -31,13 +31,10 @@ def shared_lock() -> threading.RLock:
 
 
 class Override:
-    """Context manager: inside, an attribute of an object reads as a value, for this context alone.
+    """Context manager: inside, attribute `name` of `owner` reads as `value`, in this context alone.
 
-    Args:
-        owner: any object that can be given a subclass. Where that cannot be (a scripted module, a `SimpleNamespace`),
-            the value is set on the object itself, for everybody.
-        name: of the attribute.
-        value: what it reads as.
+    Where the owner's class cannot be replaced (a scripted module, a `SimpleNamespace`), the value is set on the object
+    itself, for all threads.
 
     Example:
         >>> from torch import nn
@@ -64,8 +61,8 @@ class Override:
             raise
 
     def __exit__(self, *_: Any) -> None:
-        # No token is reset: a generator may be closed in another context than the one it was entered in. What then
-        # stays behind there is closed, and holds nothing.
+        # No token is reset: a generator may be closed in another context than the one it was entered in. The override
+        # that then stays in that context is closed, and holds no value.
         self.is_open = False
         _CONTEXT.set(tuple(other for other in _CONTEXT.get() if other.is_open))
         with _LOCK:
@@ -77,11 +74,7 @@ class Override:
 
 
 class SharedSetting:
-    """Context manager for a setting of the whole process: the first thread makes it, the last to leave undoes it.
-
-    Args:
-        change: makes a context manager that makes the setting and undoes it.
-    """
+    """Context manager for a setting of the whole process: the first thread enters `change()`, the last one exits it."""
 
     def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
         self._change, self._lock = change, shared_lock()
@@ -103,21 +96,21 @@ class SharedSetting:
 _LOCK = shared_lock()
 _CONTEXT: ContextVar[tuple[Override, ...]] = ContextVar("anydepth overrides", default=())
 _OPEN: dict[int, list[Override]] = {}  # of all contexts, by the id of the object
-_BEFORE: dict[tuple[int, str], Any] = {}  # what was there where a value had to be set on the object itself
+_BEFORE: dict[tuple[int, str], Any] = {}  # earlier values, where one had to be set on the object itself
 
 
 def _read(owner: Any, name: str) -> Any:
-    """What an attribute is overridden with in this context, or `_MISSING`."""
+    """The value that overrides an attribute in this context, or `_MISSING`."""
     for override in reversed(_CONTEXT.get()):
         if override.owner is owner and override.name == name:
             value = override.value
-            if override.is_open:  # looked at last: another thread may be closing it
+            if override.is_open:  # checked last: another thread may be closing it
                 return value
     return _MISSING
 
 
 def _show(owner: Any, name: str) -> None:
-    """Give an object the class that looks up what is overridden on it, or its own again if nothing is."""
+    """Give an object the class that looks up its overrides, or its own class if it has none."""
     names = tuple(sorted({override.name for override in _OPEN.get(id(owner), ())}))
     kind = type(owner)
     plain = kind.__dict__.get("_plain", kind)
@@ -126,9 +119,9 @@ def _show(owner: Any, name: str) -> None:
         _set_for_all(owner, name)
         return
     try:
-        wanted = _contextual(plain, names) if names else plain
-        if wanted is not kind:
-            owner.__class__ = wanted
+        target = _contextual(plain, names) if names else plain
+        if target is not kind:
+            owner.__class__ = target
     except TypeError:
         _set_for_all(owner, name)
 
@@ -146,39 +139,39 @@ def _set_for_all(owner: Any, name: str) -> None:
 
 
 class _Contextual:
-    """First among the bases of the classes made here."""
+    """The first base of the classes made here."""
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """Not handed on: to the class that is subclassed (a config makes a dataclass of each) nothing has happened."""
+        """Do not call the hook of the plain class: a config's makes a dataclass of each subclass."""
 
 
 @lru_cache(maxsize=256)
 def _contextual(plain: type, names: tuple[str, ...]) -> type:
-    """A class like this one, some of whose attributes look up the context.
+    """A subclass whose attributes `names` look up the context.
 
-    What it adds never asks for an object's class: another thread may be giving the object its own again.
+    Its methods never use an object's class: another thread may be setting it back at the same time.
     """
     base: Any = plain
 
     def reduce(self: Any, protocol: Any) -> Any:
-        """A copy or a pickle is of the object's own class, and holds what this context sees."""
-        reduced = base.__reduce_ex__(self, min(protocol, 1))  # later ones insist on the class that the object shows
+        """Copies and pickles are of the plain class, and hold the values that this context reads."""
+        reduced = base.__reduce_ex__(self, min(protocol, 1))  # later protocols store the object's current class
         if isinstance(reduced, str):
             return reduced
         make, args, *rest = reduced
         if rest and isinstance(rest[0], dict):
-            seen = {name: value for name in rest[0] if (value := _read(self, name)) is not _MISSING}
-            rest[0] = {**rest[0], **seen}
+            values = {name: value for name in rest[0] if (value := _read(self, name)) is not _MISSING}
+            rest[0] = {**rest[0], **values}
         return (make, tuple(plain if arg is kind else arg for arg in args), *rest)
 
-    space = {name: _looked_up(plain, name) for name in names}
+    space = {name: _property(plain, name) for name in names}
     space |= {"_plain": plain, "__reduce_ex__": reduce}
     space |= {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
     kind: type = type(plain)(plain.__name__, (_Contextual, plain), space)
     return kind
 
 
-def _looked_up(plain: type, name: str) -> Any:
+def _property(plain: type, name: str) -> Any:
     inherited = getattr_static(plain, name, _MISSING)
     bind = getattr(type(inherited), "__get__", None)
     assign = getattr(type(inherited), "__set__", None)

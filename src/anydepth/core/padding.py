@@ -1,4 +1,4 @@
-"""What padding does to answers: models that count positions from the left, and samples that are padding alone."""
+"""Checks of padding: models whose positions count padding on the left, and samples without any token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from anydepth.core.stack import Stack, tolerance_of
 from anydepth.errors import AnydepthWarning, DataError
 
 _SLACK = 10
-"""Masked positions take part in sums as zeros, so that rounding differs: this many times what the law allows."""
+"""Masked positions are zeros in sums, so that rounding differs: this many times `tolerance_of` is allowed."""
 COUNTED = (
     "texts are padded on the left without position_ids, and this model counts positions from the left, padding too: "
     "its answers depend on the longest text of the batch; pad on the right, or give position_ids"
@@ -28,14 +28,11 @@ def _mask_of(batch: Batch) -> Bool[Tensor, "b t"] | None:
 
 
 def require_tokens(batch: Batch, where: str) -> None:
-    """See that no sample is padding alone: what a model answers to nothing depends on how long the others are.
+    """Raise `DataError` if a sample is padding alone: the answer to it would depend on the length of the others.
 
     Args:
         batch: as the model takes it.
         where: which batch, for the message.
-
-    Raises:
-        DataError: a row of the attention mask holds no 1.
     """
     mask = _mask_of(batch)
     if mask is not None and not (filled := mask.any(1)).all():
@@ -46,14 +43,10 @@ def require_tokens(batch: Batch, where: str) -> None:
 
 
 def counts_padding(stack: Stack, batch: Batch) -> bool | None:
-    """Whether padding on the left moves the states of what follows it, found by running a text with it and without.
-
-    Args:
-        stack: the model.
-        batch: of it.
+    """Whether padding on the left changes the hidden states after it, found by running a text with and without it.
 
     Returns:
-        None if the batch does not tell: nothing in it is padded on the left, or it brings position ids.
+        None if the batch cannot show it: no text is padded on the left, or it has position ids.
     """
     mask = _mask_of(batch)
     if mask is None or not isinstance(batch, Mapping) or batch.get("position_ids") is not None:
@@ -71,15 +64,15 @@ def counts_padding(stack: Stack, batch: Batch) -> bool | None:
         for name, value in dict(text).items()
     }
     with torch.inference_mode(False), evaluating(stack.model), torch.no_grad():
-        with_it, without = stack.states(text)[-1], stack.states(bare)[-1]
-    if with_it.ndim != 3 or with_it.shape[1] != length:
+        padded_state, state = stack.states(text)[-1], stack.states(bare)[-1]
+    if padded_state.ndim != 3 or padded_state.shape[1] != length:
         return None
-    kept = valid.to(with_it.device)
-    return distance(with_it[:, kept], without[:, kept[start:]]) > _SLACK * tolerance_of(without)
+    kept = valid.to(state.device)
+    return distance(padded_state[:, kept], state[:, kept[start:]]) > _SLACK * tolerance_of(state)
 
 
 def warn_of_padding(stack: Stack, batch: Batch) -> bool | None:
-    """`counts_padding`, with a warning where it does."""
+    """`counts_padding`, with a warning if it is true."""
     counted = counts_padding(stack, batch)
     if counted:
         warnings.warn(COUNTED, AnydepthWarning, stacklevel=3)

@@ -1,7 +1,6 @@
-"""Changes made to a model for the length of one forward, each undone on the way out whatever happens inside.
+"""Context managers that change a model for one forward: replaced blocks, other forwards, disabled flags, eval mode.
 
-All but the mode (`evaluating`) are seen only by who made them: other threads, and other tasks of an event loop, go on
-with the model as it is.
+All changes but the mode (`evaluating`) are seen only by the thread or task that made them; see `overrides`.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from anydepth.core.overrides import Override, shared_lock
 
 
 class Stub(nn.Module):
-    """Stands in for a block. Attributes it lacks are the block's own: Gemma-2 asks each for its attention type."""
+    """Module in the place of a block. Other attributes are the block's: Gemma-2 reads each one's attention type."""
 
     def __init__(self, block: nn.Module, call: Any) -> None:
         super().__init__()
-        # past nn.Module's own bookkeeping: the block must not become a child
+        # past nn.Module.__setattr__: the block must not become a child
         self.__dict__["_stands_for"], self.__dict__["_answer"] = block, call
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the block would have been asked."""
+        """Answer with the replacement instead of running the block."""
         return self.__dict__["_answer"](*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -33,7 +32,7 @@ class Stub(nn.Module):
 
 @contextmanager
 def replaced(blocks: nn.ModuleList | nn.Sequential, calls: list[Any]) -> Iterator[None]:
-    """Each block answers with its call. The list object stays the same: whoever else holds it sees the stubs too."""
+    """Context manager: run `calls` instead of the blocks. The list stays the same object in all places."""
     stubs = {}
     for (name, block), call in zip(blocks._modules.items(), calls, strict=True):
         assert block is not None
@@ -43,29 +42,31 @@ def replaced(blocks: nn.ModuleList | nn.Sequential, calls: list[Any]) -> Iterato
 
 
 def forward_as(module: nn.Module, forward: Any) -> AbstractContextManager[None]:
-    """The module's forward is another function; hooks on the module still fire."""
+    """Context manager: the module's forward is another function; hooks on the module still run."""
     return Override(module, "forward", forward)
 
 
 def interfering_flags(model: nn.Module) -> list[tuple[Any, str]]:
-    """What `disabled` turns off, as (owner, attribute).
+    """Flags of a model to turn off by `disabled`, as (owner, attribute).
 
-    K/V caches, which replayed blocks would append to twice; nested tensors, whose shape is not the state's; states and
-    attentions among the outputs, for which transformers hooks the blocks that it finds at the first forward that asks
-    for them, once and for all: stubs, here.
+    K/V caches, to which replayed blocks would append twice; nested tensors, whose shape is not the state's; hidden
+    states and attentions as outputs, for which transformers puts lasting hooks on the blocks of the first forward that
+    returns them: they would be stubs here.
     """
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     names = ("use_cache", "output_hidden_states", "output_attentions")
-    found = [(config, name) for config in configs.values() for name in names if hasattr(config, name)]
     encoders = (module for module in model.modules() if isinstance(module, nn.TransformerEncoder))
-    return [*found, *((encoder, "use_nested_tensor") for encoder in encoders)]
+    return [
+        *((config, name) for config in configs.values() for name in names if hasattr(config, name)),
+        *((encoder, "use_nested_tensor") for encoder in encoders),
+    ]
 
 
 @contextmanager
-def disabled(switched_off: list[tuple[Any, str]]) -> Iterator[None]:
-    """These attributes are False inside."""
+def disabled(flags: list[tuple[Any, str]]) -> Iterator[None]:
+    """Context manager: these attributes are False inside."""
     with ExitStack() as undo:
-        for owner, name in switched_off:
+        for owner, name in flags:
             if getattr(owner, name):
                 undo.enter_context(Override(owner, name, False))
         yield
@@ -77,9 +78,9 @@ _MODES: dict[int, tuple[bool, int]] = {}  # of modules in `evaluating`, by id: t
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is back in the mode it was in, even where they differed.
+    """Context manager: eval mode inside; afterwards every module is back in its own mode.
 
-    Threads share the mode: the first to come changes it, and the last to go puts it back.
+    Threads share the mode: the first one sets it, and the last one puts it back.
     """
     held: list[nn.Module] = []
     try:
@@ -101,7 +102,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def in_eval_mode(model: nn.Module) -> AbstractContextManager[None]:
-    """The same, without going through all modules where the model is in eval mode and nobody will put it back."""
+    """`evaluating`, or nothing where the model is in eval mode already and no other thread will put it back."""
     with _LOCK:
         needed = model.training or id(model) in _MODES
     return evaluating(model) if needed else nullcontext()

@@ -1,4 +1,4 @@
-"""What runs before the first block, kept for the batch last seen, so that readouts need not run it again."""
+"""Cache of the modules that run before the first block, so that readouts of a batch do not run them again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from anydepth.core.model_io import Batch
 from anydepth.core.patching import forward_as
 
 Answers: TypeAlias = list[tuple[nn.Module, Any]]
-"""What some modules answered."""
+"""Outputs of modules."""
 
 Identity: TypeAlias = tuple[tuple["weakref.ref[Tensor]", int | None], ...]
-"""Which tensors a batch holds, and how often each was written to; None where that cannot be told."""
+"""The tensors of a batch, and how often each was written to; None where that is unknown."""
 
 
 @contextmanager
 def answering(answers: Answers) -> Iterator[Answers]:
-    """Have the modules answer this, whatever they are asked."""
+    """Context manager: the modules return these outputs instead of running."""
     with ExitStack() as undo:
         for module, output in answers:
             undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _output))
@@ -30,10 +30,10 @@ def answering(answers: Answers) -> Iterator[Answers]:
 
 
 class Prefix:
-    """What ran before the first block on the batch that each thread saw last, kept for the readouts of that batch.
+    """Outputs of the modules before the first block, for the last batch of each thread.
 
-    A thread finds what another has kept of the same batch: gradients of a GPU are made in threads of torch's own.
-    A copy starts with nothing.
+    Threads find the outputs of others for the same batch: torch computes gradients of a GPU in threads of its own.
+    A copy is empty.
     """
 
     def __init__(self) -> None:
@@ -41,28 +41,28 @@ class Prefix:
 
     @contextmanager
     def recorded(self, batch: Batch, modules: list[nn.Module]) -> Iterator[Answers]:
-        """Keep what these modules answer inside, in a forward on this batch."""
+        """Context manager: keep the outputs of these modules in a forward on this batch."""
         self._kept.pop(get_ident(), None)
         answers: Answers = []
         with ExitStack() as undo:
             for module in modules:
-                undo.enter_context(forward_as(module, _keeping(module, answers)))
+                undo.enter_context(forward_as(module, _recording(module, answers)))
             yield answers
         for thread, (identity, _) in list(self._kept.items()):
-            if any(tensor() is None for tensor, _ in identity):  # nobody can come back with that batch
+            if any(tensor() is None for tensor, _ in identity):  # that batch no longer exists
                 self._kept.pop(thread, None)
         self._kept[get_ident()] = _identity(batch), answers
 
     @contextmanager
     def kept(self, batch: Batch, modules: list[nn.Module]) -> Iterator[Answers]:
-        """Have the modules answer what they did on this batch, or keep what they answer now."""
+        """Context manager: the modules return their outputs for this batch if known, else these are kept."""
         known = self._known(batch)
         with self.recorded(batch, modules) if known is None else answering(known) as answers:
             yield answers
 
     @contextmanager
     def replayed(self, batch: Batch) -> Iterator[None]:
-        """Have the modules answer what they did, if this is the batch they did it on, unwritten to since."""
+        """Context manager: the modules return their outputs, if known for this batch, unwritten to since."""
         with answering(self._known(batch) or []):
             yield
 
@@ -74,11 +74,11 @@ class Prefix:
         return Prefix, ()
 
 
-def _keeping(module: nn.Module, answers: Answers) -> Callable[..., Any]:
-    own = module.forward
+def _recording(module: nn.Module, answers: Answers) -> Callable[..., Any]:
+    module_forward = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        output = own(*args, **kwargs)
+        output = module_forward(*args, **kwargs)
         answers.append((module, _detached(output)))
         return output
 

@@ -1,9 +1,10 @@
-"""Where a result comes from: enough to tell whether two results may be compared, and to make one again."""
+"""Provenance of a result: model, data and versions, to compare results and to reproduce them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from anydepth.core.stack import Stack
 
-# Of a config: what says nothing of what the model answers, or is set by saving, loading or training it.
-_NOT_COMPUTED = (
+# Entries of a config without effect on the model's answers, or set by saving, loading or training it.
+_WITHOUT_EFFECT = (
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_name_or_path",
@@ -36,21 +37,32 @@ _NOT_COMPUTED = (
     "transformers_version",
     "use_cache",
 )
-# Above this many bytes of one tensor, entries at equal distances stand for all.
-_WHOLE = 2**28
+# Of a tensor with more bytes than this, entries at equal distances are hashed.
+_HASHED_WHOLE = 2**28
+
+
+def entry(provenance: Mapping[str, Any], *path: str, default: Any = None) -> Any:
+    """The entry of a nested provenance under these keys; the default where one is missing.
+
+    Example:
+        >>> entry({"model": {"name": "bert"}}, "model", "name"), entry({}, "model", "name", default="states")
+        ('bert', 'states')
+    """
+    value: Any = provenance
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return default if value is None else value
 
 
 def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
     """Name, class, size, classes and fingerprint of a model."""
     model = stack.model
-    config = getattr(model, "config", None)
-    whole = _whole(stack)
-    own = name or getattr(config, "_name_or_path", None) or type(model).__name__
+    name = name or getattr(getattr(model, "config", None), "_name_or_path", None) or type(model).__name__
     return {
-        "name": str(own),
+        "name": str(name),
         "class": type(model).__name__,
         "fingerprint": stack_fingerprint(stack),
-        "parameters": sum(parameter.numel() for parameter in whole.parameters()),
+        "parameters": sum(parameter.numel() for parameter in _with_heads(stack).parameters()),
         "blocks": stack.path,
         "depth": stack.depth,
         "classes": class_names(model),
@@ -59,43 +71,46 @@ def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
 
 def stack_fingerprint(stack: Stack) -> str:
     """A hash of a model's weights, and of its heads' if each depth has its own."""
-    return model_fingerprint(_whole(stack))
+    return model_fingerprint(_with_heads(stack))
 
 
-def _whole(stack: Stack) -> nn.Module:
+def _with_heads(stack: Stack) -> nn.Module:
     return stack.model if stack.heads is None else nn.ModuleList([stack.model, stack.heads])
 
 
 def class_names(model: nn.Module) -> dict[str, str]:
-    """What a model's config calls its classes, by their number; empty where it says nothing."""
+    """The names of the classes in a model's config, by their number; empty without any."""
     names = getattr(getattr(model, "config", None), "id2label", None) or {}
     return {str(index): str(label) for index, label in names.items()}
 
 
 def describe_config(model: nn.Module) -> dict[str, Any]:
-    """What a model's config says of what it computes: without names, versions, and what a call may ask for.
+    """The entries of a model's config that affect its answers; empty without a config of transformers.
 
-    Names of classes are left out, which `describe_model` gives. Empty for a model that has no config of transformers'.
+    Names of classes are left out: `describe_model` has them.
     """
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return {}
-    plain: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
-    return _computing(plain)
+    return _with_effect(json.loads(json.dumps(config.to_dict(), default=str)))
 
 
-def _computing(config: dict[str, Any]) -> dict[str, Any]:
+def _with_effect(config: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: _computing(value) if isinstance(value, dict) else value
+        name: _with_effect(value) if isinstance(value, dict) else value
         for name, value in sorted(config.items())
-        if name not in _NOT_COMPUTED
+        if name not in _WITHOUT_EFFECT
     }
 
 
 def weights_stamp(stack: Stack) -> tuple[Any, ...]:
-    """What changes whenever torch writes to a weight or another takes its place: cheap, and no proof of a change."""
-    tensors = [(name, one) for name, one in _whole(stack).state_dict().items() if isinstance(one, Tensor)]
-    return tuple((name, one.data_ptr(), -1 if one.is_inference() else one._version) for name, one in tensors)
+    """Address and version of every weight: a cheap stamp that changes whenever torch writes to one or replaces it."""
+    weights = _with_heads(stack).state_dict().items()
+    return tuple(
+        (name, tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
+        for name, tensor in weights
+        if isinstance(tensor, Tensor)
+    )
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -119,13 +134,13 @@ def model_fingerprint(model: nn.Module) -> str:
 
 def _bytes_of(tensor: Tensor) -> bytes:
     flat = tensor.detach().flatten()
-    if flat.numel() * flat.element_size() > _WHOLE:
+    if flat.numel() * flat.element_size() > _HASHED_WHOLE:
         flat = flat[:: flat.numel() // 2**20]
     return flat.cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def data_fingerprint(digests: NDArray[np.uint64]) -> str:
-    """A hash of the samples' contents, whatever their order and batches."""
+    """A hash of the samples' contents that does not depend on their order and batches."""
     return hashlib.blake2b(np.sort(digests).tobytes(), digest_size=16).hexdigest()
 
 

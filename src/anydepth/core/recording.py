@@ -1,4 +1,4 @@
-"""What one forward shows when every block is watched: the states, and how this model hands them on."""
+"""Records a forward: the hidden states, and the traits of the model that readouts and cuts need."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from anydepth.errors import UnknownArchitecture
 
 @dataclass(frozen=True)
 class BlockOutput:
-    """How a block hands on its state: bare, or first in a tuple beside what `rest` holds."""
+    """The form of a block's output: the hidden state alone, or first in a tuple before `rest`."""
 
     rest: tuple[Any, ...] | None
 
     @classmethod
     def of(cls, output: Any) -> BlockOutput:
-        """The shape of what a block answered."""
+        """The form of an output."""
         if not isinstance(output, tuple | list):
             return cls(None)
-        # Tensors beside the state (attention weights) belong to one batch only. Where a later block needs them after
-        # all (T5's position bias), the law breaks, and says so.
+        # Tensors beside the state (attention weights) belong to one batch only. Where a later block needs them (T5's
+        # position bias), `Stack.verify` fails.
         return cls(tuple(None if isinstance(value, Tensor) else value for value in output[1:]))
 
     def __call__(self, state: Tensor) -> Any:
-        """A state, handed on as the block would."""
+        """A hidden state in this form."""
         return state if self.rest is None else (state, *self.rest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelTraits:
-    """What the first batch taught about the model."""
+    """Properties of a model, found in the forward on the first batch."""
 
     shapes: list[BlockOutput]
     before: list[nn.Module]
-    """Modules that run once and finish before the first block starts: their answers can be kept for readouts."""
+    """Modules that run once and finish before the first block starts: their outputs can be cached for readouts."""
     final_norms: list[nn.Module]
-    """Norms that the last block's output enters."""
+    """Norms whose input is the last block's output."""
     in_place: bool
     """Whether some block overwrites its input, so that states must be copied."""
     answer: str
@@ -53,10 +53,10 @@ class ModelTraits:
     classifier: nn.Module | None
     """The last module with parameters of its own that runs after the blocks; None if there is none."""
     classifier_is_all: bool = False
-    """Whether it is a linear map for each position, and its output the answer as it is."""
+    """Whether it is a linear map for each position, and its output the model's answer."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RecordedForward:
     """The record of a forward in which all blocks ran."""
 
@@ -72,10 +72,10 @@ class RecordedForward:
     answer_name: str = ""
 
     def calls(self, *, clone: bool) -> list[Any]:
-        """What to put in place of the blocks: each runs its block and notes the state; `clone` copies it."""
-        return [self._watching(index, block, clone) for index, block in enumerate(self.blocks)]
+        """Functions to run in place of the blocks: each runs its block and records its (with `clone`, copied) state."""
+        return [self._recording(index, block, clone) for index, block in enumerate(self.blocks)]
 
-    def _watching(self, index: int, block: nn.Module, clone: bool) -> Callable[..., Any]:
+    def _recording(self, index: int, block: nn.Module, clone: bool) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self.order:
                 self._keep(input_state(args, kwargs), clone)
@@ -93,29 +93,29 @@ class RecordedForward:
 
     @contextmanager
     def calls_outside(self) -> Iterator[None]:
-        """Notes when modules outside the blocks start and finish."""
+        """Context manager: record when modules outside the blocks start and finish."""
         within = {id(inner) for block in self.blocks for inner in block.modules()}
         with ExitStack() as undo:
             for module in self.model.modules():
                 if id(module) not in within and module is not self.blocks:
-                    undo.enter_context(forward_as(module, self._noting(module)))
+                    undo.enter_context(forward_as(module, self._recording_outside(module)))
             yield
 
-    def _noting(self, module: nn.Module) -> Callable[..., Any]:
-        own = module.forward
+    def _recording_outside(self, module: nn.Module) -> Callable[..., Any]:
+        module_forward = module.forward
 
-        @wraps(own)
+        @wraps(module_forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
             first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             self.outside.append((module, "start", (len(self.order), bool(self.states), first)))
-            output = own(*args, **kwargs)
+            output = module_forward(*args, **kwargs)
             self.outside.append((module, "end", (len(self.order), bool(self.states), None)))
             return output
 
         return forward
 
     def finish(self, name: str, answer: Tensor) -> RecordedForward:
-        """Add the model's answer, and see that the blocks ran once each, in order, with states of one shape.
+        """Add the model's answer, and check that the blocks ran once each, in order, with states of one shape.
 
         Raises:
             UnknownArchitecture: they did not.
@@ -123,13 +123,11 @@ class RecordedForward:
         self.answer_name, self.answer = name, answer
         depth, model = len(self.blocks), type(self.model).__name__
         if self.order != list(range(1, depth + 1)):
-            seen = f"{len(self.order)} of {depth} blocks" if len(self.order) < depth else f"the order {self.order}"
-            why = (
-                "a model compiled before it came here may skip them: pass the uncompiled model"
-                if len(self.order) < depth
-                else "blocks that several depths share are not supported"
-            )
-            raise UnknownArchitecture(f"{model}: {seen} of {self.path!r} ran, expected each once in order; {why}")
+            ran, why = f"the order {self.order}", "blocks that several depths share are not supported"
+            if len(self.order) < depth:
+                ran = f"{len(self.order)} of {depth} blocks"
+                why = "a model compiled before it came here may skip them: pass the uncompiled model"
+            raise UnknownArchitecture(f"{model}: {ran} of {self.path!r} ran, expected each once in order; {why}")
         shapes = {tuple(state.shape) for state in self.states}
         if len(shapes) > 1:
             raise UnknownArchitecture(
@@ -138,15 +136,15 @@ class RecordedForward:
             )
         return self
 
-    def learnt(self) -> ModelTraits:
-        """What this forward teaches about the model, where `calls_outside` was on."""
+    def traits(self) -> ModelTraits:
+        """The properties of the model, from a forward inside `calls_outside`."""
         in_place = any(
             version is not None and state._version != version
             for state, version in zip(self.states, self.versions, strict=True)
         )
         return ModelTraits(
             shapes=[BlockOutput.of(output) for output in self.outputs],
-            before=[] if in_place else self._before(),  # what enters the first block would not stay as it is
+            before=[] if in_place else self._before(),  # the first block overwrites their output
             final_norms=self._final_norms(),
             in_place=in_place,
             answer=self.answer_name,
@@ -161,27 +159,28 @@ class RecordedForward:
         return [module for module in once if id(module) not in inner]
 
     def _classifier(self) -> nn.Module | None:
-        own = [
+        candidates = [
             module
             for module, event, (ran, _, _) in self.outside
             if event == "start" and ran == len(self.blocks) and any(True for _ in module.parameters(recurse=False))
         ]
-        if not own:
+        if not candidates:
             return None
+        last = candidates[-1]
         # an adapter on the classifier is part of it: PEFT keeps the module it adapts as `base_layer` beside its own
-        around = (
+        adapted = (
             module for module in self.model.modules() if isinstance(getattr(module, "base_layer", None), nn.Module)
         )
-        return next((module for module in around if own[-1] in module.modules()), own[-1])
+        return next((module for module in adapted if last in module.modules()), last)
 
     def _final_norms(self) -> list[nn.Module]:
         last = self.states[-1].untyped_storage().data_ptr()
         return [
             module
-            for module, event, (ran, _, given) in self.outside
+            for module, event, (ran, _, argument) in self.outside
             if event == "start"
             and ran == len(self.blocks)
             and re.search("norm", type(module).__name__, re.IGNORECASE)
-            and given is not None
-            and given.untyped_storage().data_ptr() == last
+            and argument is not None
+            and argument.untyped_storage().data_ptr() == last
         ]

@@ -1,8 +1,8 @@
-"""A forward in legs, between which samples may leave: each runs some of the blocks and reads out what they gave.
+"""A forward in segments, between which samples may exit: each runs some of the blocks and reads out their output.
 
-A leg from depth j to k is the model's own forward. Stubs hand h[j] past the first j blocks, the blocks up to k run on
-what the model gives them, stubs hand h[k] past the others: what comes out is the readout of h[k]. The next leg is given
-the batch of those who are left, so the model itself makes their masks, and a leg costs one readout, whoever left.
+A segment from depth j to k is the model's own forward. Stubs return h[j] in place of the first j blocks, the blocks up
+to k run on the model's own arguments, stubs return h[k] in place of the others: the output is the readout of h[k]. The
+next segment runs on the batch of the remaining samples, so that the model itself makes their masks.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from anydepth.core.recording import BlockOutput
 from anydepth.errors import UnknownArchitecture
 
 Stops = Callable[[int, Tensor], bool]
-"""Whether a leg ends at this depth, with this state. At L it ends in any case."""
+"""Whether a segment ends at this depth, with this hidden state. At L it ends in any case."""
 
 
 class Segments:
-    """One forward in legs.
+    """A forward that runs in segments.
 
     Args:
-        shapes: how each block hands on its state.
+        shapes: the form of each block's output.
         forward: the model's, with the stubs in it.
 
     Attributes:
         depth: up to which the blocks have run.
-        passed: the blocks that did not run in the last leg, by their number, and what they were given, as (block, args,
-            kwargs); kept where `notes` is on.
-        notes: whether to keep them.
-        frozen: rows whose state is handed past all further blocks as it is, (B,) bool; None where all go on.
+        passed: number → (block, args, kwargs) of the blocks that did not run in the last segment, if `notes` is True.
+        notes: whether to fill `passed`.
+        frozen: (B,) bool, rows whose hidden state stays as it is through all further blocks; None for no row.
     """
 
     def __init__(self, shapes: list[BlockOutput], forward: Callable[[Any], Any]) -> None:
@@ -49,14 +48,15 @@ class Segments:
 
     @property
     def state(self) -> Tensor:
-        """The state where the last leg ended."""
+        """The hidden state where the last segment ended."""
         assert self._state is not None
         return self._state
 
-    # Not kept: stubs know of this, and what knows of itself holds its tensors until the next garbage collection.
+    # A list kept here would form a reference cycle, and keep tensors alive until the next garbage collection.
     def stubs(self, blocks: Iterable[nn.Module]) -> list[Callable[..., Any]]:
-        """What is to stand in the places of the blocks."""
-        return [self._stub(*one) for one in zip(range(1, len(self._shapes) + 1), blocks, self._shapes, strict=True)]
+        """Functions to run in place of the blocks."""
+        pairs = zip(blocks, self._shapes, strict=True)
+        return [self._stub(number, block, shape) for number, (block, shape) in enumerate(pairs, start=1)]
 
     def _stub(self, number: int, block: nn.Module, shape: BlockOutput) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -76,14 +76,10 @@ class Segments:
         return call
 
     def run(self, batch: Any, stops: Stops) -> Any:
-        """Run the next leg; returns what the forward answers: the readout of the state where it ends.
-
-        Args:
-            batch: the samples that are left.
-            stops: where the leg ends.
+        """Run the next segment on the remaining samples; returns the readout of the hidden state where `stops` ends it.
 
         Raises:
-            UnknownArchitecture: it ended before any of that: blocks did not run.
+            UnknownArchitecture: the forward ended before: blocks did not run.
         """
         before, last = self.depth, len(self._shapes)
         self._stops, self._ended = stops, False
@@ -97,14 +93,9 @@ class Segments:
         return answer
 
     def enter(self, depth: int, state: Tensor | None = None) -> None:
-        """Have the next leg begin behind a block, with a state of one's own.
-
-        Args:
-            depth: 0 for the whole forward.
-            state: h[depth] of the samples that the next leg is given.
-        """
+        """Start the next segment after block `depth` (0 for the whole forward), from h[depth] of its samples."""
         self.depth, self._state = depth, state
 
     def keep(self, rows: Int64[Tensor, " n"]) -> None:
-        """Go on with some of the samples, by their places among those of the last leg."""
+        """Continue with some of the samples, by their places in the last segment."""
         self._state = self.state[rows]

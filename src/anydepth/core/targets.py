@@ -1,17 +1,14 @@
-"""What a model is asked: the true class of each of its answers."""
+"""Targets of a batch: the label of every answer of the model, and the checks that labels fit the model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.model_io import Batch, split_labels
+from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
 from anydepth.core.tokens import IGNORED, next_token_labels, valid_positions
 from anydepth.errors import LabelError, UnsupportedHead
@@ -25,16 +22,13 @@ def predicts_next_token(model: nn.Module) -> bool:
 
 
 def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, instead: str) -> None:
-    """See that the model chooses one class among several for each of its answers.
+    """Raise `UnsupportedHead` for regression and multi-label models: an answer must be one class among several.
 
     Args:
-        model: whose config may say so.
-        answer: what it gave.
-        labels: what it is held against; None if there are none.
+        model: its config may state the kind of problem.
+        answer: its output.
+        labels: of the batch; None if there are none.
         instead: what to do, for the message.
-
-    Raises:
-        UnsupportedHead: it does something else: regression, or several labels at once.
     """
     kind = getattr(getattr(model, "config", None), "problem_type", None)
     if kind == "regression" or answer.shape[-1] == 1:
@@ -48,9 +42,32 @@ def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, i
     raise UnsupportedHead(f"{type(model).__name__} has {what}, expected one class for each answer; {instead}")
 
 
+def whole_labels(labels: Tensor, shape: tuple[int, ...], where: str = "") -> Int64[Tensor, ...]:
+    """Labels as int64; `LabelError` unless they are whole numbers (or booleans) of the expected shape.
+
+    Args:
+        labels: of the data.
+        shape: (B,) for one label per sample, (B, T) for one per position.
+        where: which batch, for the message (" in batch 3").
+    """
+    if labels.is_floating_point() or tuple(labels.shape) != shape:
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise LabelError(f"labels are {kind} of shape {tuple(labels.shape)}{where}, expected whole numbers: {shape}")
+    return labels.long()
+
+
+def require_classes(labels: Int64[Tensor, " n"], classes: int, where: str = "") -> None:
+    """Raise `LabelError` unless every label, `IGNORED` ones left out before, is one of 0..classes-1."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise LabelError(
+            f"label {wrong[0].item()}{where} is out of range, expected 0..{classes - 1} for {classes} classes"
+        )
+
+
 @dataclass(frozen=True)
 class Targets:
-    """The answers of a batch in rows, and the true class of each.
+    """The label of every row of a batch's answers, and which rows have one.
 
     Attributes:
         labels: (R,), `IGNORED` where there is none; R is B, or B x T for a model that answers for every position.
@@ -63,7 +80,7 @@ class Targets:
     per_sample: int
 
     @property
-    def asked(self) -> Int64[Tensor, " n"]:
+    def labels_of_rows(self) -> Int64[Tensor, " n"]:
         """The labels of `rows`."""
         return self.labels[self.rows]
 
@@ -74,56 +91,33 @@ class Targets:
 
     @classmethod
     def of(cls, stack: Stack, batch: Batch, labels: Tensor | None, answer: Float[Tensor, "b *t c"]) -> Targets:
-        """The questions of a batch the way transformers asks them: a language model is given its own tokens.
+        """The targets of a batch as transformers defines them: those of a language model are its own next tokens.
 
         Raises:
             LabelError: labels are missing, no whole numbers, of another shape than the answers, or out of range.
             UnsupportedHead: the model's answer is no choice among classes.
         """
-        model, classes = stack.model, answer.shape[-1]
+        model = stack.model
         if not stack.answers_with_logits(labelled=True) or answer.ndim not in (2, 3):
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(answer.shape)} that are no logits, expected a classifier "
                 "or a language model"
             )
         require_one_class(model, answer, labels, "train it with its own loss, at depth L")
-        found = _labels(model, batch, labels, answer).to(answer.device)
-        flat = found.reshape(-1)
-        rows = (flat != IGNORED).nonzero()[:, 0]
-        asked = flat[rows]
-        wrong = asked[(asked < 0) | (asked >= classes)]
-        if len(wrong):
-            raise LabelError(
-                f"label {wrong[0].item()} is out of range, expected 0..{classes - 1} for {classes} classes"
-            )
-        return cls(flat, rows, flat.numel() // len(answer))
+        flat = _labels(model, batch, labels, answer).to(answer.device).reshape(-1)
+        targets = cls(flat, (flat != IGNORED).nonzero()[:, 0], flat.numel() // len(answer))
+        require_classes(targets.labels_of_rows, answer.shape[-1])
+        return targets
 
 
 def _labels(model: nn.Module, batch: Batch, labels: Tensor | None, answer: Tensor) -> Tensor:
-    expected = tuple(answer.shape[:-1])
+    shape = tuple(answer.shape[:-1])
     if answer.ndim == 3 and predicts_next_token(model):
         if labels is None:
             valid: Bool[Tensor, "b t"] = valid_positions(batch, answer)
             return next_token_labels(batch, None, valid).long()
         # padding is not looked for: labels are taken as given, as transformers takes them
-        shifted = functional.pad(labels, (0, 1), value=IGNORED)[..., 1:] if labels.ndim == 2 else labels
-        return _checked(shifted, expected)
+        return functional.pad(whole_labels(labels, shape), (0, 1), value=IGNORED)[:, 1:]
     if labels is None:
         raise LabelError("the batch has no 'labels', expected one class for each answer of the model")
-    return _checked(labels, expected)
-
-
-def _checked(labels: Tensor, expected: tuple[int, ...]) -> Tensor:
-    kind = str(labels.dtype).removeprefix("torch.")
-    if labels.is_floating_point() or labels.dtype == torch.bool or tuple(labels.shape) != expected:
-        raise LabelError(f"labels are {kind} of shape {tuple(labels.shape)}, expected whole numbers: {expected}")
-    return labels.long()
-
-
-def without_labels(batch: Any, model: nn.Module | None = None) -> tuple[Batch, Tensor | None]:
-    """What the model takes, and the labels: out of a dict with labels (see `split_labels`), or a pair (x, y)."""
-    if isinstance(batch, Mapping):
-        return split_labels(batch, model)
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        return batch[0], batch[1]
-    return batch, None
+    return whole_labels(labels, shape)

@@ -1,8 +1,7 @@
-"""Which positions of a batch stand for its samples.
+"""Token policies: which positions of a batch stand for its samples.
 
-A state is (B, T, D); similarity needs rows. The policy says which: `first` (a class token), `last` (the rightmost
-position that is not padding), `each` (every position that is not padding), `mean` (over all that are not padding).
-The default is not read off the model's name: it is where the model's own readout looks.
+A hidden state is (B, T, D), and similarity needs rows: the position `first` (a class token) or `last` (the rightmost
+one), `each` position, or their `mean`, padding left out. The default is where the model's own readout looks.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ Policy = Literal["first", "last", "each", "mean"]
 IGNORED = -100
 """The label of a position that has none, as everywhere in torch."""
 
-# A class token counts as what the readout looks at if it weighs this many times the median position. Heads that read
-# it beside the mean of the patches (DINOv2) weigh it T times as much as each of them.
+# The readout looks at a class token if that has this many times the weight of the median position. Heads that read it
+# and the mean of the patches (DINOv2) give it T times the weight of each patch.
 _CLEARLY = 2.0
 
 
@@ -66,7 +65,7 @@ def next_token_labels(
         if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
             raise DataError("a language model's labels are its next tokens: expected 'input_ids' in the batch")
         tokens = batch["input_ids"]
-    tokens = tokens.masked_fill(~valid, IGNORED)  # given labels, too, are often the ids with the padding left in
+    tokens = tokens.masked_fill(~valid, IGNORED)  # labels, too, are often the ids with their padding
     shifted = torch.full_like(tokens, IGNORED)
     shifted[:, :-1] = tokens[:, 1:]
     return shifted.masked_fill(~valid, IGNORED)
@@ -78,8 +77,8 @@ def select(
     """The rows that stand for a batch's samples under a policy, and the sample of each.
 
     Args:
-        state: one state; (B, D) where the model has no token axis.
-        valid: the positions that count.
+        state: one hidden state; (B, D) where the model has no token axis.
+        valid: the positions that are not padding.
         policy: which of them.
 
     Returns:
@@ -94,20 +93,14 @@ def select(
     sample = valid.any(dim=1).nonzero().squeeze(1)
     if policy == "mean":
         weights = valid[sample].to(state.dtype)
-        # masked_fill, not a product: what stands at a padded position may be NaN
+        # masked_fill, not a product: a padded position may hold NaN
         kept = state[sample].masked_fill(~valid[sample].unsqueeze(-1), 0.0)
         return kept.sum(1) / weights.sum(1, keepdim=True), sample
     return state[sample, _end(valid[sample], policy)], sample
 
 
 def some_of(valid: Bool[Tensor, "b t"], most: int, seeds: Sequence[Sequence[int]]) -> Bool[Tensor, "b t"]:
-    """At most so many of each sample's valid positions, drawn at random.
-
-    Args:
-        valid: the positions that count.
-        most: to keep of each sample.
-        seeds: of each sample's draw; where padding lies makes no difference to it.
-    """
+    """At most `most` of each sample's valid positions, drawn by its own seed, wherever its padding is."""
     kept = valid.clone()
     for row, seed in enumerate(seeds):
         places = valid[row].nonzero()[:, 0]
@@ -125,7 +118,7 @@ def _end(valid: Bool[Tensor, "b t"], policy: Policy) -> Int[Tensor, " b"]:
 
 
 def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
-    """The policy that fits what the model's readout looks at, found by intervention on a few samples.
+    """The policy for the positions that the model's readout looks at, found by gradients on a few samples.
 
     Args:
         stack: the model.
@@ -133,13 +126,13 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
         labels_each: whether the model answers for every position (language models, taggers).
 
     Returns:
-        `each` if it answers for every position. Else `first` or `last` if that position moves the readout clearly more
-        than others do, and `mean` if none stands out. For a model that only gives states: `last` if it is causal,
-        else `first`.
+        `each` if it answers for every position. Else `first` or `last` if that position affects the readout clearly
+        more than others, and `mean` if none does. For a model that only outputs states: `last` if it is causal, else
+        `first`.
     """
     if labels_each:
         return "each"
-    # its own copy, out of inference mode: what was made in there takes part in no gradient
+    # a copy made outside inference mode: tensors made inside have no gradients
     with torch.inference_mode(False), evaluating(stack.model):
         few = _copied(first_samples(batch, 2))
         with torch.no_grad():
@@ -152,11 +145,11 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
             answer = stack.readout(leaf, few)
             if answer.ndim == 3:
                 return "last" if _is_causal(stack, few, valid) else "first"
-            # all entries of the answer count alike; fixed weights of both signs, so that nothing cancels by symmetry
+            # fixed weights of both signs for all entries of the answer, so that nothing cancels by symmetry
             weights = torch.linspace(1.0, 2.0, answer[0].numel(), dtype=answer.dtype, device=answer.device)
             weights[::2] *= -1
-            (moved,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
-    return _what_stands_out(moved.float().norm(dim=-1), valid)
+            (gradient,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
+    return _outstanding(gradient.float().norm(dim=-1), valid)
 
 
 def _copied(batch: Batch) -> Batch:
@@ -165,7 +158,7 @@ def _copied(batch: Batch) -> Batch:
     return {name: value.clone() if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
-def _what_stands_out(weight: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Policy:
+def _outstanding(weight: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Policy:
     rows = torch.arange(len(valid), device=valid.device)
     median = torch.stack([row[keep].median() for row, keep in zip(weight, valid, strict=True)])
     if (weight[rows, _end(valid, "first")] > _CLEARLY * median).all():
@@ -176,7 +169,7 @@ def _what_stands_out(weight: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -
 
 
 def _is_causal(stack: Stack, batch: Any, valid: Bool[Tensor, "b t"]) -> bool:
-    """Whether the first position is deaf to the last one: the blocks run twice, the last position disturbed once."""
+    """Whether the first position does not depend on the last: the blocks run with and without a disturbance of it."""
     with torch.no_grad():
         replay = stack.replay(batch)
         plain, disturbed = replay.state, replay.state.clone()

@@ -1,8 +1,8 @@
-"""The config of a model with fewer blocks, found by building the model's class from it.
+"""Finds the config of a model with fewer blocks, by building the model's class from candidates.
 
-No table of architectures: which entry of a config states the depth of a list of blocks, and which have an entry for
-each block, is tried out. A config is right if the class, built from it without memory for weights, has the very weights
-and the very blocks of the cut model.
+There is no table of architectures: which entry of a config states the number of blocks, and which have a value for each
+block, is tried out. A config fits if the model built from it, without memory for weights, has the names and shapes of
+the cut model's weights and the settings of its blocks.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from anydepth.errors import TruncationError, one_line
 
 Value = int | str | list[Any] | tuple[Any, ...] | dict[Any, Any] | None
 
-# What the names of entries that count blocks, or have something for each of them, have in common.
+# Names of entries that count blocks, or have a value for each of them, contain one of these.
 _BY_BLOCK = re.compile(r"layer|block|depth|window|pattern|pruned_heads")
 _BUILDS = 200  # configs tried at most
-# Of a module: what may differ between a cut model and a new one of its class without changing any answer.
+# Settings of a module that may differ between a cut model and a new one of its class without changing any answer.
 _WITHOUT_EFFECT = re.compile(r"^_|drop|training|checkpointing|name_or_path")
 
 
@@ -35,10 +35,10 @@ class Edit:
     """A change to one entry of a config.
 
     Attributes:
-        path: the names that lead from the model's config to the one that has the entry; empty for its own.
+        path: attribute names from the model's config to the sub-config that has the entry; empty for its own.
         name: of the entry.
         value: the new one.
-        guessed: whether nothing but its value speaks for the change.
+        guessed: whether the change is suggested by the entry's value alone.
     """
 
     path: tuple[str, ...]
@@ -53,46 +53,43 @@ class Edit:
         """Make the change in a model's config."""
         for name in self.path:
             config = getattr(config, name)
-        # past properties and attribute maps: it is the entry itself that is saved
+        # past properties and attribute maps: the entry itself is saved
         vars(config)[self.name] = self.value
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Question:
-    """Which config gives a model that was cut."""
+class _Target:
+    """The cut model that a config is sought for."""
 
     cut: nn.Module
     path: str
     before: int
     now: int
     settings: bool = True
-    """Whether the blocks must have the same settings, too."""
+    """Whether the settings of its blocks must be the same."""
 
 
 def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: bool = False) -> Any:
-    """The config from which the class of a cut model builds that very model.
+    """A new config from which the class of a cut model builds that model.
 
     Args:
-        cut: a model of transformers whose list of blocks has been cut short, its config still the old one.
+        cut: a model of transformers whose list of blocks was cut short, with its old config.
         path: the dotted name of the list.
-        before: how many blocks there were.
-        now: how many there are.
-        seen: whether it will be seen that the model answers alike: then a setting of a block may differ if it must
-            (which of Gemma-3n's blocks keeps keys for those behind it).
-
-    Returns:
-        A new config, as it would be read back from its file.
+        before: number of blocks before the cut.
+        now: number of blocks.
+        seen: whether the answers will be compared: then a setting of a block may differ (which of Gemma-3n's blocks
+            keeps keys for later ones).
 
     Raises:
-        TruncationError: no config that was tried does it; the message says what is wrong with the likeliest.
+        TruncationError: no config that was tried fits; the message says what is wrong with the first.
     """
     first: str | None = None
     for settings in (True, False) if seen else (True,):
-        question = _Question(cut=cut, path=path, before=before, now=now, settings=settings)
-        for edits in itertools.islice(_candidates(question), _BUILDS):
-            wrong = _wrong_with(question, edits)
+        target = _Target(cut=cut, path=path, before=before, now=now, settings=settings)
+        for edits in itertools.islice(_candidates(target), _BUILDS):
+            wrong = _wrong_with(target, edits)
             if wrong is None:
-                return edited(cut.config, _needed(question, edits))
+                return edited(cut.config, _needed(target, edits))
             first = first or f"with {', '.join(map(str, edits)) or 'no entry'} for {now} blocks: {wrong}"
     raise TruncationError(
         f"{type(cut).__name__} cut after block {now} of {before} could not be loaded again, its config cannot say so "
@@ -100,32 +97,32 @@ def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: 
     )
 
 
-def _wrong_with(question: _Question, edits: tuple[Edit, ...]) -> str | None:
-    """What is wrong with the model that a config gives with some edits, in words; None if nothing."""
+def _wrong_with(target: _Target, edits: tuple[Edit, ...]) -> str | None:
+    """The first difference of the model built from an edited config, in words; None if it fits."""
     try:
-        return _difference(question, built(question.cut, edited(question.cut.config, edits)))
+        return _difference(target, built(target.cut, edited(target.cut.config, edits)))
     except Exception as error:  # whatever a config's checks and a constructor raise
         return one_line(error)
 
 
-def _needed(question: _Question, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
-    """Edits without those guesses that nothing depends on: a list may be as long as the model is deep by chance."""
+def _needed(target: _Target, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    """Edits without unnecessary guesses: a list may have as many entries as the model has blocks by chance."""
     for edit in edits:
         rest = tuple(other for other in edits if other is not edit)
-        if edit.guessed and _wrong_with(question, rest) is None:
+        if edit.guessed and _wrong_with(target, rest) is None:
             edits = rest
     return edits
 
 
 def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
-    """The config for fewer blocks where no class can be asked, since the model is not what its class makes.
+    """The first candidate config that passes its own checks, for a model that its class would not build.
 
     Raises:
-        TruncationError: none passes its own checks.
+        TruncationError: none does.
     """
-    question = _Question(cut=cut, path=path, before=before, now=now)
+    target = _Target(cut=cut, path=path, before=before, now=now)
     first: str | None = None
-    for edits in itertools.islice(_candidates(question), _BUILDS):
+    for edits in itertools.islice(_candidates(target), _BUILDS):
         try:
             return edited(cut.config, edits)
         except Exception as error:  # whatever a config's checks raise
@@ -136,7 +133,7 @@ def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
 
 
 def is_of_its_config(model: nn.Module) -> bool:
-    """Whether a model has the weights its class makes from its config: it was not changed after, and not quantized."""
+    """Whether a model has the weights that its class builds from its config: it was neither changed nor quantized."""
     try:
         return _weights_differ(model.state_dict(), built(model, edited(model.config, ())).state_dict(), (1, 1)) is None
     except Exception:  # whatever a config's checks and a constructor raise
@@ -144,12 +141,12 @@ def is_of_its_config(model: nn.Module) -> bool:
 
 
 def edited(config: Any, edits: tuple[Edit, ...]) -> Any:
-    """A copy of a config with some entries changed, by way of the text it would be saved as."""
+    """A copy of a config with some entries changed, saved to JSON and read back."""
     changed = copy.deepcopy(config)
     for edit in edits:
         edit.apply(changed)
     read = type(config).from_dict(json.loads(changed.to_json_string()))
-    # the one setting that is chosen when a model is loaded, and never saved
+    # the one setting that is never saved
     read._attn_implementation = config._attn_implementation
     return read
 
@@ -161,38 +158,38 @@ def built(model: nn.Module, config: Any) -> nn.Module:
 
 
 def packed(before: Mapping[str, Tensor], like: Mapping[str, Tensor], blocks: tuple[int, int]) -> dict[str, Tensor]:
-    """Weights in which all blocks have a part, one behind the other, with the parts of the first blocks alone.
+    """Weights that hold a slice for each block, narrowed to the slices of the first blocks.
 
     Args:
         before: all weights of the deeper model.
-        like: those of the shallower one, of which only the shapes are looked at.
+        like: those of the shallower one, for their shapes.
         blocks: how many blocks the two have.
     """
-    cut = {}
-    for name, target in like.items():
-        axis = _packed_axis(before[name].shape, target.shape, *blocks) if name in before else None
+    narrowed = {}
+    for name, weight in like.items():
+        axis = _packed_axis(before[name].shape, weight.shape, *blocks) if name in before else None
         if axis is not None:
-            cut[name] = before[name].narrow(axis, 0, target.shape[axis]).clone()
-    return cut
+            narrowed[name] = before[name].narrow(axis, 0, weight.shape[axis]).clone()
+    return narrowed
 
 
 def _packed_axis(before: torch.Size, now: torch.Size, deep: int, shallow: int) -> int | None:
-    """The axis along which a weight holds something for each block; None if there is none."""
+    """The axis along which a weight holds a slice for each block; None if there is none."""
     if len(before) != len(now):
         return None
     axes = [axis for axis in range(len(now)) if before[axis] != now[axis]]
     return axes[0] if len(axes) == 1 and before[axes[0]] * shallow == now[axes[0]] * deep else None
 
 
-# --- what to try ------------------------------------------------------------------------------------------------------
+# --- candidates -------------------------------------------------------------------------------------------------------
 
 
-def _candidates(question: _Question) -> Iterator[tuple[Edit, ...]]:
-    """Sets of edits, the likeliest first: for each config that may state the depth, what it states and has by block."""
-    for path, config in _tree(question.cut.config, question.path):
-        for depths in _depth_entries(config, question.before):
-            sure, guesses = _by_block(config, question, depths)
-            likely: dict[str, Value] = {**dict.fromkeys(depths, question.now), **sure}
+def _candidates(target: _Target) -> Iterator[tuple[Edit, ...]]:
+    """Sets of edits, the likeliest first: for each (sub-)config, its depth and its entries by block."""
+    for path, config in _tree(target.cut.config, target.path):
+        for depths in _depth_entries(config, target.before):
+            sure, guesses = _by_block(config, target, depths)
+            likely: dict[str, Value] = {**dict.fromkeys(depths, target.now), **sure}
             for chosen in _choices(guesses):
                 entries = likely | {name: guesses[name] for name in chosen}
                 if entries:
@@ -203,7 +200,7 @@ def _candidates(question: _Question) -> Iterator[tuple[Edit, ...]]:
 
 
 def _choices(guesses: Mapping[str, Value]) -> Iterator[tuple[str, ...]]:
-    """Which guesses to take: none, all lists, everything, then a few at a time."""
+    """Sets of guesses to apply: none, all lists, all, then one or two."""
     yield ()
     yield tuple(name for name, value in guesses.items() if not isinstance(value, int))
     yield tuple(guesses)
@@ -212,16 +209,16 @@ def _choices(guesses: Mapping[str, Value]) -> Iterator[tuple[str, ...]]:
 
 
 def _tree(config: Any, path: str) -> list[tuple[tuple[str, ...], Any]]:
-    """A config and those inside it; first those whose name shares a word with the path of the blocks."""
+    """A config and its sub-configs; first those whose name shares a word with the path of the blocks."""
     listed: list[tuple[tuple[str, ...], Any]] = [((), config)]
     words = set(re.split(r"[._]", path))
     for at, parent in listed:
         listed += [((*at, name), value) for name, value in vars(parent).items() if hasattr(value, "to_dict")]
-    return sorted(listed, key=lambda each: -len(words & set("_".join(each[0]).split("_"))))
+    return sorted(listed, key=lambda item: -len(words & set("_".join(item[0]).split("_"))))
 
 
 def _depth_entries(config: Any, before: int) -> Iterator[tuple[str, ...]]:
-    """Entries that may state the depth, in sets: as many of those with a usual name as can be, then the others."""
+    """Sets of entries that may state the depth: those with a usual name, then the others, the largest sets first."""
     stated = [
         name
         for name, value in vars(config).items()
@@ -235,29 +232,29 @@ def _depth_entries(config: Any, before: int) -> Iterator[tuple[str, ...]]:
     yield ()
 
 
-def _by_block(config: Any, question: _Question, depths: tuple[str, ...]) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Entries that are by block, going by their names, and those that may be, as they would be for fewer blocks."""
+def _by_block(config: Any, target: _Target, depths: tuple[str, ...]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """New values of entries that have one value by block: those certain by their names, and guesses."""
     sure: dict[str, Value] = {}
     guesses: dict[str, Value] = {}
     for name, value in vars(config).items():
         if name in depths or name.startswith("_"):
             continue
         named = _BY_BLOCK.search(name) is not None
-        fewer = _fewer(value, question.before, question.now, named=named)
+        fewer = _fewer(value, target.before, target.now, named=named)
         if fewer != value:
             # a number seldom counts blocks from the end, as that of Gemma-3n's blocks which share keys does
             (sure if named and not isinstance(value, int) else guesses)[name] = fewer
-    return sure | _stages(config, question.before, question.now), guesses
+    return sure | _stages(config, target.before, target.now), guesses
 
 
 def _fewer(value: Any, before: int, now: int, *, named: bool) -> Any:
-    """An entry for each block, an index of blocks, or a count of them from the end, for fewer blocks."""
+    """The value for fewer blocks of a list by block, a list of indices, a dict by index, or a count from the end."""
     if isinstance(value, list | tuple | str) and len(value) == before:
         return value[:now]
     if not named:
         return value
-    if isinstance(value, list | tuple) and value and all(type(one) is int and 0 <= one < before for one in value):
-        return type(value)(one for one in value if one < now)
+    if isinstance(value, list | tuple) and value and all(type(index) is int and 0 <= index < before for index in value):
+        return type(value)(index for index in value if index < now)
     if isinstance(value, dict) and value and all(re.fullmatch(r"\d+", str(key)) for key in value):
         return {key: entry for key, entry in value.items() if int(key) < now}
     if type(value) is int and 0 < value <= before:
@@ -266,7 +263,7 @@ def _fewer(value: Any, before: int, now: int, *, named: bool) -> Any:
 
 
 def _stages(config: Any, before: int, now: int) -> dict[str, Value]:
-    """A backbone's names of its states, and which of them it gives."""
+    """Entries of a backbone: the names of its stages, and which of them it outputs."""
     stages = getattr(config, "stage_names", None)
     if not stages or len(stages) != before + 1:
         return {}
@@ -275,17 +272,17 @@ def _stages(config: Any, before: int, now: int) -> dict[str, Value]:
     return {"stage_names": stages[: now + 1], "_out_features": kept, "_out_indices": indices}
 
 
-# --- what comes of it -------------------------------------------------------------------------------------------------
+# --- their check ------------------------------------------------------------------------------------------------------
 
 
-def _difference(question: _Question, model: nn.Module) -> str | None:
-    """What a model built from a config has other than the cut one, in words; None if nothing."""
-    own, theirs = question.cut.state_dict(), model.state_dict()
-    wrong = _weights_differ(own, theirs, (question.before, question.now))
-    if wrong or not question.settings:
+def _difference(target: _Target, model: nn.Module) -> str | None:
+    """The first difference of a built model from the cut one, in words; None if there is none."""
+    own, theirs = target.cut.state_dict(), model.state_dict()
+    wrong = _weights_differ(own, theirs, (target.before, target.now))
+    if wrong or not target.settings:
         return wrong
-    blocks = model.get_submodule(question.path)
-    for name, module in question.cut.get_submodule(question.path).named_modules():
+    blocks = model.get_submodule(target.path)
+    for name, module in target.cut.get_submodule(target.path).named_modules():
         before, now = plain_settings(module), plain_settings(blocks.get_submodule(name))
         for setting in before.keys() & now.keys():
             if before[setting] != now[setting]:
@@ -304,7 +301,7 @@ def _weights_differ(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], blo
 
 
 def plain_settings(module: nn.Module) -> dict[str, Any]:
-    """The plain values that a module keeps beside its weights, but for those that only matter in training."""
+    """The plain attributes of a module that may affect its answers."""
     return {
         name: value
         for name, value in vars(module).items()

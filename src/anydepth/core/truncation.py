@@ -1,23 +1,21 @@
-"""A model cut after some depth: shallower, of the same class, and plain.
+"""`truncate`: a copy of a model with its first k blocks, of the same class, that answers as `readout(h[k])`.
 
-The blocks above the cut are left away, the config says so, and everything around the blocks stays. So what the model
-answers is what `readout(h[k])` answered, and whatever loads the original loads this.
+The later blocks are removed, the config is edited to match, and everything around the blocks stays, so that the copy
+loads like the original.
 """
 
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
-from anydepth.core.model_io import Batch, call_model, device_of, distance, first_samples, model_output
+from anydepth.core.model_io import Batch, call_model, device_of, distance, first_samples, model_output, split_batch
 from anydepth.core.overrides import Override
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack, tolerance_of
-from anydepth.core.targets import without_labels
 from anydepth.core.truncated_config import (
     built,
     is_of_its_config,
@@ -30,23 +28,22 @@ from anydepth.errors import TruncationError, one_line
 
 
 def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None, batch: Any = None) -> nn.Module:
-    """Cut a model after a depth.
+    """Copy a model with its first `depth` blocks.
 
     Args:
-        model: from transformers, timm, plain torch, or your own; or a `Stack` of one, whose heads, if it has them,
-            give the cut model the classifier of its depth.
+        model: from transformers, timm, plain torch, or your own; or a `Stack` of one. Where that has heads, the copy's
+            classifier is the head of its depth.
         depth: k, how many blocks to keep, 1..L.
         blocks: the dotted name of the list of blocks, for a model that has several.
-        batch: if given, the cut model is seen to answer as `readout(h[k])` does on a few samples of it; needed where
-            there are heads.
+        batch: if given, the answers of the copy are compared with `readout(h[k])` on two samples; needed with heads.
 
     Returns:
-        A copy of the same class with k blocks, in the same mode; the model itself is left alone. A model of
+        A copy of the same class with k blocks, in the same mode; the model itself is not changed. A model of
         transformers saves and loads by `save_pretrained` and `from_pretrained`, others by their state dict.
 
     Raises:
-        TruncationError: a depth that does not exist; adapters that are not merged; heads without a batch; or the cut
-            model does not answer as the readout does.
+        TruncationError: a depth that does not exist; adapters that are not merged; heads without a batch; or the copy
+            answers differently than the readout.
         UnknownArchitecture: see `Stack`.
 
     Example:
@@ -67,9 +64,11 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     heads = stack.heads if depth < stack.depth else None
     if heads is not None and batch is None:
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
-    with _only(stack.model.get_submodule(stack.path), depth):
+    block_list = stack.model.get_submodule(stack.path)
+    # shortened for this thread while it is copied, so that the later blocks are not copied either
+    with Override(block_list, "_modules", dict(list(block_list._modules.items())[:depth])):
         cut = copy.deepcopy(stack.model)
-    inputs = None if batch is None else first_samples(without_labels(batch, stack.model)[0], 2)
+    inputs = None if batch is None else first_samples(split_batch(batch, stack.model).inputs, 2)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)
     loaded = _loaded(cut, stack, depth, seen=inputs is not None)
@@ -80,35 +79,30 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     return cut
 
 
-def _only(blocks: nn.Module, depth: int) -> AbstractContextManager[None]:
-    """The list is shorter inside, so that what is left away is not copied either."""
-    return Override(blocks, "_modules", dict(list(blocks._modules.items())[:depth]))
-
-
 def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> None:
-    """Put a copy of a head in the place of the classifier of a cut model."""
-    own = stack.classifier(batch)  # refuses a model without one, and finds where it is
+    """Replace the classifier of a cut model by a copy of a head."""
+    classifier = stack.classifier(batch)  # before `classifier_path`, which is known after a first batch
     cut.set_submodule(str(stack.classifier_path), copy.deepcopy(head))
-    inside = {id(parameter) for parameter in own.parameters()}
-    others = (module for module in stack.model.modules() if module is not own)
+    inside = {id(parameter) for parameter in classifier.parameters()}
+    others = (module for module in stack.model.modules() if module is not classifier)
     config: Any = getattr(cut, "config", None)
     if config is not None and any(id(weight) in inside for module in others for weight in module._parameters.values()):
-        for each in (config, config.get_text_config()):
-            each.tie_word_embeddings = False  # the head is no copy of the embedding, and must not become one
+        for part in (config, config.get_text_config()):
+            part.tie_word_embeddings = False  # the head is no copy of the embedding, and must not become one
 
 
-# --- what is saved is what is loaded ----------------------------------------------------------------------------------
+# --- config of the cut model ------------------------------------------------------------------------------------------
 
 
 def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Module | None:
-    """The cut model as it will be when it has been saved and loaded; the cut one is given its config.
+    """The cut model as it will be once saved and loaded; the cut one gets its config.
 
     Returns:
-        A new model that shares the weights of the cut one. None for models that no config makes: those of other
+        A new model that shares the weights of the cut one. None for models that no config describes: those of other
         libraries than transformers, quantized ones, and those that were changed after they were built.
 
     Raises:
-        TruncationError: the class cannot be built with so many blocks, or takes other weights then.
+        TruncationError: the class cannot be built with so many blocks, or has other weights then.
     """
     from transformers import PreTrainedModel
 
@@ -133,12 +127,12 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Modul
 
 
 def _share_settings(cut: nn.Module, loaded: nn.Module, before: int, depth: int) -> None:
-    """Give a cut model the configs, and the numbers of blocks kept beside them, of the one that was loaded."""
+    """Give a cut model the configs of the loaded one, and the attributes that state its number of blocks."""
     own_buffers = dict(cut.named_buffers())
     for name, buffer in list(loaded.named_buffers()):
         parent, _, leaf = name.rpartition(".")
         if name in own_buffers and own_buffers[name].shape == buffer.shape:
-            # buffers that are not saved are made anew, and the model's may have been cast since
+            # buffers that are not saved are new in the loaded model; the cut one's may have been cast
             loaded.get_submodule(parent)._buffers[leaf] = own_buffers[name]
     for name, module in loaded.named_modules():
         own = cut.get_submodule(name)
@@ -150,7 +144,7 @@ def _share_settings(cut: nn.Module, loaded: nn.Module, before: int, depth: int) 
 
 
 def _from_pretrained(cut: Any, config: Any, weights: dict[str, Any]) -> nn.Module:
-    """What transformers makes of a config and weights, as it does with those of a folder."""
+    """The model that transformers loads from a config and weights, without its messages."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -172,7 +166,7 @@ def _from_pretrained(cut: Any, config: Any, weights: dict[str, Any]) -> nn.Modul
 
 
 def _replace_configs(model: nn.Module, before: Any, now: Any) -> None:
-    """Give every part of a model that has a config, or one inside it, the new one in its place."""
+    """Replace the config, or sub-config, of every part of a model by the new one."""
     pairs = [(before, now)]
     for old, new in pairs:
         pairs += [(value, getattr(new, name)) for name, value in vars(old).items() if hasattr(value, "to_dict")]
@@ -187,12 +181,12 @@ def _require_same(stack: Stack, cut: nn.Module, depth: int, batch: Batch, why: s
         state = stack.states(batch)[depth]
         expected = stack.readout(state, batch, depth=depth)
         try:
-            found = model_output(call_model(cut, batch))[1]
+            answer = model_output(call_model(cut, batch))[1]
         except Exception as problem:  # of the model's own code
             raise TruncationError(
                 f"{type(cut).__name__} cut after block {depth} does not run ({one_line(problem)}); cut it after another"
             ) from problem
-    error, tolerance = distance(found, expected), tolerance_of(state)
+    error, tolerance = distance(answer, expected), tolerance_of(state)
     if not error <= tolerance:
         raise TruncationError(
             f"{type(cut).__name__} cut after block {depth} does not answer as its readout there: largest relative "

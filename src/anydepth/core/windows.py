@@ -1,4 +1,4 @@
-"""A long text in windows that overlap: what each window holds, what it is asked about, and what it is called."""
+"""Overlapping windows of a long text: their spans, the tokens each predicts, and their ids."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ _NAME = re.compile(r"(.*)\[\d+:\]", re.DOTALL)
 
 
 def spans(length: int, size: int, stride: int) -> Int64[np.ndarray, "w 3"]:
-    """Cut a text into windows, so that each token but the first is told exactly once.
+    """Spans of the windows of a text, so that each token but the first is predicted exactly once.
 
-    A window tells the tokens that no earlier one has told: the first window all but its first token, every later one
-    those after the end of the window before it. So a token is told by at least `size - stride` tokens, or by all there
-    are before it.
+    The first window predicts all but its first token, every later one the tokens after the end of the window before it:
+    each from at least `size - stride` tokens, or from all there are before it.
 
     Args:
         length: tokens of the text.
         size: tokens of a window; the last may have fewer.
-        stride: tokens from the start of a window to that of the next, below `size`: at `size` or above, a token would
-            have nothing before it in its window.
+        stride: tokens from the start of a window to that of the next, below `size`.
 
     Returns:
-        For each window its start, its end, and the first token that it is to tell; none for an empty text.
+        For each window its start, its end, and the first token that it predicts; none for an empty text.
 
     Example:
         >>> spans(9, 4, 2).tolist()
@@ -40,10 +38,9 @@ def spans(length: int, size: int, stride: int) -> Int64[np.ndarray, "w 3"]:
 
 
 def name(text: int | str, start: int) -> str:
-    """The id of a window: the text's, and the token it starts at, written like a slice of Python.
+    """The id of a window: the text's id and the token it starts at, written like a slice of Python.
 
-    No two windows share one, whatever the texts are called: what is between the last brackets is the start, and all
-    before them the text's id.
+    It is unique, whatever the ids of texts: the last brackets hold the start.
 
     Example:
         >>> name("cp26", 64)
@@ -53,22 +50,14 @@ def name(text: int | str, start: int) -> str:
 
 
 def texts_of(ids: Sequence[Hashable]) -> Int64[np.ndarray, " n"]:
-    """The text of each sample: windows of one text are no independent evidence, their text is.
+    """The text of each sample, numbered from 0 in order: windows of one text are not independent.
 
-    Args:
-        ids: of samples. Those that `name` gave share the text before the brackets; every other is a text of its own.
-
-    Returns:
-        Texts numbered from 0, in the order they come.
+    Ids by `name` share the text before the brackets; every other id is a text of its own.
 
     Example:
         >>> texts_of(["a[0:]", "a[64:]", "b[0:]", "c", 7]).tolist()
         [0, 0, 1, 2, 3]
     """
     numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(_text(one), len(numbers)) for one in ids], dtype=np.int64)
-
-
-def _text(id: Hashable) -> Hashable:
-    found = _NAME.fullmatch(id) if isinstance(id, str) else None
-    return id if found is None else found[1]
+    texts = (match[1] if isinstance(id, str) and (match := _NAME.fullmatch(id)) else id for id in ids)
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)

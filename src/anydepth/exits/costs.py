@@ -17,11 +17,10 @@ from jaxtyping import Float64, Int64
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from anydepth.core.model_io import Batch, call_model, device_of, sample_count, samples_of, to_device
+from anydepth.core.model_io import Batch, call_model, device_of, sample_count, samples_of, split_batch, to_device
 from anydepth.core.overrides import SharedSetting
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
-from anydepth.core.targets import without_labels
 from anydepth.errors import DataError
 from anydepth.exits.forward import ExitForward
 from anydepth.exits.policies import AtDepth, Patience
@@ -118,7 +117,7 @@ def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
         >>> len(costs.blocks), costs.whole.of(8) > 0
         (3, True)
     """
-    inputs = to_device(without_labels(batch, stack.model)[0], device_of(stack.model))
+    inputs = to_device(split_batch(batch, stack.model).inputs, device_of(stack.model))
     size = sample_count(inputs)
     if not size:
         raise DataError("a batch holds no sample, expected at least one")
@@ -164,7 +163,7 @@ def count_flops(stack: Stack, batch: Any) -> Costs:
         stack: the model.
         batch: like those to come.
     """
-    inputs = to_device(without_labels(batch, stack.model)[0], device_of(stack.model))
+    inputs = to_device(split_batch(batch, stack.model).inputs, device_of(stack.model))
     stack.verify(inputs)
     counter = _Counter()
     # fused attention has no formula on every device; taken apart it is products of matrices

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from anydepth.core.model_io import split_batch
 from anydepth.core.patching import in_eval_mode
 from anydepth.core.provenance import class_names, describe_config, stack_fingerprint, weights_stamp
 from anydepth.core.stack import Stack
-from anydepth.core.targets import without_labels
 from anydepth.errors import PolicyError
 from anydepth.exits.calibration import Calibration, calibrate, check_request
 from anydepth.exits.costs import Costs
@@ -86,7 +86,7 @@ class EarlyExit:
 
     def __call__(self, batch: Any) -> ExitOutput:
         """Answer a batch; its labels, if it has any, are set aside."""
-        inputs, _ = without_labels(batch, self.stack.model)
+        inputs = split_batch(batch, self.stack.model).inputs
         self._reader.prepare(inputs)
         with in_eval_mode(self.stack.model), torch.inference_mode():
             return ExitForward(self._reader, self._lanes, inputs).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from anydepth.core.provenance import entry
 from anydepth.errors import IncompatibleTraces
 from anydepth.progress import Progress
 from anydepth.results.comparison import Comparison, compare
@@ -73,7 +74,7 @@ def compare_folders(
 
 def _names(folders: Sequence[str | Path], traces: Sequence[Trace]) -> list[str]:
     """What to call the traces: as their models are called, or as their folders where these are called alike."""
-    models = [str(trace.provenance.get("model", {}).get("name", "states")) for trace in traces]
+    models = [str(entry(trace.provenance, "model", "name", default="states")) for trace in traces]
     if len(set(models)) == len(models):
         return models
     short = [Path(folder).name for folder in folders]

@@ -21,11 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from anydepth.core.model_io import Batch, distance
+from anydepth.core.model_io import Batch, distance, split_batch
 from anydepth.core.patching import evaluating
 from anydepth.core.provenance import describe_model, now, versions
 from anydepth.core.stack import Stack
-from anydepth.core.targets import without_labels
 from anydepth.dependencies import require
 from anydepth.errors import ExportError
 from anydepth.exits.policies import Policy
@@ -128,7 +127,7 @@ def export(
     require_extras()
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     require_float32(stack.model)
-    inputs, reader = Inputs.of(without_labels(batch, stack.model)[0]), PolicyReader(stack, policy)
+    inputs, reader = Inputs.of(split_batch(batch, stack.model).inputs), PolicyReader(stack, policy)
     with evaluating(stack.model):
         reader.prepare(inputs.batch)
         with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:

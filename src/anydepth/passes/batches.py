@@ -1,4 +1,4 @@
-"""Batches as a model takes them, out of all that people have: data sets, dicts, pairs, tensors."""
+"""Batches in one form, out of all that people have: data sets, dicts, pairs, tensors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anydepth.core.model_io import (
-    Batch,
-    sample_count,
-    split_labels,
-)
+from anydepth.core.model_io import Batch, BatchParts, sample_count, split_batch
 from anydepth.errors import DataError, LabelError
 
 
 def as_batches(data: Iterable[Any]) -> Iterable[Any]:
-    """A `datasets.Dataset` is read in batches of tensors; everything else yields batches already."""
+    """Batches of any data: a `datasets.Dataset` is read in batches of tensors; everything else yields them already."""
     if hasattr(data, "with_format") and hasattr(data, "iter"):
-        found = _DatasetBatches(data)
-        return found if hasattr(data, "__len__") else iter(found)
+        batches = _DatasetBatches(data)
+        return batches if hasattr(data, "__len__") else iter(batches)
     if isinstance(data, Tensor | Mapping):
         raise DataError(f"data is a {type(data).__name__}, expected an iterable of batches; of one batch, give [data]")
     if not isinstance(data, Iterable):
@@ -39,19 +35,19 @@ class _DatasetBatches:
         return -(-len(self._dataset) // self._size)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._dataset.iter(batch_size=self._size):
-            batch = {name: _stacked(column) for name, column in batch.items()}
-            ragged = next((name for name, one in batch.items() if name != "id" and not isinstance(one, Tensor)), None)
-            if ragged is not None:
+        for columns in self._dataset.iter(batch_size=self._size):
+            batch = {name: _stacked(column) for name, column in columns.items()}
+            ragged = [name for name, column in batch.items() if name != "id" and not isinstance(column, Tensor)]
+            if ragged:
                 raise DataError(
-                    f"column {ragged!r} does not stack into a tensor: tokenise and pad it, or remove it, "
+                    f"column {ragged[0]!r} does not stack into a tensor: tokenise and pad it, or remove it, "
                     "or give batches of your own (a DataLoader)"
                 )
             yield batch
 
 
 def _as_tensors(dataset: Any) -> Any:
-    """The data set, giving tensors: of the columns its user chose, or whatever a transform of theirs makes."""
+    """The data set as tensors: the columns its user chose, or the output of the user's own transform."""
     chosen = getattr(dataset, "format", None)  # a streamed data set has none
     if chosen is None:
         return dataset.with_format("torch")
@@ -59,69 +55,63 @@ def _as_tensors(dataset: Any) -> Any:
 
 
 def _stacked(column: Any) -> Any:
-    """What a transform leaves as a list, as one tensor if it fits into one."""
+    """A column as one tensor, if it stacks into one; a transform may return a list."""
     try:
         return torch.stack(column) if isinstance(column[0], Tensor) else torch.as_tensor(column)
     except (TypeError, ValueError, RuntimeError):
         return column
 
 
-def as_batch(item: Any, first: int, model: nn.Module | None = None) -> tuple[Batch, Tensor | None, list[Any]]:
-    """What the model takes, the labels, and the samples' ids, out of whatever a loader yields.
+def as_batch(item: Any, first: int, model: nn.Module | None = None) -> BatchParts:
+    """Inputs, labels and ids of whatever a loader yields, checked to belong together.
 
     Args:
-        item: a dict (with "labels", "label" or "label_ids", and "id", if there are any), a pair (x, y), or a tensor.
-        first: the id of the first sample where the data give none: its place in the data.
+        item: a batch as `split_batch` splits it.
+        first: the id of the first sample where the data have no ids: its place in the data.
         model: whose own names of labels are set aside too.
+
+    Returns:
+        Labels are a tensor of B rows, or None; ids are a list of B integers or strings.
+
+    Raises:
+        DataError: it is no batch, holds no sample, or has other ids.
+        LabelError: labels do not stack into a tensor, or are not one for each sample.
     """
-    labels: Any = None
-    ids: Any = None
-    batch: Any = item
-    if isinstance(item, Mapping):
-        content = dict(item)
-        ids = content.pop("id", None)
-        batch, labels = split_labels(content, model)
-    elif isinstance(item, tuple | list) and len(item) == 1:  # as torch's TensorDataset gives them
-        (batch,) = item
-    elif isinstance(item, tuple | list) and len(item) == 2:
-        batch, labels = item
-        batch = dict(batch) if isinstance(batch, Mapping) else batch
+    batch, labels, ids = split_batch(item, model)
     if not isinstance(batch, dict | Tensor):
         raise DataError(f"a batch is {type(item).__name__}, expected a dict of tensors, a pair (x, y), or a tensor")
     count = sample_count(batch)
     if not count:
         raise DataError("a batch holds no sample, expected at least one")
-    return batch, _as_labels(labels, count), list(range(first, first + count)) if ids is None else _as_ids(ids, count)
+    ids = list(range(first, first + count)) if ids is None else plain_ids(ids)
+    if len(ids) != count:
+        raise DataError(f"a batch of {count} samples has {len(ids)} ids, expected one for each")
+    return BatchParts(batch, None if labels is None else _as_labels(labels, count), ids)
 
 
-def _as_labels(labels: Any, count: int) -> Tensor | None:
-    if labels is None:
-        return None
+def _as_labels(labels: Any, count: int) -> Tensor:
     try:
-        found = torch.as_tensor(labels)
+        tensor = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
-        shown = str(labels)[:40]
         raise LabelError(
-            f"labels are {shown}, expected whole numbers, one per sample, that stack into a tensor"
+            f"labels are {str(labels)[:40]}, expected whole numbers, one per sample, that stack into a tensor"
         ) from None
-    if found.shape[:1] != (count,):
-        raise LabelError(f"a batch of {count} samples has labels of shape {tuple(found.shape)}, expected one each")
-    return found
+    if tensor.shape[:1] != (count,):
+        raise LabelError(f"a batch of {count} samples has labels of shape {tuple(tensor.shape)}, expected one each")
+    return tensor
 
 
-def _as_ids(ids: Any, count: int) -> list[int | str]:
-    # arrays and tensors, and the scalars they fall into, become plain numbers
-    found = [one.item() if hasattr(one, "item") else one for one in ids]
-    if len(found) != count:
-        raise DataError(f"a batch of {count} samples has {len(found)} ids, expected one for each")
-    for one in found:
-        if not isinstance(one, int | str):
-            raise DataError(f"the id {one!r:.40} is a {type(one).__name__}, expected a string or an integer")
-    return found
+def plain_ids(ids: Any) -> list[int | str]:
+    """Ids as integers and strings, arrays and tensors converted; `DataError` if one is neither."""
+    plain = [value.item() if hasattr(value, "item") else value for value in ids]
+    for value in plain:
+        if not isinstance(value, int | str):
+            raise DataError(f"the id {value!r:.40} is a {type(value).__name__}, expected a string or an integer")
+    return plain
 
 
 def digest(batch: Batch) -> NDArray[np.uint64]:
-    """64 bits for each sample's content, the same whatever else is in its batch: padding left out."""
+    """A 64-bit hash of each sample's content without padding, so that it does not depend on the rest of the batch."""
     tensors = {"": batch} if isinstance(batch, Tensor) else {k: v for k, v in batch.items() if isinstance(v, Tensor)}
     count = sample_count(batch)
     mask = tensors["attention_mask"].cpu() if "attention_mask" in tensors else None
@@ -130,14 +120,14 @@ def digest(batch: Batch) -> NDArray[np.uint64]:
         for name, value in sorted(tensors.items())
         if name != "attention_mask" and value.ndim and value.shape[0] == count
     }
-    found = np.empty(count, dtype=np.uint64)
+    digests = np.empty(count, dtype=np.uint64)
     for row in range(count):
-        content = xxhash.xxh3_64()  # of pixels there are many: this costs a hundredth of what a cryptographic hash does
+        content = xxhash.xxh3_64()  # images have many pixels: a cryptographic hash takes a hundred times as long
         for name, values in arrays.items():
-            own = values[row]
-            if mask is not None and mask.ndim == 2 and own.shape[:1] == mask.shape[1:]:
-                own = own[mask[row].bool()]
+            sample = values[row]
+            if mask is not None and mask.ndim == 2 and sample.shape[:1] == mask.shape[1:]:
+                sample = sample[mask[row].bool()]
             content.update(name.encode())
-            content.update(np.ascontiguousarray(own.numpy()).data)
-        found[row] = content.intdigest()
-    return found
+            content.update(np.ascontiguousarray(sample.numpy()).data)
+        digests[row] = content.intdigest()
+    return digests

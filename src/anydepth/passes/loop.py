@@ -1,4 +1,4 @@
-"""The loop over the batches: what each shows is kept once, however often the pass is interrupted."""
+"""The loop over the batches: every batch is computed once, however often the pass is interrupted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anydepth.core.model_io import (
-    Batch,
-)
+from anydepth.core.model_io import Batch
 from anydepth.errors import DataError
 from anydepth.passes.batches import as_batch, digest
 from anydepth.passes.workspace import Workspace
@@ -29,42 +27,42 @@ def run_pass(
     ranks: int = 1,
     model: nn.Module | None = None,
 ) -> None:
-    """Keep rows of all batches; those that `workspace` has of an interrupted pass are not computed again.
+    """Write rows of all batches to a workspace; batches that it has of an interrupted pass are not computed again.
 
     Args:
         data: batches; every rank is given all of them and takes each `ranks`-th.
         workspace: this rank's own.
         rows_of: from a batch's index, the batch, its labels, and the number of its first sample, to the rows to keep:
-            the name of their file, the rows, and the type they are kept in.
+            the name of their file, the rows, and the dtype they are stored in.
         labels: whether the same samples with other labels are other data.
         progress: called with the batches done.
         rank: of this process.
         ranks: how many processes share the work.
-        model: that the batches are for: what its forward takes for labels is no part of a sample's content.
+        model: that the batches are for; arguments of its forward that are labels do not count as a sample's content.
 
     Raises:
         DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
         IncompatibleTraces: the interrupted pass has seen other data.
-        TraceFileError: the disk has no room for what all batches show, judged by the first of them; or, where nobody
-            knows how many there are, for what the next one shows.
+        TraceFileError: the disk has no room for the rows of all batches, extrapolated from the first one; where their
+            number is unknown, for those of the next batch.
     """
     total = len(data) if isinstance(data, Sized) else None
-    own, asked = batches_per_rank(total, ranks), False
+    own, checked = batches_per_rank(total, ranks), False
     index, first = -1, 0
     try:
         for index, item in enumerate(data):
-            batch, truth, ids = as_batch(item, first, model)
+            batch, targets, ids = as_batch(item, first, model)
             if index % ranks == rank:
-                digests = digest(batch)
-                if not workspace.already_has([*ids, truth.tolist()] if labels and truth is not None else ids, digests):
-                    found = list(rows_of(index, batch, truth, first))
-                    if own is None or not asked:
-                        left = ranks * (1 if own is None else own - workspace.batches)
-                        needed = left * sum(rows.nbytes for _, rows, _ in found)
-                        what = "one more batch shows" if left == 1 else f"{left} batches show"
-                        require_space(workspace.folder, needed, f"keeping what {what}")
-                        asked = True
-                    for name, rows, dtype in found:
+                digests, content = digest(batch), ids
+                if labels and targets is not None:
+                    content = [*ids, targets.tolist()]
+                if not workspace.already_has(content, digests):
+                    tables = list(rows_of(index, batch, targets, first))
+                    if own is None or not checked:
+                        remaining = ranks * (1 if own is None else own - workspace.batches)
+                        _require_space(workspace, remaining, sum(rows.nbytes for _, rows, _ in tables))
+                        checked = True
+                    for name, rows, dtype in tables:
                         workspace.append(name, rows, dtype)
                     workspace.finish_batch(ids, digests, first)
             first += len(ids)
@@ -77,6 +75,11 @@ def run_pass(
     workspace.require_all_seen()
 
 
+def _require_space(workspace: Workspace, batches: int, size: int) -> None:
+    content = "one more batch shows" if batches == 1 else f"{batches} batches show"
+    require_space(workspace.folder, batches * size, f"keeping what {content}")
+
+
 def batches_per_rank(total: int | None, ranks: int) -> int | None:
-    """How many of `total` batches one of `ranks` processes sees at most; None where nobody knows."""
+    """How many of `total` batches one of `ranks` processes computes at most; None where the total is unknown."""
     return None if total is None else -(-total // ranks)

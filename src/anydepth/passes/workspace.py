@@ -1,4 +1,4 @@
-"""Where a pass over the data keeps what it has so far, so that an interrupted one goes on where it stopped."""
+"""Rows of a pass over the data on disk, with a journal, so that an interrupted pass resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from anydepth.core.tokens import Policy
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import IncompatibleTraces, TraceFileError
 from anydepth.storage.disk import remove_tree, write_errors
@@ -22,45 +24,79 @@ from anydepth.storage.output_folder import OutputKind, output
 from anydepth.storage.rows import RowFile
 
 _JOURNAL = "journal.json"
+_COUNTED = ("key", "batches", "samples", "chain", "ids_bytes", "facts", "files")
 _SECONDS_BETWEEN_COMMITS = 2.0
+
+Readout = Literal["tail", "raw"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassFacts:
+    """Properties of model and data, found at the first batch of a pass; written to its journal under these names."""
+
+    tokens: Policy
+    """Which positions stand for a sample in the states kept."""
+    tokens_chosen: bool
+    """Whether that is the default, rather than the user's choice."""
+    drawn: int | None
+    """Most positions of a sample whose states are kept; None for all."""
+    readout: Readout
+    """How depths are read out; None where the model has no classifier, or is not to be read out."""
+    has_classes: bool
+    """Whether the model answers with the logits of a classifier."""
+    labelled: bool
+    """Whether there are labels to compare its answers with."""
+    next_token: bool
+    """Whether the label of a position is the token after it."""
+    per_position: bool
+    """Whether the model answers for every position."""
+    final_norm: bool
+    """Whether a norm reads the output of the last block."""
+    classes: int | None
+    """C; None without a classifier."""
+    width: int
+    """D, the features of a hidden state."""
+    counts_padding: bool | None = None
+    """Whether padding on the left changes the answers; None as long as no batch has any."""
 
 
 class Workspace:
-    """A folder of row files and a journal that says how much of each counts.
+    """A folder of row files and a journal that counts the committed rows of each.
 
     Args:
-        folder: made if missing. What an earlier pass with the same `key` committed there is taken up again; what
-            another left is thrown away.
+        folder: made if missing. Rows that an earlier pass with the same `key` committed are kept; those of another
+            pass are discarded.
         key: stands for model and settings.
 
-    The journal is written after the rows it counts, so that a kill at any moment leaves at worst rows that no journal
-    counts, and these are cut off when the pass goes on.
+    The journal is written after the rows it counts. A kill at any moment leaves at worst rows beyond that count, which
+    are cut off when the pass resumes.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
         self.batches, self.samples = 0, 0
-        self.facts: dict[str, Any] = {}
-        """What the first batch decided, for the rest of the pass and for its continuation."""
+        self.facts: PassFacts | None = None
+        """Set at the first batch, and read back when the pass resumes."""
         self._files: dict[str, RowFile] = {}
         self._journal: dict[str, Any] = {}
         self._committed = time.monotonic()
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._take_up()
+        self._resume()
         self._seen = hashlib.blake2b(digest_size=16).hexdigest()
         self._seen_batches = 0
 
-    def _take_up(self) -> None:
-        journal = self._journal_left()
+    def _resume(self) -> None:
+        journal = self._read_journal()
         if journal is None:
-            # first of all: it must never be found beside the rows of this pass
+            # The old journal is removed first: it must never lie beside the rows of this pass.
             with write_errors(self.folder):
                 (self.folder / _JOURNAL).unlink(missing_ok=True)
             with write_errors(self._ids_path):
                 self._ids: BinaryIO = self._ids_path.open("wb")
             return
-        self.batches, self.samples, self.facts = journal["batches"], journal["samples"], journal["facts"]
+        self.batches, self.samples = journal["batches"], journal["samples"]
+        self.facts = PassFacts(**journal["facts"]) if journal["facts"] else None
         self._journal = journal
         for name, layout in journal["files"].items():
             self._files[name] = RowFile(self._path(name), layout["dtype"], layout["columns"], rows=layout["rows"])
@@ -69,7 +105,7 @@ class Workspace:
             self._ids.truncate(journal["ids_bytes"])
             self._ids.seek(0, 2)
 
-    def _journal_left(self) -> dict[str, Any] | None:
+    def _read_journal(self) -> dict[str, Any] | None:
         """The journal of an interrupted pass of the same key, if everything it counts is there."""
         try:
             journal = read_json(self.folder / _JOURNAL)
@@ -78,9 +114,9 @@ class Workspace:
             for name, layout in journal["files"].items():
                 if len(np.load(self._path(name), mmap_mode="r", allow_pickle=False)) < layout["rows"]:
                     return None
-            return {
-                name: journal[name] for name in ("key", "batches", "samples", "chain", "ids_bytes", "facts", "files")
-            }
+            if journal["facts"]:
+                PassFacts(**journal["facts"])
+            return {name: journal[name] for name in _COUNTED}
         except (TraceFileError, OSError, EOFError, ValueError, KeyError, TypeError):
             return None
 
@@ -92,11 +128,7 @@ class Workspace:
         return self.folder / f"{name}.npy"
 
     def already_has(self, ids: list[Any], digests: NDArray[np.uint64]) -> bool:
-        """Whether this batch, the next in order, was committed by an interrupted pass.
-
-        Raises:
-            IncompatibleTraces: earlier batches were committed, but not these.
-        """
+        """Whether this batch, the next in order, was committed before; `IncompatibleTraces` if other batches were."""
         self._seen = _chained(self._seen, ids, digests)
         self._seen_batches += 1
         if self._seen_batches == self.batches and self._seen != self._journal["chain"]:
@@ -104,11 +136,7 @@ class Workspace:
         return self._seen_batches <= self.batches
 
     def require_all_seen(self) -> None:
-        """Refuse data that end before an interrupted pass did.
-
-        Raises:
-            IncompatibleTraces: fewer batches went by than were committed.
-        """
+        """Raise `IncompatibleTraces` if the data have fewer batches than an interrupted pass committed."""
         if self._seen_batches < self.batches:
             raise self._other_data()
 
@@ -120,16 +148,16 @@ class Workspace:
         )
 
     def append(self, name: str, rows: NDArray[Any], dtype: DTypeLike) -> None:
-        """Add rows to the file of that name."""
+        """Append rows to the file of that name."""
         if name not in self._files:
             columns = None if rows.ndim == 1 else rows.shape[1]
             self._files[name] = RowFile(self._path(name), dtype, columns)
         self._files[name].append(rows)
 
     def finish_batch(self, ids: list[Any], digests: NDArray[np.uint64], first: int) -> None:
-        """Count one more batch, whose first sample is number `first` of the data; commit now and then."""
+        """Count one more batch, whose first sample is number `first` of the data; commit every two seconds."""
         with write_errors(self.folder):
-            self._ids.writelines(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in ids)
+            self._ids.writelines(json.dumps(name, ensure_ascii=False).encode() + b"\n" for name in ids)
         self.append("digest", digests, np.uint64)
         self.append("number", first + np.arange(len(ids)), np.int64)
         self.batches, self.samples = self.batches + 1, self.samples + len(ids)
@@ -140,7 +168,7 @@ class Workspace:
             "samples": self.samples,
             "chain": self._seen,
             "ids_bytes": self._ids.tell(),
-            "facts": self.facts,
+            "facts": asdict(self.facts) if self.facts else {},
             "files": {
                 name: {"dtype": file.dtype.str, "columns": file.columns, "rows": file.rows}
                 for name, file in self._files.items()
@@ -150,7 +178,7 @@ class Workspace:
             self.commit()
 
     def commit(self) -> None:
-        """Make all finished batches survive the end of this process."""
+        """Write all finished batches and the journal to disk."""
         with write_errors(self.folder):
             self._ids.flush()
         for file in self._files.values():
@@ -160,31 +188,31 @@ class Workspace:
         self._committed = time.monotonic()
 
     def close(self) -> None:
-        """Let go of the files, all of them even where one cannot be written any more."""
-        with write_errors(self._ids_path), ExitStack() as letting_go:
-            letting_go.callback(self._ids.close)
+        """Close all files, even where one of them cannot be written any more."""
+        with write_errors(self._ids_path), ExitStack() as closing:
+            closing.callback(self._ids.close)
             for file in self._files.values():
-                letting_go.callback(file.close)
+                closing.callback(file.close)
 
     def discard(self) -> None:
-        """Have what was committed count for nothing: no later pass goes on from here."""
+        """Remove the journal, so that no later pass resumes from here."""
         self._journal = {}
         with write_errors(self.folder):
             (self.folder / _JOURNAL).unlink(missing_ok=True)
 
     def bytes_of(self, name: str) -> int:
-        """What the rows of a file take on disk so far."""
+        """Bytes of the rows of a file so far; 0 where there is none."""
         return self._files[name].bytes if name in self._files else 0
 
     def read(self, name: str) -> NDArray[Any] | None:
-        """The rows of a file, memory-mapped; None if nothing was ever written to it."""
+        """The rows of a file, memory-mapped; None where there is none."""
         if name not in self._files:
             return None
         rows: NDArray[Any] = np.load(self._path(name), mmap_mode="r", allow_pickle=False)
         return rows
 
     def path(self, name: str) -> Path:
-        """Where the file of that name lies."""
+        """The path of the file of that name."""
         return self._files[name].path
 
     def ids(self) -> list[Any]:
@@ -195,12 +223,12 @@ class Workspace:
 
 @contextmanager
 def working_folder(out: str | Path | None, kind: OutputKind, *, resume: bool) -> Iterator[Path]:
-    """A folder for a pass: of its own and for this call only, or in `out` until what is made there is complete.
+    """Context manager: a folder for the workspaces of a pass, temporary or inside `out` until the output is complete.
 
     Args:
-        out: the output folder, which several processes share; None for none.
-        kind: what the job leaves there.
-        resume: False to forget what an interrupted pass left there.
+        out: the output folder, which all processes share; None for a temporary folder.
+        kind: the kind of output that the job writes there.
+        resume: False to delete the workspaces of an interrupted pass.
     """
     if out is None:
         with scratch_folder() as folder:

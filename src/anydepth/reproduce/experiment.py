@@ -26,13 +26,13 @@ from anydepth.jobs.align import align
 from anydepth.jobs.align_settings import AlignSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
+from anydepth.passes.workspace import Readout
 from anydepth.progress import Progress
 from anydepth.reproduce.small_models import MADE
 from anydepth.reproduce.subjects import TRIAL_ROWS, Scale, Subject
 from anydepth.storage.disk import write_errors
 from anydepth.storage.files import is_filled, plain, read_json, replacing_folder, write_json
 from anydepth.storage.paths import local_path
-from anydepth.tracing.collect import Readout
 from anydepth.tracing.run import trace
 from anydepth.tracing.trace import Trace
 

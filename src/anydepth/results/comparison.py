@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64
 
+from anydepth.core.provenance import entry
 from anydepth.errors import IncompatibleTraces, MeasureError
 from anydepth.measures.engine.states import States, depth_slices, epsilons, locate, rows_per_chunk
 from anydepth.measures.permutation_test import Chance, chance
@@ -323,4 +324,4 @@ def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | 
 
 
 def _name(trace: TraceData) -> str:
-    return str(trace.provenance.get("model", {}).get("name", "states"))
+    return str(entry(trace.provenance, "model", "name", default="states"))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
+from anydepth.core.provenance import entry
 from anydepth.core.windows import texts_of
 from anydepth.errors import MeasureError
 from anydepth.results.trace_data import Rows, TraceData
@@ -117,7 +118,7 @@ def tells_next_token(trace: TraceData) -> bool:
         return known
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return trace.provenance.get("model", {}).get("class") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return entry(trace.provenance, "model", "class") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def by_position(trace: TraceData) -> BandedStatistics:
@@ -176,7 +177,7 @@ def by_frequency(trace: TraceData) -> BandedStatistics:
 
 def _rows(trace: TraceData) -> Rows:
     if not tells_next_token(trace):
-        model = trace.provenance.get("model", {}).get("class", "states without a model")
+        model = entry(trace.provenance, "model", "class", default="states without a model")
         raise MeasureError(
             f"bands are of positions at which the next token is told, and this trace is of {model}: expected one of a "
             "causal language model, with readouts"

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
+from anydepth.core.provenance import entry
 from anydepth.core.windows import texts_of
 from anydepth.errors import CertificateError, MeasureError, choose
 from anydepth.measures import readout
@@ -286,7 +287,7 @@ class TraceData:
 
     def class_name(self, label: int) -> str:
         """What the model calls a class, or its number."""
-        return str(self.provenance.get("model", {}).get("classes", {}).get(str(label), label))
+        return str(entry(self.provenance, "model", "classes", str(label), default=label))
 
 
 def by_field(found: Mapping[str, Similarity]) -> dict[str, Any]:

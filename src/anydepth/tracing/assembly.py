@@ -1,8 +1,9 @@
-"""What a pass left on disk, made into a trace."""
+"""Builds a trace from the rows that a pass wrote to disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from anydepth.core.stack import Stack
 from anydepth.core.windows import texts_of
 from anydepth.errors import IncompatibleTraces, LabelError
 from anydepth.measures.similarity import similarities
-from anydepth.passes.workspace import Workspace
+from anydepth.passes.workspace import PassFacts, Workspace
 from anydepth.progress import Progress
 from anydepth.results.notes import explain_blank_depth_0, unequal
 from anydepth.results.trace_data import ROW_COLUMNS, Rows, by_field
@@ -23,19 +24,20 @@ from anydepth.tracing.trace import Trace
 
 
 class CollectedRows:
-    """The workspaces of all processes that shared a pass, read as one, in the order of the data.
+    """The rows of a pass, from the workspaces of all its processes, in the order of the data.
 
     Raises:
-        IncompatibleTraces: the processes saw models or data of different kinds.
+        IncompatibleTraces: the processes have models or data of different kinds.
     """
 
     def __init__(self, workspaces: Sequence[Workspace]) -> None:
         self._workspaces = [workspace for workspace in workspaces if workspace.batches]
-        self.facts = self._workspaces[0].facts
-        for workspace in self._workspaces:
-            if workspace.facts != self.facts:
+        facts = [workspace.facts for workspace in self._workspaces if workspace.facts is not None]
+        self.facts = facts[0]
+        for other in facts:
+            if other != self.facts:
                 raise IncompatibleTraces(
-                    f"processes disagree on what they trace: {self.facts} and {workspace.facts}; "
+                    f"processes disagree on what they trace: {asdict(self.facts)} and {asdict(other)}; "
                     "give all of them the same model, data and settings"
                 )
         number = self.read("number")
@@ -44,25 +46,25 @@ class CollectedRows:
 
     def read(self, name: str) -> NDArray[Any] | None:
         """The rows of that name, one process after the other; None if there are none."""
-        found = [rows for workspace in self._workspaces if (rows := workspace.read(name)) is not None]
-        return np.concatenate(found) if found else None
+        parts = [rows for workspace in self._workspaces if (rows := workspace.read(name)) is not None]
+        return np.concatenate(parts) if parts else None
 
     @property
     def ids(self) -> tuple[Any, ...]:
         """The sample ids, in the order of the data."""
-        ids = [one for workspace in self._workspaces for one in workspace.ids()]
+        ids = [name for workspace in self._workspaces for name in workspace.ids()]
         return tuple(ids[index] for index in self._order)
 
     @property
     def digests(self) -> NDArray[np.uint64]:
-        """The samples' contents, in the order of the data."""
+        """A hash of each sample's content, in the order of the data."""
         digests = self.read("digest")
         assert digests is not None
         return digests[self._order]
 
     @property
     def rows(self) -> Rows | None:
-        """The answers, in the order of the data."""
+        """The readout of every answer, in the order of the data; None without a readout."""
         samples = self.read("sample")
         if samples is None:
             return None
@@ -71,12 +73,12 @@ class CollectedRows:
         return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
 
     def states(self, depths: int, *, named: bool) -> StoredStates | None:
-        """The states, where they lie, one process's after the other's.
+        """The hidden states on disk, one process after the other; None if none were kept.
 
         Args:
             depths: K.
-            named: say which sample each row is of, though it may be its only one. Measures ask only which rows belong
-                together: those of one text, of which several windows may be samples.
+            named: whether groups are the samples, given even where each has a single row. Otherwise they are texts,
+                of which several windows may be samples, and None where each has a single row.
         """
         groups = self.read("states_sample")
         if groups is None:
@@ -84,51 +86,51 @@ class CollectedRows:
         groups = groups if named else texts_of(self.ids)[groups]
         alone = len(np.unique(groups)) == len(groups) and not named
         parts = [workspace.path("states") for workspace in self._workspaces]
-        return StoredStates(parts, (self.facts["width"],) * depths, None if alone else groups)
+        return StoredStates(parts, (self.facts.width,) * depths, None if alone else groups)
 
 
 def build_trace(
-    left: CollectedRows,
+    collected: CollectedRows,
     stack: Stack,
+    *,
     measures: tuple[str, ...],
     origin: Mapping[str, Any],
     keep_states: bool,
     sums: bool,
     seed: int,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> Trace:
-    """Measure what a pass left.
+    """Measure the similarity of the collected states, and put the numbers together as a trace.
 
     Args:
-        left: of all processes.
+        collected: the rows of all processes.
         stack: the model that was run.
         measures: names of similarities.
         origin: "model", "data" and "notes" for the provenance.
         keep_states: whether the trace is to hold the states.
-        sums: whether CKA is to leave sums that can be merged.
-        seed: of the dealing of samples into parts, behind intervals.
+        sums: whether to keep the sums of CKA, so that the trace can be merged.
+        seed: of the assignment of samples to parts, for intervals.
         progress: called as measures go through the rows.
     """
-    facts, parameter = left.facts, next(stack.model.parameters())
-    states, rows, digests = left.states(stack.depth + 1, named=False), left.rows, left.digests
+    facts, parameter = collected.facts, next(stack.model.parameters())
+    states, rows, digests = collected.states(stack.depth + 1, named=False), collected.rows, collected.digests
     if rows is not None and not len(rows):
         raise LabelError("no position of the data has a label: expected one that is not -100, or a text of two tokens")
     fields: dict[str, Any] = {"similarity": {}, "notes": ()}
     if states is not None and measures:
-        # a GPU makes the products where the model is; MPS has no float64
+        # products are computed on the model's GPU; MPS has no float64
         device = parameter.device if parameter.device.type == "cuda" else "cpu"
-        found = similarities(states, measures, mergeable=sums, seed=seed, device=device, progress=progress)
-        fields = by_field(found)
+        fields = by_field(similarities(states, measures, mergeable=sums, seed=seed, device=device, progress=progress))
     provenance = {
         "model": origin["model"],
         "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": len(digests)},
         "samples": len(digests),
         "positions": len(digests) if states is None else states.count,
         "answers": 0 if rows is None else len(rows),
-        "next_token": facts["next_token"] and facts["per_position"],
-        "tokens": facts["tokens"],
+        "next_token": facts.next_token and facts.per_position,
+        "tokens": facts.tokens,
         "measures": list(measures),
-        "readout": facts["readout"],
+        "readout": facts.readout,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device.type),
         "seed": seed,
@@ -139,55 +141,55 @@ def build_trace(
         *origin["notes"],
         *_notes(facts, type(stack.model).__name__),
         *(["each depth below the last is read out by a classifier of its own"] if stack.heads is not None else []),
-        *_broken(left),
-        *unequal(texts_of(left.ids), rows),
-        *explain_blank_depth_0(fields.pop("notes"), facts["tokens"]),
+        *_broken(collected),
+        *unequal(texts_of(collected.ids), rows),
+        *explain_blank_depth_0(fields.pop("notes"), facts.tokens),
     )
     return Trace(
         names=tuple(map(str, range(stack.depth + 1))),
         **fields,
         notes=notes,
         rows=rows,
-        ids=left.ids,
+        ids=collected.ids,
         digests=digests,
         provenance=provenance,
-        states=left.states(stack.depth + 1, named=True) if keep_states else None,
+        states=collected.states(stack.depth + 1, named=True) if keep_states else None,
     )
 
 
-def _notes(facts: Mapping[str, Any], model: str) -> Iterator[str]:
-    """What was chosen by default, and what is missing and why."""
-    if facts["tokens_chosen"]:
+def _notes(facts: PassFacts, model: str) -> Iterator[str]:
+    """Notes on defaults that were chosen, and on statistics that are missing and why."""
+    if facts.tokens_chosen:
         why = {
             "first": "it is what the model's readout looks at",
             "last": "it is what the model's readout looks at",
             "mean": "the model's readout looks at all positions alike",
             "each": "the model answers at each position",
-        }[facts["tokens"]]
-        yield f"token policy {facts['tokens']!r}: {why}"
-    if facts.get("counts_padding"):
+        }[facts.tokens]
+        yield f"token policy {facts.tokens!r}: {why}"
+    if facts.counts_padding:
         yield COUNTED
-    if facts["drawn"] is not None:
-        yield f"similarity is over at most {facts['drawn']:,} positions of each sample, drawn at random"
-    if not facts["has_classes"]:
+    if facts.drawn is not None:
+        yield f"similarity is over at most {facts.drawn:,} positions of each sample, drawn at random"
+    if not facts.has_classes:
         yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
-    elif facts["readout"] and not facts["labelled"]:
+    elif facts.readout and not facts.labelled:
         yield "traced without labels: accuracy, cross-entropy and the stays-correct rate are missing"
-    if facts["readout"] == "raw":
-        if facts["final_norm"]:
+    if facts.readout == "raw":
+        if facts.final_norm:
             yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"
         else:
             yield "readout 'raw' is the same as 'tail' here: no norm reads the last block's output as it is"
 
 
-def _broken(left: CollectedRows) -> Iterator[str]:
-    """Which depths are blank because they hold NaN or infinity, and where that was seen first."""
-    seen = left.read("broken")
-    if seen is None or not len(seen):
+def _broken(collected: CollectedRows) -> Iterator[str]:
+    """Notes on depths that are blank because they hold NaN or infinity, with the first batch and sample."""
+    broken = collected.read("broken")
+    if broken is None or not len(broken):
         return
-    ids, seen = left.ids, seen[np.lexsort(seen.T[::-1])]
+    ids, broken = collected.ids, broken[np.lexsort(broken.T[::-1])]
     for kind, what in ((0, "the state at depth {} holds NaN or infinity"), (1, "the readout at depth {} gives NaN")):
-        for depth in np.unique(seen[seen[:, 0] == kind, 1]).tolist():
-            here = seen[(seen[:, 0] == kind) & (seen[:, 1] == depth)]
+        for depth in np.unique(broken[broken[:, 0] == kind, 1]).tolist():
+            here = broken[(broken[:, 0] == kind) & (broken[:, 1] == depth)]
             batches = f"batch {here[0, 2]}" + (f" and {len(np.unique(here[:, 2])) - 1} more" if len(here) > 1 else "")
             yield f"{what.format(depth)} in {batches}, first in sample {ids[here[0, 3]]!r}: it is blank there"

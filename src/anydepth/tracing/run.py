@@ -1,4 +1,4 @@
-"""Tracing: one pass over the data, then every measure of what it left."""
+"""`trace` and `trace_states`: one pass over the data, then the measures of its hidden states."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import DataError, choose
 from anydepth.measures.engine.states import ArrayStates, as_numbers
 from anydepth.measures.similarity import check_measures, similarities
-from anydepth.passes.batches import as_batches
-from anydepth.passes.workspace import Workspace, working_folder
+from anydepth.passes.batches import as_batches, plain_ids
+from anydepth.passes.workspace import Readout, Workspace, working_folder
 from anydepth.progress import Progress
 from anydepth.results.trace_data import ROW_COLUMNS, TRACE_OUTPUT, by_field
 from anydepth.storage.sizes import as_bytes, in_words
 from anydepth.tracing.assembly import CollectedRows, build_trace
-from anydepth.tracing.collect import Readout, TracePass
+from anydepth.tracing.collect import TracePass
 from anydepth.tracing.trace import Trace
 
 DEFAULT_MEASURES = ("cosine", "cosine_raw", "cka", "cka_biased")
@@ -52,7 +52,7 @@ def trace(
     describe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Trace:
-    """Show what every depth of a model knows about some data.
+    """Measure what every depth of a model knows about some data: logit lens, similarity between depths, saturation.
 
     Args:
         model: any transformer, or a `Stack` of it. It runs where its weights are, in eval mode, and is left as it was.
@@ -61,23 +61,22 @@ def trace(
         measures: which similarities between depths; see `anydepth.measures`.
         tokens: which positions stand for a sample: "first", "last", "each" or "mean". None: where the model's own
             readout looks.
-        positions: where each position stands for itself ("each"), at most so many of a sample go into similarities,
-            drawn at random; None for all. Answers are counted at all of them.
-        readout: "tail" reads every depth out through the model's own final norm and head; "raw" leaves out the final
-            norm below depth L, as published code has done; None measures similarity alone.
+        positions: with tokens="each", the most positions of a sample that go into similarities, drawn at random; None
+            for all. Answers are counted at all positions.
+        readout: "tail" reads every depth out through the model's own final norm and head (the logit lens); "raw" leaves
+            out the final norm below depth L, as published code has done; None measures similarity alone.
         labels: False for data without labels: no accuracy, but confidence, agreement and saturation.
         blocks: the dotted name of the list of blocks, for a model that has several.
         out: a folder to save the trace to. With it, an interrupted trace goes on where it stopped.
         keep_states: keep the states in `out`: merging the centred cosine and comparing across models need them.
-        states_limit: the most they may take on disk, as "20GB" or a number of bytes, whether they are kept or only lie
-            there until they are measured. None for as much as there is, with an `AnydepthWarning` where they would take
-            more than half of it.
-        sums: keep the sums that CKA is made of, (K·D)² / 2 numbers, to merge this trace with those of other samples.
-            Without them the cheaper way to CKA is taken.
-        resume: False to start over what an interrupted trace left in `out`.
-        seed: of the dealing of samples into parts, behind the intervals of CKA, and of the draw of `positions`.
-        describe: what the result should say of its origin, beside what is found out: {"model": name,
-            "data": {"name": ..., "split": ...}, "notes": [...]}.
+        states_limit: the most they may take on disk, kept or not, as "20GB" or a number of bytes. None for as much as
+            there is, with an `AnydepthWarning` where they would take more than half of it.
+        sums: keep the sums that CKA is computed from, (K·D)² / 2 numbers, to merge this trace with those of other
+            samples. Without them a cheaper computation of CKA is used.
+        resume: False to discard what an interrupted trace left in `out`.
+        seed: of the assignment of samples to parts, for the intervals of CKA, and of the draw of `positions`.
+        describe: added to the provenance and notes of the trace: {"model": name, "data": {"name": ..., "split": ...},
+            "notes": [...]}.
         progress: called with what is done, how much there is, and what it is.
 
     Started by `torchrun` or `accelerate launch`, every process is given all of the data, takes its share of the
@@ -96,8 +95,8 @@ def trace(
         ...                    intermediate_size=32, num_channels=1, num_labels=5)
         >>> model = ViTForImageClassification(config)
         >>> batches = [{"pixel_values": torch.rand(8, 1, 8, 8), "labels": torch.arange(8) % 5} for _ in range(3)]
-        >>> found = trace(model, batches)
-        >>> found.accuracy.shape, found.similarity["cka"].shape, int(found.saturation.sum())
+        >>> result = trace(model, batches)
+        >>> result.accuracy.shape, result.similarity["cka"].shape, int(result.saturation.sum())
         ((4,), (4, 4), 24)
     """
     check_measures(measures)
@@ -108,14 +107,14 @@ def trace(
     if positions is not None and positions < 1:
         raise DataError(f"positions is {positions}, expected at least 1 for each sample, or None for all")
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
-    told = dict(describe or {})
+    described = dict(describe or {})
     origin = {
-        "model": describe_model(stack, told.get("model")),
-        "data": told.get("data", {}),
-        "notes": tuple(told.get("notes", ())),
+        "model": describe_model(stack, described.get("model")),
+        "data": described.get("data", {}),
+        "notes": tuple(described.get("notes", ())),
     }
-    what = TracePass(
-        stack,
+    trace_pass = TracePass(
+        stack=stack,
         tokens=None if tokens is None else check_policy(tokens),
         readout=readout,
         labels=labels,
@@ -127,21 +126,30 @@ def trace(
     rank, ranks = rank_and_count()
     if ranks > 1 and out is None:
         raise DataError(f"{ranks} processes need a folder they share: give out='DIR'")
-    key = _key(origin["model"]["fingerprint"], what, keep_states, ranks)
+    key = _key(origin["model"]["fingerprint"], trace_pass, keep_states, ranks)
     with working_folder(out, TRACE_OUTPUT, resume=resume) as folder:
         with closing(Workspace(folder / f"rank-{rank}", key)) as workspace:
-            what.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
+            trace_pass.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
         wait_for_all()
         if rank == 0:
             with ExitStack() as opened:
-                each = (Workspace(folder / f"rank-{index}", key) for index in range(ranks))
-                left = CollectedRows([opened.enter_context(closing(workspace)) for workspace in each])
-                found = build_trace(left, stack, tuple(measures), origin, keep_states, sums, seed, progress)
+                workspaces = (Workspace(folder / f"rank-{index}", key) for index in range(ranks))
+                result = build_trace(
+                    CollectedRows([opened.enter_context(closing(workspace)) for workspace in workspaces]),
+                    stack,
+                    measures=tuple(measures),
+                    origin=origin,
+                    keep_states=keep_states,
+                    sums=sums,
+                    seed=seed,
+                    progress=progress,
+                )
                 if out is None:
-                    return found
-                if progress and found.moments is not None:
-                    progress(0, 1, f"writing, {in_words(found.moments.data.nbytes)} of it to merge with (--no-sums)")
-                found.save(out, sums=sums)
+                    return result
+                if progress and result.moments is not None:
+                    size = in_words(result.moments.data.nbytes)
+                    progress(0, 1, f"writing trace ({size} of CKA sums; leave out with --no-sums)")
+                result.save(out, sums=sums)
     assert out is not None
     return Trace.load(out)
 
@@ -155,13 +163,13 @@ def trace_states(
     mask: NDArray[Any] | Tensor | None = None,
     progress: Progress | None = None,
 ) -> Trace:
-    """Measure arrays one already has, without a model.
+    """Measure similarities of hidden states that are already arrays, without a model.
 
     Args:
         states: one array for each depth, in order: a dict by the depths' names, a list or tuple, or one (K, n, D) array
             of all. Each is (n, D), row i the same sample in all; widths may differ. Or each is (B, T, D), as the
             `hidden_states` of a model: then every position is a row, and those of a sample belong together. Arrays of
-            numpy or torch, or what converts itself to one; a memory-mapped array is read piece by piece.
+            numpy or torch, or objects that convert to one; a memory-mapped array is read piece by piece.
         measures: which similarities.
         groups: (n,) the sample each row belongs to, as whole numbers from 0, if several rows share one.
         ids: the samples' names, one for each row, or for each group; with them the states are kept (by reference), and
@@ -175,26 +183,28 @@ def trace_states(
     Example:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(50, 8))
-        >>> found = trace_states({"a": x, "b": 2 * x + 1})
-        >>> found.similarity["cka"].round(6).tolist()
+        >>> result = trace_states({"a": x, "b": 2 * x + 1})
+        >>> result.similarity["cka"].round(6).tolist()
         [[1.0, 1.0], [1.0, 1.0]]
         >>> trace_states([x, x[:, :3]], measures=["cka"]).names
         ('0', '1')
     """
     check_measures(measures)
     depths, notes = _by_depth(states), list[str]()
-    if depths and all(one.ndim == 3 for one in depths.values()):
-        depths, groups, notes = _positions(depths, groups, mask)
+    if depths and all(array.ndim == 3 for array in depths.values()):
+        depths, groups, notes = _row_per_position(depths, groups, mask)
     elif mask is not None:
         raise DataError("a mask came with states of one row a sample: it is for states of shape (B, T, D)")
     arrays = ArrayStates(depths, groups=groups)
-    kept = None if ids is None else _named(arrays, ids)
+    names = () if ids is None else _unique_ids(ids)
+    if ids is not None:
+        _require_id_per_sample(arrays, len(names))
     fields = by_field(similarities(arrays, tuple(measures), progress=progress))
     return Trace(
         names=arrays.names,
         **{**fields, "notes": (*notes, *fields["notes"])},
-        ids=() if ids is None else _as_names(ids),
-        states=kept,
+        ids=names,
+        states=None if ids is None else arrays,
         provenance={
             "data": {"samples": arrays.count},
             "samples": arrays.count,
@@ -207,7 +217,7 @@ def trace_states(
 
 
 def _by_depth(states: Any) -> dict[str, NDArray[Any] | Tensor]:
-    """The array of each depth by its name, out of all that depths may come in."""
+    """The array of each depth by its name, from a mapping, a sequence, or one array of all depths."""
     if isinstance(states, Mapping):
         return {str(name): as_numbers(str(name), array) for name, array in states.items()}
     if isinstance(states, list | tuple):
@@ -221,10 +231,10 @@ def _by_depth(states: Any) -> dict[str, NDArray[Any] | Tensor]:
     return {str(depth): every[depth] for depth in range(len(every))}
 
 
-def _positions(
+def _row_per_position(
     depths: Mapping[str, NDArray[Any] | Tensor], groups: Any, mask: Any
 ) -> tuple[dict[str, NDArray[Any] | Tensor], NDArray[np.int64], list[str]]:
-    """States (B, T, D) with a row for each position, the sample of each row, and what that takes for granted."""
+    """States (B, T, D) with a row for each position, the sample of each row, and notes on what was assumed."""
     shapes = {tuple(array.shape[:2]) for array in depths.values()}
     if len(shapes) > 1 or groups is not None:
         what = "groups" if groups is not None else f"samples and positions {sorted(shapes)}"
@@ -247,34 +257,28 @@ def _positions(
     return rows, chosen // length, notes
 
 
-def _as_names(ids: Any) -> tuple[int | str, ...]:
-    """Ids as plain numbers and texts, no two of them the same."""
-    found = tuple(one.item() if hasattr(one, "item") else one for one in ids)
-    for one in found:
-        if not isinstance(one, int | str):
-            raise DataError(f"the id {one!r:.40} is a {type(one).__name__}, expected a string or an integer")
-    if len(set(found)) < len(found):
-        twice = next(one for index, one in enumerate(found) if one in found[:index])
+def _unique_ids(ids: Any) -> tuple[int | str, ...]:
+    plain = tuple(plain_ids(ids))
+    if len(set(plain)) < len(plain):
+        twice = next(name for index, name in enumerate(plain) if name in plain[:index])
         raise DataError(f"the id {twice!r} names two samples, expected one id for each")
-    return found
+    return plain
 
 
-def _named(arrays: ArrayStates, ids: Any) -> ArrayStates:
-    """The same states, whose rows belong to samples by their number among `ids`."""
-    names = _as_names(ids)
-    if arrays.groups is None and len(names) != arrays.count:
-        raise DataError(f"{len(names)} ids for {arrays.count} rows, expected one for each")
-    if arrays.groups is not None and not 0 <= arrays.groups.min() <= arrays.groups.max() < len(names):
+def _require_id_per_sample(arrays: ArrayStates, count: int) -> None:
+    groups = arrays.groups
+    if groups is None and count != arrays.count:
+        raise DataError(f"{count} ids for {arrays.count} rows, expected one for each")
+    if groups is not None and not 0 <= groups.min() <= groups.max() < count:
         raise DataError(
-            f"{len(names)} ids for groups {arrays.groups.min()}..{arrays.groups.max()}, expected groups that are "
-            f"numbers of ids: 0..{len(names) - 1}"
+            f"{count} ids for groups {groups.min()}..{groups.max()}, expected groups that are "
+            f"numbers of ids: 0..{count - 1}"
         )
-    return arrays
 
 
-def _key(fingerprint: str, what: TracePass, keep_states: bool, ranks: int) -> str:
-    kept = [what.keep_states, keep_states]
-    # what rows hold is part of it: an older version's pass left others
-    settings = [fingerprint, what.tokens, what.readout, what.labels, kept, what.stack.path, ranks, ROW_COLUMNS]
-    settings += [what.positions, what.seed]
+def _key(fingerprint: str, trace_pass: TracePass, keep_states: bool, ranks: int) -> str:
+    # the columns of rows are part of it: a pass of an older version has others
+    settings: list[Any] = [fingerprint, trace_pass.tokens, trace_pass.readout, trace_pass.labels]
+    settings += [[trace_pass.keep_states, keep_states], trace_pass.stack.path, ranks, ROW_COLUMNS]
+    settings += [trace_pass.positions, trace_pass.seed]
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""A trace: what every depth of a model knows about some data."""
+"""`Trace`: the numbers of a traced model at every depth, with save, load, merge, plot and report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace(TraceData):
-    """What every depth of a model knows about some data. K = L + 1 depths: 0 is the embedding, L the last block.
+    """Readout, similarity and saturation of a model at its K = L + 1 depths: 0 is the embedding, L the last block.
 
     Made by `anydepth.trace`, read back by `Trace.load`. All arrays are numpy, float64 unless they count.
 
@@ -35,11 +35,7 @@ class Trace(TraceData):
     """
 
     def by_class(self) -> pandas.DataFrame:
-        """Accuracy and saturation of each class at each depth.
-
-        Returns:
-            A frame with columns class, count, depth, accuracy, and saturated, the share whose answer is final by then.
-        """
+        """A frame of class, count, depth, accuracy, and saturated: the share of answers saturated at that depth."""
         self._require("accuracy")
         return frames.by_class(self)
 
@@ -62,15 +58,11 @@ class Trace(TraceData):
 
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
-        """Read a trace back.
-
-        Raises:
-            TraceFileError: the folder holds no trace, or one that is corrupt, truncated, or of a newer format.
-        """
+        """Read a trace from a folder; `TraceFileError` if there is none, or it is corrupt or of a newer format."""
         return load(Path(folder), cls)
 
     def merge(self, other: Trace) -> Trace:
-        """This trace and one of the same model on other samples, as one; see `anydepth.results.merging.merge`."""
+        """Merge with a trace of the same model on other samples; see `anydepth.results.merging.merge`."""
         return merge(self, other)
 
     def plot(self, name: str = "overview") -> altair.TopLevelMixin:

@@ -35,7 +35,7 @@ def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
     states, answer = stack.forward(inputs)
     asked = Targets.of(stack, inputs, labels, answer)
     found = torch.zeros(len(answer), stack.depth, 3, dtype=torch.float32)
-    sample, truth = asked.sample.cpu(), asked.asked
+    sample, truth = asked.sample.cpu(), asked.labels_of_rows
     for depth in range(1, stack.depth + 1):
         logits = answer if depth == stack.depth else stack.readout(states[depth], inputs, depth=depth)
         rows = readout_rows(answer_rows(logits)[asked.rows], truth)

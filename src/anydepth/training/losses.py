@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from anydepth.core.model_io import Batch
+from anydepth.core.model_io import Batch, split_batch
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Targets, predicts_next_token, without_labels
+from anydepth.core.targets import Targets, predicts_next_token
 from anydepth.core.tokens import IGNORED
 from anydepth.errors import NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.training.chunked_loss import Target, depth_losses
@@ -65,7 +65,7 @@ class DepthLossTerms:
             plain = loss if items is None else loss / self._count
             if self._smoothing:
                 plain = functional.cross_entropy(logits, self._asked.labels, ignore_index=IGNORED)
-            right = logits.argmax(1)[self._asked.rows] == self._asked.asked
+            right = logits.argmax(1)[self._asked.rows] == self._asked.labels_of_rows
             self._note([self._stack.depth], plain[None], right.float().mean()[None])
         return weight * (loss if items is None else loss / items)
 
@@ -73,7 +73,7 @@ class DepthLossTerms:
         """The weighted sum of the losses at the depths below L."""
         answer, imitation = self._answer, self._imitation
         teacher = answer_rows(answer.detach()) if imitation else None
-        target = Target(self._asked.asked, self._smoothing, imitation, teacher, self._asked.rows)
+        target = Target(self._asked.labels_of_rows, self._smoothing, imitation, teacher, self._asked.rows)
         if answer.ndim == 3 and answer.shape[-1] >= _VOCABULARY:
             total = self._vocabulary(batch, states, weights, target)
         else:
@@ -224,7 +224,7 @@ def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Tensor | Non
         model: that is to be trained.
         batch: a dict with "labels", or a pair (x, y).
     """
-    inputs, labels = without_labels(batch)
+    inputs, labels, _ = split_batch(batch)
     shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if labels is None or not callable(shifted) or not isinstance(inputs, Mapping):
         return inputs, labels
