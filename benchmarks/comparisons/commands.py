@@ -84,9 +84,7 @@ def compared(first: str, second: str) -> Comparison:
         samples=record["samples"],
         depths=tuple((one, other) for one, other in record["depths"]),
         differences={
-            name: Differences(
-                value=column(name, "difference"), **{end: column(name, bound) for end, bound in bounds.items()}
-            )
+            name: Differences(value=column(name, "difference"), **{bound: column(name, bound) for bound in bounds})
             for name in rows
         },
         values={name: np.stack([column(name, "a"), column(name, "b")]) for name in rows},

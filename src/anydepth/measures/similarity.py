@@ -1,4 +1,4 @@
-"""Similarity of depths by several measures at once, sharing what they share: within a model, or across two."""
+"""Similarity of all pairs of depths by several measures at once, and the table of measures."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def similarities(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Similarity]:
-    """Measure how alike all pairs of depths are, of one model or of two; memory does not grow with the rows' number.
+    """Similarity of all pairs of depths, of one model or across two, by one or more measures.
 
-    Over all rows, but for measures that look at all pairs of rows: they say in the notes how many rows they took. A
-    depth that is constant or not finite is NaN in its row and column, and named in the notes.
+    Over all rows, in memory that does not grow with their number; measures of all pairs of rows draw a sample, whose
+    size is in the notes. A depth that is constant or not finite is NaN in its row and column, and named in the notes.
 
     Args:
         states: of n rows at K depths.
         measures: names from `MEASURES`.
-        other: of another model for the same n rows in the same order; each depth of the first is then compared with
-            each of the second. Numbers of depths and widths may differ.
+        other: states of another model for the same n rows in the same order; each depth of the first is then compared
+            with each of the second. Numbers of depths and widths may differ.
         jackknife_groups: parts into which whole samples are dealt for the 95 % intervals; None for no intervals.
         memory: bytes that may be used; by default half of what is free.
-        mergeable: have CKA leave sums that can be merged, at any cost that fits in memory.
-        seed: of the dealing of samples into parts.
-        device: where the products are made.
+        mergeable: give sums of CKA that can be merged, at any cost that fits in memory.
+        seed: of the split into parts, and of samples of rows.
+        device: where matrix products are computed.
         progress: called with rows done, rows in all, and what is being done.
 
     Returns:
@@ -70,13 +70,11 @@ def similarities(
     Example:
         >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(200, 8))
-        >>> found = similarities(ArrayStates({"h0": x, "h1": x @ np.diag(np.arange(8.0))}), ["cosine", "cka"])
-        >>> found["cosine"].value[0, 1].round(2), found["cka"].value[0, 1].round(2)
+        >>> results = similarities(ArrayStates({"h0": x, "h1": x @ np.diag(np.arange(8.0))}), ["cosine", "cka"])
+        >>> results["cosine"].value[0, 1].round(2), results["cka"].value[0, 1].round(2)
         (np.float64(0.85), np.float64(0.75))
     """
-    unknown = [name for name in measures if name not in MEASURES]
-    if unknown:
-        raise MeasureError(f"unknown measure {unknown[0]!r}: choose from {', '.join(MEASURES)}")
+    check_measures(measures)
     if states.count == 0:
         raise MeasureError("there are no rows to measure: expected at least one sample")
     allowed = available_memory() // 2 if memory is None else memory
@@ -88,15 +86,15 @@ def similarities(
         if any(exponents):
             every, location = ScaledStates(every, exponents), location.scaled(exponents, every.widths)
         run = MeasureContext(
-            ReportedStates(every, device, progress),
-            location,
-            exponents,
-            None if other is None else len(states.widths),
-            "cka" in measures,
-            jackknife_groups,
-            allowed,
-            mergeable,
-            seed,
+            states=ReportedStates(every, device, progress),
+            location=location,
+            exponents=exponents,
+            first=None if other is None else len(states.widths),
+            intervals_of_cka="cka" in measures,
+            jackknife_groups=jackknife_groups,
+            memory=allowed,
+            mergeable=mergeable,
+            seed=seed,
         )
         return {name: MEASURES[name].of(run) for name in measures}
 
@@ -196,7 +194,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 
 
 def check_measures(measures: Sequence[str]) -> None:
-    """See that all measures have known names.
+    """Check that all measures have known names.
 
     Raises:
         MeasureError: one has not.
