@@ -19,10 +19,7 @@ KEPT_VARIANCE = 0.99  # of SVCCA
 def correlations(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Float64[Tensor, " c"]:
     """The canonical correlations of two depths in 0..1, the largest first; as many as the smaller rank.
 
-    Args:
-        cross: `Σ_i y_i z_iᵀ` over their centred rows.
-        first: principal axes of the first depth.
-        second: of the second.
+    `cross` is `Σ_i y_i z_iᵀ` over their centred rows.
     """
     values: Tensor = torch.linalg.svdvals(whitened(cross, first, second))
     return values.clamp_(max=1)

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from anydepth.errors import MeasureError
 from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.hsic import normalised
+from anydepth.measures.engine.plan import no_temporary_space
 from anydepth.measures.engine.states import (
     StateMoments,
     States,
@@ -73,7 +73,8 @@ def cosine(
         MeasureError: the temporary file cannot be written.
 
     Example:
-        >>> from anydepth.measures.engine.states import ArrayStates
+        >>> from anydepth.measures.engine.plan import no_temporary_space
+    from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(100, 8))
         >>> cosine(ArrayStates({"h0": x, "h1": 2 * x + 1})).mean[0, 1]
         np.float64(1.000)
@@ -159,11 +160,7 @@ class _Columns:
                 self.file.write(entries.tobytes())
             self.file.flush()
         except OSError as error:
-            size = 4 * self.rows * self.columns // 2**20
-            raise MeasureError(
-                f"the cosines of every row need {size} MB in the folder for temporary files ({error.strerror}): "
-                "set TMPDIR to a roomier one"
-            ) from error
+            raise no_temporary_space("the cosines of every row", 4 * self.rows * self.columns, error) from error
 
     def quantiles(self, column: int) -> Float64[np.ndarray, " 5"]:
         """Quantiles of a column, interpolated linearly; sorts it in place as far as needed."""

@@ -101,96 +101,91 @@ def similarities(
 
 _RIGID: frozenset[Invariance] = frozenset({"orthogonal", "scaling", "translation", "permutation"})
 
-MEASURES: Mapping[str, Measure] = MappingProxyType(
-    {
-        measure.name: measure
-        for measure in (
-            Measure(
-                "cosine",
-                "cosine",
-                lambda run: cosine_similarity(run, centred=True),
-                range=(-1, 1),
-                invariances=frozenset({"scaling", "translation"}),
-                interval="t over samples",
-                source="Jiang, Zhou, Zhu 2025",
-            ),
-            Measure(
-                "cosine_raw",
-                "cosine, not centred",
-                lambda run: cosine_similarity(run, centred=False),
-                range=(-1, 1),
-                invariances=frozenset({"scaling"}),
-                interval="t over samples",
-                source="Jiang, Zhou, Zhu 2025",
-            ),
-            Measure(
-                "cka",
-                "CKA, debiased",
-                lambda run: linear_cka(run, debiased=True),
-                range=(-1, 1),
-                invariances=_RIGID,
-                interval="jackknife over samples",
-                source="Kornblith et al. 2019; Song et al. 2012",
-            ),
-            Measure(
-                "cka_biased",
-                "CKA, biased",
-                lambda run: linear_cka(run, debiased=False),
-                range=(0, 1),
-                invariances=_RIGID,
-                source="Kornblith et al. 2019",
-            ),
-            Measure(
-                "cca",
-                "mean CCA",
-                _mean_cca,
-                range=(0, 1),
-                invariances=_RIGID | {"linear"},
-                source="Hotelling 1936; Raghu et al. 2017",
-            ),
-            Measure("svcca", "SVCCA", svcca, range=(0, 1), invariances=_RIGID, source="Raghu et al. 2017"),
-            Measure(
-                "pwcca",
-                "projection-weighted CCA",
-                pwcca,
-                range=(0, 1),
-                invariances=_RIGID - {"orthogonal"},
-                source="Morcos, Raghu, Bengio 2018",
-                symmetric=False,
-            ),
-            Measure(
-                "procrustes",
-                "Procrustes similarity",
-                procrustes,
-                range=(0, 1),
-                invariances=_RIGID,
-                source="Schönemann 1966; Ding et al. 2021; Williams et al. 2021",
-            ),
-            Measure(
-                "rsa",
-                "RSA",
-                rsa,
-                range=(-1, 1),
-                invariances=_RIGID,
-                interval="jackknife over samples",
-                source="Kriegeskorte, Mur, Bandettini 2008",
-            ),
-            Measure(
-                "knn", "mutual nearest neighbours", knn, range=(0, 1), invariances=_RIGID, source="Huh et al. 2024"
-            ),
-            Measure(
-                "cka_rbf",
-                "CKA, Gaussian kernel",
-                cka_rbf,
-                range=(-1, 1),
-                invariances=_RIGID,
-                interval="jackknife over samples",
-                source="Kornblith et al. 2019; Song et al. 2012",
-            ),
-            Measure("cknna", "CKNNA", cknna, range=(-1, 1), invariances=_RIGID, source="Huh et al. 2024"),
-        )
-    }
+_MEASURES = (
+    Measure(
+        "cosine",
+        "cosine",
+        lambda run: cosine_similarity(run, centred=True),
+        range=(-1, 1),
+        invariances=frozenset({"scaling", "translation"}),
+        interval="t over samples",
+        source="Jiang, Zhou, Zhu 2025",
+    ),
+    Measure(
+        "cosine_raw",
+        "cosine, not centred",
+        lambda run: cosine_similarity(run, centred=False),
+        range=(-1, 1),
+        invariances=frozenset({"scaling"}),
+        interval="t over samples",
+        source="Jiang, Zhou, Zhu 2025",
+    ),
+    Measure(
+        "cka",
+        "CKA, debiased",
+        lambda run: linear_cka(run, debiased=True),
+        range=(-1, 1),
+        invariances=_RIGID,
+        interval="jackknife over samples",
+        source="Kornblith et al. 2019; Song et al. 2012",
+    ),
+    Measure(
+        "cka_biased",
+        "CKA, biased",
+        lambda run: linear_cka(run, debiased=False),
+        range=(0, 1),
+        invariances=_RIGID,
+        source="Kornblith et al. 2019",
+    ),
+    Measure(
+        "cca",
+        "mean CCA",
+        _mean_cca,
+        range=(0, 1),
+        invariances=_RIGID | {"linear"},
+        source="Hotelling 1936; Raghu et al. 2017",
+    ),
+    Measure("svcca", "SVCCA", svcca, range=(0, 1), invariances=_RIGID, source="Raghu et al. 2017"),
+    Measure(
+        "pwcca",
+        "projection-weighted CCA",
+        pwcca,
+        range=(0, 1),
+        invariances=_RIGID - {"orthogonal"},
+        source="Morcos, Raghu, Bengio 2018",
+        symmetric=False,
+    ),
+    Measure(
+        "procrustes",
+        "Procrustes similarity",
+        procrustes,
+        range=(0, 1),
+        invariances=_RIGID,
+        source="Schönemann 1966; Ding et al. 2021; Williams et al. 2021",
+    ),
+    Measure(
+        "rsa",
+        "RSA",
+        rsa,
+        range=(-1, 1),
+        invariances=_RIGID,
+        interval="jackknife over samples",
+        source="Kriegeskorte, Mur, Bandettini 2008",
+    ),
+    Measure("knn", "mutual nearest neighbours", knn, range=(0, 1), invariances=_RIGID, source="Huh et al. 2024"),
+    Measure(
+        "cka_rbf",
+        "CKA, Gaussian kernel",
+        cka_rbf,
+        range=(-1, 1),
+        invariances=_RIGID,
+        interval="jackknife over samples",
+        source="Kornblith et al. 2019; Song et al. 2012",
+    ),
+    Measure("cknna", "CKNNA", cknna, range=(-1, 1), invariances=_RIGID, source="Huh et al. 2024"),
 )
+
+MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _MEASURES})
 
 
 def check_measures(measures: Sequence[str]) -> None:

@@ -38,12 +38,7 @@ def agreement(a: Matrix, b: Matrix, confidence: float = 0.95) -> Agreement:
     over other samples. Where leaving a depth out makes a coefficient perfect, artanh has no value: it counts as the
     rank correlation half-way to one exchange of neighbours, 1 - 6 / (p (p² - 1)) of p pairs.
 
-    Of a measure that is not symmetric a pair counts once, with the mean of its two values.
-
-    Args:
-        a: a measure, (K, K); NaN where undefined.
-        b: another.
-        confidence: of the intervals.
+    Of a measure that is not symmetric a pair counts once, with the mean of its two values. NaN is undefined.
 
     Example:
         >>> a = np.array([[1.0, 0.9, 0.5, 0.1], [0.9, 1.0, 0.8, 0.4], [0.5, 0.8, 1.0, 0.7], [0.1, 0.4, 0.7, 1.0]])

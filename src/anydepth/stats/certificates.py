@@ -144,12 +144,8 @@ def certified(
 ) -> list[Certificate]:
     """Certificates of the candidates that pass, tested in order up to the first that fails.
 
-    Args:
-        failures: of each candidate on the same samples, the safest first, in an order fixed before looking at them.
-        samples: number of these samples.
-        against: "model" or "labels".
-        tolerance: maximum probability of a failure, in (0, 1).
-        confidence: level of all certificates together, in (0, 1).
+    `failures` are those of each candidate on the same samples, the safest first, in an order fixed before looking at
+    them. `confidence` is the level of all certificates together.
 
     Raises:
         CertificateError: a level outside (0, 1), an unknown `against`, or too few samples.
@@ -204,12 +200,8 @@ def fails(
 ) -> Bool[np.ndarray, " n"]:
     """Which early answers fail.
 
-    Args:
-        early: top classes at the exit.
-        final: those of the full model.
-        labels: the true classes; needed against labels only.
-        against: "model": the two differ. "labels": the full model is right and the early answer wrong, which bounds
-            how far accuracy can fall.
+    Against "model": where the top classes `early` at the exit and `final` of the full model differ. Against "labels":
+    where the full model is right and the early answer wrong, which bounds how far accuracy can fall.
 
     Example:
         >>> early, final, labels = np.array([0, 1, 2]), np.array([0, 2, 1]), np.array([0, 1, 1])
@@ -310,16 +302,9 @@ def require_samples(
     share: float = 1.0,
     what: str = "samples",
 ) -> None:
-    """Check that there are enough distinct samples to certify a tolerance.
+    """Check that there are enough distinct samples, among `count` in all, to certify a tolerance.
 
-    Args:
-        distinct: number of distinct samples.
-        tolerance: maximum probability of a failure.
-        confidence: level of the certificate.
-        count: number of all samples with their copies, if some repeat.
-        certifying: number of distinct samples that certify, if not all do.
-        share: the part of the distinct samples that certifies.
-        what: the samples are called.
+    Where only a `share` of the distinct samples certifies, `certifying` is their number. `what` names them.
 
     Raises:
         CertificateError: there are not.

@@ -45,13 +45,7 @@ def share_interval(
     few samples tell that variance (Korn and Graubard 1998). Where all rows agree, nothing tells how rows of one sample
     depend on each other: as if each sample were one row.
 
-    Args:
-        successes: of each sample.
-        counts: rows of each sample; 0 where a sample has none.
-        confidence: level of the interval.
-
-    Returns:
-        Low and high; NaN with fewer than two samples.
+    `successes` and `counts` are numbers of rows of each sample. NaN with fewer than two samples.
 
     Example:
         >>> share_interval(np.array([9.0, 10.0, 10.0]), np.array([10.0, 10.0, 10.0])).round(2).tolist()
@@ -101,12 +95,8 @@ def ratio(
     Satterthwaite's approximation (Bell and McCaffrey 2002), which for a mean come to
     `1 / (Σ w² + (Σ a)² - Σ a²)`, `a_g = w_g² / (1 - w_g)`: one fewer than the samples where these are of one size.
 
-    Args:
-        sums: of the rows of each sample.
-        sizes: how many rows each sample has; 0 where it has none.
-
-    Returns:
-        NaN for error and degrees of freedom where a single sample has all rows.
+    `sums` are those of the rows of each sample, `sizes` their numbers. Error and degrees of freedom are NaN where a
+    single sample has all rows.
 
     Example:
         >>> value, error, freedom = ratio(np.array([1.0, 2.0, 3.0]), np.ones(3))

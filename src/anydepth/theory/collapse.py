@@ -52,10 +52,8 @@ def collapse(
     The means and Σ are taken from these rows alone, without a correction for their number: with few rows of a class for
     the width, NC1 comes out too low. Compare it with that of shuffled labels.
 
-    Args:
-        states: of n rows, depths of one width.
-        labels: the class of each row; classes that do not occur are left out.
-        weight: of a linear classifier on these states, one row for each class.
+    Depths have one width. Classes that do not occur are left out. `weight` is that of a linear classifier on these
+    states, one row for each class.
 
     Raises:
         MeasureError: labels do not fit the rows or weights, or the class means do not fit into memory.

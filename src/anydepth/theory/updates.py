@@ -47,11 +47,7 @@ def updates(
 ) -> Updates:
     """Decompose the updates by direction, streamed.
 
-    Args:
-        features: the classifier's input at each depth, of one width D.
-        classes: the class of each row.
-        weight: of the classifier: logits are `features @ weight.T`, and a bias.
-        seed: of the split of samples for intervals.
+    `features` are the classifier's inputs at each depth, of one width D: logits are `features @ weight.T` and a bias.
 
     Raises:
         MeasureError: classes, weights and rows do not fit together, or the features are no paths.

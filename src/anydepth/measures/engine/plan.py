@@ -81,5 +81,11 @@ def available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def no_temporary_space(what: str, size: int, error: OSError) -> MeasureError:
+    """The error for `size` bytes that cannot be written to a temporary file."""
+    needs = f"{what} need {size // 2**20} MB in the folder for temporary files"
+    return MeasureError(f"{needs} ({error.strerror}): set TMPDIR to a roomier one")
+
+
 def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB"

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from anydepth.errors import MeasureError
+from anydepth.measures.engine.plan import no_temporary_space
 from anydepth.measures.engine.states import StateMoments, States, chosen_rows, depth_slices, rows_per_chunk
 
 
@@ -92,9 +92,6 @@ def _copy(states: States, drawn: Int64[np.ndarray, " m"]) -> np.memmap[Any, np.d
                 dtype = rows.numpy().dtype
             file.flush()
         except OSError as error:
-            size = dtype.itemsize * len(drawn) * width // 2**20
-            raise MeasureError(
-                f"{len(drawn)} rows of {width} features need {size} MB in the folder for "
-                f"temporary files ({error.strerror}): set TMPDIR to a roomier one"
-            ) from error
+            what, size = f"{len(drawn)} rows of {width} features", dtype.itemsize * len(drawn) * width
+            raise no_temporary_space(what, size, error) from error
         return np.memmap(file, dtype=dtype, mode="r", shape=(len(drawn), width))

@@ -215,10 +215,6 @@ class JoinedStates:
 class ScaledStates:
     """States with every depth multiplied by a power of two, which changes nothing but their size.
 
-    Args:
-        states: of n rows.
-        exponents: of 2, one for each depth.
-
     Example:
         >>> states = ScaledStates(ArrayStates({"a": np.full((1, 2), 1e-30, np.float32)}), (100,))
         >>> next(states.chunks(1))
