@@ -84,7 +84,8 @@ def compared(first: str, second: str) -> Comparison:
         samples=record["samples"],
         depths=tuple((one, other) for one, other in record["depths"]),
         differences={
-            name: Differences(column(name, "difference"), *(column(name, bound) for bound in bounds)) for name in rows
+            name: Differences(value=column(name, "difference"), **{bound: column(name, bound) for bound in bounds})
+            for name in rows
         },
         values={name: np.stack([column(name, "a"), column(name, "b")]) for name in rows},
         similarity={name: np.array(value, dtype=float) for name, value in record["similarity"].items()},

@@ -160,10 +160,13 @@ def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -
         (("~bert", "--depth", "auto"), "to choose a depth takes data: give them with --data, or a number with --dep"),
         (
             ("~bert", "--depth", "auto", "--data", "~reviews.csv", "--limit", "100"),
-            "there are 100 samples, and to promise 0.01 with 0.95 confidence takes at least 299, even without",
+            "there are 100 samples, and to certify a tolerance of 0.01 with 0.95 confidence takes at least 299, ",
         ),
         (("~bert", "--depth", "auto", "--data", "~reviews.csv", "--tolerance", "1"), "tolerance is 1.0, expected a nu"),
-        (("~bert", "--depth", "auto", "--data", "~reviews.csv", "--against", "me"), "answers are held against 'me', e"),
+        (
+            ("~bert", "--depth", "auto", "--data", "~reviews.csv", "--against", "me"),
+            "against is 'me', expected 'mod",
+        ),
         (("~gpt2", "--depth", "auto", "--data", "~corpus.txt"), "answers at positions of one sequence are not indepe"),
         (
             ("timm:vit_tiny_patch16_224", "--depth", "2"),

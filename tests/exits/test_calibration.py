@@ -158,12 +158,12 @@ def test_bad_input() -> None:
         return str(caught.value)
 
     assert message() == (
-        "there are 40 samples, of which 20 can certify, and to promise 0.01 with 0.95 confidence takes at least 299: "
-        "get 598 in all, or raise the tolerance"
+        "there are 40 samples, of which 20 can certify, and to certify a tolerance of 0.01 with 0.95 confidence takes "
+        "at least 299, even without a failure: get 558 more, or raise the tolerance"
     )
     assert message(tolerance=0.0) == "tolerance is 0.0, expected a number between 0 and 1"
     assert message(confidence=1.0) == "confidence is 1.0, expected a number between 0 and 1"
-    assert message(against="taste") == "answers are held against 'taste', expected 'model' or 'labels'"
+    assert message(against="taste") == "against is 'taste', expected 'model' or 'labels'"
     assert message(data=[]) == "the data set is empty: expected at least one batch"
     assert message(EarlyExit(model, AtDepth(2))).startswith("AtDepth has no threshold to calibrate: see Trace.minimal_")
     first_depth = EarlyExit(model, Convergence(0.5, depths=(1,)))

@@ -94,8 +94,8 @@ def test_copies_count_once() -> None:
     with pytest.raises(CertificateError) as caught:
         calibrate(Confidence(0.5), copied(found.rows(np.arange(12)), 50), **(LOOSE | {"tolerance": 0.01}))
     assert str(caught.value) == (
-        "there are 12 distinct samples among 600, and to promise 0.01 with 0.9 confidence takes at least 460, even "
-        "without a failure: repeated ones count once; get more, or raise the tolerance"
+        "there are 12 distinct samples among 600, of which 6 can certify, and to certify a tolerance of 0.01 with 0.9 "
+        "confidence takes at least 230, even without a failure: get 448 other ones, or raise the tolerance"
     )
 
 
@@ -132,7 +132,7 @@ def test_which_copy_stays_is_drawn_and_not_chosen_by_its_label() -> None:
 
 def test_certified_depths_count_distinct_samples() -> None:
     predictions = np.tile([9, 1, 2, 2], (600, 1))
-    with pytest.raises(CertificateError, match="there are 12 distinct samples among 600, and to promise 0.01"):
+    with pytest.raises(CertificateError, match="there are 12 distinct samples among 600, and to certify a tolerance"):
         minimal_depth(predictions, None, against="model", tolerance=0.01, confidence=0.95, contents=np.arange(600) % 12)
     found = minimal_depth(
         predictions, None, against="model", tolerance=0.01, confidence=0.95, contents=np.arange(600) % 400

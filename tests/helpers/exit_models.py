@@ -45,7 +45,8 @@ def batches(name: str, count: int = 40) -> tuple[nn.Module, list[dict[str, Any]]
     return model, parts
 
 
-FOUND = Calibration(Certificate("labels", 0.05, 0.9, 200, 3, 0.01), 0.75, (100, 200, 100), 2, 1.5)
+CERTIFICATE = Certificate(against="labels", tolerance=0.05, confidence=0.9, samples=200, failures=3, p_value=0.01)
+FOUND = Calibration(CERTIFICATE, 0.75, (100, 200, 100), 2, 1.5)
 
 
 def bert(folder: Path, **settings: Any) -> transformers.BertForSequenceClassification:

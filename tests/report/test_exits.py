@@ -43,7 +43,7 @@ def curve(*, labelled: bool = True, lift: float = 0.0) -> ExitCurve:
 
 
 def calibration(*, certified: bool = True) -> Calibration:
-    promise = Certificate("model", 0.01, 0.95, 800, 2, 0.0138)
+    promise = Certificate(against="model", tolerance=0.01, confidence=0.95, samples=800, failures=2, p_value=0.0138)
     if not certified:
         return Calibration(None, None, (400, 800, 400), 0, float(LAST))
     return Calibration(promise, 0.8, (400, 800, 400), 3, 3.5)

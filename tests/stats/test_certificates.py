@@ -107,7 +107,9 @@ def test_the_minimal_depth_stops_at_the_first_gap() -> None:
     predictions[:40, 2] = 1  # depth 2 differs often; depth 1, where nothing differs, must not be reached
     found = minimal_depth(predictions, None, against="model", tolerance=0.01, confidence=0.95)
     assert (found.depth, found.last) == (3, 5)
-    assert found.certificate == Certificate("model", 0.01, 0.95, 400, 0, p_value(0, 400, 0.01))
+    assert found.certificate == Certificate(
+        against="model", tolerance=0.01, confidence=0.95, samples=400, failures=0, p_value=p_value(0, 400, 0.01)
+    )
     predictions[:30, 4] = 1
     nothing = minimal_depth(predictions, None, against="model", tolerance=0.01, confidence=0.95)
     assert (nothing.depth, nothing.certificate, str(nothing)) == (
@@ -118,7 +120,10 @@ def test_the_minimal_depth_stops_at_the_first_gap() -> None:
 
 
 def test_in_words() -> None:
-    assert str(Certificate("labels", 0.01, 0.95, 2000, 9, 0.00447)) == (
+    certificate = Certificate(
+        against="labels", tolerance=0.01, confidence=0.95, samples=2000, failures=9, p_value=0.00447
+    )
+    assert str(certificate) == (
         "certified at 95 % confidence: P(answer wrong where the full model's is right) ≤ 1 % (9 of 2,000 calibration "
         "samples are wrong there, exact binomial p = 0.0045; assumes new inputs drawn like these)"
     )
@@ -132,15 +137,15 @@ def test_what_makes_no_sense() -> None:
         return str(caught.value)
 
     assert message(298) == (
-        "there are 298 samples, and to promise 0.01 with 0.95 confidence takes at least 299, even without a failure: "
-        "get 1 more, or raise the tolerance"
+        "there are 298 samples, and to certify a tolerance of 0.01 with 0.95 confidence takes at least 299, even "
+        "without a failure: get 1 more, or raise the tolerance"
     )
     assert message(tolerance=0.0) == "tolerance is 0.0, expected a number between 0 and 1"
     assert message(tolerance=1.0) == "tolerance is 1.0, expected a number between 0 and 1"
     assert message(tolerance=1e-320) == "tolerance is 1e-320, expected a number between 0 and 1"
     assert message(confidence=float("nan")) == "confidence is nan, expected a number between 0 and 1"
-    assert message(against="me") == "answers are held against 'me', expected 'model' or 'labels'"
-    with pytest.raises(CertificateError, match="there are no labels to hold answers against: add them, or take"):
+    assert message(against="me") == "against is 'me', expected 'model' or 'labels'"
+    with pytest.raises(CertificateError, match="there are no labels to compare answers with: add them, or use"):
         fails(np.array([1]), np.array([1]), None, "labels")
 
 

@@ -150,7 +150,7 @@ def test_the_error_of_a_mean_is_the_textbooks_and_unbiased_when_samples_share_pa
 
 
 def test_fewer_than_two_groups_make_no_interval() -> None:
-    with pytest.raises(MeasureError, match="1 jackknife groups were asked for: an interval needs at least 2"):
+    with pytest.raises(MeasureError, match="jackknife_groups is 1: an interval needs at least 2"):
         Split.of(10, None, 1, rows=10)
 
 

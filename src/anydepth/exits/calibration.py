@@ -28,7 +28,7 @@ from anydepth.stats.certificates import (
     most_failures,
     passes,
     repeats,
-    too_few,
+    require_samples,
 )
 
 SHARES = (0.25, 0.5, 0.25)
@@ -163,14 +163,14 @@ def calibrate(
     check_request(policy, tolerance=tolerance, confidence=confidence, against=against)
     to_tune, certify, _ = split = parted(looked, seed)
     copies = len(looked) - sum(map(len, split))
-    if len(certify) < (needed := least_samples(tolerance, confidence)):
-        total = round(needed / SHARES[1])
-        if copies:
-            raise CertificateError(too_few(len(looked) - copies, len(looked), total, tolerance, confidence))
-        raise CertificateError(
-            f"there are {len(looked):,} samples, of which {len(certify):,} can certify, and to promise {tolerance:.3g} "
-            f"with {confidence:.3g} confidence takes at least {needed:,}: get {total:,} in all, or raise the tolerance"
-        )
+    require_samples(
+        len(looked) - copies,
+        tolerance=tolerance,
+        confidence=confidence,
+        count=len(looked),
+        certifying=len(certify),
+        share=SHARES[1],
+    )
     if tune:
         let_pass = most_failures(len(certify), tolerance, confidence) / len(certify)
         policy = tuned(policy, to_tune, let_pass=let_pass, tolerance=tolerance, against=against, costs=costs)

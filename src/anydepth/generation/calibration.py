@@ -26,7 +26,7 @@ from anydepth.core.stack import Stack
 from anydepth.errors import CertificateError
 from anydepth.exits.policies import Entropy, Patience, Policy, as_plain
 from anydepth.generation.dynamic import DynamicExit, dynamic_exit
-from anydepth.stats.certificates import Certificate, certified, check_level, least_samples, passes, repeats, too_few
+from anydepth.stats.certificates import Certificate, certified, check_level, passes, repeats, require_samples
 from anydepth.storage.disk import atomic_write
 
 THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
@@ -147,15 +147,9 @@ def calibrate(
         check_level(name, level)
     if not 0 <= share < 1:
         raise CertificateError(f"share is {share}, expected at least 0 and below 1")
-    needed, given = least_samples(tolerance, confidence), len(prompts)
+    given = len(prompts)
     prompts, times = _distinct(prompts)
-    if len(prompts) < min(needed, given):
-        raise CertificateError(too_few(len(prompts), given, needed, tolerance, confidence, "prompts"))
-    if len(prompts) < needed:
-        raise CertificateError(
-            f"there are {len(prompts):,} prompts, and to promise {tolerance:.3g} with {confidence:.3g} confidence "
-            f"takes at least {needed:,}, even without a failure: get more, or raise the tolerance"
-        )
+    require_samples(len(prompts), tolerance=tolerance, confidence=confidence, count=given, what="prompts")
     thresholds = path_of(policy) if thresholds is None else thresholds
     kept = None if keep is None else keep / _key(Stack(model, blocks=blocks), prompts, policy, (new_tokens, padding))
     plain = _Author(model, prompts, new_tokens, padding, kept, progress)

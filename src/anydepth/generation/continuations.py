@@ -225,7 +225,7 @@ def text_metrics(
                 notes.append(f"{blank} blank continuations of '{name}' are left out of its coherence")
     return TextMetrics(
         names=tuple(written),
-        values={name: _joined([one[name] for one in found.values()]) for name in found[OWN]},
+        values={name: Estimate.stack([one[name] for one in found.values()]) for name in found[OWN]},
         count=len(passages),
         unrelated=unrelated,
         notes=tuple(notes),
@@ -254,7 +254,3 @@ def _mean(values: Float64[np.ndarray, " n"], resamples: int, seed: int) -> Estim
         return Estimate.unknown()
     low, high = bootstrap(known, resamples=resamples, seed=seed) if len(known) > 1 else np.full(2, np.nan)
     return Estimate(np.asarray(known.mean()), np.asarray(low), np.asarray(high))
-
-
-def _joined(found: Sequence[Estimate]) -> Estimate:
-    return Estimate(*(np.stack([getattr(one, end) for one in found]) for end in ("value", "low", "high")))

@@ -1,7 +1,7 @@
-"""Measures of what lies between depths, on states one already has.
+"""Similarity of hidden states at all pairs of depths (CKA, CCA, cosine, RSA, ...), for states one already has.
 
-`similarities` runs any of `MEASURES` over all pairs of depths, of one model or two; `readout` and `intervals` work on
-the short rows a trace keeps; `metrics` wraps CKA and cosine for torchmetrics.
+`similarities` runs any of `MEASURES`; `readout` computes logit-lens statistics by depth; `metrics` wraps CKA and cosine
+for torchmetrics.
 """
 
 from __future__ import annotations

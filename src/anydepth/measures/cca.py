@@ -1,36 +1,25 @@
-"""Canonical correlations between depths: their mean, over leading directions, and weighted by what they stand for."""
+"""Canonical correlation analysis of two depths: mean CCA, SVCCA and projection-weighted CCA."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.covariance import Axes, TileCovariances, whitened
 from anydepth.measures.engine.wide import rotated
 from anydepth.measures.measure import Similarity
 
-if TYPE_CHECKING:
-    from anydepth.measures.engine.context import MeasureContext
-
 KEPT_VARIANCE = 0.99  # of SVCCA
-
-Cut = Callable[[Axes], Axes]
 
 
 def correlations(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Float64[Tensor, " c"]:
-    """The canonical correlations of two depths, the largest first: cosines of the angles between their row spaces.
+    """The canonical correlations of two depths in 0..1, the largest first; as many as the smaller rank.
 
-    Args:
-        cross: `Σ_i y_i z_iᵀ` over their centred rows.
-        first: principal axes of one, of rank r.
-        second: of the other, of rank s.
-
-    Returns:
-        min(r, s) values in 0..1.
+    `cross` is `Σ_i y_i z_iᵀ` over their centred rows.
     """
     values: Tensor = torch.linalg.svdvals(whitened(cross, first, second))
     return values.clamp_(max=1)
@@ -47,8 +36,7 @@ def cca(run: MeasureContext) -> Similarity:
     rows, so every correlation is 1 whatever the other depth holds. Hotelling 1936; as a measure of networks, the
     mean of Raghu et al. 2017.
     """
-    founds = rotated(run, axes=True) or run.covariances
-    return _over_pairs(run, founds, lambda axes: axes, "CCA", mean_correlation)
+    return _over_pairs(run, rotated(run, axes=True) or run.covariances, "CCA", mean_correlation)
 
 
 def svcca(run: MeasureContext) -> Similarity:
@@ -59,8 +47,8 @@ def svcca(run: MeasureContext) -> Similarity:
     share taken of the variance, the squares of the singular values, as the paper says; some code sums the singular
     values themselves, and keeps many more.
     """
-    founds = rotated(run, axes=True) or run.covariances
-    return _over_pairs(run, founds, lambda axes: axes.cached_prefix(KEPT_VARIANCE), "SVCCA", mean_correlation)
+    tiles = rotated(run, axes=True) or run.covariances
+    return _over_pairs(run, tiles, "SVCCA", mean_correlation, share=KEPT_VARIANCE)
 
 
 def pwcca(run: MeasureContext) -> Similarity:
@@ -74,39 +62,43 @@ def pwcca(run: MeasureContext) -> Similarity:
     """
     first = next(rotated(run, axes=True) or iter(()), None)
     if first is not None and all(axes.rank >= run.states.count - 1 for axes in first.axes.values()):
-        # undefined everywhere, as the axes alone tell: covariances of wide depths are dear
-        return _over_pairs(run, [first], lambda axes: axes, "PWCCA", projection_weighted)
-    return _over_pairs(run, run.covariances, lambda axes: axes, "PWCCA", projection_weighted)
+        # The axes alone tell that it is undefined everywhere: covariances of wide depths are expensive.
+        return _over_pairs(run, [first], "PWCCA", projection_weighted)
+    return _over_pairs(run, run.covariances, "PWCCA", projection_weighted)
 
 
 def projection_weighted(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> tuple[float, float]:
-    """Both PWCCA of two depths: by the features of the first, and by those of the second."""
+    """PWCCA of two depths, with the weights from the first and with those from the second."""
     left, values, right = torch.linalg.svd(whitened(cross, first, second), full_matrices=False)
     values.clamp_(max=1)
-    found = []
+    means = []
     for directions, axes in ((left.T, first), (right, second)):
         weights = (directions * axes.scale @ axes.axes.T).abs().sum(1)
-        found.append(float(weights @ values / weights.sum()))
-    return found[0], found[1]
+        means.append(float(weights @ values / weights.sum()))
+    return means[0], means[1]
 
 
 def mean_correlation(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> tuple[float, float]:
-    """Mean CCA of two depths, the same seen from either."""
+    """Mean CCA of two depths, twice: it is symmetric."""
     value = float(correlations(cross, first, second).mean())
     return value, value
 
 
 def _over_pairs(
-    run: MeasureContext, founds: Iterable[TileCovariances], cut: Cut, title: str, of: Callable[..., tuple[float, float]]
+    run: MeasureContext,
+    tiles: Iterable[TileCovariances],
+    title: str,
+    of: Callable[..., tuple[float, float]],
+    share: float | None = None,
 ) -> Similarity:
-    """A measure (k, l), (l, k) of every pair of depths whose axes, cut, leave the correlations something to say."""
+    """Values of every pair of depths of rank below n - 1, by the leading axes with `share` of the variance."""
     most, ranks, values = run.states.count - 1, dict[int, int](), dict[tuple[int, int], float]()
     left_out = dict[int, int]()
-    for found in founds:
-        axes = {depth: cut(one) for depth, one in found.axes.items()}
-        ranks |= {depth: one.rank for depth, one in axes.items()}
-        left_out |= {depth: one.left_out for depth, one in axes.items() if one.left_out}
-        for (k, other), cross in found.products.items():
+    for tile in tiles:
+        axes = tile.axes if share is None else {depth: axes.leading(share) for depth, axes in tile.axes.items()}
+        ranks |= {depth: kept.rank for depth, kept in axes.items()}
+        left_out |= {depth: kept.left_out for depth, kept in axes.items() if kept.left_out}
+        for (k, other), cross in tile.products.items():
             if max(ranks[k], ranks[other]) < most:
                 values[k, other], values[other, k] = of(cross, axes[k], axes[other])
     matrix = run.filled(values, {depth for depth, rank in ranks.items() if rank < most})
@@ -114,11 +106,11 @@ def _over_pairs(
         f"similarity by {title}: {count} directions of {run.named(depth)} are left out: rounding, beside its mean"
         for depth, count in sorted(left_out.items())
     ]
-    return Similarity(run.block(matrix), notes=(*run.blank_notes, *_notes(run, ranks, title), *notes))
+    return Similarity(run.block(matrix), notes=(*run.blank_notes, *_rank_notes(run, ranks, title), *notes))
 
 
-def _notes(run: MeasureContext, ranks: dict[int, int], title: str) -> Iterator[str]:
-    """Where a value is undefined, and where some of the correlations are 1 whatever the states hold."""
+def _rank_notes(run: MeasureContext, ranks: dict[int, int], title: str) -> Iterator[str]:
+    """Notes on depths without a value, and on pairs in which some correlations are 1 for any states."""
     most = run.states.count - 1
     for depth, rank in sorted(ranks.items()):
         if rank >= most:

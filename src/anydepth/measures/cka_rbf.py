@@ -1,4 +1,4 @@
-"""CKA with a Gaussian kernel, debiased, from tiles of the kernel matrices."""
+"""Debiased CKA with a Gaussian (RBF) kernel, from tiles of the kernel matrices."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import exp
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.hsic import normalised
 from anydepth.measures.engine.precision import full_precision
 from anydepth.measures.engine.sample import Sample
 from anydepth.measures.engine.states import depth_slices, squared_norms
 from anydepth.measures.measure import Similarity
-from anydepth.stats.intervals import around_correlation
 
-if TYPE_CHECKING:
-    from anydepth.measures.engine.context import MeasureContext
-
-KERNEL_ROWS = 10_000  # rows of which all pairs are looked at
-WIDTH_ROWS = 2000  # rows whose distances make the kernel's width
+KERNEL_ROWS = 10_000  # rows of which all pairs are used
+WIDTH_ROWS = 2000  # rows whose distances give the kernel's width
 
 _INTERVAL_ROWS = 1000
 _FEW = 1024  # rows up to which float64 tiles cost little
@@ -38,7 +34,7 @@ Chunks = Callable[[], Iterator[Tensor]]
 
 @dataclass(frozen=True)
 class KernelSums:
-    """What HSIC1 needs of the kernel matrices of K depths, less a constant, without their diagonals.
+    """Sums for HSIC1 over the kernel matrices of K depths, minus a constant, without their diagonals.
 
     Attributes:
         cross: `Σ_ij K^k_ij K^l_ij`.
@@ -49,7 +45,7 @@ class KernelSums:
     rows: Float64[Tensor, "k m"]
 
     def hsic(self) -> Float64[Tensor, "k k"]:
-        """HSIC1 of Song et al. 2012, eq. 5, up to a factor; it is the same whatever constant was taken off."""
+        """HSIC1 of Song et al. 2012, eq. 5, up to a factor; the same for any constant subtracted."""
         return _hsic(self.cross, self.rows.sum(1), self.rows @ self.rows.T, self.rows.shape[1])
 
 
@@ -83,24 +79,22 @@ def cka_rbf(run: MeasureContext) -> Similarity:
         for depth in run.whole
         if np.isnan(value[depth, depth])
     ]
-    low = high = None
-    dealt = run.parts_of(sample, _INTERVAL_ROWS)
-    if dealt is not None and sample.count > 4:
-        parts, part = dealt
-        looked = part < parts.split.used
-        without = kernels.leave_one_out(sums, torch.from_numpy(looked))
-        parts.add(part[looked], ((sample.count - 1) * (value - without.cpu().numpy())))
-        low, high = map(run.block, around_correlation(value, parts.error(sample.count), parts.freedom))
-    return Similarity(run.block(value), low, high, notes=tuple(notes))
+    parts, part = run.parts_of(sample, _INTERVAL_ROWS) if sample.count > 4 else (None, None)
+    if parts is not None and part is not None:
+        kept = part < parts.split.used
+        without = kernels.leave_one_out(sums, torch.from_numpy(kept))
+        parts.add(part[kept], ((sample.count - 1) * (value - without.cpu().numpy())))
+    low, high = run.correlation_interval(value, parts, sample.count)
+    return Similarity(run.block(value), low=low, high=high, notes=tuple(notes))
 
 
 def widths(sample: Sample, run: MeasureContext) -> list[float]:
-    """The median distance of two rows at every depth; NaN at blank ones, and where it is but rounding of the states."""
-    found = [float("nan")] * run.depths
+    """The median distance of two rows at every depth; NaN at blank depths, and where it is only rounding."""
+    medians = [float("nan")] * run.depths
     for depth, y in sample.centred(run.location, run.whole, run.memory // 4):
         width = median_distance(y)
-        found[depth] = width if width > run.location.rounding(depth) else float("nan")
-    return found
+        medians[depth] = width if width > run.location.rounding(depth) else float("nan")
+    return medians
 
 
 def median_distance(y: Float64[Tensor, "m d"]) -> float:
@@ -120,28 +114,29 @@ class _Kernels:
 
     def __init__(self, sample: Sample, run: MeasureContext, sigma: list[float]) -> None:
         self.sample, self.location, self.device = sample, run.location, run.states.device
-        self.widths, self.watched = sample.widths, run.states.during("kernel tiles")
-        # a depth without a width leaves zeros, and with them nothing of its own
-        self.rates = [1 / (2 * one**2) for one in sigma]
-        held = 8 * (4 * sum(self.widths) + 2 * len(self.widths) * _TILES[0])
-        self.size = next((tile for tile in _TILES if held * tile <= run.memory), _TILES[-1])
+        self.widths, self.states = sample.widths, run.states.during("kernel tiles")
+        # A depth without a width has a kernel of zeros, and so no value.
+        self.rates = [1 / (2 * width**2) for width in sigma]
+        bytes_per_row = 8 * (4 * sum(self.widths) + 2 * len(self.widths) * _TILES[0])
+        self.size = next((tile for tile in _TILES if bytes_per_row * tile <= run.memory), _TILES[-1])
         self.dtype = torch.float64 if sample.count <= _FEW or self._heavy() else torch.float32
 
     def _heavy(self) -> bool:
+        """Whether some row is so far from the mean that float32 distances are too coarse."""
         most = torch.zeros(len(self.widths), dtype=torch.float32, device="cpu")
         for y in self.chunks(torch.float32):
             most = torch.maximum(most, squared_norms(y, self.widths).amax(0).cpu())
         return bool((most > _HEAVY * self.location.variance.cpu()).any())
 
     def chunks(self, dtype: torch.dtype, skipped: int = 0) -> Iterator[Tensor]:
-        """Centred rows."""
+        """The centred rows in chunks of one tile."""
         for rows in islice(self.sample.chunks(self.size), skipped, None):
             rows = rows.to(self.device)
             yield rows.double() - self.location.mean if dtype == torch.float64 else self.location.centre(rows)
 
     def tile(self, left: Float[Tensor, "b w"], right: Float[Tensor, "c w"]) -> Float[Tensor, "b k c"]:
-        """The kernels of some rows with some others, less their middle."""
-        found = left.new_zeros(len(left), len(self.widths), len(right))
+        """The kernels of the rows of one chunk with those of another, minus their middle."""
+        tile = left.new_zeros(len(left), len(self.widths), len(right))
         norms = squared_norms(left, self.widths), squared_norms(right, self.widths)
         for depth, part in enumerate(depth_slices(self.widths)):
             if np.isfinite(self.rates[depth]):
@@ -149,11 +144,11 @@ class _Kernels:
                     norms[1][:, depth].expand(len(left), -1), left[:, part], right[:, part].T, alpha=-2
                 )
                 squares.add_(norms[0][:, depth, None]).clamp_(min=0)
-                torch.sub(squares.mul_(-self.rates[depth]).exp_(), _MIDDLE, out=found[:, depth])
-        return found
+                torch.sub(squares.mul_(-self.rates[depth]).exp_(), _MIDDLE, out=tile[:, depth])
+        return tile
 
     def sums(self) -> KernelSums:
-        """Over all pairs of different rows."""
+        """The sums over all pairs of different rows."""
         depths, start = len(self.widths), 0
         cross = torch.zeros(depths, depths, dtype=torch.float64, device=self.device)
         rows = torch.zeros(depths, self.sample.count, dtype=torch.float64, device=self.device)
@@ -171,21 +166,21 @@ class _Kernels:
                         rows[:, column : column + len(right)] += tile.sum(0)
                     column += len(right)
                 start += len(left)
-                self.watched.tell(start, self.sample.count)
+                self.states.report(start, self.sample.count)
         return KernelSums(cross, rows)
 
     def leave_one_out(self, sums: KernelSums, kept: Bool[Tensor, " m"]) -> Float64[Tensor, "b k k"]:
-        """RBF-CKA without row i, for each of the kept ones, exactly but for the widths of the kernels."""
-        found, start = [], 0
+        """RBF-CKA without row i, for each of the kept rows, exact with the kernels' widths as they are."""
+        values, start = [], 0
         with full_precision(self.device):
             for left in self.chunks(self.dtype):
-                wanted = kept[start : start + len(left)].nonzero()[:, 0].to(self.device)
-                if len(wanted):
-                    own = start + wanted
-                    shares, carried = self._shares(left[wanted], own, sums)
-                    found.append(_without(sums, sums.rows[:, own].T, shares, carried))
+                rows = kept[start : start + len(left)].nonzero()[:, 0].to(self.device)
+                if len(rows):
+                    own = start + rows
+                    shares, carried = self._shares(left[rows], own, sums)
+                    values.append(_without(sums, sums.rows[:, own].T, shares, carried))
                 start += len(left)
-        return torch.cat(found)
+        return torch.cat(values)
 
     def _shares(self, rows: Tensor, own: Tensor, sums: KernelSums) -> tuple[Tensor, Tensor]:
         """For each row i, `Σ_j K^k_ij K^l_ij` and `Σ_j s^k_j K^l_ij`, s the sums of rows."""

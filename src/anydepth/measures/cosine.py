@@ -1,4 +1,4 @@
-"""Cosine between a row's states at every two depths, with its distribution over rows."""
+"""Cosine similarity of a row's states at every two depths: mean, quantiles and interval over rows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from anydepth.errors import MeasureError
 from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.hsic import normalised
+from anydepth.measures.engine.plan import no_temporary_space
 from anydepth.measures.engine.states import (
     StateMoments,
     States,
@@ -32,7 +32,7 @@ from anydepth.stats.jackknife import PartSums, Split
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cosines:
     """The distribution over rows of the cosine of every two depths.
 
@@ -40,7 +40,7 @@ class Cosines:
         mean: the paper's COS.
         std: standard deviation over rows (n - 1).
         quantiles: at `QUANTILES`, exact.
-        directionless: of each depth, the rows that are the zero vector there: they have no cosine, and leave NaN.
+        directionless: of each depth, the number of rows that are the zero vector there: they have no cosine.
         parts: sums over the parts of a split, if one was given.
     """
 
@@ -54,15 +54,15 @@ class Cosines:
 def cosine(
     states: States, *, centred: bool = True, location: StateMoments | None = None, split: Split | None = None
 ) -> Cosines:
-    """`<h_k, h_l> / (|h_k| |h_l|)` of each row, for every two depths, over all rows.
+    """Distribution over rows of the cosine `<h_k, h_l> / (|h_k| |h_l|)`, for every two depths.
 
     Arithmetic is float64. The values of all rows lie in a temporary file (4 bytes a row and pair, in `TMPDIR`), from
     which the quantiles are taken: memory does not grow with n.
 
     Args:
         states: of n rows at K depths.
-        centred: take the features' global mean off first, as a footnote of the paper says.
-        location: of the states, where it is known already.
+        centred: subtract the features' global mean first, as a footnote of the paper says.
+        location: of the states, where known.
         split: of the samples, for an interval of the mean.
 
     Returns:
@@ -73,7 +73,8 @@ def cosine(
         MeasureError: the temporary file cannot be written.
 
     Example:
-        >>> from anydepth.measures.engine.states import ArrayStates
+        >>> from anydepth.measures.engine.plan import no_temporary_space
+    from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(100, 8))
         >>> cosine(ArrayStates({"h0": x, "h1": 2 * x + 1})).mean[0, 1]
         np.float64(1.000)
@@ -88,17 +89,19 @@ def cosine(
     with TemporaryFile() as file:
         values = _Columns(file, states.count, len(upper[0]))
         for rows in states.chunks(size):
-            here = sample_ids(states.groups, running.count, running.count + len(rows))
+            samples = sample_ids(states.groups, running.count, running.count + len(rows))
             y = location.centre(rows) if centred and location is not None else rows
             cosines = pair_cosines(y, widths).cpu().numpy()
             values.write(running.count, cosines[:, upper[0], upper[1]])
             running.add(cosines)
             if parts is not None:
-                parts.add(parts.split.part_of(here), cosines)
+                parts.add(parts.split.part_of(samples), cosines)
         quantiles = np.broadcast_to(running.mean, (len(QUANTILES), *running.mean.shape)).copy()
         for pair, (a, b) in enumerate(zip(*upper, strict=True)):
             quantiles[:, a, b] = quantiles[:, b, a] = values.quantiles(pair)
-    return Cosines(running.mean, running.std, quantiles, running.directionless, parts)
+    return Cosines(
+        mean=running.mean, std=running.std, quantiles=quantiles, directionless=running.directionless, parts=parts
+    )
 
 
 def pair_cosines(rows: Float[Tensor, "b w"], widths: tuple[int, ...]) -> Float64[Tensor, "b k k"]:
@@ -144,7 +147,7 @@ class _Running:
 
 
 class _Columns:
-    """A matrix on disk, written by rows and read by columns, one after the other in the file."""
+    """A matrix in a file, written by rows and read by columns."""
 
     def __init__(self, file: IO[bytes], rows: int, columns: int) -> None:
         self.file, self.rows, self.columns = file, rows, columns
@@ -157,14 +160,10 @@ class _Columns:
                 self.file.write(entries.tobytes())
             self.file.flush()
         except OSError as error:
-            size = 4 * self.rows * self.columns // 2**20
-            raise MeasureError(
-                f"the cosines of every row need {size} MB in the folder for temporary files ({error.strerror}): "
-                "set TMPDIR to a roomier one"
-            ) from error
+            raise no_temporary_space("the cosines of every row", 4 * self.rows * self.columns, error) from error
 
     def quantiles(self, column: int) -> Float64[np.ndarray, " 5"]:
-        """At QUANTILES, interpolated linearly between neighbours; sorts the column in place as far as that needs."""
+        """Quantiles of a column, interpolated linearly; sorts it in place as far as needed."""
         values = self._mapped[column]
         ranks = np.array(QUANTILES) * (self.rows - 1)
         below, above = np.floor(ranks).astype(int), np.ceil(ranks).astype(int)
@@ -183,22 +182,22 @@ def cosine_similarity(run: MeasureContext, *, centred: bool) -> Similarity:
     """Mean cosine of all pairs of depths, with an interval over samples and quantiles."""
     states = run.states.during("cosine" if centred else "raw cosine")
     split = run.split(run.states.count) if states.groups is not None else None
-    found = cosine(states, centred=centred, location=run.location, split=split)
+    cosines = cosine(states, centred=centred, location=run.location, split=split)
     blank = run.location.blank
     notes = run.blank_notes
     if len(set(states.widths)) > 1:
         notes.append(f"cosine is undefined between depths of different widths {states.widths}")
     notes += [
         f"{run.named(depth)} is the zero vector in {rows} of {states.count} rows, which have no cosine"
-        for depth, rows in enumerate(found.directionless)
+        for depth, rows in enumerate(cosines.directionless)
         if rows and depth not in blank
     ]
     low = high = None
     if run.jackknife_groups is not None and states.count > 1:
-        error, freedom = found.std / np.sqrt(states.count), float(states.count - 1)
-        if found.parts is not None:
-            error, freedom = found.parts.error(states.count), found.parts.freedom
-        bounds = around(found.mean, error, freedom).clip(-1, 1)  # where no mean of cosines lies beyond
+        error, freedom = cosines.std / np.sqrt(states.count), float(states.count - 1)
+        if cosines.parts is not None:
+            error, freedom = cosines.parts.error(states.count), cosines.parts.freedom
+        bounds = around(cosines.mean, error, freedom).clip(-1, 1)  # where no mean of cosines lies beyond
         low, high = (run.block(undefined(blank, bound)) for bound in bounds)
-    mean, quantiles = (run.block(undefined(blank, values)) for values in (found.mean, found.quantiles))
-    return Similarity(mean, low, high, quantiles, notes=tuple(notes))
+    mean, quantiles = (run.block(undefined(blank, values)) for values in (cosines.mean, cosines.quantiles))
+    return Similarity(mean, low=low, high=high, quantiles=quantiles, notes=tuple(notes))

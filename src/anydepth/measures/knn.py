@@ -1,26 +1,22 @@
-"""Whether rows have the same nearest neighbours at two depths."""
+"""Similarity of depths by the nearest neighbours of rows: mutual kNN and CKNNA."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.neighbours import LEAST_ROWS, NEIGHBOUR_ROWS, NEIGHBOURS, Neighbours
 from anydepth.measures.measure import Similarity
-
-if TYPE_CHECKING:
-    from anydepth.measures.engine.context import MeasureContext
 
 
 def knn(run: MeasureContext) -> Similarity:
     """Mutual k nearest neighbours: `(1/m) Σ_i |N_k(i) ∩ N_l(i)| / 10`, N(i) the 10 nearest rows to row i at a depth.
 
-    Near is what has the largest cosine, seen from the mean of all rows; of equal ones, to 2^-40, the earlier row is
-    the nearer. In 0..1; a similarity; 10 / (m - 1) on average for unrelated depths. Not changed by an orthogonal map,
+    The nearest row has the largest cosine about the mean of all rows; of cosines equal to 2^-40, the earlier row is
+    nearer. In 0..1; a similarity; 10 / (m - 1) on average for unrelated depths. Not changed by an orthogonal map,
     a factor or a shift of either depth; changed by other linear maps. Over at most 10,000 rows, drawn at random,
-    since all pairs of them are looked at; it depends on their number: neighbours are nearer among more rows.
+    since all pairs of them are compared; it depends on their number: neighbours are nearer among more rows.
     Undefined for fewer than 12 rows, of which all are neighbours. Huh et al. 2024, without their removal of outliers,
     and centred.
 
@@ -31,7 +27,7 @@ def knn(run: MeasureContext) -> Similarity:
     for k, other in _pairs(run):
         first, second = run.neighbours[k], run.neighbours[other]
         values[k, other] = float(shared(first, second).sum()) / (sample.count * NEIGHBOURS)
-    return Similarity(run.block(run.filled(values, _own(run))), notes=_notes(run, "kNN"))
+    return Similarity(run.block(run.filled(values, _defined(run))), notes=_notes(run, "kNN"))
 
 
 def cknna(run: MeasureContext) -> Similarity:
@@ -45,7 +41,7 @@ def cknna(run: MeasureContext) -> Similarity:
     instead, and does not centre the rows).
     """
     values, sizes = dict[tuple[int, int], float](), dict[int, float]()
-    for depth in _own(run):
+    for depth in _defined(run):
         sizes[depth] = float((_above_average(run.neighbours[depth]) ** 2).sum())
     for k, other in _pairs(run):
         first, second = run.neighbours[k], run.neighbours[other]
@@ -53,25 +49,25 @@ def cknna(run: MeasureContext) -> Similarity:
             "nab,na,nb->", shared(first, second), _above_average(first), _above_average(second), optimize=True
         )
         values[k, other] = float(both) / (sizes[k] * sizes[other]) ** 0.5
-    return Similarity(run.block(run.filled(values, _own(run))), notes=_notes(run, "CKNNA"))
+    return Similarity(run.block(run.filled(values, _defined(run))), notes=_notes(run, "CKNNA"))
 
 
 def shared(first: Neighbours, second: Neighbours) -> Bool[np.ndarray, "m k k"]:
-    """For each row, which of its nearest at one depth is which at the other."""
+    """For each row, which of its nearest neighbours at one depth is which at the other."""
     same: Bool[np.ndarray, "m k k"] = first.rows[:, :-1, None] == second.rows[:, None, :-1]
     return same
 
 
-def _above_average(found: Neighbours) -> Float64[np.ndarray, "m k"]:
-    return np.asarray(found.cosines[:, :-1] - found.mean[:, None])
+def _above_average(neighbours: Neighbours) -> Float64[np.ndarray, "m k"]:
+    return np.asarray(neighbours.cosines[:, :-1] - neighbours.mean[:, None])
 
 
-def _own(run: MeasureContext) -> set[int]:
-    return {depth for depth, found in run.neighbours.items() if not found.directionless}
+def _defined(run: MeasureContext) -> set[int]:
+    return {depth for depth, neighbours in run.neighbours.items() if not neighbours.directionless}
 
 
 def _pairs(run: MeasureContext) -> list[tuple[int, int]]:
-    return [(k, other) for k, other in run.pairs if {k, other} <= _own(run)]
+    return [(k, other) for k, other in run.pairs if {k, other} <= _defined(run)]
 
 
 def _notes(run: MeasureContext, title: str) -> tuple[str, ...]:
@@ -80,9 +76,8 @@ def _notes(run: MeasureContext, title: str) -> tuple[str, ...]:
     if sample.count < LEAST_ROWS:
         notes.append(f"similarity by {title} is undefined for {sample.count} rows: it needs at least {LEAST_ROWS}")
     notes += [
-        f"similarity by {title} is undefined at {run.named(depth)}, which is the mean in {found.directionless} of "
-        f"{sample.count} rows: they have no direction"
-        for depth, found in run.neighbours.items()
-        if found.directionless
+        sample.directionless_note(title, run.named(depth), neighbours.directionless)
+        for depth, neighbours in run.neighbours.items()
+        if neighbours.directionless
     ]
     return tuple(notes)

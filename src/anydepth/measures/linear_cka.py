@@ -1,4 +1,4 @@
-"""Linear CKA between all pairs of depths: debiased, with an interval, or biased as it is usually computed."""
+"""Linear CKA of all pairs of depths: debiased with a jackknife interval, or biased."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import numpy as np
 from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.hsic import cka
 from anydepth.measures.measure import Similarity
-from anydepth.stats.intervals import around_correlation
 
 _FOURTH_POWERS = 250  # powers of two whose fourth powers, which the sums hold, float64 holds
 
@@ -26,11 +25,11 @@ def linear_cka(run: MeasureContext, *, debiased: bool) -> Similarity:
             for depth in np.flatnonzero(np.isnan(value.diagonal())).tolist()
             if depth not in blank
         ]
-    low = high = None
-    if debiased and parts is not None and len(parts.sizes) > 1:
-        low, high = map(run.block, around_correlation(value, parts.error(n), parts.freedom))
+    usable = debiased and parts is not None and len(parts.sizes) > 1
+    low, high = run.correlation_interval(value, parts if usable else None, n)
     moments = run.moments if run.first is None else None
     if moments is not None and any(run.exponents):
-        held = max(map(abs, run.exponents)) < _FOURTH_POWERS
-        moments = moments.scaled(tuple(-one for one in run.exponents)) if held else None  # of the states as they came
-    return Similarity(run.block(value), low, high, moments=moments, notes=tuple(notes))
+        # Back to the states as given, where float64 holds the sums.
+        representable = max(map(abs, run.exponents)) < _FOURTH_POWERS
+        moments = moments.scaled(tuple(-exponent for exponent in run.exponents)) if representable else None
+    return Similarity(run.block(value), low=low, high=high, moments=moments, notes=tuple(notes))

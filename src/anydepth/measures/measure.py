@@ -1,18 +1,16 @@
-"""What a measure is, as data, and what it gives."""
+"""A measure as data, and its result: `Measure` and `Similarity`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
 
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.moments import Moments
-
-if TYPE_CHECKING:
-    from anydepth.measures.engine.context import MeasureContext
 
 Invariance = Literal["orthogonal", "scaling", "translation", "permutation", "linear"]
 
@@ -27,18 +25,19 @@ INVARIANCES: dict[Invariance, str] = {
 
 @dataclass(frozen=True)
 class Similarity:
-    """One measure over pairs of depths: all pairs of one model's, or those of one model with those of another.
+    """Values of one measure for pairs of depths: all pairs of one model's, or each of one with each of another's.
 
     Attributes:
         value: (K, K), or (K_a, K_b) across models; NaN where undefined.
         low: lower end of the 95 % interval, where the measure has one.
         high: upper end.
         quantiles: distribution over rows at `cosine.QUANTILES`, of the cosines.
-        moments: mergeable sums the value follows from, of CKA by the covariance route.
-        notes: what is blank and why, and the route taken.
+        moments: mergeable sums, of CKA by the covariance route.
+        notes: which depths are blank and why, and the route of the computation.
     """
 
     value: Float64[np.ndarray, "a b"]
+    _: KW_ONLY
     low: Float64[np.ndarray, "a b"] | None = None
     high: Float64[np.ndarray, "a b"] | None = None
     quantiles: Float64[np.ndarray, "5 a b"] | None = None
@@ -51,14 +50,14 @@ class Measure:
     """A measure of how alike two depths are. Its exact definition is the docstring of `of`, and in docs/measures.md.
 
     Attributes:
-        name: by which it is asked for.
-        title: what it is called in running text.
-        of: from what the measures of one call share to the values.
+        name: in lists of measures.
+        title: in running text.
+        of: computes the values from the shared state of a call.
         range: least and greatest value.
-        invariances: what may be done to either of the two depths, by itself, without changing the value: keys of
-            `INVARIANCES`. Those that are not named do change it.
-        interval: how its 95 % interval comes about, in a few words; empty where it has none.
-        source: where it is from.
+        invariances: transformations of either of the two depths that do not change the value, keys of
+            `INVARIANCES`; the others do change it.
+        interval: method of the 95 % interval; empty where there is none.
+        source: publications.
         kind: a similarity is larger for what is more alike, and 1 for a depth with itself.
         symmetric: whether exchanging the two depths leaves the value.
     """
@@ -66,6 +65,7 @@ class Measure:
     name: str
     title: str
     of: Callable[[MeasureContext], Similarity]
+    _: KW_ONLY
     range: tuple[int, int]
     invariances: frozenset[Invariance]
     source: str

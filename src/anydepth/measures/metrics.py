@@ -1,4 +1,4 @@
-"""CKA and cosine as torchmetrics: synchronised across ranks, logged, checkpointed and reset like any other."""
+"""CKA and cosine as `torchmetrics.Metric`s: synchronised across ranks, logged, checkpointed and reset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from anydepth.measures.engine.precision import full_precision
 
 
 class CKA(Metric):
-    """Linear CKA of all pairs of depths over everything seen; see `anydepth.measures.engine.hsic.cka`.
+    """Linear CKA of all pairs of depths over all rows so far; see `anydepth.measures.engine.hsic.cka`.
 
     The state is one vector of float64 sums, `4 (ΣD)²` bytes. Each update touches all of it: large batches are cheaper.
 
@@ -65,7 +65,7 @@ class CKA(Metric):
 
 
 class Cosine(Metric):
-    """Mean raw cosine between every two depths of a row, over everything seen; see `pair_cosines`.
+    """Mean raw cosine between every two depths of a row, over all rows so far; see `pair_cosines`.
 
     Centred cosine needs the global mean before the first row: use `anydepth.measures.similarities` on kept states.
 
@@ -105,5 +105,5 @@ class Cosine(Metric):
 
 
 def merge_stacked(widths: tuple[int, ...], data: Float64[Tensor, "r m"]) -> Float64[Tensor, " m"]:
-    """Merge the sums of several ranks, stacked."""
-    return reduce(merge, [Moments(widths, each) for each in data]).data
+    """Merge the stacked sums of several ranks."""
+    return reduce(merge, [Moments(widths, sums) for sums in data]).data

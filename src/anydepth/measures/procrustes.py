@@ -1,16 +1,12 @@
-"""How far two depths coincide after the best rotation."""
+"""Orthogonal Procrustes similarity: how far two depths coincide after the best rotation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from anydepth.measures.engine.context import MeasureContext
 from anydepth.measures.engine.wide import rotated
 from anydepth.measures.measure import Similarity
-
-if TYPE_CHECKING:
-    from anydepth.measures.engine.context import MeasureContext
 
 
 def procrustes(run: MeasureContext) -> Similarity:
@@ -27,7 +23,7 @@ def procrustes(run: MeasureContext) -> Similarity:
     size = (run.location.variance * run.location.count).sqrt().tolist()
     values = {
         (k, other): float(torch.linalg.svdvals(cross).sum()) / (size[k] * size[other])
-        for found in rotated(run) or run.products
-        for (k, other), cross in found.products.items()
+        for tile in rotated(run) or run.products
+        for (k, other), cross in tile.products.items()
     }
     return Similarity(run.block(run.filled(values, set(run.whole))), notes=tuple(run.blank_notes))

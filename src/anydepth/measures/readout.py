@@ -1,4 +1,4 @@
-"""What the readout says of each row: prediction, confidence, entropy, cross-entropy; and what follows by depth."""
+"""Logit-lens statistics: prediction, top probability, entropy and cross-entropy of each row; saturation by depth."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ PIECE, PIECE_ELSEWHERE = 2**20, 2**26
 _IMPOSSIBLE = -1e4  # below the largest logit: its exponential is 0 in every dtype, and 0 times it is 0, as 0 · log 0 is
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReadoutRows:
-    """One short row per sample and depth; all that is kept of its logits.
-
-    All on the CPU.
+    """Statistics of the logits of each row at one depth, on the CPU.
 
     Attributes:
         prediction: the top class; the first of several equal ones, -1 where the logits hold NaN.
@@ -41,10 +39,6 @@ def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | N
 
     Exponentials are float32 or better whatever the logits' dtype, taken below the largest logit, and summed in float64.
     A few rows at a time are converted.
-
-    Args:
-        logits: of C classes.
-        labels: the true classes.
 
     Raises:
         LabelError: a label outside 0..C-1.
@@ -66,16 +60,21 @@ def readout_rows(logits: Float[Tensor, "n c"], labels: Integer[Tensor, " n"] | N
     step = max(1, (PIECE if logits.device.type == "cpu" else PIECE_ELSEWHERE) // classes)
     for start in range(0, max(len(logits), 1), step):
         rows = logits[start : start + step].detach()
-        pieces.append(_rows(rows, None if labels is None else labels[start : start + step]))
+        pieces.append(_statistics(rows, None if labels is None else labels[start : start + step]))
     prediction, confidence, entropy, nats = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return ReadoutRows(prediction, confidence, entropy, None if labels is None else nats)
+    return ReadoutRows(
+        prediction=prediction,
+        confidence=confidence,
+        entropy=entropy,
+        cross_entropy=None if labels is None else nats,
+    )
 
 
-def _rows(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _statistics(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     logits = logits.float() if logits.dtype != torch.float64 else logits
     top, prediction = logits.max(dim=1)
     below = logits - top[:, None]
-    # What is left is short, and goes on in float64 on the CPU: MPS has none.
+    # What remains is one number a row, in float64 on the CPU: MPS has no float64.
     at_label = None if labels is None else below.gather(1, labels.long()[:, None])[:, 0].cpu().double()
     below.clamp_(min=_IMPOSSIBLE)
     weights = below.exp()
@@ -91,20 +90,20 @@ def saturation_depth(
 ) -> Int64[np.ndarray, " n"]:
     """The first depth in 1..L from which on the prediction is the final one (the paper's saturation layer).
 
-    Labels play no part; L means the answer was not settled before the end.
+    Labels play no part; L means that the answer did not saturate before the end.
 
     Args:
         predictions: of each row at the depths 0..L.
-        blank: depths that predict nothing: no answer settles there, and none is kept from settling before.
+        blank: depths without a prediction, which are passed over.
 
     Example:
         >>> saturation_depth(np.array([[7, 3, 7, 7], [3, 7, 7, 3]]))
         array([2, 3])
     """
-    settled = predictions[:, 1:] == predictions[:, -1:]
+    final = predictions[:, 1:] == predictions[:, -1:]
     if blank is not None:
-        settled |= blank[1:]
-    trailing = np.logical_and.accumulate(settled[:, ::-1], axis=1).sum(axis=1)
+        final |= blank[1:]
+    trailing = np.logical_and.accumulate(final[:, ::-1], axis=1).sum(axis=1)
     depths: Int64[np.ndarray, " n"] = (predictions.shape[1] - trailing).astype(np.int64)
     if blank is None:
         return depths
@@ -113,11 +112,7 @@ def saturation_depth(
 
 
 def saturation_histogram(saturation: Int64[np.ndarray, " n"], depth: int) -> Int64[np.ndarray, " k"]:
-    """How many rows saturate at each depth 0..L; none does at 0.
-
-    Args:
-        saturation: depth of each row, in 1..L.
-        depth: L.
+    """Number of rows that saturate at each depth 0..L = `depth`; none does at 0.
 
     Example:
         >>> saturation_histogram(np.array([2, 3, 3]), depth=3)
@@ -127,7 +122,7 @@ def saturation_histogram(saturation: Int64[np.ndarray, " n"], depth: int) -> Int
 
 
 def correct_from_here(correct: Bool[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k"]:
-    """Whether each row is right at a depth and at every later one.
+    """Whether each row is correct at a depth and at every later one.
 
     Example:
         >>> correct_from_here(np.array([[True, False, True]]))
@@ -137,7 +132,7 @@ def correct_from_here(correct: Bool[np.ndarray, "n k"]) -> Bool[np.ndarray, "n k
 
 
 def stays_correct(correct: Bool[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]:
-    """Of the rows right at a depth, the share that is right at every later depth too.
+    """Of the rows correct at a depth, the share that is correct at every later depth, too.
 
     Returns:
         (K,) in 0..1; 1 at the last depth; NaN where no row is right.
@@ -146,12 +141,12 @@ def stays_correct(correct: Bool[np.ndarray, "n k"]) -> Float64[np.ndarray, " k"]
         >>> stays_correct(np.array([[True, False, True], [True, True, True]]))
         array([0.5, 1. , 1. ])
     """
-    stays = correct_from_here(correct).sum(axis=0)
+    correct_later = correct_from_here(correct).sum(axis=0)
     right = correct.sum(axis=0)
-    return np.asarray(np.divide(stays, right, out=np.full(len(right), np.nan), where=right > 0))
+    return np.asarray(np.divide(correct_later, right, out=np.full(len(right), np.nan), where=right > 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassTable:
     """Readout statistics by class, over the classes that occur.
 
@@ -159,7 +154,7 @@ class ClassTable:
         label: the classes, ascending.
         count: rows of each.
         accuracy: of its rows, at each depth.
-        saturated: share of its rows whose prediction is settled at each depth.
+        saturated: share of its rows that have saturated by each depth.
     """
 
     label: Int64[np.ndarray, " c"]
@@ -173,12 +168,7 @@ def by_class(
     predictions: Integer[np.ndarray, "n k"],
     blank: Bool[np.ndarray, " k"] | None = None,
 ) -> ClassTable:
-    """Accuracy and settled answers by class and depth.
-
-    Args:
-        labels: the true classes.
-        predictions: of each row at the depths 0..L.
-        blank: depths that predict nothing, whose accuracy is NaN.
+    """Accuracy and share of saturated rows by class and depth; accuracy is NaN at blank depths.
 
     Example:
         >>> table = by_class(np.array([0, 1, 1]), np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1]]))
@@ -186,11 +176,11 @@ def by_class(
         array([[1. , 1. , 1. ], [0.5, 0.5, 1. ]])
     """
     label, index, count = np.unique(labels, return_inverse=True, return_counts=True)
-    settled = saturation_depth(predictions, blank)[:, None] <= np.arange(predictions.shape[1])
     sums = np.zeros((2, len(label), predictions.shape[1]))
     np.add.at(sums[0], index, predictions == labels[:, None])
-    np.add.at(sums[1], index, settled)
+    np.add.at(sums[1], index, saturation_depth(predictions, blank)[:, None] <= np.arange(predictions.shape[1]))
     accuracy, saturated = sums / count[:, None]
     if blank is not None:
         accuracy[:, blank] = np.nan
-    return ClassTable(label.astype(np.int64), count.astype(np.int64), accuracy, saturated)
+    label, count = label.astype(np.int64), count.astype(np.int64)
+    return ClassTable(label=label, count=count, accuracy=accuracy, saturated=saturated)

@@ -1,4 +1,4 @@
-"""Similarity of depths by several measures at once, sharing what they share: within a model, or across two."""
+"""Similarity of all pairs of depths by several measures at once, and the table of measures."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def similarities(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Similarity]:
-    """Measure how alike all pairs of depths are, of one model or of two; memory does not grow with the rows' number.
+    """Similarity of all pairs of depths, of one model or across two, by one or more measures.
 
-    Over all rows, but for measures that look at all pairs of rows: they say in the notes how many rows they took. A
-    depth that is constant or not finite is NaN in its row and column, and named in the notes.
+    Over all rows, in memory that does not grow with their number; measures of all pairs of rows draw a sample, whose
+    size is in the notes. A depth that is constant or not finite is NaN in its row and column, and named in the notes.
 
     Args:
         states: of n rows at K depths.
         measures: names from `MEASURES`.
-        other: of another model for the same n rows in the same order; each depth of the first is then compared with
-            each of the second. Numbers of depths and widths may differ.
+        other: states of another model for the same n rows in the same order; each depth of the first is then compared
+            with each of the second. Numbers of depths and widths may differ.
         jackknife_groups: parts into which whole samples are dealt for the 95 % intervals; None for no intervals.
         memory: bytes that may be used; by default half of what is free.
-        mergeable: have CKA leave sums that can be merged, at any cost that fits in memory.
-        seed: of the dealing of samples into parts.
-        device: where the products are made.
+        mergeable: give sums of CKA that can be merged, at any cost that fits in memory.
+        seed: of the split into parts, and of samples of rows.
+        device: where matrix products are computed.
         progress: called with rows done, rows in all, and what is being done.
 
     Returns:
@@ -70,8 +70,8 @@ def similarities(
     Example:
         >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(200, 8))
-        >>> found = similarities(ArrayStates({"h0": x, "h1": x @ np.diag(np.arange(8.0))}), ["cosine", "cka"])
-        >>> found["cosine"].value[0, 1].round(2), found["cka"].value[0, 1].round(2)
+        >>> results = similarities(ArrayStates({"h0": x, "h1": x @ np.diag(np.arange(8.0))}), ["cosine", "cka"])
+        >>> results["cosine"].value[0, 1].round(2), results["cka"].value[0, 1].round(2)
         (np.float64(0.85), np.float64(0.75))
     """
     check_measures(measures)
@@ -86,115 +86,110 @@ def similarities(
         if any(exponents):
             every, location = ScaledStates(every, exponents), location.scaled(exponents, every.widths)
         run = MeasureContext(
-            ReportedStates(every, device, progress),
-            location,
-            exponents,
-            None if other is None else len(states.widths),
-            "cka" in measures,
-            jackknife_groups,
-            allowed,
-            mergeable,
-            seed,
+            states=ReportedStates(every, device, progress),
+            location=location,
+            exponents=exponents,
+            first=None if other is None else len(states.widths),
+            intervals_of_cka="cka" in measures,
+            jackknife_groups=jackknife_groups,
+            memory=allowed,
+            mergeable=mergeable,
+            seed=seed,
         )
         return {name: MEASURES[name].of(run) for name in measures}
 
 
 _RIGID: frozenset[Invariance] = frozenset({"orthogonal", "scaling", "translation", "permutation"})
 
-MEASURES: Mapping[str, Measure] = MappingProxyType(
-    {
-        measure.name: measure
-        for measure in (
-            Measure(
-                "cosine",
-                "cosine",
-                lambda run: cosine_similarity(run, centred=True),
-                range=(-1, 1),
-                invariances=frozenset({"scaling", "translation"}),
-                interval="t over samples",
-                source="Jiang, Zhou, Zhu 2025",
-            ),
-            Measure(
-                "cosine_raw",
-                "cosine, not centred",
-                lambda run: cosine_similarity(run, centred=False),
-                range=(-1, 1),
-                invariances=frozenset({"scaling"}),
-                interval="t over samples",
-                source="Jiang, Zhou, Zhu 2025",
-            ),
-            Measure(
-                "cka",
-                "CKA, debiased",
-                lambda run: linear_cka(run, debiased=True),
-                range=(-1, 1),
-                invariances=_RIGID,
-                interval="jackknife over samples",
-                source="Kornblith et al. 2019; Song et al. 2012",
-            ),
-            Measure(
-                "cka_biased",
-                "CKA, biased",
-                lambda run: linear_cka(run, debiased=False),
-                range=(0, 1),
-                invariances=_RIGID,
-                source="Kornblith et al. 2019",
-            ),
-            Measure(
-                "cca",
-                "mean CCA",
-                _mean_cca,
-                range=(0, 1),
-                invariances=_RIGID | {"linear"},
-                source="Hotelling 1936; Raghu et al. 2017",
-            ),
-            Measure("svcca", "SVCCA", svcca, range=(0, 1), invariances=_RIGID, source="Raghu et al. 2017"),
-            Measure(
-                "pwcca",
-                "projection-weighted CCA",
-                pwcca,
-                range=(0, 1),
-                invariances=_RIGID - {"orthogonal"},
-                source="Morcos, Raghu, Bengio 2018",
-                symmetric=False,
-            ),
-            Measure(
-                "procrustes",
-                "Procrustes similarity",
-                procrustes,
-                range=(0, 1),
-                invariances=_RIGID,
-                source="Schönemann 1966; Ding et al. 2021; Williams et al. 2021",
-            ),
-            Measure(
-                "rsa",
-                "RSA",
-                rsa,
-                range=(-1, 1),
-                invariances=_RIGID,
-                interval="jackknife over samples",
-                source="Kriegeskorte, Mur, Bandettini 2008",
-            ),
-            Measure(
-                "knn", "mutual nearest neighbours", knn, range=(0, 1), invariances=_RIGID, source="Huh et al. 2024"
-            ),
-            Measure(
-                "cka_rbf",
-                "CKA, Gaussian kernel",
-                cka_rbf,
-                range=(-1, 1),
-                invariances=_RIGID,
-                interval="jackknife over samples",
-                source="Kornblith et al. 2019; Song et al. 2012",
-            ),
-            Measure("cknna", "CKNNA", cknna, range=(-1, 1), invariances=_RIGID, source="Huh et al. 2024"),
-        )
-    }
+_MEASURES = (
+    Measure(
+        "cosine",
+        "cosine",
+        lambda run: cosine_similarity(run, centred=True),
+        range=(-1, 1),
+        invariances=frozenset({"scaling", "translation"}),
+        interval="t over samples",
+        source="Jiang, Zhou, Zhu 2025",
+    ),
+    Measure(
+        "cosine_raw",
+        "cosine, not centred",
+        lambda run: cosine_similarity(run, centred=False),
+        range=(-1, 1),
+        invariances=frozenset({"scaling"}),
+        interval="t over samples",
+        source="Jiang, Zhou, Zhu 2025",
+    ),
+    Measure(
+        "cka",
+        "CKA, debiased",
+        lambda run: linear_cka(run, debiased=True),
+        range=(-1, 1),
+        invariances=_RIGID,
+        interval="jackknife over samples",
+        source="Kornblith et al. 2019; Song et al. 2012",
+    ),
+    Measure(
+        "cka_biased",
+        "CKA, biased",
+        lambda run: linear_cka(run, debiased=False),
+        range=(0, 1),
+        invariances=_RIGID,
+        source="Kornblith et al. 2019",
+    ),
+    Measure(
+        "cca",
+        "mean CCA",
+        _mean_cca,
+        range=(0, 1),
+        invariances=_RIGID | {"linear"},
+        source="Hotelling 1936; Raghu et al. 2017",
+    ),
+    Measure("svcca", "SVCCA", svcca, range=(0, 1), invariances=_RIGID, source="Raghu et al. 2017"),
+    Measure(
+        "pwcca",
+        "projection-weighted CCA",
+        pwcca,
+        range=(0, 1),
+        invariances=_RIGID - {"orthogonal"},
+        source="Morcos, Raghu, Bengio 2018",
+        symmetric=False,
+    ),
+    Measure(
+        "procrustes",
+        "Procrustes similarity",
+        procrustes,
+        range=(0, 1),
+        invariances=_RIGID,
+        source="Schönemann 1966; Ding et al. 2021; Williams et al. 2021",
+    ),
+    Measure(
+        "rsa",
+        "RSA",
+        rsa,
+        range=(-1, 1),
+        invariances=_RIGID,
+        interval="jackknife over samples",
+        source="Kriegeskorte, Mur, Bandettini 2008",
+    ),
+    Measure("knn", "mutual nearest neighbours", knn, range=(0, 1), invariances=_RIGID, source="Huh et al. 2024"),
+    Measure(
+        "cka_rbf",
+        "CKA, Gaussian kernel",
+        cka_rbf,
+        range=(-1, 1),
+        invariances=_RIGID,
+        interval="jackknife over samples",
+        source="Kornblith et al. 2019; Song et al. 2012",
+    ),
+    Measure("cknna", "CKNNA", cknna, range=(-1, 1), invariances=_RIGID, source="Huh et al. 2024"),
 )
+
+MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _MEASURES})
 
 
 def check_measures(measures: Sequence[str]) -> None:
-    """See that all measures have known names.
+    """Check that all measures have known names.
 
     Raises:
         MeasureError: one has not.

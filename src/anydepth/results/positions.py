@@ -5,7 +5,7 @@ Nothing is run again: everything follows from the answers that a trace has, fres
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +204,7 @@ def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.nda
         tokens = len(np.unique(rows.label[own][rows.label[own] >= 0]))
         bands.append(Band(int(ends[index]) + 1, last, len(own), len(np.unique(text[own])), tokens))
         found.append(_estimates(trace, own, text[own]))
-    values = {name: _stacked([one[name] for one in found]) for name in found[0]}
+    values = {name: Estimate.stack([one[name] for one in found]) for name in found[0]}
     depth = values.pop("saturation")
     inside = Estimate(depth.value, depth.low.clip(1, trace.depth), depth.high.clip(1, trace.depth))
     return BandedStatistics(bands=tuple(bands), values=values, saturation=inside)
@@ -234,7 +234,3 @@ def _columns(trace: TraceData, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[
     depth = part.saturation_depth[:, None]
     yield "saturation", depth.astype(np.float64)
     yield "settled", (depth <= np.arange(trace.depth + 1)).astype(np.float64)
-
-
-def _stacked(found: Sequence[Estimate]) -> Estimate:
-    return Estimate(*(np.stack([getattr(one, end) for one in found]) for end in ("value", "low", "high")))

@@ -184,7 +184,7 @@ class TraceData:
             return intervals.t_interval(values, groups, confidence).clip(0, 1 if name == "confidence" else None)
         if groups is None:
             return intervals.wilson((values * counted).sum(0), counted.sum(0), confidence)
-        sums, counts = (intervals.sums_by_group(rows, groups) for rows in (values * counted, counted))
+        sums, counts = (intervals.sums_and_sizes(rows, groups)[0] for rows in (values * counted, counted))
         return intervals.share_interval(sums, counts, confidence)
 
     def per_answer(self, name: str) -> Float64[np.ndarray, "n k"]:

@@ -1,4 +1,4 @@
-"""How well similarity measures agree: correlation over pairs of depths, whose interval knows pairs share depths."""
+"""Agreement of similarity measures: their correlation over pairs of depths, with a jackknife interval over depths."""
 
 from __future__ import annotations
 
@@ -31,19 +31,14 @@ class Agreement:
 
 
 def agreement(a: Matrix, b: Matrix, confidence: float = 0.95) -> Agreement:
-    """Pearson's and Spearman's coefficient between two measures, over pairs of different depths.
+    """Pearson's and Spearman's correlation of two measures over pairs of different depths.
 
     The interval is a jackknife over depths on Fisher's z: a pair shares its depths with 2K - 4 others, so treating
-    pairs as independent draws would make the interval far too narrow. It answers what another choice of depths would
-    have given, not what other samples would. Where leaving a depth out makes a coefficient perfect, artanh has no
-    value: it counts as the rank correlation half-way to one exchange of neighbours, 1 - 6 / (p (p² - 1)) of p pairs.
+    pairs as independent draws would make the interval far too narrow. It is over other choices of depths, not
+    over other samples. Where leaving a depth out makes a coefficient perfect, artanh has no value: it counts as the
+    rank correlation half-way to one exchange of neighbours, 1 - 6 / (p (p² - 1)) of p pairs.
 
-    Of a measure that is not symmetric a pair counts once, with the mean of its two values.
-
-    Args:
-        a: one measure, (K, K); NaN where undefined.
-        b: the other.
-        confidence: of the intervals.
+    Of a measure that is not symmetric a pair counts once, with the mean of its two values. NaN is undefined.
 
     Example:
         >>> a = np.array([[1.0, 0.9, 0.5, 0.1], [0.9, 1.0, 0.8, 0.4], [0.5, 0.8, 1.0, 0.7], [0.1, 0.4, 0.7, 1.0]])
@@ -59,39 +54,31 @@ def agreement(a: Matrix, b: Matrix, confidence: float = 0.95) -> Agreement:
 
 
 def agreements(similarity: Mapping[str, Matrix], confidence: float = 0.95) -> dict[tuple[str, str], Agreement]:
-    """The agreement of every two measures.
-
-    Args:
-        similarity: measures by name, each as in `agreement`.
-        confidence: of the intervals.
-
-    Returns:
-        By the names of two measures, in the order they came in.
+    """The agreement of every two measures, by their names; see `agreement`.
 
     Example:
         >>> a = np.array([[1.0, 0.9, 0.5, 0.1], [0.9, 1.0, 0.8, 0.4], [0.5, 0.8, 1.0, 0.7], [0.1, 0.4, 0.7, 1.0]])
-        >>> found = agreements({"cosine": a, "cka": a**3, "knn": 1 - a})
-        >>> list(found)
+        >>> by_names = agreements({"cosine": a, "cka": a**3, "knn": 1 - a})
+        >>> list(by_names)
         [('cosine', 'cka'), ('cosine', 'knn'), ('cka', 'knn')]
-        >>> found["cosine", "knn"].spearman[0]
+        >>> by_names["cosine", "knn"].spearman[0]
         -1.0
     """
     return {
-        (one, other): agreement(similarity[one], similarity[other], confidence)
-        for one, other in combinations(similarity, 2)
+        (first, second): agreement(similarity[first], similarity[second], confidence)
+        for first, second in combinations(similarity, 2)
     }
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The pairs of different depths of which both measures are defined: x is the one, y the other."""
+    """Values x and y of two measures over the pairs (first, second) of depths at which both are defined."""
 
     x: Float64[np.ndarray, " p"]
     y: Float64[np.ndarray, " p"]
     first: Int64[np.ndarray, " p"]
     second: Int64[np.ndarray, " p"]
     depths: Int64[np.ndarray, " m"]
-    """Those that are not blank."""
 
     @classmethod
     def of(cls, a: Matrix, b: Matrix) -> _Pairs:
@@ -103,7 +90,7 @@ class _Pairs:
         return len(self.x)
 
     def without(self, depth: int) -> tuple[Float64[np.ndarray, " q"], Float64[np.ndarray, " q"]]:
-        """Both measures over the pairs that a depth has no part in."""
+        """Both measures over the pairs without a depth."""
         kept = (self.first != depth) & (self.second != depth)
         return self.x[kept], self.y[kept]
 
@@ -121,14 +108,14 @@ def _rank_correlation(x: Float64[np.ndarray, " p"], y: Float64[np.ndarray, " p"]
 
 
 def _almost_in_order(pairs: int) -> float:
-    """Between a perfect rank correlation and that of one exchange of neighbours, 1 - 12 / (p (p² - 1))."""
+    """Half-way from a perfect rank correlation to that of one exchange of neighbours, 1 - 12 / (p (p² - 1))."""
     return 1 - 6 / (pairs * (pairs**2 - 1)) if pairs > _LEAST_PAIRS else float("nan")
 
 
 def _with_interval(
     paired: _Pairs, coefficient: Callable[..., float], most: float, confidence: float
 ) -> tuple[float, float, float]:
-    """A coefficient with its jackknife over depths; without one, a coefficient of 1 counts as `most`."""
+    """A coefficient with its jackknife interval over depths, in which a coefficient of 1 counts as `most`."""
     value = coefficient(paired.x, paired.y)
     without = np.array([coefficient(*paired.without(int(depth))) for depth in paired.depths])
     if not np.isfinite(value) or not np.isfinite(without).all():

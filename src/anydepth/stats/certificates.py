@@ -1,12 +1,11 @@
-"""What a finite sample can promise of stopping early: exact tests, one after the other along a path stated beforehand.
+"""Certificates for early exit: exact binomial tests of the failure rate, along a path of candidates fixed beforehand.
 
-A loss of 0 or 1 is looked at on n samples, drawn independently from where new inputs will come from. If its
-probability is more than the tolerance, then the chance of seeing as few failures as were seen is at most the binomial
-p-value, exactly. Candidates are tested along a path fixed before the data are looked at, and testing stops at the
-first that fails: so all that pass hold together with the stated confidence, with no price for their number (fixed
-sequence testing; Learn then Test, arXiv:2110.01052).
+A loss of 0 or 1 is counted on n calibration samples, drawn independently like new inputs. If its probability is more
+than the tolerance, then the chance of so few failures is at most the binomial p-value, exactly. Candidates are tested
+in an order fixed before the data are looked at, and testing stops at the first that fails: so all that pass hold
+together with the stated confidence, whatever their number (fixed sequence testing; Learn then Test, arXiv:2110.01052).
 
-Copies of a sample are not drawn independently, so each content counts once. Where copies say how often an input comes
+Copies of a sample are not drawn independently, so each content counts once. Where copies tell how often an input comes
 up, leaving them out would hide a frequent one that fails: so the share of all rows, copies too, must pass as well.
 """
 
@@ -23,23 +22,23 @@ from jaxtyping import Bool, Int64, Integer, Shaped
 from anydepth.errors import CertificateError
 
 Against = Literal["model", "labels"]
-"""What an early answer is held against: the full model's answer, or the labels."""
+"""What an early answer is compared with: the full model's answer, or the labels."""
 
 _EVENT = {"model": "answer ≠ full model's", "labels": "answer wrong where the full model's is right"}
 _COUNTED = {"model": "differ", "labels": "are wrong there"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What is promised, of what, and on what grounds.
+    """Guarantee that the probability of a failure is at most the tolerance, with the test behind it.
 
     Attributes:
         against: "model" or "labels".
-        tolerance: the probability of a failure that is promised not to be exceeded.
-        confidence: of the promise, over the draw of the samples it was tested on.
-        samples: how many those were.
-        failures: on how many of them it failed.
-        p_value: of the test; at most 1 - confidence.
+        tolerance: maximum probability of a failure, α.
+        confidence: level of the guarantee over the draw of the calibration samples, 1 - δ.
+        samples: number of calibration samples.
+        failures: how many of them failed.
+        p_value: of the exact binomial test; at most 1 - confidence.
     """
 
     against: str
@@ -50,28 +49,22 @@ class Certificate:
     p_value: float
 
     def __str__(self) -> str:
-        seen = f"{self.failures:,} of {self.samples:,} calibration samples {counted(self.against)}"
+        counts = f"{self.failures:,} of {self.samples:,} calibration samples {counted(self.against)}"
         return (
             f"certified at {100 * self.confidence:.3g} % confidence: P({_EVENT[self.against]}) ≤ "
-            f"{100 * self.tolerance:.3g} % ({seen}, exact binomial p = {self.p_value:.2g}; assumes new inputs drawn "
+            f"{100 * self.tolerance:.3g} % ({counts}, exact binomial p = {self.p_value:.2g}; assumes new inputs drawn "
             "like these)"
         )
 
 
 def counted(against: str) -> str:
-    """What samples that fail do, as a verb: "differ", or "are wrong there"."""
+    """The verb for samples that fail: "differ" from the model's answer, or "are wrong there" by the labels."""
     return _COUNTED[against]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """How many of some samples fail.
-
-    Attributes:
-        name: of these samples: a class, or a part of the data.
-        samples: how many they are.
-        failures: how many of them fail.
-    """
+    """Number of failures among the samples of a class, or of a part of the data."""
 
     name: str
     samples: int
@@ -103,14 +96,9 @@ class Failures:
 
 
 def p_value(failures: int, samples: int, tolerance: float) -> float:
-    """The chance of at most so many failures if each sample fails with the probability `tolerance`.
+    """Exact binomial p-value: the chance of at most so many failures if each sample fails with probability `tolerance`.
 
-    Exact, and right for any larger probability too: a valid p-value of "it fails more often than the tolerance".
-
-    Args:
-        failures: seen, 0..samples.
-        samples: looked at.
-        tolerance: in (0, 1).
+    It bounds the chance for any larger probability too: a valid p-value of "it fails more often than the tolerance".
 
     Example:
         >>> round(p_value(0, 299, 0.01), 4), round(p_value(0, 298, 0.01), 4)
@@ -122,7 +110,7 @@ def p_value(failures: int, samples: int, tolerance: float) -> float:
 
 
 def least_samples(tolerance: float, confidence: float) -> int:
-    """How many samples it takes to promise anything at all: with no failure among them.
+    """The minimum number of samples for a certificate: enough if none of them fails.
 
     Example:
         >>> least_samples(0.01, 0.95), least_samples(0.05, 0.95)
@@ -140,12 +128,7 @@ def least_samples(tolerance: float, confidence: float) -> int:
 
 
 def most_failures(samples: int, tolerance: float, confidence: float) -> int:
-    """How many of as many samples may fail for a promise still to be made; -1 if not even none.
-
-    Args:
-        samples: that certify.
-        tolerance: see `certified`.
-        confidence: likewise.
+    """The maximum number of failures among so many samples that still gives a certificate; -1 if none does.
 
     Example:
         >>> most_failures(1000, 0.01, 0.95), most_failures(299, 0.01, 0.95), most_failures(298, 0.01, 0.95)
@@ -159,49 +142,44 @@ def most_failures(samples: int, tolerance: float, confidence: float) -> int:
 def certified(
     failures: Iterable[int], samples: int, *, against: str, tolerance: float, confidence: float
 ) -> list[Certificate]:
-    """Test candidates in order until one fails.
+    """Certificates of the candidates that pass, tested in order up to the first that fails.
 
-    Args:
-        failures: of each candidate on the same samples, along a path that was fixed before they were looked at, from
-            the safest on.
-        samples: how many those are.
-        against: "model" or "labels".
-        tolerance: the probability of failure that must not be exceeded, in (0, 1).
-        confidence: with which all that pass hold together, in (0, 1).
-
-    Returns:
-        A certificate for each candidate up to the first that could not be certified; none if that is the first.
+    `failures` are those of each candidate on the same samples, the safest first, in an order fixed before looking at
+    them. `confidence` is the level of all certificates together.
 
     Raises:
-        CertificateError: a level outside (0, 1), something unknown to hold answers against, or too few samples.
+        CertificateError: a level outside (0, 1), an unknown `against`, or too few samples.
 
     Example:
-        >>> found = certified([0, 3, 40, 2], 1000, against="model", tolerance=0.01, confidence=0.95)
-        >>> [one.failures for one in found]
+        >>> certificates = certified([0, 3, 40, 2], 1000, against="model", tolerance=0.01, confidence=0.95)
+        >>> [certificate.failures for certificate in certificates]
         [0, 3]
     """
     check_against(against)
-    if samples < (needed := least_samples(tolerance, confidence)):
-        raise CertificateError(
-            f"there are {samples:,} samples, and to promise {tolerance:.3g} with {confidence:.3g} confidence takes at "
-            f"least {needed:,}, even without a failure: get {needed - samples:,} more, or raise the tolerance"
-        )
-    found = []
+    require_samples(samples, tolerance=tolerance, confidence=confidence)
+    certificates = []
     for count in failures:
-        p = p_value(count, samples, tolerance)
-        if p > 1 - confidence:
+        if not passes(count, samples, tolerance=tolerance, confidence=confidence):
             break
-        found.append(Certificate(against, tolerance, confidence, samples, count, p))
-    return found
+        certificate = Certificate(
+            against=against,
+            tolerance=tolerance,
+            confidence=confidence,
+            samples=samples,
+            failures=count,
+            p_value=p_value(count, samples, tolerance),
+        )
+        certificates.append(certificate)
+    return certificates
 
 
 def passes(failures: int, samples: int, *, tolerance: float, confidence: float) -> bool:
-    """Whether so few failures show, by the exact test, that the tolerance is kept."""
+    """Whether the exact test certifies the tolerance from so many failures."""
     return p_value(failures, samples, tolerance) <= 1 - confidence
 
 
 def one_of_each(contents: Shaped[np.ndarray, " n"], seed: int = 0) -> Int64[np.ndarray, " m"]:
-    """One row of each distinct content, in order; which of several copies stays is drawn by a seed.
+    """Indices of one row of each distinct content, in order; which of several copies is drawn by a seed.
 
     Copies may have different labels, and no rule that looks at these would be fair.
 
@@ -220,14 +198,10 @@ def fails(
     labels: Integer[np.ndarray, " n"] | None,
     against: str,
 ) -> Bool[np.ndarray, " n"]:
-    """Where an early answer fails.
+    """Which early answers fail.
 
-    Args:
-        early: top classes of the early answers.
-        final: those of the full model.
-        labels: the true classes; needed against labels only.
-        against: "model": the two differ. "labels": the full model is right and the early answer wrong, which bounds
-            how far accuracy can fall.
+    Against "model": where the top classes `early` at the exit and `final` of the full model differ. Against "labels":
+    where the full model is right and the early answer wrong, which bounds how far accuracy can fall.
 
     Example:
         >>> early, final, labels = np.array([0, 1, 2]), np.array([0, 2, 1]), np.array([0, 1, 1])
@@ -237,19 +211,19 @@ def fails(
     if against == "model":
         return np.asarray(early != final)
     if labels is None:
-        raise CertificateError("there are no labels to hold answers against: add them, or take against='model'")
+        raise CertificateError("there are no labels to compare answers with: add them, or use against='model'")
     return np.asarray((final == labels) & (early != labels))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MinimalDepth:
-    """The shallowest depth that was certified to take the place of the last one.
+    """The shallowest depth whose answers are certified to replace those of depth L.
 
     Attributes:
         depth: 1..L; L if nothing shallower could be certified.
         last: L.
-        certificate: what is promised of `depth`; None at L, where there is nothing to promise.
-        notes: what a reader should know: whether samples repeat.
+        certificate: of `depth`; None at L, which needs none.
+        notes: whether samples repeat.
     """
 
     depth: int
@@ -272,31 +246,28 @@ def minimal_depth(
     confidence: float,
     contents: Shaped[np.ndarray, " n"] | None = None,
 ) -> MinimalDepth:
-    """The shallowest depth that can take the place of L: tested downwards from L - 1, up to the first that fails.
+    """The shallowest depth certified to replace depth L: tested downwards from L - 1, up to the first that fails.
 
     Args:
         predictions: top class of each sample at the depths 0..L; samples must be independent.
         labels: the true classes; needed against labels only.
-        against: "model": a failure is an answer that differs from depth L's. "labels": one that is wrong where depth
-            L's is right.
-        tolerance: the probability of a failure that must not be exceeded, in (0, 1).
-        confidence: of that promise over the draw of the samples, in (0, 1).
-        contents: what tells the content of each sample: of several with the same one counts. None if none repeats.
+        against: what counts as a failure, see `fails`.
+        tolerance: maximum probability of a failure, in (0, 1).
+        confidence: level of the certificate over the draw of the samples, in (0, 1).
+        contents: a value for each sample that is equal where contents repeat: these count once. None if none repeats.
 
     Raises:
         CertificateError: a level outside (0, 1), no labels, or too few distinct samples.
 
     Example:
-        >>> settled = np.tile([9, 1, 2, 2], (500, 1))
-        >>> found = minimal_depth(settled, None, against="model", tolerance=0.01, confidence=0.95)
-        >>> found.depth, found.certificate.failures
+        >>> predictions = np.tile([9, 1, 2, 2], (500, 1))
+        >>> minimal = minimal_depth(predictions, None, against="model", tolerance=0.01, confidence=0.95)
+        >>> minimal.depth, minimal.certificate.failures
         (2, 0)
     """
     last, count = predictions.shape[1] - 1, len(predictions)
     kept = np.arange(count) if contents is None else one_of_each(contents)
-    needed = least_samples(tolerance, confidence)
-    if len(kept) < min(needed, count):
-        raise CertificateError(too_few(len(kept), count, needed, tolerance, confidence))
+    require_samples(len(kept), tolerance=tolerance, confidence=confidence, count=count)
 
     def failures() -> Iterator[int]:
         for depth in range(last - 1, 0, -1):
@@ -305,38 +276,64 @@ def minimal_depth(
                 return
             yield int(failed[kept].sum())
 
-    found = certified(failures(), len(kept), against=against, tolerance=tolerance, confidence=confidence)
-    return MinimalDepth(last - len(found), last, found[-1] if found else None, repeats(count - len(kept), count))
+    passed = certified(failures(), len(kept), against=against, tolerance=tolerance, confidence=confidence)
+    return MinimalDepth(
+        depth=last - len(passed),
+        last=last,
+        certificate=passed[-1] if passed else None,
+        notes=repeats(count - len(kept), count),
+    )
 
 
 def repeats(copies: int, count: int, what: str = "samples") -> tuple[str, ...]:
-    """A note on samples that repeat others; none if there are none."""
+    """A note on samples that repeat others; none without copies."""
     if not copies:
         return ()
     return (f"{copies:,} of {count:,} {what} repeat others: each content counts once, {count - copies:,} in all",)
 
 
-def too_few(distinct: int, count: int, needed: int, tolerance: float, confidence: float, what: str = "samples") -> str:
-    """What to say of too few distinct samples."""
-    return (
-        f"there are {distinct:,} distinct {what} among {count:,}, and to promise {tolerance:.3g} with {confidence:.3g} "
-        f"confidence takes at least {needed:,}, even without a failure: repeated ones count once; get more, or raise "
-        "the tolerance"
+def require_samples(
+    distinct: int,
+    *,
+    tolerance: float,
+    confidence: float,
+    count: int | None = None,
+    certifying: int | None = None,
+    share: float = 1.0,
+    what: str = "samples",
+) -> None:
+    """Check that there are enough distinct samples, among `count` in all, to certify a tolerance.
+
+    Where only a `share` of the distinct samples certifies, `certifying` is their number. `what` names them.
+
+    Raises:
+        CertificateError: there are not.
+    """
+    needed, available = least_samples(tolerance, confidence), distinct if certifying is None else certifying
+    if available >= needed:
+        return
+    repeated = count is not None and distinct < count
+    samples = f"{distinct:,} distinct {what} among {count:,}" if repeated else f"{distinct:,} {what}"
+    part = "" if certifying is None else f", of which {certifying:,} can certify"
+    missing = f"{max(1, round(needed / share) - distinct):,} {'other ones' if repeated else 'more'}"
+    raise CertificateError(
+        f"there are {samples}{part}, and to certify a tolerance of {tolerance:.3g} with {confidence:.3g} confidence "
+        f"takes at least {needed:,}, even without a failure: get {missing}, or raise the tolerance"
     )
 
 
 def check_against(against: str) -> None:
-    """See that there is such a thing to hold answers against.
+    """Check that `against` is "model" or "labels".
 
     Raises:
-        CertificateError: there is not.
+        CertificateError: it is not.
     """
     if against not in get_args(Against):
-        raise CertificateError(f"answers are held against {against!r}, expected 'model' or 'labels'")
+        raise CertificateError(f"against is {against!r}, expected 'model' or 'labels'")
 
 
 def check_level(name: str, value: float) -> None:
-    """See that a probability lies strictly between 0 and 1, and so far from both that rounding cannot tell it apart.
+    """Check that a probability lies strictly between 0 and 1, so far from both that rounding cannot tell it apart.
 
     Raises:
         CertificateError: it does not.

@@ -1,11 +1,9 @@
-"""Intervals, each by a method that is valid for what it is put on.
+"""Confidence intervals of proportions (Wilson), means (Student's t, bootstrap) and correlations (Fisher's scale).
 
-Proportions: Wilson. Means of rows: Student's t, or the bootstrap. Correlations: Fisher's scale. CKA: the jackknife, in
-`jackknife`. Rows of one sample (the tokens of a text) are not independent: pass `groups`, and whole samples are what
-counts. How far the samples tell the error of a mean is Satterthwaite's degrees of freedom, from their sizes: of five
-texts one of which holds nearly everything, they are close to 1 and not 4.
-
-An interval is stacked as (2, ...): low, then high.
+Rows of one sample (the tokens of a text) are not independent: pass `groups`, and whole samples are what counts. How far
+the samples tell the error of a mean is Satterthwaite's degrees of freedom, from their sizes: of five texts one of which
+holds nearly everything, they are close to 1 and not 4. `confidence` is the share of such intervals that hold the true
+value. An interval is stacked as (2, ...): low, then high.
 """
 
 from __future__ import annotations
@@ -21,15 +19,7 @@ Groups = Int64[np.ndarray, " n"] | None
 def wilson(
     successes: Shaped[np.ndarray, ...], count: Shaped[np.ndarray, ...] | int, confidence: float = 0.95
 ) -> Float64[np.ndarray, "2 ..."]:
-    """Interval of a proportion (Wilson 1927), for rows that are independent.
-
-    Args:
-        successes: how many of each `count` succeeded.
-        count: number of trials; 0 gives NaN.
-        confidence: the share of such intervals that hold the true proportion.
-
-    Returns:
-        Low and high, within 0..1.
+    """Interval of a proportion of `count` independent trials (Wilson 1927), within 0..1; NaN of no trials.
 
     Example:
         >>> wilson(np.array([8]), 10).round(3).tolist()
@@ -49,19 +39,13 @@ def wilson(
 def share_interval(
     successes: Float64[np.ndarray, "g ..."], counts: Float64[np.ndarray, "g ..."], confidence: float = 0.95
 ) -> Float64[np.ndarray, "2 ..."]:
-    """Interval of a share of rows of which those of one sample are not independent: within 0..1, never without width.
+    """Interval of a share of rows where those of one sample are not independent: within 0..1, never without width.
 
     Wilson's, with the number of independent rows that has the same variance (Kish's effective size), made smaller where
     few samples tell that variance (Korn and Graubard 1998). Where all rows agree, nothing tells how rows of one sample
     depend on each other: as if each sample were one row.
 
-    Args:
-        successes: of each sample.
-        counts: rows of each sample; 0 where a sample has none.
-        confidence: the share of such intervals that hold the true share.
-
-    Returns:
-        Low and high; NaN with fewer than two samples.
+    `successes` and `counts` are numbers of rows of each sample. NaN with fewer than two samples.
 
     Example:
         >>> share_interval(np.array([9.0, 10.0, 10.0]), np.array([10.0, 10.0, 10.0])).round(2).tolist()
@@ -72,10 +56,10 @@ def share_interval(
     upper = _upper(confidence)
     value, error, freedom = ratio(successes, counts)
     with np.errstate(invalid="ignore", divide="ignore"):
-        alike = counts.sum(0) ** 2 / (counts**2).sum(0)
-        worth = np.where(error > 0, value * (1 - value) / error**2, alike)
-        worth = worth * (ndtri(upper) / stdtrit(freedom, upper)) ** 2
-        trials = np.where(np.isfinite(freedom), np.minimum(counts.sum(0), worth), np.nan)
+        samples = counts.sum(0) ** 2 / (counts**2).sum(0)
+        effective = np.where(error > 0, value * (1 - value) / error**2, samples)
+        effective = effective * (ndtri(upper) / stdtrit(freedom, upper)) ** 2
+        trials = np.where(np.isfinite(freedom), np.minimum(counts.sum(0), effective), np.nan)
         low, high = wilson(np.asarray(value * trials), trials, confidence)
         return np.stack([np.minimum(low, value), np.maximum(high, value)])  # rounding must not leave the share out
 
@@ -83,12 +67,9 @@ def share_interval(
 def t_interval(
     rows: Float64[np.ndarray, "n ..."], groups: Groups = None, confidence: float = 0.95
 ) -> Float64[np.ndarray, "2 ..."]:
-    """Interval of the mean of rows by Student's t, of samples where `groups` says which rows belong together.
+    """Interval of the mean of rows by Student's t, over the samples that `groups` names; NaN with fewer than two.
 
     With groups, the mean over rows is a ratio of sums over samples; see `ratio`.
-
-    Returns:
-        Low and high; NaN with fewer than two samples.
 
     Example:
         >>> t_interval(np.array([[1.0], [2.0], [3.0]])).round(2).tolist()
@@ -100,27 +81,22 @@ def t_interval(
         mean = rows.mean(0)
         error = np.sqrt(((rows - mean) ** 2).sum(0) / (len(rows) - 1) / len(rows))
         return around(mean, error, len(rows) - 1, confidence)
-    sizes = sums_by_group(np.ones(len(rows)), groups)
-    sums = sums_by_group(rows, groups)
+    sums, sizes = sums_and_sizes(rows, groups)
     return around(*ratio(sums, np.broadcast_to(sizes.reshape(-1, *[1] * (rows.ndim - 1)), sums.shape)), confidence)
 
 
 def ratio(
     sums: Float64[np.ndarray, "g ..."], sizes: Float64[np.ndarray, "g ..."]
 ) -> tuple[Float64[np.ndarray, ...], Float64[np.ndarray, ...], Float64[np.ndarray, ...]]:
-    """The mean of rows of samples of any size, its standard error, and the error's degrees of freedom.
+    """Mean of the rows of samples of any size, its standard error, and the error's degrees of freedom.
 
     The linearised variance of a ratio of sums, each sample's part of it made up for what the sample takes of the mean
     itself: `error² = Σ_g (s_g - m_g mean)² / (1 - w_g) / n²`, w_g = m_g / n. It and its degrees of freedom are CR2 with
     Satterthwaite's approximation (Bell and McCaffrey 2002), which for a mean come to
     `1 / (Σ w² + (Σ a)² - Σ a²)`, `a_g = w_g² / (1 - w_g)`: one fewer than the samples where these are of one size.
 
-    Args:
-        sums: of the rows of each sample.
-        sizes: how many rows each sample has; 0 where it has none.
-
-    Returns:
-        NaN for error and degrees of freedom where a single sample has all rows.
+    `sums` are those of the rows of each sample, `sizes` their numbers. Error and degrees of freedom are NaN where a
+    single sample has all rows.
 
     Example:
         >>> value, error, freedom = ratio(np.array([1.0, 2.0, 3.0]), np.ones(3))
@@ -137,10 +113,7 @@ def ratio(
 
 
 def satterthwaite(weights: Float64[np.ndarray, "g ..."]) -> Float64[np.ndarray, ...]:
-    """Degrees of freedom of the error of a mean over samples; see `ratio`.
-
-    Args:
-        weights: share of the rows that each sample holds; they add up to 1.
+    """Degrees of freedom of the error of a mean over samples, from the share of the rows that each holds; see `ratio`.
 
     Example:
         >>> satterthwaite(np.array([0.25, 0.25, 0.25, 0.25])).round(6).item()
@@ -161,29 +134,17 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Float64[np.ndarray, "2 ..."]:
-    """Percentile bootstrap interval of the mean of rows; all columns are resampled together (paired).
+    """Percentile bootstrap interval of the mean of rows; whole samples are drawn, all columns together (paired).
 
     Not for debiased CKA: rows drawn twice have products with each other that debiasing is there to leave out, and the
     interval misses the value altogether.
-
-    Args:
-        rows: what is averaged, one row a sample, or several where `groups` says so.
-        groups: the sample of each row; whole samples are drawn.
-        confidence: the share of such intervals that hold the true mean.
-        resamples: number of draws.
-        seed: of the draws.
-
-    Returns:
-        Low and high.
 
     Example:
         >>> low, high = bootstrap(np.arange(100.0)[:, None])
         >>> bool(low[0] < 49.5 < high[0])
         True
     """
-    ids = np.arange(len(rows)) if groups is None else groups
-    sizes = sums_by_group(np.ones(len(rows)), ids)
-    sums = sums_by_group(rows.reshape(len(rows), -1), ids)
+    sums, sizes = sums_and_sizes(rows.reshape(len(rows), -1), groups)
     rng = np.random.default_rng(seed)
     means = np.empty((resamples, sums.shape[1]))
     for draw in range(resamples):
@@ -199,7 +160,7 @@ def around(
     freedom: Float64[np.ndarray, ...] | float | int,
     confidence: float = 0.95,
 ) -> Float64[np.ndarray, "2 ..."]:
-    """`value` plus and minus `error` times the quantile of Student's t, of any degrees of freedom; NaN for NaN."""
+    """Student's t interval: `value` plus and minus `error` times the quantile; NaN for NaN."""
     from scipy.special import stdtrit
 
     margin = stdtrit(np.asarray(freedom, dtype=np.float64), _upper(confidence)) * error
@@ -212,20 +173,24 @@ def around_correlation(
     freedom: Float64[np.ndarray, ...] | float | int,
     confidence: float = 0.95,
 ) -> Float64[np.ndarray, "2 ..."]:
-    """The same on Fisher's scale, artanh, for values in -1..1: stays inside, and is as skewed as they are near 1."""
-    # nearer to 1 than float32 products can tell, or beyond by rounding: what error there is, is rounding's own
+    """Interval of correlations by Fisher's scale, artanh: inside -1..1, and skewed near the ends."""
+    # Nearer to 1 than float32 products can tell, or beyond by rounding: the error is then rounding alone.
     perfect = np.abs(value) >= 1 - 1e-7
     safe = np.where(perfect, 0, value)
     bounds = np.tanh(around(np.arctanh(safe), error / (1 - safe**2), freedom, confidence))
     return np.where(perfect, value, bounds)
 
 
-def sums_by_group(rows: Float64[np.ndarray, "n ..."], groups: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, "g ..."]:
-    """The sums of the rows of each group, the groups in ascending order."""
-    _, index = np.unique(groups, return_inverse=True)
-    sums = np.zeros((index.max() + 1 if len(rows) else 0, *rows.shape[1:]))
+def sums_and_sizes(
+    rows: Float64[np.ndarray, "n ..."], groups: Groups
+) -> tuple[Float64[np.ndarray, "g ..."], Float64[np.ndarray, " g"]]:
+    """Sums of the rows of each sample, and how many rows it has; the samples in ascending order."""
+    if groups is None:
+        return rows, np.ones(len(rows))
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), *rows.shape[1:]))
     np.add.at(sums, index, rows)
-    return sums
+    return sums, sizes.astype(np.float64)
 
 
 def _upper(confidence: float) -> float:

@@ -1,7 +1,7 @@
-"""The jackknife over samples, streamed: how far an estimate moves when rows are left out.
+"""Streamed jackknife over samples: the standard error of an estimate from the influence of each row on it.
 
 It is valid for debiased CKA, whose numerator and denominator are U-statistics. The naive bootstrap is not: it draws
-rows twice, and their products with each other are just what debiasing leaves out.
+rows twice, and debiasing leaves out just their products with each other.
 """
 
 from __future__ import annotations
@@ -17,16 +17,10 @@ from anydepth.stats.intervals import Groups, satterthwaite
 
 @dataclass(frozen=True)
 class Split:
-    """A random split of the samples into `parts`, of which the first `used` are looked at.
+    """A random split of whole samples into `parts`, of which the first `used` make an interval.
 
-    Whole samples go to a part, whatever order they come in. A part is a hash of the sample's id, so that nothing grows
-    with n; samples no more than `used` have a part each.
-
-    Attributes:
-        parts: number of parts.
-        used: how many of them an interval is made from.
-        seed: of the hash.
-        ids: the samples in order where they are few enough to have a part each, else None.
+    A part is a hash of the sample's id, so that memory does not grow with n; `ids` holds the samples in order where
+    they are few enough (at most `used`) to have a part each.
     """
 
     parts: int
@@ -36,12 +30,12 @@ class Split:
 
     @classmethod
     def of(cls, count: int, groups: Groups, used: int, *, rows: int, seed: int = 0) -> Split:
-        """A split of `count` rows into at least `used` parts, such that `used` of them hold about `rows` rows."""
+        """Split `count` rows into at least `used` parts, such that `used` of them hold about `rows` rows."""
         if used < 2:
-            raise MeasureError(f"{used} jackknife groups were asked for: an interval needs at least 2")
-        few = np.arange(min(count, used + 1)) if groups is None else np.unique(groups)
-        if len(few) <= used:
-            return cls(len(few), len(few), seed, few)
+            raise MeasureError(f"jackknife_groups is {used}: an interval needs at least 2")
+        ids = np.arange(min(count, used + 1)) if groups is None else np.unique(groups)
+        if len(ids) <= used:
+            return cls(len(ids), len(ids), seed, ids)
         return cls(max(used, used * count // rows), used, seed)
 
     def part_of(self, samples: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
@@ -56,7 +50,7 @@ class Split:
 
 
 class PartSums:
-    """Sums over the rows of each part of a split, of the influence that each row has on an estimate.
+    """Sums over the rows of each part of a split of their influence on an estimate.
 
     The influence of row i is `(n-1) (estimate - estimate without i)`: for a mean, its distance from it.
     """
@@ -74,7 +68,7 @@ class PartSums:
     def add_pair(
         self, pair: tuple[int, int], parts: Int64[np.ndarray, " b"], influence: Float64[np.ndarray, " b"]
     ) -> None:
-        """Add the influence of rows on one pair of depths; the rows are counted by `count_rows`."""
+        """Add the influence of rows on a pair of depths; the rows are counted by `count_rows`."""
         sums = np.bincount(parts, weights=influence, minlength=self.split.used)
         for k, other in {pair, pair[::-1]}:
             self.sums[:, k, other] += sums
@@ -88,7 +82,7 @@ class PartSums:
 
         The jackknife's variance is `Σ (J_i - mean J)² / n²` over samples, J the influence (Arvesen 1969 for
         U-statistics, for which the bootstrap is not valid). Samples being dealt at random, the squares of the parts'
-        sums have that sum as their mean, but for what a part takes of the mean itself, `1 - its share of the rows`.
+        sums have that sum as their mean, up to the part's own share in the mean, `1 - its share of the rows`.
         """
         total = self.sizes.sum()
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,8 +1,8 @@
-"""Means of short rows that come in chunks, each with an interval over draws of samples; memory does not grow with n."""
+"""Streamed means of short rows with 95 % intervals over samples; memory does not grow with the number of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,13 @@ from torch import Tensor
 from anydepth.stats.intervals import around, ratio, share_interval, wilson
 from anydepth.stats.jackknife import Split
 
-PARTS = 1000  # into which the samples are dealt where there are more: t of 999 degrees of freedom is all but normal
+PARTS = 1000  # at most, into which the samples are dealt: t of 999 degrees of freedom is all but normal
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Values with their 95 % intervals, all of one shape; NaN where undefined.
+    """Values with 95 % intervals, all of one shape; NaN where undefined.
 
     Attributes:
         value: the mean, or share.
@@ -32,32 +32,37 @@ class Estimate:
 
     @classmethod
     def unknown(cls, *shape: int) -> Estimate:
-        """Nothing but NaN."""
+        """All NaN, of a shape."""
         blank = np.full(shape, np.nan)
         return cls(blank, blank, blank)
 
+    @classmethod
+    def stack(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Estimates of one shape along a new first axis."""
+        return cls(*(np.stack([getattr(estimate, end) for estimate in estimates]) for end in ("value", "low", "high")))
+
     def __getitem__(self, place: int | slice) -> Estimate:
-        return Estimate(*(np.asarray(one[place]) for one in (self.value, self.low, self.high)))
+        return Estimate(*(np.asarray(values[place]) for values in (self.value, self.low, self.high)))
 
 
 class Means:
-    """Means of named columns of rows, over the rows in which a column is not NaN.
+    """Streamed means of named columns of rows; NaN entries are left out.
 
-    Rows are added up by the sample they belong to; where there are more than `PARTS` samples, by the part to which a
-    hash deals them. The mean is a ratio of two sums over those parts (`anydepth.stats.intervals.ratio`): rows of one
-    sample are not taken for independent evidence.
+    Rows are added up by sample; beyond `PARTS` samples, by the part that a hash deals the sample to. The mean is a
+    ratio of two sums over those parts (`anydepth.stats.intervals.ratio`): rows of one sample do not count as
+    independent.
 
     Args:
-        count: how many rows there will be.
-        groups: (n,) the sample each belongs to; None where each is one of its own.
-        seed: of the dealing.
+        count: number of all rows to come.
+        groups: (n,) the sample of each row; None where each row is a sample.
+        seed: of the hash.
 
     Example:
         >>> import torch
         >>> means = Means(3)
         >>> means.add({"x": torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)})
-        >>> found = means.mean("x")
-        >>> found.value.item(), found.low.round(2).item(), found.high.round(2).item()
+        >>> mean = means.mean("x")
+        >>> mean.value.item(), mean.low.round(2).item(), mean.high.round(2).item()
         (2.0, -0.48, 4.48)
     """
 
@@ -69,7 +74,7 @@ class Means:
         self._seen = 0
 
     def add(self, rows: Mapping[str, Float64[Tensor, "b _"]]) -> None:
-        """The next rows, in the order of the states."""
+        """Add the next rows, in the order of the states."""
         count = len(next(iter(rows.values())))
         samples = np.arange(self._seen, self._seen + count, dtype=np.int64)
         parts = self._split.part_of(samples if self._groups is None else self._groups[samples])
@@ -84,33 +89,33 @@ class Means:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the columns."""
+        """Names of the columns."""
         return tuple(self._sums)
 
     def count(self, name: str) -> Int64[np.ndarray, " c"]:
-        """In how many rows each entry is defined."""
+        """Number of rows in which each entry is defined."""
         return np.asarray(self._sizes[name].sum(0), np.int64)
 
     def mean(self, name: str) -> Estimate:
-        """The means of one column, with Student's t over samples."""
+        """Means of a column, with Student's t interval over samples."""
         value, error, freedom = ratio(self._sums[name], self._sizes[name])
         return Estimate(value, *around(value, error, freedom, CONFIDENCE))
 
     def share(self, name: str) -> Estimate:
-        """The same of a column of zeros and ones, with Wilson's interval: inside 0..1, with a width at both ends."""
-        return _share(self._sums[name], self._sizes[name], alone=self._groups is None)
+        """Means of a column of zeros and ones, with Wilson's interval: inside 0..1, with a width at both ends."""
+        return _share(self._sums[name], self._sizes[name], independent=self._groups is None)
 
     def pooled(self, name: str, columns: slice) -> Estimate:
         """One share over several columns of zeros and ones; those of one row are not independent."""
-        sums, sizes = (one[:, columns].sum(1, keepdims=True) for one in (self._sums[name], self._sizes[name]))
-        return _share(sums, sizes, alone=False)[0]
+        sums, sizes = (parts[:, columns].sum(1, keepdims=True) for parts in (self._sums[name], self._sizes[name]))
+        return _share(sums, sizes, independent=False)[0]
 
 
-def _share(sums: Float64[np.ndarray, "p c"], sizes: Float64[np.ndarray, "p c"], *, alone: bool) -> Estimate:
-    """A share of rows, with Wilson's interval; `alone` says that they are all independent."""
+def _share(sums: Float64[np.ndarray, "p c"], sizes: Float64[np.ndarray, "p c"], *, independent: bool) -> Estimate:
+    """Share of rows with Wilson's interval, by effective size where rows are not independent."""
     total, trials = sums.sum(0), sizes.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         value = total / trials
-    if alone:
+    if independent:
         return Estimate(value, *wilson(total, trials, CONFIDENCE))
     return Estimate(value, *share_interval(sums, sizes, CONFIDENCE))

@@ -1,10 +1,10 @@
-"""Whether paired means differ: one interval for each, and one that holds for all of them together.
+"""Means of paired differences, with an interval for each column and simultaneous bands for all columns together.
 
 Rows are paired differences, one a sample; whole samples are drawn again (bootstrap), all columns together. The largest
 deviation over the columns, each in units of its own standard error, gives bands that hold at every column at once
-(Romano & Wolf 2005; the "max-t" bootstrap): with thirteen depths to look at, one of thirteen ordinary intervals would
-leave out zero by chance often. The unit is the error of the samples themselves, not of each draw: where hardly any two
-answers differ, a draw may have none of them, and no error of its own.
+(Romano & Wolf 2005; the "max-t" bootstrap): of thirteen ordinary intervals, one for each depth, one would often leave
+out zero by chance. The unit is the error of the samples themselves, not of each draw: where hardly any two answers
+differ, a draw may hold none of them, and have no error of its own.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from anydepth.stats.intervals import ratio, sums_by_group, t_interval
+from anydepth.stats.intervals import ratio, sums_and_sizes, t_interval
 
 _RESAMPLES = 2000
 _CELLS = 2**24  # most weights of draws at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Differences:
-    """Means of paired differences.
+    """Means of paired differences, with intervals.
 
     Attributes:
-        value: (P,) mean of the second less that of the first.
-        low: (P,) lower end of each one's own 95 % interval (Student's t over samples).
+        value: (P,) mean of the second minus that of the first.
+        low: (P,) lower end of the column's own 95 % interval (Student's t over samples).
         high: (P,) upper end.
-        low_all: (P,) lower end of the bands that hold for all together.
+        low_all: (P,) lower end of the simultaneous 95 % bands.
         high_all: (P,) upper end.
     """
 
@@ -40,9 +40,9 @@ class Differences:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """For each: "higher" or "lower" where the joint band leaves out zero, else "no difference shown".
+        """For each: "higher" or "lower" where the simultaneous band leaves out zero, else "no difference shown".
 
-        "undefined" where one of the two is blank.
+        "undefined" where the value is NaN.
         """
         return tuple(
             "undefined" if np.isnan(value) else "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
@@ -61,55 +61,45 @@ def paired(
     """Means of paired differences, with intervals.
 
     Args:
-        rows: the second's value less the first's, of the same answer.
+        rows: the second's value minus the first's, of the same answer.
         groups: the sample of each row, where several rows share one.
-        confidence: of each interval by itself, and of the bands together.
-        most: how far apart two values can be: 1 for shares and probabilities. No interval reaches beyond.
+        confidence: of each interval, and of the bands together.
+        most: the largest possible difference, 1 for shares and probabilities; intervals end there.
         seed: of the draws.
 
     Example:
         >>> rng = np.random.default_rng(1)
-        >>> found = paired(rng.normal(size=(500, 3)) + np.array([0.0, 0.0, 1.0]))
-        >>> found.verdicts
+        >>> paired(rng.normal(size=(500, 3)) + np.array([0.0, 0.0, 1.0])).verdicts
         ('no difference shown', 'no difference shown', 'higher')
     """
     value = rows.mean(0)
     low, high = t_interval(rows, groups, confidence).clip(-most, most)
     if len(rows) < 2 or (groups is not None and len(np.unique(groups)) < 2):
         blank = np.full_like(value, np.nan)
-        return Differences(value, low, high, blank, blank)
-    sums, sizes = _by_sample(rows - value, groups)
+        return Differences(value=value, low=low, high=high, low_all=blank, high_all=blank)
+    sums, sizes = sums_and_sizes(rows - value, groups)
     error = ratio(sums, np.broadcast_to(sizes[:, None], sums.shape))[1]
     known = error > 0
     margin = np.where(np.isnan(value), np.nan, 0.0)
     if known.any():
         margin[known] = error[known] * _quantile(sums[:, known] / error[known], sizes, confidence, seed)
-    # of few samples, or of one that holds most rows, draws tell too little: no band is narrower than its own interval
+    # Draws of few samples, or of one that holds most rows, vary too little: no band is narrower than its own interval.
     return Differences(
-        value,
-        low,
-        high,
-        np.minimum((value - margin).clip(-most, most), low),
-        np.maximum((value + margin).clip(-most, most), high),
+        value=value,
+        low=low,
+        high=high,
+        low_all=np.minimum((value - margin).clip(-most, most), low),
+        high_all=np.maximum((value + margin).clip(-most, most), high),
     )
 
 
 def _quantile(
     sums: Float64[np.ndarray, "s p"], sizes: Float64[np.ndarray, " s"], confidence: float, seed: int
 ) -> float:
-    """Of the largest deviation of a mean over the columns, over draws of whole samples."""
+    """Quantile of the largest deviation of a mean over the columns, over draws of whole samples."""
     rng, count = np.random.default_rng(seed), len(sums)
-    most, piece = [], max(1, _CELLS // count)
+    largest, piece = [], max(1, _CELLS // count)
     for start in range(0, _RESAMPLES, piece):
         times = rng.multinomial(count, np.full(count, 1 / count), size=min(piece, _RESAMPLES - start)).astype(float)
-        most.append(np.abs(times @ sums / (times @ sizes)[:, None]).max(1))
-    return float(np.quantile(np.concatenate(most), confidence))
-
-
-def _by_sample(
-    rows: Float64[np.ndarray, "n p"], groups: Int64[np.ndarray, " n"] | None
-) -> tuple[Float64[np.ndarray, "s p"], Float64[np.ndarray, " s"]]:
-    """Sums of the rows of each sample, and how many they are."""
-    if groups is None:
-        return rows, np.ones(len(rows))
-    return sums_by_group(rows, groups), sums_by_group(np.ones(len(rows)), groups)
+        largest.append(np.abs(times @ sums / (times @ sizes)[:, None]).max(1))
+    return float(np.quantile(np.concatenate(largest), confidence))

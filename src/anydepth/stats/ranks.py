@@ -1,4 +1,4 @@
-"""Ranks of numbers among which some are equal."""
+"""Mid-ranks: ranks of numbers, some of which are equal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Float64
 
 
 def mid_ranks(values: Float64[np.ndarray, " p"]) -> Float64[np.ndarray, " p"]:
-    """Ranks from 0, equal values sharing their mean.
+    """Ranks from 0; equal values share the mean of theirs.
 
     Example:
         >>> mid_ranks(np.array([3.0, 1.0, 3.0])).tolist()

@@ -1,6 +1,6 @@
-"""Neural collapse by depth: are the rows of a class one point, the points a simplex, the weights at the points.
+"""Neural collapse by depth: NC1 (spread within classes), NC2 (class means form a simplex), NC3 (weights match means).
 
-Definitions are those of Papyan, Han and Donoho (2020), with every class counting alike whatever its number of rows.
+Definitions are those of Papyan, Han and Donoho (2020), with equal weight for every class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROUNDING = 1e-6  # singular values of class means below this share of the large
 _MOST_BYTES = 2**29
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Collapse:
     """How far classes have collapsed at each of K depths; everything is 0 in full collapse, NaN where undefined.
 
@@ -32,7 +32,7 @@ class Collapse:
         nc2_angle: mean over pairs of classes of |cos(µ_c - µ, µ_d - µ) + 1 / (C - 1)|: how far they are from a simplex.
         nc3: |W / |W| - M / |M||², W the classifier's weights about their mean, M the class means about theirs; 0..4.
             NaN where no weights are given.
-        classes: C, how many classes occur.
+        classes: C, number of classes that occur.
         notes: what is undefined, and why.
     """
 
@@ -50,12 +50,10 @@ def collapse(
     """NC1, NC2 and NC3 at every depth, streamed in two passes over the rows.
 
     The means and Σ are taken from these rows alone, without a correction for their number: with few rows of a class for
-    the width, NC1 comes out too low. Hold it against the same with the labels shuffled.
+    the width, NC1 comes out too low. Compare it with that of shuffled labels.
 
-    Args:
-        states: of n rows, depths of one width.
-        labels: the class of each row; those that do not occur play no part.
-        weight: of a linear classifier that reads these states, one row for each class.
+    Depths have one width. Classes that do not occur are left out. `weight` is that of a linear classifier on these
+    states, one row for each class.
 
     Raises:
         MeasureError: labels do not fit the rows or weights, or the class means do not fit into memory.
@@ -64,8 +62,8 @@ def collapse(
         >>> from anydepth.measures.engine.states import ArrayStates
         >>> simplex = torch.eye(3) - 1 / 3
         >>> labels = np.arange(30) % 3
-        >>> found = collapse(ArrayStates({"h": simplex[labels] + 7}), labels, simplex.numpy())
-        >>> found.nc1, found.nc2_norm, found.nc2_angle, found.nc3
+        >>> result = collapse(ArrayStates({"h": simplex[labels] + 7}), labels, simplex.numpy())
+        >>> result.nc1, result.nc2_norm, result.nc2_angle, result.nc3
         (array([0.]), array([0.]), array([0.]), array([0.]))
     """
     _check(states, labels, weight)
@@ -76,7 +74,8 @@ def collapse(
         raise MeasureError(f"the means of {classes:,} classes take {in_words(needed)}: expected fewer classes or rows")
     if classes < 2:
         blank = np.full(depths, np.nan)
-        return Collapse(blank, blank, blank, blank, classes, ("only one class occurs: collapse is undefined",))
+        notes: tuple[str, ...] = ("only one class occurs: collapse is undefined",)
+        return Collapse(nc1=blank, nc2_norm=blank, nc2_angle=blank, nc3=blank, classes=classes, notes=notes)
     means = _class_means(states, torch.from_numpy(index), torch.from_numpy(counts))
     about = means - means.mean(1, keepdim=True)
     spread = _within(states, torch.from_numpy(index), torch.from_numpy(counts), means, about)
@@ -87,10 +86,10 @@ def collapse(
         duality = _duality(about, torch.from_numpy(np.asarray(weight, np.float64)[present]))
     unequal = norms.std(1, correction=0) / norms.mean(1)
     nc1, nc2_norm, nc2_angle, nc3 = (
-        np.where(flat, np.nan, one.double().numpy()) for one in (spread, unequal, _angles(about, norms), duality)
+        np.where(flat, np.nan, values.double().numpy()) for values in (spread, unequal, _angles(about, norms), duality)
     )
-    notes = (*_notes(flat, ~flat & np.isnan(nc2_angle)), *_about_classes(counts, weight))
-    return Collapse(nc1, nc2_norm, nc2_angle, nc3, classes, notes)
+    notes = (*_depth_notes(flat, ~flat & np.isnan(nc2_angle)), *_class_notes(counts, weight))
+    return Collapse(nc1=nc1, nc2_norm=nc2_norm, nc2_angle=nc2_angle, nc3=nc3, classes=classes, notes=notes)
 
 
 def _check(states: States, labels: Int64[np.ndarray, " n"], weight: Float[np.ndarray, "c d"] | None) -> None:
@@ -150,21 +149,21 @@ def _angles(about: Float64[Tensor, "k c d"], norms: Float64[Tensor, "k c"]) -> F
 
 
 def _duality(about: Float64[Tensor, "k c d"], weight: Float64[Tensor, "c d"]) -> Float64[Tensor, " k"]:
-    """NC3. Softmax does not see what all weights share, so it is taken off."""
+    """NC3. Softmax does not depend on what all weights share, so their mean is subtracted."""
     own = weight - weight.mean(0)
     own = own / torch.linalg.matrix_norm(own)
     apart = about / torch.linalg.matrix_norm(about)[:, None, None] - own
     return torch.sum(apart.square(), dim=(1, 2))
 
 
-def _notes(flat: Bool[np.ndarray, " k"], centre: Bool[np.ndarray, " k"]) -> Iterator[str]:
+def _depth_notes(flat: Bool[np.ndarray, " k"], centre: Bool[np.ndarray, " k"]) -> Iterator[str]:
     for depth in flat.nonzero()[0]:
         yield f"depth {depth}: the class means are the same, so that no collapse is defined"
     for depth in centre.nonzero()[0]:
         yield f"depth {depth}: a class lies at the mean of all classes, so that it has no angle with others (NC2)"
 
 
-def _about_classes(counts: Int64[np.ndarray, " c"], weight: Float[np.ndarray, "w d"] | None) -> Iterator[str]:
+def _class_notes(counts: Int64[np.ndarray, " c"], weight: Float[np.ndarray, "w d"] | None) -> Iterator[str]:
     if single := int((counts == 1).sum()):
         yield f"{single} of {len(counts)} classes have one row, which has no spread: NC1 is too low"
     if weight is not None and len(counts) < len(weight):

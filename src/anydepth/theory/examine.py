@@ -1,4 +1,4 @@
-"""The whole theory of a model on data: one pass, and one more of a model with random weights to hold it against."""
+"""All tests of the theory for a model on data, and for a reference model with random weights."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def examine(
     describe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Theory:
-    """Put the paper's theory to the test on a model and data.
+    """Test the paper's theory on a model and data.
 
     Args:
         model: any transformer, or a `Stack` of it; it runs where its weights are, in eval mode.
         data: batches as `anydepth.trace` takes them; with a reference they are read twice, so an iterator won't do.
-        tokens: which positions stand for a sample; None for where the model's own readout looks.
-        readout: False to examine states alone.
-        labels: False to leave labels alone.
-        reference: a model of the same architecture with random weights, to hold the other against.
+        tokens: which positions represent a sample; None for those that the model's own readout uses.
+        readout: False to examine states only.
+        labels: False to ignore labels.
+        reference: a model of the same architecture with random weights, to compare with.
         seed: of the nulls.
-        describe: what the result should say of its origin: {"model": name, "data": {"name": ...}, "notes": [...]}.
-        progress: called with what is done, how much there is, and what it is.
+        describe: the origin for the provenance: {"model": name, "data": {"name": ...}, "notes": [...]}.
+        progress: called with batches done, batches in all, and what is being done.
 
     Raises:
         AnydepthError: in one of its kinds, as `anydepth.trace` does.
@@ -56,62 +56,66 @@ def examine(
         >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
         ...                    intermediate_size=32, num_channels=1, num_labels=5)
         >>> batches = [{"pixel_values": torch.rand(20, 1, 8, 8), "labels": torch.arange(20) % 5} for _ in range(2)]
-        >>> found = examine(ViTForImageClassification(config), batches)
-        >>> list(found.geometry), list(found.closeness), found.collapse["measured"].nc1.shape
+        >>> theory = examine(ViTForImageClassification(config), batches)
+        >>> list(theory.geometry), list(theory.closeness), theory.collapse["measured"].nc1.shape
         (['measured', 'not centred', 'random walk', 'shuffled'], ['final', 'true'], (4,))
     """
-    stack, told = _stack(model), dict(describe or {})
+    stack, origin = _stack(model), dict(describe or {})
     with scratch_folder() as folder:
         own, others = (folder / name for name in ("model", "reference"))
         own.mkdir()
         others.mkdir()
-        seen = observe(stack, data, own, tokens=tokens, readout=readout, labels=labels, progress=progress)
+        observed = observe(stack, data, own, tokens=tokens, readout=readout, labels=labels, progress=progress)
         null = None
         if reference is not None:
-            # where this model's readout looks, not where that of random weights would
+            # at the positions of this model's readout, not of that of random weights
             null = observe(
                 *(_stack(reference), data, others),
-                tokens=seen.tokens,
+                tokens=observed.tokens,
                 readout=readout,
                 labels=labels,
                 progress=progress,
                 what=RANDOM_WEIGHTS,
             )
-        data_seen = {**told.get("data", {}), "fingerprint": data_fingerprint(seen.digests)}
-        origin = {"model": describe_model(stack, told.get("model")), "data": data_seen}
-        return _theory(seen, null, seed, origin, tuple(told.get("notes", ())))
+        provenance = {
+            "model": describe_model(stack, origin.get("model")),
+            "data": {**origin.get("data", {}), "fingerprint": data_fingerprint(observed.digests)},
+        }
+        return _theory(observed, null, seed, provenance, tuple(origin.get("notes", ())))
 
 
 def _stack(model: nn.Module | Stack) -> Stack:
     return model if isinstance(model, Stack) else Stack(model)
 
 
-def _theory(seen: Observed, null: Observed | None, seed: int, origin: dict[str, Any], told: tuple[str, ...]) -> Theory:
-    """What follows from what was seen, of the model and of one with random weights."""
+def _theory(
+    observed: Observed, null: Observed | None, seed: int, provenance: dict[str, Any], notes: tuple[str, ...]
+) -> Theory:
+    """All results from the observations of the model, and of one with random weights."""
     paths = {
-        MEASURED: geometry(seen.states, seed=seed),
-        UNCENTRED: geometry(seen.states, centred=False, seed=seed),
-        **{name: geometry(seen.states, null=walk, seed=seed) for name, walk in NULLS.items()},
+        MEASURED: geometry(observed.states, seed=seed),
+        UNCENTRED: geometry(observed.states, centred=False, seed=seed),
+        **{name: geometry(observed.states, null=walk, seed=seed) for name, walk in NULLS.items()},
     }
     if null is not None:
         paths[RANDOM_WEIGHTS] = geometry(null.states, seed=seed)
-    collapsed, why = _collapse(seen, null, seed)
-    notes = [*told, *seen.notes, *why, *paths[MEASURED].notes]
-    notes += [note for one in collapsed.values() for note in one.notes]
+    collapsed, missing = _collapse(observed, null, seed)
+    of_collapse = (note for part in collapsed.values() for note in part.notes)
+    notes = (*notes, *observed.notes, *missing, *paths[MEASURED].notes, *of_collapse)
     return Theory(
         geometry=paths,
         closeness={
-            name: closeness(seen.states, nats, seed=seed) for name, nats in sorted(seen.log_probability.items())
+            name: closeness(observed.states, nats, seed=seed) for name, nats in sorted(observed.log_probability.items())
         },
         collapse=collapsed,
-        updates=_updates(seen, seed),
+        updates=_updates(observed, seed),
         notes=tuple(dict.fromkeys(notes)),
         provenance={
-            **origin,
-            "samples": len(seen.digests),
-            "rows": seen.states.count,
-            "tokens": seen.tokens,
-            "collapse": "states" if seen.features is None else "what enters the classifier",
+            **provenance,
+            "samples": len(observed.digests),
+            "rows": observed.states.count,
+            "tokens": observed.tokens,
+            "collapse": "states" if observed.features is None else "what enters the classifier",
             "seed": seed,
             "versions": versions(),
             "created": now(),
@@ -119,25 +123,29 @@ def _theory(seen: Observed, null: Observed | None, seed: int, origin: dict[str, 
     )
 
 
-def _updates(seen: Observed, seed: int) -> dict[str, Updates]:
-    if seen.features is None or seen.weight is None:
+def _updates(observed: Observed, seed: int) -> dict[str, Updates]:
+    if observed.features is None or observed.weight is None:
         return {}
-    asked = {"final": seen.final, "true": seen.labels}
-    return {name: updates(seen.features, of, seen.weight, seed=seed) for name, of in asked.items() if of is not None}
+    classes = {"final": observed.final, "true": observed.labels}
+    return {
+        name: updates(observed.features, of_rows, observed.weight, seed=seed)
+        for name, of_rows in classes.items()
+        if of_rows is not None
+    }
 
 
-def _collapse(seen: Observed, null: Observed | None, seed: int) -> tuple[dict[str, Collapse], list[str]]:
-    """With the labels, with labels that have nothing to do with the rows, with random weights; and what is missing."""
-    if seen.labels is None:
+def _collapse(observed: Observed, null: Observed | None, seed: int) -> tuple[dict[str, Collapse], list[str]]:
+    """Collapse with the labels, with shuffled labels, and with random weights; and notes on what is missing."""
+    if observed.labels is None:
         return {}, []
-    mixed = np.random.default_rng(seed).permutation(seen.labels)
+    shuffled = np.random.default_rng(seed).permutation(observed.labels)
     try:
-        found = {
-            MEASURED: collapse(seen.features or seen.states, seen.labels, seen.weight),
-            SHUFFLED_LABELS: collapse(seen.features or seen.states, mixed, seen.weight),
+        results = {
+            MEASURED: collapse(observed.features or observed.states, observed.labels, observed.weight),
+            SHUFFLED_LABELS: collapse(observed.features or observed.states, shuffled, observed.weight),
         }
-    except MeasureError as why:
-        return {}, [f"neural collapse is missing: {why}"]
+    except MeasureError as error:
+        return {}, [f"neural collapse is missing: {error}"]
     if null is not None and null.labels is not None:
-        found[RANDOM_WEIGHTS] = collapse(null.features or null.states, null.labels, null.weight)
-    return found, []
+        results[RANDOM_WEIGHTS] = collapse(null.features or null.states, null.labels, null.weight)
+    return results, []

@@ -1,4 +1,4 @@
-"""What a theory came to on a model and data, as one value that saves and loads: `theory.json`, beside a trace."""
+"""Results of the theory on a model and data, with saving and loading: `theory.json`, beside a trace."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _Part = TypeVar("_Part")
 
 @dataclass(frozen=True, kw_only=True)
 class Theory:
-    """The paper's theory on a model and data, each number beside what chance gives. L + 1 = K depths.
+    """Results of the paper's theory on a model and data, with those of null models. L + 1 = K depths.
 
-    What could not be had is absent, and `notes` says why.
+    What could not be computed is absent, and `notes` say why.
 
     Attributes:
         geometry: of the paths: "measured" (seen from the mean of each depth), "not centred", the nulls "random walk"
             and "shuffled", and "random weights" if a model with such was given.
         closeness: Theorem 2.2 for the "final" and the "true" class.
         collapse: "measured", with "shuffled labels", and with "random weights".
-        updates: what blocks write, for the "final" and the "true" class.
+        updates: directions of the blocks' updates, for the "final" and the "true" class.
         notes: what is absent or undefined, and why.
-        provenance: of which model and data this is.
+        provenance: the model and data.
     """
 
     geometry: Mapping[str, Geometry]
@@ -66,7 +66,7 @@ class Theory:
 
     @classmethod
     def load(cls, folder: str | Path) -> Theory:
-        """Read it back.
+        """Load what `save` wrote.
 
         Raises:
             TraceFileError: nothing is there, it is corrupt or of a newer format, or the trace beside it is of another
@@ -81,7 +81,7 @@ class Theory:
                 f"{path} is of format {content['format']}, and this anydepth reads up to {FORMAT}: upgrade anydepth"
             )
         try:
-            found = cls(
+            theory = cls(
                 geometry={name: _read(Geometry, part) for name, part in content["geometry"].items()},
                 closeness={name: _read(Closeness, part) for name, part in content["closeness"].items()},
                 collapse={name: _read(Collapse, part) for name, part in content["collapse"].items()},
@@ -89,15 +89,15 @@ class Theory:
                 notes=tuple(content["notes"]),
                 provenance=content["provenance"],
             )
-            found.depth  # noqa: B018  # there is at least what was measured
+            theory.depth  # noqa: B018  # raises where the measured geometry is missing
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise TraceFileError(f"{path} is corrupt: {type(problem).__name__} at {problem}") from None
-        _require_same(found.provenance, Path(folder))
-        return found
+        _require_same(theory.provenance, Path(folder))
+        return theory
 
 
 def _require_same(provenance: Mapping[str, Any], folder: Path) -> None:
-    """That a trace in the same folder is of the same model and data: another may have been written there since."""
+    """Check that a trace in the folder is of the same model and data: another may have been written there since."""
     beside = folder / "trace.json"
     if not beside.is_file():
         return
@@ -110,19 +110,19 @@ def _require_same(provenance: Mapping[str, Any], folder: Path) -> None:
 
 
 def _read(kind: type[_Part], content: dict[str, Any]) -> _Part:
-    """A part from its dict: estimates, arrays, numbers and notes, by what they look like."""
+    """A part from its dict; whether a value is an estimate, array, number or notes follows from its JSON type."""
     return kind(**{field.name: _value(content[field.name]) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def _value(content: Any) -> Any:
     if isinstance(content, dict):
-        return Estimate(**{name: _array(one) for name, one in content.items()})
+        return Estimate(**{end: _array(values) for end, values in content.items()})
     if isinstance(content, list):
-        return tuple(content) if all(isinstance(one, str) for one in content) else _array(content)
+        return tuple(content) if all(isinstance(item, str) for item in content) else _array(content)
     return content
 
 
 def _array(content: Any) -> np.ndarray:
-    found = np.array(content, dtype=object)
-    whole = found.size and all(isinstance(one, int) for one in found.ravel())
-    return found.astype(np.int64 if whole else np.float64)
+    values = np.array(content, dtype=object)
+    whole = values.size and all(isinstance(value, int) for value in values.ravel())
+    return values.astype(np.int64 if whole else np.float64)

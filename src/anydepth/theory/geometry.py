@@ -1,7 +1,7 @@
-"""The shape of the way from h[0] to h[L]: does similarity fall off with distance, is the way straight, how long is it.
+"""Geometry of the path of hidden states from h[0] to h[L]: straightness, angles, lengths, cosines (Theorem 2.1).
 
-Everything is a mean over rows of a number that each row has by itself, and comes beside the same of paths that know
-nothing of the data (`paths.NULLS`): most of it is not surprising for a random walk.
+Everything is a mean over rows of a number computed for each row, to be compared with that of null paths that do not
+depend on the data (`paths.NULLS`): most of it is not surprising for a random walk.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from anydepth.stats.means import Estimate, Means
 from anydepth.theory.paths import Null, Paths
 
 TIE = 1e-6
-"""Cosines of float32 states that are closer than this are not told apart."""
+"""Cosines of float32 states that are closer than this count as equal."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """The way of the rows through L + 1 = K depths. Means over rows, with intervals over samples.
+    """Geometry of the rows' paths through L + 1 = K depths. Means over rows, with intervals over samples.
 
     Attributes:
-        violations: share of the triples k < l < m in which the far pair is more alike than one of the near ones,
+        violations: share of the triples k < l < m in which the far pair is more similar than one of the near ones,
             cos(h_k, h_m) > min(cos(h_k, h_l), cos(h_l, h_m)); in 0..1.
         monotone: share of rows without one such triple.
         closer: (L,) of the rows whose cosine with h[L] changes from depth l - 1 to l, the share in which it rises.
-        straightness: chord over path, |h_L - h_0| / Σ |Δ_l|; 1 on a straight line, 0 for a way that comes back.
+        straightness: chord over path, |h_L - h_0| / Σ |Δ_l|; 1 on a straight line, 0 for a closed path.
         turning: (L - 1,) angle between the updates into and out of each depth between the ends, in degrees: 0 straight
             on, 90 without relation, 180 back.
         residual: (K,) distance of h_l from the straight line through the ends, over the length of the chord.
         progress: (K,) how far along the chord h_l is: 0 at h_0, 1 at h_L.
         step: (L,) length of each update.
-        norm: (K,) |h_l|, as seen from where the paths are seen.
+        norm: (K,) |h_l|, about the mean if the paths are centred.
         cosine: (K,) cos(h_l, h_L).
-        predicted: (K,) what Theorem 2.1 says of it, see `line`.
+        predicted: (K,) that cosine by Theorem 2.1, see `line`.
         gap: mean of |cosine - predicted| over the depths between the ends.
         notes: depths at which something is undefined, and why.
     """
@@ -64,14 +64,13 @@ _SINGLE = ("violations", "monotone", "straightness", "gap")
 
 
 def geometry(states: States, *, centred: bool = True, null: Null | None = None, seed: int = 0) -> Geometry:
-    """The geometry of the way through the depths, streamed in two passes over the rows (one, if not centred).
+    """Geometry of the paths through the depths, streamed in two passes over the rows (one, if not centred).
 
     Args:
         states: of depths of one width.
-        centred: see every depth from its mean over all rows, as the paper's COS does; from the origin otherwise.
-        null: one of `paths.NULLS`, to get what paths give that know nothing of the data. It starts from the paths as
-            they are seen: of centred ones, the steps are centred, too.
-        seed: of the null, and of the dealing of samples behind intervals.
+        centred: subtract each depth's mean over all rows, as the paper's COS does.
+        null: one of `paths.NULLS`, for the geometry of null paths, made of the (centred) paths.
+        seed: of the null, and of the split of samples for intervals.
 
     Raises:
         MeasureError: fewer than two depths, no rows, or depths of different widths.
@@ -86,18 +85,18 @@ def geometry(states: States, *, centred: bool = True, null: Null | None = None, 
     paths, means = Paths(states, centred=centred, null=null, seed=seed), Means(states.count, states.groups, seed)
     for _, h in paths:
         means.add(of_rows(h))
-    found = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}
-    notes = () if paths.location is None else blank_notes(paths.location)
-    return Geometry(**{name: one[0] if name in _SINGLE else one for name, one in found.items()}, notes=tuple(notes))
+    estimates = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}
+    estimates |= {name: estimates[name][0] for name in _SINGLE}
+    return Geometry(**estimates, notes=() if paths.location is None else blank_notes(paths.location))
 
 
 def of_rows(h: Float64[Tensor, "b k d"]) -> dict[str, Float64[Tensor, "b _"]]:
-    """The numbers of each row that `Geometry` has the means of; NaN where a row has none.
+    """Values of each row whose means are in `Geometry`; NaN where undefined.
 
     Example:
         >>> square = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)
-        >>> found = of_rows(square)
-        >>> found["straightness"], found["turning"]
+        >>> values = of_rows(square)
+        >>> values["straightness"], values["turning"]
         (tensor([[0.3333]], dtype=torch.float64), tensor([[90., 90.]], dtype=torch.float64))
     """
     cosines = normalised(h @ h.mT)
@@ -127,11 +126,11 @@ def of_rows(h: Float64[Tensor, "b k d"]) -> dict[str, Float64[Tensor, "b _"]]:
 
 
 def line(h: Float64[Tensor, "b k d"]) -> Float64[Tensor, "b k"]:
-    """Theorem 2.1's cosine with the last state: as if all states lay on the straight line between the measured ends.
+    """Cosine with the last state by Theorem 2.1: with all states on the straight line between the measured ends.
 
     cos((1 - x_l) a + x_l h_L, h_L), with a the first state that has a direction (h_0, unless that is the origin), and
-    x_l the share of the path from there that is behind: it takes the ends and the lengths of the steps from the
-    states, and nothing else of what lies between.
+    x_l the share of the path's length from there to l: only the ends and the lengths of the steps are taken from the
+    states.
 
     Example:
         >>> h = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [0.0, 1.0]]], dtype=torch.float64)
@@ -140,9 +139,9 @@ def line(h: Float64[Tensor, "b k d"]) -> Float64[Tensor, "b k"]:
     """
     rows, start = torch.arange(len(h)), _start(h)
     step = torch.linalg.vector_norm(h.diff(dim=1), dim=2)
-    behind = torch.cat([torch.zeros_like(step[:, :1]), step.cumsum(1)], dim=1)
-    behind = behind - behind[rows, start][:, None]
-    x = torch.where(behind >= 0, behind / _positive(behind[:, -1:]), torch.nan)[..., None]
+    travelled = torch.cat([torch.zeros_like(step[:, :1]), step.cumsum(1)], dim=1)
+    travelled = travelled - travelled[rows, start][:, None]
+    x = torch.where(travelled >= 0, travelled / _positive(travelled[:, -1:]), torch.nan)[..., None]
     on_line = (1 - x) * h[rows, start][:, None] + x * h[:, -1:]
     lengths = torch.linalg.vector_norm(on_line, dim=2) * torch.linalg.vector_norm(h[:, -1:], dim=2)
     return (on_line @ h[:, -1, :, None])[..., 0] / _positive(lengths)
@@ -154,7 +153,7 @@ def _start(h: Float64[Tensor, "b k d"]) -> Int64[Tensor, " b"]:
 
 
 def rises(values: Float64[Tensor, "b k"], least: float = TIE) -> Float64[Tensor, "b _"]:
-    """1 where a value is larger at the next depth, 0 where it is smaller, NaN where it is neither or undefined.
+    """1 where a value is larger at the next depth, 0 where it is smaller, NaN where it is equal or undefined.
 
     Example:
         >>> rises(torch.tensor([[0.1, 0.3, 0.3, 0.2]], dtype=torch.float64))
@@ -171,7 +170,7 @@ def angles(u: Float64[Tensor, "b l d"], v: Float64[Tensor, "b l d"]) -> Float64[
 
 
 def _triples(cosines: Float64[Tensor, "b k k"]) -> tuple[Float64[Tensor, " b"], Float64[Tensor, " b"]]:
-    """In how many triples k < l < m the far pair is the more alike, and in how many all three cosines are defined."""
+    """Numbers of triples k < l < m whose far pair is more similar, and of those with all three cosines defined."""
     violated, defined = torch.zeros(2, len(cosines), dtype=torch.float64)
     for middle in range(1, cosines.shape[1] - 1):
         far = cosines[:, :middle, middle + 1 :]
@@ -182,5 +181,5 @@ def _triples(cosines: Float64[Tensor, "b k k"]) -> tuple[Float64[Tensor, " b"], 
 
 
 def _positive(x: Float64[Tensor, "*s"]) -> Float64[Tensor, "*s"]:
-    """To divide by: NaN in place of 0."""
+    """Divisor with NaN in place of 0."""
     return torch.where(x > 0, x, torch.nan)

@@ -1,7 +1,7 @@
-"""The pass behind a theory: for each answer its state, what enters the classifier, and how probable its class is.
+"""The pass over the data for the theory: the states, classifier inputs and class probabilities of each answer.
 
 A trace keeps one short row for each answer and a state for each selected position. Here the two must belong together,
-and the probability of the final class is wanted at every depth, so the data are read once more.
+and the probability of the final class is needed at every depth, so the data are read once more.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _PIECE, _EXACT = 2**26, 2**22
 _NEED_ANSWERS = "Theorem 2.2, neural collapse and what blocks write"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Observed:
-    """What a pass saw, row by row: a row is an answer, or, where the model gives none, a selected position.
+    """Data collected by the pass; a row is an answer, or, where the model gives none, a selected position.
 
     Attributes:
         states: of the rows at all depths.
-        tokens: which positions stand for a sample.
+        tokens: which positions represent a sample.
         digests: 64 bits of each sample's content.
         labels: the true class of each row; None without labels.
         final: the top class at the last depth; None without a classifier.
         log_probability: nats of the "true" and the "final" class at each depth, as far as there are such classes.
-        features: what enters the classifier at each depth; None where that says too little, and `notes` why.
+        features: the classifier's input at each depth; None where logits are no linear map of it.
         weight: of the classifier, if there are features.
         notes: what is missing, and why.
     """
@@ -74,17 +74,9 @@ def observe(
     progress: Progress | None = None,
     what: str = "theory",
 ) -> Observed:
-    """Run a model over data once, and leave in `folder` what its theory is examined on.
+    """Run a model over data once and collect what the tests of the theory need; large arrays lie in `folder`.
 
-    Args:
-        stack: the model.
-        data: batches as `anydepth.trace` takes them.
-        folder: for what is read back piece by piece; it must outlive what is returned.
-        tokens: which positions stand for a sample; None for where the model's own readout looks.
-        readout: False to look at states alone.
-        labels: False to leave labels alone.
-        progress: called with the batches done.
-        what: they are done for.
+    The folder must outlive the result. See `anydepth.theory.examine.examine` for the arguments.
 
     Raises:
         DataError: there is no batch, or one that is no dict of tensors, pair, or tensor.
@@ -94,42 +86,36 @@ def observe(
     """
     data, device = as_batches(data), device_of(stack.model)
     total = len(data) if isinstance(data, Sized) else None
-    look: _Look | None = None
+    reader: _Reader | None = None
     digests, first = [], 0
     with closing(_Rows(folder)) as rows, evaluating(stack.model), torch.no_grad():
         for index, item in enumerate(data):
-            given, truth, ids = as_batch(item, first, stack.model)
-            batch, truth = to_device(given, device), truth if labels else None
-            look = look or _settle(stack, batch, truth, tokens, readout)
-            if look.labelled and truth is None and not predicts_next_token(stack.model):
+            inputs, truth, ids = as_batch(item, first, stack.model)
+            batch, truth = to_device(inputs, device), truth if labels else None
+            reader = reader or _first_reader(stack, batch, truth, tokens, readout)
+            if reader.labelled and truth is None and not predicts_next_token(stack.model):
                 raise LabelError(f"batch {index} has no 'labels', as those before it have: add them, or leave all out")
-            for piece in look.pieces(batch):
-                found = look.rows(samples_of(batch, piece), None if truth is None else truth[piece])
-                found["sample"] += first + piece.start
-                rows.append(found)
+            for piece in reader.pieces(batch):
+                columns = reader.rows(samples_of(batch, piece), None if truth is None else truth[piece])
+                columns["sample"] += first + piece.start
+                rows.append(columns)
             if not index and total:
-                require_space(folder, (total - 1) * rows.bytes, f"what {total} batches show")
-            digests.append(digest(given))
+                require_space(folder, (total - 1) * rows.bytes, f"the rows of {total} batches")
+            digests.append(digest(inputs))
             first += len(ids)
             if progress:
                 progress(index + 1, total, f"{what} batches")
-    if look is None:
+    if reader is None:
         raise DataError("the data set is empty: expected at least one batch (each pass reads the data anew)")
-    return _read_back(rows, look, np.concatenate(digests))
+    return _read_back(rows, reader, np.concatenate(digests))
 
 
-@dataclass(frozen=True)
-class _Look:
-    """How to look at a batch: settled by the first one.
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """Reads rows from batches; its settings follow from the first batch.
 
-    Attributes:
-        stack: the model.
-        tokens: which positions stand for a sample.
-        per_position: whether the model answers for each position.
-        classes: 0 where there are no answers that go with the states.
-        labelled: whether there is a true class.
-        linear: the classifier, where logits are its map of what enters it, and nothing more.
-        notes: what is missing, and why.
+    `classes` is 0 where no answers belong to the states; `linear` is the classifier, where logits are a linear map of
+    its input; `notes` say what is missing, and why.
     """
 
     stack: Stack
@@ -141,16 +127,16 @@ class _Look:
     notes: tuple[str, ...] = ()
 
     def pieces(self, batch: Batch) -> Iterator[slice]:
-        """Samples to take at a time."""
+        """Slices of the samples whose logits fit in memory at a time."""
         count, positions = sample_count(batch), 1
         if self.per_position and not isinstance(batch, Tensor):
-            positions = max(one.shape[1] for one in batch.values() if isinstance(one, Tensor) and one.ndim > 1)
+            positions = max(entry.shape[1] for entry in batch.values() if isinstance(entry, Tensor) and entry.ndim > 1)
         size = max(1, _PIECE // max(1, self.classes * positions))
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))
 
     def rows(self, batch: Batch, truth: Tensor | None) -> dict[str, NDArray[Any]]:
-        """The rows of some samples; `sample` counts from the first of them."""
+        """Columns of the rows of some samples; `sample` counts from the first of them."""
         states, answer = self.stack.forward(batch)
         valid, labels = valid_positions(batch, states[0]), None
         if self.labelled:
@@ -163,17 +149,17 @@ class _Look:
         rows = torch.cat([select(state, valid, self.tokens)[0].float() for state in states], dim=1)
         if not rows.isfinite().all():
             raise NonFiniteStates("a state holds NaN or infinity: expected finite numbers; try another dtype")
-        found = {"sample": sample.cpu().numpy(), "states": rows.cpu().numpy()}
+        columns = {"sample": sample.cpu().numpy(), "states": rows.cpu().numpy()}
         if not self.classes:
-            return found
+            return columns
         where = valid.nonzero(as_tuple=True) if self.per_position else (sample,)
         classes = {"final": answer[where].argmax(1)} | ({} if labels is None else {"true": labels[where]})
-        return found | self._answers(states, batch, where, classes)
+        return columns | self._answers(states, batch, where, classes)
 
     def _answers(
         self, states: list[Tensor], batch: Batch, where: tuple[Tensor, ...], classes: dict[str, Tensor]
     ) -> dict[str, NDArray[Any]]:
-        """How probable each class is at every depth, the classes themselves, and the features."""
+        """Log-probability of each class at every depth, the classes themselves, and the features."""
         features, nats = [], dict[str, list[Tensor]]({name: [] for name in classes})
         for depth, state in enumerate(states):
             if self.linear is None:
@@ -181,37 +167,38 @@ class _Look:
             else:
                 features.append(self.stack.classifier_input(state, batch)[where])
                 logits = functional.linear(features[-1], self.linear.weight, self.linear.bias)
-            for name, asked in classes.items():
-                nats[name].append(_exactly(logits, asked.to(logits.device)))
-        found = {f"{name} class": asked.cpu().numpy() for name, asked in classes.items()}
-        found |= {name: torch.stack(columns, 1).numpy() for name, columns in nats.items()}
-        return found | ({"features": torch.cat(features, 1).float().cpu().numpy()} if features else {})
+            for name, targets in classes.items():
+                nats[name].append(_nats(logits, targets.to(logits.device)))
+        columns = {f"{name} class": targets.cpu().numpy() for name, targets in classes.items()}
+        columns |= {name: torch.stack(by_depth, 1).numpy() for name, by_depth in nats.items()}
+        return columns | ({"features": torch.cat(features, 1).float().cpu().numpy()} if features else {})
 
 
-def _settle(stack: Stack, batch: Batch, truth: Tensor | None, tokens: str | None, readout: bool) -> _Look:
+def _first_reader(stack: Stack, batch: Batch, truth: Tensor | None, tokens: str | None, readout: bool) -> _Reader:
+    """The settings for all batches, and notes on what cannot be collected, from the first batch."""
     stack.verify(batch)
     few = first_samples(batch, 2)
     answer = stack.forward(few)[1]
     has_classes, per_position = stack.answers_with_logits(labelled=truth is not None), answer.ndim == 3
     policy = default_policy(stack, batch, labels_each=has_classes and per_position) if tokens is None else None
-    look = _Look(stack, policy or check_policy(str(tokens)), per_position)
+    reader = _Reader(stack=stack, tokens=policy or check_policy(str(tokens)), per_position=per_position)
     if not has_classes or not readout:
         why = "readouts were left out" if has_classes else "the model has no classifier"
-        return replace(look, notes=(f"{why}: {_NEED_ANSWERS} are missing",))
+        return replace(reader, notes=(f"{why}: {_NEED_ANSWERS} are missing",))
     require_one_class(stack.model, answer, None if truth is None else truth[:2], "examine its states (readout=False)")
-    if per_position != (look.tokens == "each"):
+    if per_position != (reader.tokens == "each"):
         each = "position" if per_position else "sample"
-        why = f"the model answers for each {each}, which the states of {look.tokens!r} are not"
-        return replace(look, notes=(f"{why}: {_NEED_ANSWERS} are missing",))
+        why = f"the model answers for each {each}, which the states of {reader.tokens!r} are not"
+        return replace(reader, notes=(f"{why}: {_NEED_ANSWERS} are missing",))
     labelled = truth is not None or predicts_next_token(stack.model)
     linear, why = _linear(stack, few)
     notes = [f"what blocks write, and NC3, are missing: {why}"] if why else []
     notes += [] if labelled else ["neural collapse and the true class are missing: there are no labels"]
-    return replace(look, classes=answer.shape[-1], labelled=labelled, linear=linear, notes=tuple(notes))
+    return replace(reader, classes=answer.shape[-1], labelled=labelled, linear=linear, notes=tuple(notes))
 
 
 def _linear(stack: Stack, batch: Batch) -> tuple[nn.Linear | None, str]:
-    """The classifier, if logits are a linear map of what enters it, and nothing more; else why not."""
+    """The classifier, if logits are a linear map of its input; else None, with the reason."""
     if stack.heads is not None:
         return None, "each depth has a classifier of its own"
     try:
@@ -226,15 +213,15 @@ def _linear(stack: Stack, batch: Batch) -> tuple[nn.Linear | None, str]:
     return None, "more than one linear map lies between what enters the classifier and the logits"
 
 
-def _exactly(logits: Float[Tensor, "n c"], classes: Int64[Tensor, " n"]) -> Float32[Tensor, " n"]:
-    """Nats in float64, a few rows at a time and on the CPU: MPS has no such numbers."""
+def _nats(logits: Float[Tensor, "n c"], classes: Int64[Tensor, " n"]) -> Float32[Tensor, " n"]:
+    """Log-probabilities by float64, a few rows at a time and on the CPU: MPS has no float64."""
     size = max(1, _EXACT // logits.shape[1])
     pieces = [slice(start, start + size) for start in range(0, max(len(logits), 1), size)]
     return torch.cat([log_probability(logits[piece].cpu(), classes[piece].cpu()).float() for piece in pieces])
 
 
 class _Rows:
-    """What a pass leaves: matrices in files that grow by rows, and in memory a few numbers for each row."""
+    """Columns of rows: matrices in files that grow by rows, and vectors in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -262,8 +249,8 @@ class _Rows:
             file.close()
 
 
-def _read_back(rows: _Rows, look: _Look, digests: NDArray[np.uint64]) -> Observed:
-    samples, depths = rows.column("sample"), look.stack.depth + 1
+def _read_back(rows: _Rows, reader: _Reader, digests: NDArray[np.uint64]) -> Observed:
+    samples, depths = rows.column("sample"), reader.stack.depth + 1
     assert samples is not None
     groups = None if len(np.unique(samples)) == len(samples) else samples
 
@@ -277,7 +264,7 @@ def _read_back(rows: _Rows, look: _Look, digests: NDArray[np.uint64]) -> Observe
     assert states is not None
     return Observed(
         states=states,
-        tokens=look.tokens,
+        tokens=reader.tokens,
         digests=digests,
         labels=rows.column("true class"),
         final=rows.column("final class"),
@@ -285,6 +272,6 @@ def _read_back(rows: _Rows, look: _Look, digests: NDArray[np.uint64]) -> Observe
             name: np.load(rows.files[name].path, mmap_mode="r") for name in ("true", "final") if name in rows.files
         },
         features=stored("features"),
-        weight=None if look.linear is None else look.linear.weight.detach().double().cpu().numpy(),
-        notes=look.notes,
+        weight=None if reader.linear is None else reader.linear.weight.detach().double().cpu().numpy(),
+        notes=reader.notes,
     )

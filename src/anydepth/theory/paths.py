@@ -1,4 +1,4 @@
-"""The way of each row from h[0] to h[L], and the paths that know nothing of the data to hold it against."""
+"""Paths of hidden states from h[0] to h[L], and null models of such paths: random walk, shuffled updates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from anydepth.errors import MeasureError
 from anydepth.measures.engine.states import StateMoments, States, locate, rows_per_chunk
 
 Null = Callable[[Float64[Tensor, "b k d"], np.random.Generator], Float64[Tensor, "b k d"]]
-"""Makes of rows of paths other paths. Its draws go row by row, so that no result depends on how rows are cut."""
+"""Maps paths to null paths. Its draws go row by row, so that results do not depend on the size of chunks."""
 
 
 def random_walk(h: Float64[Tensor, "b k d"], rng: np.random.Generator) -> Float64[Tensor, "b k d"]:
-    """From the same h[0] steps of the same lengths, each in a direction of its own, uniform on the sphere.
+    """Null paths from the same h[0] with steps of the same lengths in random directions, uniform on the sphere.
 
     Example:
         >>> h = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]], dtype=torch.float64)
@@ -26,13 +26,13 @@ def random_walk(h: Float64[Tensor, "b k d"], rng: np.random.Generator) -> Float6
         tensor([[5., 1.]], dtype=torch.float64)
     """
     updates = h.diff(dim=1)
-    ways = torch.from_numpy(rng.standard_normal(updates.shape))
-    ways /= torch.linalg.vector_norm(ways, dim=2, keepdim=True)
-    return _from(h, ways * torch.linalg.vector_norm(updates, dim=2, keepdim=True))
+    directions = torch.from_numpy(rng.standard_normal(updates.shape))
+    directions /= torch.linalg.vector_norm(directions, dim=2, keepdim=True)
+    return _from(h, directions * torch.linalg.vector_norm(updates, dim=2, keepdim=True))
 
 
 def shuffled(h: Float64[Tensor, "b k d"], rng: np.random.Generator) -> Float64[Tensor, "b k d"]:
-    """The same updates in another order, each row in one of its own: the same ends, and the same length.
+    """Null paths of the same updates in a random order for each row: the same ends, and the same length.
 
     Example:
         >>> h = torch.tensor([[[0.0], [1.0], [3.0], [7.0]]], dtype=torch.float64)
@@ -53,17 +53,17 @@ NULLS: dict[str, Null] = {"random walk": random_walk, "shuffled": shuffled}
 
 
 class Paths:
-    """Rows of states as paths (rows, K, D) in float64, seen from each depth's mean or from the origin.
+    """Rows of states as paths (rows, K, D) in float64, optionally centred, or null paths made of them.
 
     Args:
         states: of depths of one width.
-        centred: take each depth's mean off, as the cosine of the paper does. A depth that is the same for every row is
-            exactly 0 then.
-        null: what to make of each path; None to leave it.
-        seed: of what the null draws.
+        centred: subtract each depth's mean, as the paper's cosine does; a depth that is the same for every row is then
+            exactly 0.
+        null: a null model to apply to each path.
+        seed: of the null.
 
     Raises:
-        MeasureError: fewer than two depths, no rows, or depths of different widths: between these there is no way.
+        MeasureError: fewer than two depths, no rows, or depths of different widths.
     """
 
     def __init__(self, states: States, *, centred: bool = True, null: Null | None = None, seed: int = 0) -> None:
@@ -79,7 +79,7 @@ class Paths:
         self.location: StateMoments | None = locate(states.chunks(self._rows), states.widths) if centred else None
 
     def __iter__(self) -> Iterator[tuple[Int64[np.ndarray, " b"], Float64[Tensor, "b k d"]]]:
-        """Numbers of rows, and their paths."""
+        """Yield indices of rows, and their paths."""
         rng, start = np.random.default_rng(self.seed), 0
         for rows in self.states.chunks(self._rows):
             h = by_depth(rows if self.location is None else self.location.centre(rows), len(self.states.widths))
@@ -90,7 +90,7 @@ class Paths:
 
 
 def rows_at_once(states: States) -> int:
-    """How many rows to take at a time, for arithmetic in float64 on (rows, K, D) and (rows, K, K)."""
+    """Rows per chunk, for arithmetic in float64 on (rows, K, D) and (rows, K, K)."""
     return rows_per_chunk((max(sum(states.widths), len(states.widths) ** 2),), megabytes=8)
 
 

@@ -1,7 +1,7 @@
-"""What blocks write, as the classifier sees it: along the weight of the own class, along others, or past all of them.
+"""Directions of the blocks' updates: along the weight of the row's class, in the span of the others, or orthogonal.
 
-Theorem 2.2 takes for granted that an update is δ w_k + η with η orthogonal to every class weight. Softmax does not see
-what all weights have in common, so they are taken about their mean.
+Theorem 2.2 assumes that an update is δ w_k + η with η orthogonal to every class weight. Softmax does not depend on what
+all weights have in common, so their mean is subtracted.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from anydepth.theory.paths import Paths
 _ROUNDING = 1e-6  # singular values of float32 weights below this share of the largest are rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Updates:
-    """Where the updates z_l - z_(l-1) of what enters the classifier point; shares of their squared length.
+    """Shares of the squared length of updates z_l - z_(l-1) of the classifier's input, by direction.
 
     Attributes:
         own: (L,) along the weight of the row's class; in 0..1.
-        others: (L,) in the span of the weights, and not along the own.
-        outside: (L,) past all weights: it changes no probability. The three add up to 1.
-        towards: (L,) share of rows whose update goes towards the own weight rather than away from it.
+        others: (L,) in the span of the weights, and not along that one.
+        outside: (L,) orthogonal to all weights: it changes no probability. The three add up to 1.
+        towards: (L,) share of rows whose update goes towards the weight of the row's class rather than away from it.
         rank: dimensions of the span: C - 1, or less.
-        width: D. A direction without aim has 1 / D along the own weight, and rank / D in the span.
+        width: D. A random direction has 1 / D along the weight of the row's class, and rank / D in the span.
     """
 
     own: Estimate
@@ -45,13 +45,9 @@ class Updates:
 def updates(
     features: States, classes: Int64[np.ndarray, " n"], weight: Float[np.ndarray, "c d"], *, seed: int = 0
 ) -> Updates:
-    """Take the updates apart, streamed.
+    """Decompose the updates by direction, streamed.
 
-    Args:
-        features: what enters the classifier at each depth, of one width D.
-        classes: the class of each row.
-        weight: of the classifier: logits are `features @ weight.T`, and a bias.
-        seed: of the dealing of samples behind intervals.
+    `features` are the classifier's inputs at each depth, of one width D: logits are `features @ weight.T` and a bias.
 
     Raises:
         MeasureError: classes, weights and rows do not fit together, or the features are no paths.
@@ -60,8 +56,8 @@ def updates(
         >>> from anydepth.measures.engine.states import ArrayStates
         >>> weight = np.eye(2, 3)
         >>> features = ArrayStates({"0": np.zeros((1, 3)), "1": [[1.0, -1.0, 1.0]], "2": [[1.0, -1.0, 3.0]]})
-        >>> found = updates(features, np.array([0]), weight)
-        >>> found.own.value.round(3), found.outside.value.round(3), found.rank
+        >>> result = updates(features, np.array([0]), weight)
+        >>> result.own.value.round(3), result.outside.value.round(3), result.rank
         (array([0.667, 0.   ]), array([0.333, 1.   ]), 1)
     """
     if len(classes) != features.count:
@@ -77,8 +73,8 @@ def updates(
     means = Means(features.count, features.groups, seed)
     for which, z in Paths(features, centred=False):
         means.add(_of_rows(z, own[torch.from_numpy(classes[which])], span))
-    own_share, others, outside = (means.mean(name) for name in ("own", "others", "outside"))
-    return Updates(own_share, others, outside, means.share("towards"), len(span), weight.shape[1])
+    shares = {name: means.mean(name) for name in ("own", "others", "outside")}
+    return Updates(**shares, towards=means.share("towards"), rank=len(span), width=weight.shape[1])
 
 
 def _span(weight: Float64[Tensor, "c d"]) -> Float64[Tensor, "r d"]:
@@ -95,10 +91,10 @@ def _of_rows(
     length = torch.where(length > 0, length, torch.nan)
     along = (change @ own[:, :, None])[..., 0]
     inside = (change @ span.mT).square().sum(2) / length
-    ownly = along.square() / length
+    along_own = along.square() / length
     return {
-        "own": ownly,
-        "others": (inside - ownly).clamp(min=0),  # below by rounding only
+        "own": along_own,
+        "others": (inside - along_own).clamp(min=0),  # below by rounding only
         "outside": (1 - inside).clamp(min=0),
         "towards": torch.where(along != 0, (along > 0).double(), torch.nan),
     }

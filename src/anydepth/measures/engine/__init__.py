@@ -1,1 +1,1 @@
-"""What measures share: states read in chunks, covariances, Gram matrices, nearest neighbours, precision."""
+"""Shared computations of measures: states in chunks, covariances, Gram matrices, nearest neighbours, precision."""

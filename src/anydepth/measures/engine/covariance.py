@@ -1,4 +1,4 @@
-"""Covariances between depths, as many as fit in memory at a time, and the principal axes of each.
+"""Covariances between depths, in tiles of pairs that fit in memory, and the principal axes of each depth.
 
 Whitening divides by standard deviations, which may lie six digits apart: it needs products in float64. Where nothing is
 divided they are float32, added up in float64.
@@ -33,7 +33,7 @@ class Axes:
     Attributes:
         scale: singular values of the centred rows, the largest first; as many as the rank r.
         axes: a column for each.
-        left_out: how many further directions would count but for the size of the mean, beside which they are rounding.
+        left_out: number of further directions that are only rounding beside the size of the mean.
     """
 
     scale: Float64[Tensor, " r"]
@@ -42,15 +42,15 @@ class Axes:
 
     @property
     def rank(self) -> int:
-        """How many directions count: at most n - 1."""
+        """Number of directions that count, at most n - 1."""
         return len(self.scale)
 
-    def cached_prefix(self, share: float) -> Axes:
+    def leading(self, share: float) -> Axes:
         """The fewest leading axes that hold `share` of the variance.
 
         Example:
             >>> axes = Axes(torch.tensor([3.0, 1.0, 0.1]).double(), torch.eye(3).double())
-            >>> axes.cached_prefix(0.99).rank
+            >>> axes.leading(0.99).rank
             2
         """
         variance = self.scale.square().cumsum(0)
@@ -59,7 +59,7 @@ class Axes:
 
 
 def principal_axes(covariance: Float64[Tensor, "d d"], location: StateMoments, depth: int) -> Axes:
-    """Principal axes from a depth's own `Σ_i y_i y_iᵀ` over centred rows."""
+    """Principal axes of a depth from its `Σ_i y_i y_iᵀ` over centred rows."""
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0), vectors.flip(1)
     least = location.rounding(depth) ** 2 * location.count
@@ -70,17 +70,17 @@ def principal_axes(covariance: Float64[Tensor, "d d"], location: StateMoments, d
 
 
 def whitened(cross: Float64[Tensor, "d e"], first: Axes, second: Axes) -> Float64[Tensor, "r s"]:
-    """The covariance of two depths in their principal axes, each scaled to unit length: products of scores."""
+    """Covariance of two depths in their principal axes, each scaled to unit length: products of scores."""
     with full_precision(cross.device):
         return (first.axes / first.scale).T @ cross @ (second.axes / second.scale)
 
 
 @dataclass(frozen=True)
 class PairTile:
-    """As many pairs of depths as are had from one pass.
+    """Pairs of depths whose covariances are computed in one pass over the rows.
 
     Attributes:
-        depths: in order, those of which the principal axes are found.
+        depths: in order, those whose principal axes are computed.
         pairs: (k, l), k < l, each k with a run of neighbouring l among the depths.
     """
 
@@ -88,11 +88,11 @@ class PairTile:
     pairs: tuple[Pair, ...]
 
     def partners(self, depth: int) -> list[int]:
-        """The depths that `depth` is paired with, in order."""
+        """The depths l of the pairs (depth, l), in order."""
         return [other for k, other in self.pairs if k == depth]
 
     def bytes(self, widths: tuple[int, ...]) -> int:
-        """Of the covariances, of the principal axes and what finding them takes, and of a chunk of rows."""
+        """Memory for the covariances, the computation of principal axes, and a chunk of rows."""
         products = sum(widths[k] * widths[other] for k, other in self.pairs)
         own = 4 * sum(widths[depth] ** 2 for depth in self.depths)
         row = 4 * sum(widths) + 16 * sum(widths[depth] for depth in self.depths)
@@ -101,15 +101,8 @@ class PairTile:
 
 @dataclass(frozen=True)
 class TileCovariances:
-    """What one pass found of a tile.
+    """Principal axes of the depths of a tile, if wanted, and `Σ_i y_i^k (y_i^l)ᵀ` of its pairs."""
 
-    Attributes:
-        tile: the depths and pairs.
-        axes: principal axes of each depth, if they are wanted.
-        products: for each pair, `Σ_i y_i^k (y_i^l)ᵀ`.
-    """
-
-    tile: PairTile
     axes: dict[int, Axes]
     products: dict[Pair, Float64[Tensor, "_ _"]]
 
@@ -121,9 +114,8 @@ class Covariances:
         rows: the states.
         location: their mean and spread.
         pairs: (k, l) of depths that are not blank, k < l.
-        memory: bytes that may be used: where it does not suffice for all pairs at once, there is a pass for each tile
-            of them, whenever they are asked for.
-        axes: find the principal axes, and make all products in float64; otherwise in float32, added up in float64.
+        memory: bytes that may be used: where all pairs do not fit at once, each iteration makes a pass for each tile.
+        axes: compute the principal axes, with all products in float64; otherwise in float32, added up in float64.
     """
 
     def __init__(
@@ -143,7 +135,7 @@ class Covariances:
         return self._pass(self.tiles[0])
 
     def _pass(self, tile: PairTile) -> TileCovariances:
-        """One reading of the rows: for each depth a panel of its products with those it is paired with."""
+        """One pass over the rows: for each depth a panel of its products with the depths it is paired with."""
         widths, mean = self.rows.widths, self.location.mean
         place = dict(zip(tile.depths, depth_slices(tuple(widths[depth] for depth in tile.depths)), strict=True))
         spans = {depth: _span(tile.partners(depth), place) for depth in tile.depths}
@@ -161,7 +153,7 @@ class Covariances:
         for k, other in tile.pairs:
             start = place[other].start - spans[k].start
             products[k, other] = panels[k][:, start : start + widths[other]]
-        return TileCovariances(tile, axes, products)
+        return TileCovariances(axes, products)
 
     def _centred(self, tile: PairTile) -> Iterator[Float[Tensor, "b w"]]:
         """The rows of a tile's depths, side by side, about their mean."""
@@ -189,13 +181,7 @@ def _span(depths: Sequence[int], place: dict[int, slice]) -> slice:
 
 
 def tiles(pairs: Sequence[Pair], depths: set[int], widths: tuple[int, ...], memory: int) -> list[PairTile]:
-    """All pairs in as few tiles as fit in memory one at a time.
-
-    Args:
-        pairs: (k, l), k < l.
-        depths: all that matter, also those in no pair.
-        widths: of all depths.
-        memory: bytes that may be used.
+    """All pairs (k, l), and depths in no pair, in as few tiles as fit in memory (bytes) one at a time.
 
     Raises:
         MeasureError: not even one pair fits.
@@ -207,15 +193,15 @@ def tiles(pairs: Sequence[Pair], depths: set[int], widths: tuple[int, ...], memo
     left, right = (sorted({pair[side] for pair in pairs}) for side in (0, 1))
     alone = sorted(depths - {*left, *right})
     for parts in range(1, max(len(left), len(right), 1) + 1):
-        found = [
+        tiling = [
             _tile([pair for pair in pairs if pair[0] in rows and pair[1] in columns])
             for rows in np.array_split(left, parts)
             for columns in np.array_split(right, parts)
         ]
-        found = [tile for tile in found if tile.pairs] + ([PairTile(tuple(alone), ())] if alone else [])
-        needed = max((tile.bytes(widths) for tile in found), default=0)
+        tiling = [tile for tile in tiling if tile.pairs] + ([PairTile(tuple(alone), ())] if alone else [])
+        needed = max((tile.bytes(widths) for tile in tiling), default=0)
         if needed <= memory:
-            return found
+            return tiling
     raise MeasureError(
         f"the covariances of two depths of widths {sorted(widths)[-2:]} need {needed / 1e9:.1f} GB, but "
         f"{memory / 1e9:.1f} GB are allowed: allow more memory"

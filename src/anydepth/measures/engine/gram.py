@@ -1,4 +1,4 @@
-"""CKA's sums from tiles of the Gram matrices: for widths whose covariance is too large, or rows too few to pay for it.
+"""Sums for CKA from tiles of the Gram matrices, for wide depths or few rows, where the covariance is more expensive.
 
 The Gram matrices of K depths over n rows cost `n² ΣD / 2` products, the covariance of all depths `n (ΣD)² / 2`. Only
 one tile of rows × rows per depth is in memory at a time; it is multiplied with those of the other depths and dropped.
@@ -17,7 +17,7 @@ from anydepth.measures.engine.moments import GramSums
 from anydepth.measures.engine.precision import full_precision
 from anydepth.measures.engine.states import StateMoments, depth_slices, squared_norms
 
-FEW = 512  # rows up to which float64 tiles cost nothing worth saving
+FEW = 512  # rows up to which float64 tiles are cheap
 
 
 def gram_sums(
@@ -28,17 +28,10 @@ def gram_sums(
     kept: Bool[Tensor, " n"] | None = None,
     done: Callable[[int], None] = lambda rows: None,
 ) -> tuple[GramSums, Float64[Tensor, "m k k"] | None]:
-    """The sums of all pairs of depths and, on request, some rows' shares in them.
+    """Sums over the Gram matrices of all pairs of depths; and for kept rows i, in order, `Σ_{j ≠ i} G^k_ij G^l_ij`.
 
-    Args:
-        chunks: called for each reading of the rows (b, sum of widths); a tile is one chunk by another.
-        location: mean and spread of the rows.
-        widths: width of each depth.
-        kept: the rows whose shares are wanted.
-        done: told the number of rows whose tiles are finished.
-
-    Returns:
-        The sums; and for each kept row i, in order, `Σ_{j ≠ i} G^k_ij G^l_ij` (None without `kept`).
+    `chunks` is called for each pass over the rows (b, sum of widths); a tile is one chunk by another. `done` is called
+    with the number of rows whose tiles are finished.
     """
 
     def centred(skipped: int = 0) -> Iterator[Tensor]:
@@ -51,7 +44,7 @@ def gram_sums(
     for index, left in enumerate(centred()):
         wanted = torch.zeros(len(left), dtype=torch.bool) if kept is None else kept[start : start + len(left)]
         share = cross.new_zeros(int(wanted.sum()), *cross.shape)
-        # The Gram matrix is symmetric: tiles left of the diagonal tell only what single rows share in.
+        # The Gram matrix is symmetric: tiles left of the diagonal are needed for the shares of rows only.
         first = 0 if len(share) else index
         for column, right in enumerate(centred(first), start=first):
             products = row_products(left[wanted] if column < index else left, right, widths, same=column == index)

@@ -12,8 +12,8 @@ from anydepth.measures.engine.moments import GramSums, Moments
 from anydepth.measures.engine.precision import full_precision
 from anydepth.measures.engine.states import depth_slices, squared_norms, sum_by_depth
 
-# What debiasing leaves of a depth's HSIC with itself counts as nothing below this share of the biased value: the
-# products are rounded to float32. Rows that are all equally far apart leave nothing.
+# A depth's debiased HSIC with itself counts as zero below this share of the biased value: the products are rounded to
+# float32. For rows that are all equally far apart it is zero.
 NOTHING = 1e-6
 _LARGEST = 1e100
 
@@ -44,10 +44,6 @@ def cka(sums: Moments | GramSums, *, debiased: bool = True) -> Float64[Tensor, "
     lies in 0..1 and is high for independent rows when n is not much larger than D; debiased CKA lies in -1..1 and is
     0 on average for independent rows.
 
-    Args:
-        sums: over all rows.
-        debiased: by HSIC1 rather than HSIC0.
-
     Returns:
         (K, K), symmetric, without a unit. NaN in the row and column of a depth that is constant, not finite, or
         (debiased) has HSIC1 <= 0, and everywhere when debiased and n <= 3.
@@ -69,10 +65,10 @@ def cka(sums: Moments | GramSums, *, debiased: bool = True) -> Float64[Tensor, "
 
 
 def normalised(products: Float64[Tensor, "*b k k"]) -> Float64[Tensor, "*b k k"]:
-    """Inner products of K things -> their cosines; NaN where one has no positive product with itself."""
+    """Cosines from inner products of K vectors; NaN where one has no positive product with itself."""
     own = products.diagonal(dim1=-2, dim2=-1)
     if bool(((own > _LARGEST) | ((own > 0) & (own < 1 / _LARGEST))).any()):
-        # the product of two of them must be a number, too
+        # The product of two of them must be finite, too.
         size = torch.where(own > 0, own, 1.0).sqrt()
         products = products / size[..., :, None] / size[..., None, :]
         own = products.diagonal(dim1=-2, dim2=-1)
@@ -85,10 +81,7 @@ def row_shares(
 ) -> Float64[Tensor, "b k k"]:
     """For each centred row i, `Σ_{j ≠ i} G^k_ij G^l_ij = y^kᵀ C^kl y^l - q^k q^l`, by the covariance of all rows.
 
-    Args:
-        panels: of the centred covariance sums, upper triangle, in the rows' dtype.
-        rows: centred rows y.
-        widths: width of each depth.
+    `panels` are those of the centred covariance sums (`Moments.centred_panels`), in the rows' dtype.
     """
     norms = squared_norms(rows, widths).double()
     upper = torch.zeros(len(rows), len(widths), len(widths), dtype=torch.float64, device=rows.device)
@@ -101,16 +94,10 @@ def row_shares(
 def leave_one_out(
     sums: GramSums, rows: Float[Tensor, "b w"], shares: Float64[Tensor, "b k k"], widths: tuple[int, ...]
 ) -> Float64[Tensor, "b k k"]:
-    """Debiased CKA without row i, for each of some rows, exactly.
+    """Debiased CKA without row i, for each of some centred rows y and their `shares`, see `row_shares`; exact.
 
     Of the off-diagonal Gram matrix of centred rows, row i sums to `-q_i`. Without row i, row j sums to `-q_j - G_ij`
     and the whole to `-tr G + 2 q_i`; put into HSIC1 of the n-1 others.
-
-    Args:
-        sums: over all n rows.
-        rows: the centred rows y.
-        shares: their `Σ_{j ≠ i} G^k_ij G^l_ij`.
-        widths: width of each depth.
 
     Returns:
         (b, K, K); NaN where n <= 4.

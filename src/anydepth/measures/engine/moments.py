@@ -1,4 +1,4 @@
-r"""The sums from which CKA of all pairs of depths follows exactly, in one pass, mergeable in any order.
+r"""Mergeable sums over rows, made in one pass, from which CKA of all pairs of depths follows exactly.
 
 Let `z_i` be row i of the K depths side by side, minus a fixed shift, `z_i^k` its part at depth k and
 `q_i^k = |z_i^k|²`. Kept are
@@ -14,8 +14,8 @@ and moving every row by t, `z → z + t`, moves them exactly. Write t^k for the 
     V → V + Q tᵀ + 2 (C T)ᵀ + 2 u tᵀ + τ (S + n t)ᵀ
     A → A + 2 V T + 2 (V T)ᵀ + Q τᵀ + τ Qᵀ + 4 Tᵀ C T + 2 (u τᵀ + τ uᵀ) + n τ τᵀ
 
-`t = -S/n` centres. So the shift need not be the mean, only near it, that float32 products lose nothing: it is the mean
-of the first chunk until that turns out to be far off, and the rest is put right at the end in float64. Two sets of
+`t = -S/n` centres. So the shift need only be near the mean for float32 products to lose nothing: it is the mean of the
+first chunk until that turns out to be far off, and the rest is corrected at the end in float64. Two sets of
 sums are merged by moving one to the other's shift and adding.
 """
 
@@ -43,10 +43,10 @@ HEAVY = 100  # times the mean squared norm, from which on a row is summed in flo
 
 @dataclass(frozen=True)
 class GramSums:
-    """What HSIC needs of the centred Gram matrices `G^k = Y^k Y^kᵀ` of K depths, however they were come by.
+    """Sums for HSIC over the centred Gram matrices `G^k = Y^k Y^kᵀ` of K depths.
 
     Attributes:
-        location: mean and spread of the rows, which also tell the blank depths.
+        location: mean and spread of the rows.
         cross: Σ over i ≠ j of `G^k_ij G^l_ij`.
         diagonal: Σ over i of `G^k_ii G^l_ii`.
         trace: Σ over i of `G^k_ii`.
@@ -88,7 +88,7 @@ class Moments:
 
     @classmethod
     def size(cls, widths: tuple[int, ...]) -> int:
-        """How many float64 numbers the sums over depths of these widths are.
+        """Number of float64 numbers in the sums over depths of these widths.
 
         Example:
             >>> Moments.size((384,) * 12) * 8 // 2**20  # MB
@@ -102,7 +102,7 @@ class Moments:
 
     @property
     def shift(self) -> Float64[Tensor, " w"]:
-        """What is taken off every row before it is summed: near the mean, and a float32 number."""
+        """The vector subtracted from every row before it is summed: near the mean, and of float32 numbers."""
         return self._part(0)
 
     @property
@@ -143,15 +143,9 @@ class Moments:
         return StateMoments(self.count, mean, variance, variance + sum_by_depth(mean.square(), self.widths))
 
     def update(self, rows: Float[Tensor, "n w"]) -> Moments:
-        """Add rows, in place.
+        """Add rows (n, sum of widths) in place, the depths side by side; returns self.
 
-        Products are float32 (whatever the rows' dtype and the caller's precision settings), sums float64.
-
-        Args:
-            rows: states (n, sum of widths), the depths side by side.
-
-        Returns:
-            self.
+        Products are float32 (for any dtype of the rows and precision settings of the caller), sums float64.
 
         Raises:
             MeasureError: the rows are not as wide as the depths together.
@@ -180,7 +174,7 @@ class Moments:
             self.data.copy_(self.about(mean if exact else mean.float().double()).data)
             z = self._shifted(rows)
             norms = squared_norms(z, self.widths)
-        # Debiasing takes a row's product with itself off again: where that is most of a sum, float32 keeps too little.
+        # Debiasing subtracts a row's product with itself again: where that is most of a sum, float32 is too coarse.
         heavy = (norms > HEAVY * norms.mean(0)).any(1)
         if z.dtype == torch.float32 and bool(heavy.any()):
             self._accumulate(z[heavy].double())
@@ -199,12 +193,12 @@ class Moments:
         return z.float() if self._multiply_in_float32(z) else z.double()
 
     def _multiply_in_float32(self, z: Tensor) -> bool:
-        """Whether the squares of all depths, and their products, lie well within what float32 holds."""
+        """Whether the squares of all depths, and their products, lie well within the range of float32."""
         largest = torch.stack([z[:, part].abs().amax() for part in depth_slices(self.widths) if part.stop > part.start])
         return bool(((largest == 0) | ((largest > _SMALLEST) & (largest < _LARGEST)) | largest.isnan()).all())
 
     def _accumulate(self, z: Tensor) -> None:
-        """Add shifted rows to all sums but their number; in the precision of `z`."""
+        """Add shifted rows to all sums but the count; in the precision of `z`."""
         norms = squared_norms(z, self.widths)
         sums = torch.cat([torch.ones_like(norms[:, :1]), norms], dim=1).T @ z
         self.total.add_(sums[0])
@@ -256,7 +250,9 @@ class Moments:
     def scaled(self, exponents: tuple[int, ...]) -> Moments:
         """The sums over the same rows with every depth multiplied by a power of two."""
         feature = by_feature(exponents, self.widths).to(self.data.device)
-        depth = torch.tensor([math.ldexp(1.0, one) for one in exponents], dtype=torch.float64).to(self.data.device)
+        depth = torch.tensor([math.ldexp(1.0, exponent) for exponent in exponents], dtype=torch.float64).to(
+            self.data.device
+        )
         moved = Moments(self.widths, self.data.clone())
         moved.shift.mul_(feature)
         moved.total.mul_(feature)
@@ -289,7 +285,7 @@ class Moments:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Moments:
-        """What `to_tensors` gave, back.
+        """The sums from what `to_tensors` returned.
 
         Raises:
             MeasureError: the tensors are not those of `to_tensors`.
@@ -314,11 +310,7 @@ def _layout(widths: tuple[int, ...]) -> list[int]:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The sums over the rows of both, exactly; neither is changed.
-
-    Args:
-        a: sums over some rows.
-        b: sums over other rows of the same depths.
+    """The sums over the rows of both, of the same depths, exactly; neither is changed.
 
     Raises:
         MeasureError: the widths differ.

@@ -1,4 +1,4 @@
-"""Nearest neighbours of rows by the cosine, exact: found in float32 by tiles, settled in float64 where it is close."""
+"""Exact nearest neighbours of rows by cosine: in float32 by tiles, and in float64 where float32 is too coarse."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LEAST_ROWS = NEIGHBOURS + 2  # with one fewer, all other rows are neighbours
 NEIGHBOUR_ROWS = 10_000  # rows compared with each other; the work grows with their square
 
 _TILE = 512
-_CLOSE = 1e-5  # cosines nearer to each other than that are not told apart in float32
+_CLOSE = 1e-5  # cosines closer to each other than that are compared in float64
 _STEPS = 2**40  # cosines are equal when they are the same number of 2^-40ths, and then the earlier row is nearer
 _PLACES = 2**20  # more than NEIGHBOUR_ROWS
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of each row, its k nearest and the next one.
+    """The k nearest neighbours of each row, and the next one.
 
     Attributes:
         rows: their numbers, (m, k + 1); the last one is the next nearest, the others in any order.
@@ -39,11 +39,7 @@ class Neighbours:
 
 
 def nearest(unit: Float64[Tensor, "m d"], count: int = NEIGHBOURS + 1) -> Neighbours:
-    """The rows with the largest cosines, itself left out; of equal ones, the earlier.
-
-    Args:
-        unit: rows of unit length.
-        count: how many, fewer than m.
+    """The `count` < m other rows with the largest cosines, of m rows of unit length; of equal ones, the earlier.
 
     Example:
         >>> angles = torch.tensor([0.0, 0.1, 0.3, 2.0]).double()
@@ -59,18 +55,18 @@ def nearest(unit: Float64[Tensor, "m d"], count: int = NEIGHBOURS + 1) -> Neighb
         mean = unit @ unit.mean(0)
         for start in range(0, m, _TILE):
             here = torch.arange(start, min(start + _TILE, m), device=unit.device)
-            found, close = _roughly(single, here, count)
+            (values, indices), close = _roughly(single, here, count)
             if len(close):
-                exact = _exactly(unit, here[close], count)
-                found[0][close], found[1][close] = exact[0].to(found[0].dtype), exact[1]
-            cosines[start : start + _TILE], rows[start : start + _TILE] = found[0].double(), found[1]
+                exact, indices[close] = _exactly(unit, here[close], count)
+                values[close] = exact.to(values.dtype)
+            cosines[start : start + _TILE], rows[start : start + _TILE] = values.double(), indices
     return Neighbours(rows.cpu().numpy(), cosines.cpu().numpy(), mean.cpu().numpy())
 
 
 def _roughly(
     unit: Float[Tensor, "m d"], here: Int64[Tensor, " b"], count: int
 ) -> tuple[tuple[Tensor, Tensor], Int64[Tensor, " c"]]:
-    """Largest cosines and where they are; and the rows for which float32 cannot tell which are the nearest."""
+    """Largest cosines in float32 and their rows; and the rows for which float32 is too coarse to decide."""
     cosines = unit[here] @ unit.T
     cosines[torch.arange(len(here)), here] = -torch.inf
     values, rows = cosines.topk(min(count + 1, len(unit) - 1), dim=1)
@@ -80,7 +76,7 @@ def _roughly(
 
 
 def _exactly(unit: Float64[Tensor, "m d"], here: Int64[Tensor, " b"], count: int) -> tuple[Tensor, Tensor]:
-    """The same in float64, ties broken by the order of the rows."""
+    """Largest cosines in float64 and their rows, ties broken by the order of the rows."""
     cosines = unit[here] @ unit.T
     keys = (cosines * _STEPS).round().long() * _PLACES - torch.arange(len(unit), device=unit.device)
     keys[torch.arange(len(here)), here] = torch.iinfo(torch.int64).min

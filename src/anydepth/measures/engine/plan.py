@@ -1,4 +1,4 @@
-"""Which way to CKA's sums is cheaper and fits in memory."""
+"""Choice of the route to the sums of CKA: covariance or Gram tiles, the cheaper that fits in memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ _NAMES: dict[Route, str] = {"covariance": "the covariance of all depths", "gram"
 
 @dataclass(frozen=True)
 class Plan:
-    """How CKA's sums are come by.
-
-    Attributes:
-        route: the covariance of all depths side by side, or tiles of their Gram matrices.
-        rows: in a chunk, or in a tile.
-        note: the choice and its reason, in words.
-    """
+    """The route to CKA's sums, the rows of a chunk or of a tile, and a note with the reason."""
 
     route: Route
     rows: int
@@ -31,13 +25,7 @@ class Plan:
 
 
 def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = False) -> Plan:
-    """The cheaper of the routes that fit in `memory` bytes; both are exact.
-
-    Args:
-        count: number of rows n.
-        widths: width of each depth.
-        memory: bytes that may be used.
-        mergeable: prefer the covariance, whose sums can be merged with those of other rows, where it fits.
+    """The cheaper of the routes that fit in `memory` bytes, both exact; if `mergeable`, the covariance where it fits.
 
     Raises:
         MeasureError: neither fits.
@@ -77,12 +65,12 @@ def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = 
 
 
 def _covariance_bytes(chunk: int, widths: tuple[int, ...]) -> int:
-    """The sums, a float32 copy of them for the intervals, and a chunk as it is read, centred, and multiplied."""
+    """Memory for the sums, a float32 copy for the intervals, and a chunk as it is read, centred, and multiplied."""
     return 12 * Moments.size(widths) + 12 * sum(widths) * chunk
 
 
 def _gram_bytes(tile: int, widths: tuple[int, ...]) -> int:
-    """Two chunks, each as it is read and centred, and their tile at every depth."""
+    """Memory for two chunks, each as it is read and centred, and their tile at every depth."""
     return 4 * tile * (4 * sum(widths) + len(widths) * tile)
 
 
@@ -91,6 +79,12 @@ def available_memory() -> int:
     import psutil  # type: ignore[import-untyped]
 
     return int(psutil.virtual_memory().available)
+
+
+def no_temporary_space(what: str, size: int, error: OSError) -> MeasureError:
+    """The error for `size` bytes that cannot be written to a temporary file."""
+    needs = f"{what} need {size // 2**20} MB in the folder for temporary files"
+    return MeasureError(f"{needs} ({error.strerror}): set TMPDIR to a roomier one")
 
 
 def _gb(size: int) -> str:

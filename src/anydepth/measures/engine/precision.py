@@ -1,4 +1,4 @@
-"""Full float32 products and the usual arithmetic, whatever the caller's settings."""
+"""Context managers for full float32 products and default arithmetic settings, independent of the caller's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anydepth.core.overrides import SharedSetting
 
 @contextmanager
 def usual_settings() -> Iterator[None]:
-    """Inside, numpy warns as it does by default, and new tensors lie on the CPU: no value hangs on the caller's choice.
+    """Context manager: numpy's default warnings, and new tensors on the CPU, for values independent of the caller's.
 
     Example:
         >>> with np.errstate(all="raise"), usual_settings():
@@ -26,7 +26,7 @@ def usual_settings() -> Iterator[None]:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Matrix products inside are true float32 ones and leave no graph behind.
+    """Context manager: matrix products in true float32, without a graph for gradients.
 
     Autocast (a metric updated inside a training step), TF32 and `torch.set_float32_matmul_precision("medium")` turn
     them silently into ones with 8 to 11 bits, enough to move CKA in the second digit. The settings are put back.

@@ -1,4 +1,4 @@
-"""What every measure reads: the states of n rows at K depths, side by side, in chunks of rows."""
+"""Hidden states of n rows at K depths, read in chunks of rows with the depths side by side; their mean and spread."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from anydepth.errors import DataError
 
-_LOOKED_AT = 1000  # rows that tell whether numbers of float64 use it
+_FIRST_ROWS = 1000  # that tell whether numbers of float64 use it
 _FARTHEST = 500  # powers of two whose squares float64 holds
 _FAR_FROM_ONE = 10  # powers of two from which on float32 products are taken of scaled states
 
 
 @runtime_checkable
 class States(Protocol):
-    """The states of n rows at K depths, readable as often as a measure needs to.
+    """Hidden states of n rows at K depths, which can be read several times.
 
-    A row is what stands for a sample (or one of its tokens); the depths lie side by side in it.
+    A row is a sample (or one of its tokens); the depths lie side by side in it.
     """
 
     @property
@@ -39,20 +39,20 @@ class States(Protocol):
 
     @property
     def groups(self) -> np.ndarray | None:
-        """The sample each row belongs to, (n,) int64; `None` where every row is a sample of its own."""
+        """The sample of each row, (n,) int64; `None` where every row is a sample."""
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """All rows in order, at most `size` at a time, (rows, sum of widths), as float32 or float64."""
 
 
 class ArrayStates:
-    """States one already has, as arrays, tensors or memory maps of shape (n, D), one per depth.
+    """Hidden states given as arrays, tensors or memory maps of shape (n, D), one per depth.
 
     Args:
         arrays: name of each depth -> its states (n, D), real numbers of any dtype, in anything that numpy or torch
             reads. Nothing is copied: a memory map is read chunk by chunk. Where one holds float64 or large integers,
             all are read as float64.
-        groups: the sample each row belongs to, (n,) integers, where several rows share one.
+        groups: the sample of each row, (n,) integers, where several rows share one.
 
     Raises:
         DataError: no depths, a depth that is not a matrix of numbers, or depths with different numbers of rows.
@@ -101,7 +101,7 @@ class ArrayStates:
     def _read(self, which: slice | Int64[np.ndarray, " m"]) -> Float[Tensor, "m w"]:
         parts = [array[which] for array in self.arrays]
         rows = torch.empty(len(parts[0]), sum(self.widths), dtype=self.dtype, device="cpu")
-        with np.errstate(all="ignore"):  # of what float64 cannot hold, infinity is left, and is seen
+        with np.errstate(all="ignore"):  # what float64 cannot hold becomes infinite, which makes the depth blank
             for part, array in zip(depth_slices(self.widths), parts, strict=True):
                 if isinstance(array, Tensor):
                     rows[:, part] = array
@@ -111,8 +111,8 @@ class ArrayStates:
 
     @cached_property
     def epsilons(self) -> tuple[float, ...]:
-        """How coarse the numbers of each depth are: float64's rounding where they use it, else float32's."""
-        first = self._read(slice(_LOOKED_AT)).double()
+        """Relative rounding of the numbers of each depth: float64's where they use it, else float32's."""
+        first = self._read(slice(_FIRST_ROWS)).double()
         exact = (first == first.float()) | first.isnan()
         return tuple(
             torch.finfo(torch.float32 if exact[:, part].all() else torch.float64).eps
@@ -121,11 +121,11 @@ class ArrayStates:
 
 
 def as_numbers(name: str, array: Any) -> np.ndarray | Tensor:
-    """An array or tensor of real numbers, without gradients, out of anything that is one.
+    """Convert anything array-like to an array or tensor of real numbers, without gradients.
 
     Args:
-        name: what it is called in messages.
-        array: a numpy array, a tensor, or what converts itself to an array (`__array__`), nested lists among it.
+        name: in error messages.
+        array: a numpy array, a tensor, or what converts to an array (`__array__`), such as nested lists.
 
     Raises:
         DataError: it holds no real numbers, rows of unequal length, or masked entries.
@@ -140,19 +140,19 @@ def as_numbers(name: str, array: Any) -> np.ndarray | Tensor:
     if np.ma.is_masked(array):
         raise DataError(f"states {name!r} have masked entries: fill them, or leave their rows out at all depths")
     try:
-        found = np.asarray(array)
+        numbers = np.asarray(array)
     except (TypeError, ValueError, RuntimeError):
         kind = type(array).__name__
         raise DataError(f"states {name!r} are a {kind} that is no array: expected (n, D), rows of one length") from None
-    if found.dtype.kind == "V" and found.dtype.name.startswith(("bfloat16", "float8")):  # as jax gives them
-        found = found.astype(np.float32)
-    if found.dtype.kind not in "fiub":
-        raise DataError(f"states {name!r} are of dtype {found.dtype}: expected real numbers")
-    return found
+    if numbers.dtype.kind == "V" and numbers.dtype.name.startswith(("bfloat16", "float8")):  # as jax gives them
+        numbers = numbers.astype(np.float32)
+    if numbers.dtype.kind not in "fiub":
+        raise DataError(f"states {name!r} are of dtype {numbers.dtype}: expected real numbers")
+    return numbers
 
 
 def _needs_double(array: np.ndarray | Tensor) -> bool:
-    """Whether float32 does not hold what an array of this type may hold."""
+    """Whether numbers of this type may be beyond float32's precision."""
     if isinstance(array, Tensor):
         return array.dtype in (torch.float64, torch.int32, torch.int64)
     return array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)
@@ -160,17 +160,17 @@ def _needs_double(array: np.ndarray | Tensor) -> bool:
 
 def _as_groups(groups: Any, count: int) -> Int64[np.ndarray, " n"]:
     try:
-        found = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+        ids = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
     except ValueError:
-        found = np.asarray(None)
-    if found.shape != (count,):
-        raise DataError(f"groups have shape {found.shape}: expected one for each of the {count} rows")
-    if found.dtype.kind not in "iu":
+        ids = np.asarray(None)
+    if ids.shape != (count,):
+        raise DataError(f"groups have shape {ids.shape}: expected one for each of the {count} rows")
+    if ids.dtype.kind not in "iu":
         raise DataError(
-            f"groups are of dtype {found.dtype}: expected whole numbers, as numpy.unique(groups, "
+            f"groups are of dtype {ids.dtype}: expected whole numbers, as numpy.unique(groups, "
             "return_inverse=True)[1] makes of names"
         )
-    return found.astype(np.int64)
+    return ids.astype(np.int64)
 
 
 class JoinedStates:
@@ -178,7 +178,7 @@ class JoinedStates:
 
     Args:
         first: states of n rows.
-        second: states of the same n rows in the same order; nothing here can tell whether they are.
+        second: states of the same n rows in the same order, which is not checked.
 
     Raises:
         DataError: the numbers of rows differ, or the samples they belong to.
@@ -192,7 +192,8 @@ class JoinedStates:
     def __init__(self, first: States, second: States) -> None:
         if first.count != second.count:
             raise DataError(f"{first.count} rows and {second.count}: states of two models need the same rows")
-        if not _same_samples(first.groups, second.groups):
+        a, b = first.groups, second.groups
+        if a is not b and (a is None or b is None or not np.array_equal(a, b)):
             raise DataError("the rows of the two models belong to different samples: expected the same, in one order")
         self.first, self.second = first, second
         self.count, self.groups = first.count, first.groups
@@ -214,10 +215,6 @@ class JoinedStates:
 class ScaledStates:
     """States with every depth multiplied by a power of two, which changes nothing but their size.
 
-    Args:
-        states: of n rows.
-        exponents: of 2, one for each depth.
-
     Example:
         >>> states = ScaledStates(ArrayStates({"a": np.full((1, 2), 1e-30, np.float32)}), (100,))
         >>> next(states.chunks(1))
@@ -238,7 +235,7 @@ class ScaledStates:
 
 
 def by_feature(exponents: Sequence[int], widths: tuple[int, ...]) -> Float64[Tensor, " w"]:
-    """The powers of two of each depth, for every feature."""
+    """The power of two of its depth, for every feature."""
     return torch.cat(
         [
             torch.full((width,), math.ldexp(1.0, exponent), dtype=torch.float64, device="cpu")
@@ -248,19 +245,13 @@ def by_feature(exponents: Sequence[int], widths: tuple[int, ...]) -> Float64[Ten
 
 
 def epsilons(states: States) -> tuple[float, ...]:
-    """How coarse the numbers of each depth are: float32's rounding, unless the states say otherwise."""
-    found: tuple[float, ...] | None = getattr(states, "epsilons", None)
-    return (torch.finfo(torch.float32).eps,) * len(states.widths) if found is None else found
-
-
-def _same_samples(first: np.ndarray | None, second: np.ndarray | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return np.array_equal(first, second)
+    """Relative rounding of the numbers of each depth: float32's, unless the states have `epsilons`."""
+    rounding: tuple[float, ...] | None = getattr(states, "epsilons", None)
+    return (torch.finfo(torch.float32).eps,) * len(states.widths) if rounding is None else rounding
 
 
 def depth_slices(widths: tuple[int, ...]) -> list[slice]:
-    """Where each depth lies in a row.
+    """The slice of each depth in a row.
 
     Example:
         >>> depth_slices((2, 3))
@@ -281,7 +272,7 @@ def squared_norms(x: Float[Tensor, "b w"], widths: tuple[int, ...]) -> Float[Ten
 
 
 def rows_per_chunk(widths: tuple[int, ...], *, megabytes: int, least: int = 1) -> int:
-    """How many rows make a chunk of about `megabytes` in float32, at least `least`.
+    """Number of rows of a chunk of about `megabytes` in float32, at least `least`.
 
     Example:
         >>> rows_per_chunk((384,) * 12, megabytes=64)
@@ -292,14 +283,14 @@ def rows_per_chunk(widths: tuple[int, ...], *, megabytes: int, least: int = 1) -
 
 @dataclass(frozen=True)
 class StateMoments:
-    """Where the states lie and how far they spread: what centring and the search for blank depths need.
+    """Mean and spread of the states, for centring and to find blank depths.
 
     Attributes:
         count: number of rows n.
-        mean: global mean of every feature.
+        mean: of every feature.
         variance: of each depth, mean squared distance of a row from the mean.
         size: of each depth, mean squared norm of a row.
-        coarse: of each depth, how coarse its numbers are; float32's rounding where it is not said.
+        coarse: of each depth, relative rounding of its numbers; float32's by default.
     """
 
     count: int
@@ -309,20 +300,20 @@ class StateMoments:
     coarse: tuple[float, ...] = ()
 
     def centre(self, rows: Float[Tensor, "b w"]) -> Float32[Tensor, "b w"]:
-        """The rows about the mean, in float32 without the rounding of the mean: it is taken off in two parts."""
+        """The rows minus the mean, in float32, without the rounding of the mean: it is subtracted in two parts."""
         if rows.dtype == torch.float64:
             return (rows - self.mean).float()
         near = self.mean.float()
         return (rows.float() - near).sub_((self.mean - near).float())
 
     def rounding(self, depth: int) -> float:
-        """What is no more than the noise of arithmetic at a depth: 8 roundings of its root mean square."""
+        """Size of arithmetic noise at a depth: 8 roundings of its root mean square."""
         coarse = self.coarse[depth] if self.coarse else torch.finfo(torch.float32).eps
         return 8 * coarse * float(self.size[depth].sqrt())
 
     @property
     def blank(self) -> dict[int, str]:
-        """Depths no similarity is defined for, with the reason.
+        """Depths for which no similarity is defined, with the reason.
 
         A depth is constant when its standard deviation is at most 8 roundings of its root mean square.
         """
@@ -335,32 +326,27 @@ class StateMoments:
         return reasons
 
     def exponents(self, widths: tuple[int, ...]) -> tuple[int, ...]:
-        """By which powers of two depths must be multiplied for float32 products of them to be right; 0 for most.
+        """Powers of two by which to multiply depths so that float32 products of them are right; 0 for most.
 
         A factor changes no similarity. But squares of numbers beyond 1e19 are infinite in float32, and those of numbers
         below 1e-23 are 0.
         """
-        wanted = []
+        exponents = []
         for width, variance in zip(widths, self.variance.tolist(), strict=True):
             spread = math.sqrt(variance / width) if 0 < variance < math.inf else 1.0
             exponent = max(-_FARTHEST, min(_FARTHEST, -round(math.log2(spread))))
-            wanted.append(exponent if abs(exponent) > _FAR_FROM_ONE else 0)
-        return tuple(wanted)
+            exponents.append(exponent if abs(exponent) > _FAR_FROM_ONE else 0)
+        return tuple(exponents)
 
     def scaled(self, exponents: tuple[int, ...], widths: tuple[int, ...]) -> StateMoments:
-        """Of the same rows with every depth multiplied by a power of two."""
-        squares = torch.tensor([math.ldexp(1.0, 2 * one) for one in exponents], dtype=torch.float64, device="cpu")
+        """Moments of the same rows with every depth multiplied by a power of two."""
+        squares = torch.tensor([math.ldexp(1.0, 2 * power) for power in exponents], dtype=torch.float64, device="cpu")
         squares, factors = squares.to(self.size.device), by_feature(exponents, widths).to(self.mean.device)
         return replace(self, mean=self.mean * factors, variance=self.variance * squares, size=self.size * squares)
 
 
 def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[float, ...] = ()) -> StateMoments:
-    """Mean and spread of the states in one pass, in float64.
-
-    Args:
-        chunks: rows (b, sum of widths).
-        widths: width of each depth.
-        coarse: how coarse the numbers of each depth are; see `epsilons`.
+    """Mean and spread of rows (b, sum of widths) in one pass, in float64; for `coarse` see `epsilons`.
 
     Example:
         >>> rows = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
@@ -394,5 +380,14 @@ def undefined(blank: dict[int, str], value: Float64[np.ndarray, "... k k"]) -> F
 
 
 def sample_ids(groups: Int64[np.ndarray, " n"] | None, start: int, stop: int) -> Int64[np.ndarray, " b"]:
-    """The sample that each of the rows start..stop belongs to."""
+    """The sample of each of the rows start..stop."""
     return np.arange(start, stop, dtype=np.int64) if groups is None else groups[start:stop]
+
+
+def chosen_rows(states: States, indices: Int64[np.ndarray, " m"]) -> Iterator[Float[Tensor, "_ w"]]:
+    """The rows at ascending indices, in chunks."""
+    start = 0
+    for rows in states.chunks(rows_per_chunk(states.widths, megabytes=8)):
+        first, last = np.searchsorted(indices, (start, start + len(rows)))
+        yield rows[torch.from_numpy(indices[first:last] - start)]
+        start += len(rows)
