@@ -144,7 +144,7 @@ def test_bad_input_is_one_line(command: Command, arguments: list[str], message: 
 def test_too_few_texts_to_promise(command: Command) -> None:
     done = command("exit", "~gpt2", "--data", "~corpus.txt", "--prompt-tokens", "4", "--out", "calibrated")
     assert done.status == 2
-    assert "prompts, and to promise 0.01" in done.err
+    assert "prompts, and to certify 0.01" in done.err
     assert not Path("calibrated").exists()
 
 

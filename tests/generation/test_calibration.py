@@ -155,7 +155,7 @@ def test_the_promise_is_kept_in_simulation() -> None:
 
 def test_what_cannot_be_promised() -> None:
     model, policy = speaker("gpt2"), Confidence(0.5, depths=(2,))
-    with pytest.raises(CertificateError, match=r"there are 5 prompts, and to promise 0.05 .* at least 59"):
+    with pytest.raises(CertificateError, match=r"there are 5 prompts, and to certify 0.05 .* at least 59"):
         calibrate(model, rows(5), policy)
     with pytest.raises(CertificateError, match="share is 1"):
         calibrate(model, rows(5), policy, share=1.0)

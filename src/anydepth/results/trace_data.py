@@ -15,7 +15,7 @@ from anydepth.core.windows import texts_of
 from anydepth.errors import CertificateError, MeasureError
 from anydepth.measures import readout
 from anydepth.measures.engine.moments import Moments
-from anydepth.measures.engine.states import ArrayStates
+from anydepth.measures.engine.states import ArrayStates, sample_ids
 from anydepth.measures.measure import Similarity
 from anydepth.stats import intervals
 from anydepth.stats.agreement import Agreement, agreements
@@ -286,20 +286,33 @@ class TraceData:
         return agreements(self.similarity, confidence)
 
     def class_name(self, label: int) -> str:
-        """What the model calls a class, or its number."""
-        return str(self.provenance.get("model", {}).get("classes", {}).get(str(label), label))
+        """The model's name for a class, or its number."""
+        return str(provenance_value(self, "model", "classes", str(label), default=label))
 
 
-def by_field(found: Mapping[str, Similarity]) -> dict[str, Any]:
-    """Measures, each with all it has, turned into the fields of a trace."""
+def provenance_value(trace: TraceData, *keys: str, default: Any = None) -> Any:
+    """A nested entry of a trace's provenance; the default where there is none."""
+    value: Any = trace.provenance
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return default if value is None else value
+
+
+def row_samples(states: StoredStates | ArrayStates) -> Int64[np.ndarray, " n"]:
+    """The sample that each row of the states belongs to."""
+    return sample_ids(states.groups, 0, states.count)
+
+
+def by_field(measured: Mapping[str, Similarity]) -> dict[str, Any]:
+    """Similarities by measure, as the fields of a trace."""
     return {
-        "similarity": {name: one.value for name, one in found.items()},
+        "similarity": {name: result.value for name, result in measured.items()},
         "similarity_intervals": {
-            name: np.stack([one.low, one.high])
-            for name, one in found.items()
-            if one.low is not None and one.high is not None
+            name: np.stack([result.low, result.high])
+            for name, result in measured.items()
+            if result.low is not None and result.high is not None
         },
-        "quantiles": {name: one.quantiles for name, one in found.items() if one.quantiles is not None},
-        "moments": next((one.moments for one in found.values() if one.moments is not None), None),
-        "notes": tuple(dict.fromkeys(note for one in found.values() for note in one.notes)),
+        "quantiles": {name: result.quantiles for name, result in measured.items() if result.quantiles is not None},
+        "moments": next((result.moments for result in measured.values() if result.moments is not None), None),
+        "notes": tuple(dict.fromkeys(note for result in measured.values() for note in result.notes)),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,11 @@ class Estimate:
         """Nothing but NaN."""
         blank = np.full(shape, np.nan)
         return cls(blank, blank, blank)
+
+    @classmethod
+    def stack(cls, estimates: Sequence[Estimate]) -> Estimate:
+        """Estimates of one shape, along a new first axis."""
+        return cls(*(np.stack([getattr(item, end) for item in estimates]) for end in ("value", "low", "high")))
 
     def __getitem__(self, place: int | slice) -> Estimate:
         return Estimate(*(np.asarray(one[place]) for one in (self.value, self.low, self.high)))
