@@ -210,10 +210,7 @@ def acceptance_by_depth(
 ) -> tuple[float, ...]:
     """At depths 1..L-1, the share of a model's own greedy tokens that a readout there would have proposed.
 
-    Args:
-        stack: the model.
-        texts: each prompt with the tokens generated after it.
-        prompts: the length of each prompt.
+    Each text is a prompt, whose length is in `prompts`, and the tokens generated after it.
     """
     right, count = np.zeros(stack.depth - 1), 0
     for text, prompt in zip(texts, prompts, strict=True):
@@ -230,13 +227,10 @@ def acceptance_by_depth(
 def measure_decode_costs(stack: Stack, text: Int64[Tensor, "1 t"], *, rounds: int = _ROUNDS) -> DecodeCosts:
     """Time forwards of some of the blocks on the end of a text, and fit the cost of each part.
 
-    Args:
-        stack: the model, on the device it is to run on.
-        text: as long as the contexts to come.
-        rounds: times each kind of step is timed; the median counts.
+    Each kind of step is timed `rounds` times, and the median counts. The text should be as long as later contexts.
 
     Raises:
-        GenerationError: the text is too short to end in several tokens, or see `whole_cache`.
+        GenerationError: the text has fewer than 4 tokens, or see `whole_cache`.
     """
     few = min(9, text.shape[1] - 1)
     if few < 3:

@@ -115,10 +115,10 @@ class Decoder:
         Args:
             tokens: B rows of q.
             upto: the depth to stop at.
-            at: positions before these tokens; `length` if not given.
+            at: positions before these tokens; `length` by default.
             after: the depth to start at.
-            state: h[after] of these tokens, unless they start from their embeddings.
-            read: of how many of them, from the last, the state is read out.
+            state: h[after] of these tokens, unless `after` is 0.
+            read: how many of the last tokens are read out.
 
         Returns:
             h[upto], and the logits, float32, of the last `read` tokens.
@@ -215,8 +215,7 @@ def decoding(
     """Context manager: a `Decoder`; afterwards every layer of its cache has the same positions.
 
     Raises:
-        GenerationError: `generate` was given something that would have to grow with the tokens, or positions of
-            another kind than those it makes itself.
+        GenerationError: there are other inputs than text, or other position ids than those of the mask.
     """
     growing = sorted(name for name, value in model_inputs.items() if isinstance(value, Tensor) and name not in _GROWING)
     if growing:

@@ -29,14 +29,8 @@ from anydepth.generation.decoder import GenerationStats, checked_on
 class LoopArguments:
     """The arguments that `generate` calls a generation loop with.
 
-    Attributes:
-        model: that generates.
-        input_ids: the prompt, (B, T).
-        processors: of logits.
-        stops: stopping criteria.
-        config: the generation config.
-        streamer: None where the loop is not `generate`'s own: transformers keeps it to itself then.
-        model_inputs: what goes to the model beside `input_ids`: mask, positions, cache.
+    `processors` are of logits, `stops` the stopping criteria, `config` is the generation config, and `model_inputs` go
+    to the model beside `input_ids`: mask, positions, cache.
     """
 
     model: Any
@@ -75,7 +69,7 @@ class LoopArguments:
         return prompt[:, past:]
 
     def run(self, loop: Callable[..., Any], stats: GenerationStats, **replaced: Any) -> Any:
-        """Output of one of `generate`'s own loops, called with these arguments; its tokens are counted in `stats`."""
+        """Output of one of `generate`'s own loops, called with these arguments; `stats` counts its tokens."""
         output = loop(
             self.input_ids,
             logits_processor=self.processors,
@@ -148,8 +142,7 @@ class GenerationMethod(ABC):
 
         Raises:
             DependencyError: the installed transformers generates differently.
-            GenerationError: an encoder, an encoder-decoder, or a model that keeps what came before in a way of its
-                own; the prompt is empty, or longer than the model has positions for.
+            GenerationError: an encoder, or a model with a cache of its own kind; no prompt, or a too long one.
             UnknownArchitecture: see `Stack`.
         """
         require("transformers")
@@ -181,11 +174,7 @@ class GenerationMethod(ABC):
         return stack
 
     def _started_streamer(self, arguments: LoopArguments) -> Any:
-        """The streamer, already given the prompt; None if there is none.
-
-        Raises:
-            GenerationError: there are several rows.
-        """
+        """The streamer, which has been given the prompt; None if there is none. It takes one row only."""
         prompt = arguments.input_ids
         if arguments.streamer is not None or self.streamer is None:
             return arguments.streamer
@@ -247,16 +236,10 @@ def several_ranks(model: nn.Module) -> bool:
 
 
 def require_supported(arguments: LoopArguments, method: str, *, several: bool = False) -> None:
-    """Refuse the settings that dynamic exit and self-speculation do not support.
+    """Raise `GenerationError` for settings that dynamic exit and self-speculation do not support.
 
-    Args:
-        arguments: of the loop.
-        method: named in the messages.
-        several: whether the batch has several rows whose logits and scores are not kept.
-
-    Raises:
-        GenerationError: beams, guidance, watermarks, weights spread over ranks, outputs that are not kept, rotary
-            angles that change on the way, learnt prompts.
+    Beams, guidance, watermarks, weights spread over ranks, outputs that are not kept, learnt prompts, rotary angles
+    that change on the way. With `several`, logits and scores are not kept either.
     """
     model, config = arguments.model, arguments.config
     if (config.num_beams or 1) > 1:

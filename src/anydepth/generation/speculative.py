@@ -45,8 +45,8 @@ def best_length(chance: float, draft: int | float, verify: int | float) -> int:
 
     Args:
         chance: of each draft, 0..1.
-        draft: what a drafted token costs.
-        verify: what a round costs beside its drafts.
+        draft: the cost of a drafted token.
+        verify: the cost of the rest of a round.
 
     Example:
         >>> best_length(0.5, 0.25, 1.5), best_length(0.0, 0.25, 1.5)
@@ -58,12 +58,9 @@ def best_length(chance: float, draft: int | float, verify: int | float) -> int:
 
 
 class DraftLength:
-    """The number of tokens to draft in the next round, from the acceptance so far; see `best_length`.
+    """The number of tokens to draft in the next round, from the acceptance so far; `fixed` if it is given.
 
-    Args:
-        draft: what a drafted token costs.
-        verify: what a round costs beside its drafts.
-        fixed: always draft as many.
+    `draft` and `verify` are the costs that `best_length` takes.
     """
 
     def __init__(self, draft: int | float, verify: int | float, fixed: int | None = None) -> None:
