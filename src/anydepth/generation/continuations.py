@@ -29,7 +29,7 @@ OWN = "text"
 """The name of the texts' own continuations, among those of the depths."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Passages:
     """Texts cut in two: a prefix to generate from, and the text's own continuation.
 
@@ -97,7 +97,7 @@ def continuing(
         batch: prefixes at a time.
 
     Raises:
-        GenerationError: the model cannot generate, or takes fewer tokens; and when called: no such depth.
+        GenerationError: the model cannot generate, or takes fewer tokens; when called: a depth it does not have.
     """
     network: Any = model.model
     if not predicts_next_token(network):
@@ -193,7 +193,8 @@ def text_metrics(
         ModelError: the encoder cannot be used.
 
     Example:
-        >>> passages = Passages(torch.zeros(2, 1, dtype=torch.int64), ("a", "b"), ("one two three four", "a b a b a"))
+        >>> ids, texts = torch.zeros(2, 1, dtype=torch.int64), ("one two three four", "a b a b a")
+        >>> passages = Passages(ids=ids, prefixes=("a", "b"), continuations=texts)
         >>> metrics = text_metrics(passages, lambda depth: ["no no no no no", "so so so so so"], depths=[1])
         >>> metrics.names, metrics.values["rep-2"].value.tolist()
         (('1', 'text'), [0.75, 0.2857142857142857])

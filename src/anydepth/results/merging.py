@@ -35,10 +35,6 @@ def merge(a: T, b: T) -> T:
     CKA needs the sums of both traces; the cosine (whose centring needs all samples) and every interval and quantile of
     similarity need the states.
 
-    Args:
-        a: a trace.
-        b: one of the same model, made the same way, of other samples.
-
     Raises:
         IncompatibleTraces: models, settings or depths differ, a sample is in both, or a measure needs states that
             were not kept.

@@ -63,7 +63,7 @@ def require_alike(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> No
 def pair_samples(a: TraceData, b: TraceData, despite: Sequence[str] = ()) -> SamplePairs:
     """Pair the answers of two traces by sample id, and by position where there are several to a sample.
 
-    With "data" in `despite`, samples of one id may have different content.
+    With "data" in `despite`, samples of one id may have other content.
 
     Raises:
         IncompatibleTraces: no sample is in both, one has another label or other content, or answers of a sample are at

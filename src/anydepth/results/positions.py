@@ -25,7 +25,7 @@ _MEANS, _SHARES = ("cross_entropy", "confidence", "entropy"), ("accuracy", "agre
 _AT_ONCE = 2**16  # answers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Band:
     """A range of positions or of frequency ranks, and the number of answers in it.
 
@@ -48,8 +48,8 @@ class Band:
         """The range as text.
 
         Example:
-            >>> Band(64, 127, 500, 9, 300).name, Band(1, 1, 9, 9, 5).name, Band(1111, None, 70, 9, 66).name
-            ('64–127', '1', '1,111 and beyond')
+            >>> [Band(first=64, last=last, count=500, texts=9, tokens=300).name for last in (127, 64, None)]
+            ['64–127', '64', '64 and beyond']
         """
         if self.last is None:
             return f"{self.first:,} and beyond"
@@ -118,13 +118,10 @@ def by_position(trace: TraceData) -> BandedStatistics:
     """Readout statistics by the number of tokens that the model has read of its sequence: 1, 2–3, 4–7, 8–15, ...
 
     Powers of two, because one more token of context matters about in proportion to how many there are already. And they
-    are the same for all data, so that traces can be compared.
-
-    Args:
-        trace: of a causal language model. Where long texts were read in windows, tokens read are those of the window.
+    are the same for all data, so that traces can be compared. In a window of a long text, its own tokens count.
 
     Raises:
-        MeasureError: it is of another model.
+        MeasureError: the trace is of another model than a causal language model.
 
     Example:
         >>> import torch
@@ -167,8 +164,8 @@ def _next_token_rows(trace: TraceData) -> Rows:
     if not tells_next_token(trace):
         model = provenance_value(trace, "model", "class", default="states without a model")
         raise MeasureError(
-            f"bands are of positions at which the next token is told, and this trace is of {model}: expected one of a "
-            "causal language model, with readouts"
+            f"bands are of positions at which the next token is predicted, and this trace is of {model}: expected one of "
+            "a causal language model, with readouts"
         )
     assert trace.rows is not None
     return trace.rows
@@ -190,7 +187,8 @@ def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.nda
         own = np.flatnonzero(which == index)
         last = int(ends[index + 1]) if index + 1 < len(ends) else None
         tokens = len(np.unique(rows.label[own][rows.label[own] >= 0]))
-        bands.append(Band(int(ends[index]) + 1, last, len(own), len(np.unique(text[own])), tokens))
+        first, texts = int(ends[index]) + 1, len(np.unique(text[own]))
+        bands.append(Band(first=first, last=last, count=len(own), texts=texts, tokens=tokens))
         estimates.append(_estimates(trace, own, text[own]))
     values = {name: Estimate.stack([of_band[name] for of_band in estimates]) for name in estimates[0]}
     depth = values.pop("saturation")

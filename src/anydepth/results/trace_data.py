@@ -32,7 +32,7 @@ _SHARES = ("accuracy", "agreement", "stays_correct")
 _NEED_LABELS = ("accuracy", "cross_entropy", "stays_correct")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
     """Readouts of each answer of the model: one for each sample, or for each position of a sample."""
 
