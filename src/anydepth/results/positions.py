@@ -164,8 +164,8 @@ def _next_token_rows(trace: TraceData) -> Rows:
     if not tells_next_token(trace):
         model = provenance_value(trace, "model", "class", default="states without a model")
         raise MeasureError(
-            f"bands are of positions at which the next token is predicted, and this trace is of {model}: expected one of "
-            "a causal language model, with readouts"
+            f"bands are of positions at which the next token is predicted, and this trace is of {model}: expected one "
+            "of a causal language model, with readouts"
         )
     assert trace.rows is not None
     return trace.rows
