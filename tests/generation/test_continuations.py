@@ -165,7 +165,7 @@ def test_another_text_s_continuation_shows_what_no_relation_gives(monkeypatch):
     cut = passages()
     share = lambda a, b, encoder, pooling: np.array([float(one in other) for one, other in zip(a, b, strict=True)])  # noqa: E731
     monkeypatch.setattr(module, "coherence", share)
-    own = Passages(cut.ids, cut.prefixes, tuple(f"{one} and on" for one in cut.prefixes))
+    own = Passages(ids=cut.ids, prefixes=cut.prefixes, continuations=tuple(f"{one} and on" for one in cut.prefixes))
     found = text_metrics(own, lambda depth: list(own.continuations), [1], encoder=language_model(), resamples=50)
     assert found.values["coherence"].value.tolist() == [1, 1]
     assert found.unrelated.value == 0
@@ -182,7 +182,7 @@ def test_an_encoder_may_be_named(monkeypatch):
 
 
 def test_one_text_has_no_interval():
-    one = Passages(torch.zeros(1, 1, dtype=torch.int64), ("a",), ("a b a b a b",))
+    one = Passages(ids=torch.zeros(1, 1, dtype=torch.int64), prefixes=("a",), continuations=("a b a b a b",))
     found = text_metrics(one, lambda depth: ["c d c d c d"], [1])
     assert found.values["diversity"].value.tolist() == pytest.approx([2 / 5 * 2 / 4 * 2 / 3] * 2)
     assert np.isnan(found.values["diversity"].low).all()

@@ -73,7 +73,8 @@ def test_the_best_draft_is_the_best_of_all(acceptance: list[float]) -> None:
 @settings(deadline=None)  # the first import of scipy's optimizers is slow
 @given(st.tuples(*[st.floats(0.1, 10)] * 6))
 def test_costs_are_found_from_the_times_they_make(parts: tuple[float, ...]) -> None:
-    known = DecodeCosts(8, 50, *parts)
+    names = ("start", "block", "block_several", "block_more", "head", "head_more")
+    known = DecodeCosts(last=8, context=50, **dict(zip(names, parts, strict=True)))
     kinds = [
         (8, 1, 1),
         (8, 1, 0),
@@ -88,9 +89,7 @@ def test_costs_are_found_from_the_times_they_make(parts: tuple[float, ...]) -> N
     ]
     times = np.array([known.forward(blocks, tokens=tokens, read=read) for blocks, tokens, read in kinds])
     found = _fitted(kinds, times, 8, 50)
-    assert [
-        getattr(found, name) for name in ("start", "block", "block_several", "block_more", "head", "head_more")
-    ] == pytest.approx(parts, rel=1e-6)
+    assert [getattr(found, name) for name in names] == pytest.approx(parts, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])

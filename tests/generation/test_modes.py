@@ -290,7 +290,7 @@ def test_the_rest_of_what_is_refused() -> None:
     assert not hasattr(bert, "generate"), "an encoder's own AttributeError says so before anything of ours runs"
     with pytest.raises(GenerationError, match="draft_length=0: expected at least 1, or None to go by what is accepted"):
         self_speculative(2, draft_length=0)
-    with pytest.raises(GenerationError, match="AtDepth lets every token go at one depth: use at_depth, which fills no"):
+    with pytest.raises(GenerationError, match="AtDepth exits at the same depth for every token: use at_depth"):
         dynamic_exit(AtDepth(2))
 
 

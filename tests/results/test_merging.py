@@ -270,7 +270,7 @@ def test_another_model_is_refused() -> None:
 
 def test_cosine_needs_the_states(tmp_path: Path) -> None:
     a, b = of(range(20)), of(range(20, COUNT))
-    says = r"cosine, cosine_raw cannot be merged without the states: .*keep_states=True .--keep-states., .*'cka_biased'"
+    says = r"cosine, cosine_raw cannot be merged without the states: .*keep_states=True, .*'cka_biased'"
     refused(says, a, b)
     refused(says, a, of(range(20, COUNT), tmp_path / "b"))
 

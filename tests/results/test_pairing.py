@@ -82,7 +82,7 @@ def test_answers_of_one_sample_meet_whatever_the_orders(first: Any, second: Any,
 def test_no_sample_in_common() -> None:
     assert refusal(of("abcde"), of([0, 1])) == (
         "no sample is in both traces: the first has 'a', 'b', 'c', ..., the second 0, 1; trace the same data, or name "
-        "the column of ids (--id-column)"
+        "the column of ids"
     )
 
 
@@ -92,7 +92,7 @@ def test_the_same_data_in_another_order_under_the_rows_numbers() -> None:
     assert message.startswith(
         "sample 2 is not the same in the two traces, nor are 1 more of 9: other data, another order under the same ids"
     )
-    assert message.endswith("(--id-column), or compare them all the same (despite=['data'], --despite data)")
+    assert message.endswith("give samples ids of their own, or compare them all the same (despite=['data'])")
     assert pair_samples(of(range(COUNT)), of(range(COUNT), digests=order), ["data"]).samples == COUNT
     assert "sample 0 is not the same" in refusal(of(range(COUNT)), of(range(COUNT), digests=range(COUNT)[::-1]))
 
@@ -188,4 +188,4 @@ def test_samples_with_other_numbers_of_rows(kept: Any) -> None:
     with pytest.raises(IncompatibleTraces) as caught:
         common_states(a, b)
     assert str(caught.value).startswith("sample 0 has 1 rows of states in the first trace and ")
-    assert str(caught.value).endswith("trace both with one row for a sample (--tokens mean, first or last)")
+    assert str(caught.value).endswith("trace both with one row for a sample (tokens='mean', 'first' or 'last')")

@@ -6,7 +6,6 @@ shrunk to a few samples does not cost a few samples' share.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from anydepth.core.model_io import Batch, call_model, device_of, sample_count, s
 from anydepth.core.overrides import SharedSetting
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
+from anydepth.core.timing import time_call
 from anydepth.errors import DataError
 from anydepth.exits.forward import ExitForward
 from anydepth.exits.policies import AtDepth, Patience
@@ -187,11 +187,8 @@ class _Clock:
         self.seconds: list[float] = []
 
     def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
-        _wait()
-        start = time.perf_counter()
-        result = step(*args)
-        _wait()
-        self.seconds.append(time.perf_counter() - start)
+        result, seconds = time_call(step, *args)
+        self.seconds.append(seconds)
         return result
 
 
@@ -206,11 +203,6 @@ class _Counter:
             result = step(*args)
         self.flops.append(counted.get_total_flops())
         return result
-
-
-def _wait() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
 
 
 def _line(few: int, seconds_few: float, many: int, seconds_many: float) -> Cost:

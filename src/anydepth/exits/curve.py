@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +13,7 @@ from jaxtyping import Float64
 
 from anydepth.core.model_io import call_model, device_of, to_device
 from anydepth.core.patching import evaluating
+from anydepth.core.timing import time_call
 from anydepth.errors import DataError, PolicyError
 from anydepth.exits.costs import Costs, count_flops, measure_costs
 from anydepth.exits.early_exit import EarlyExit
@@ -245,9 +245,4 @@ def relative_time(exits: EarlyExit, batches: Sequence[Any]) -> float:
 
 
 def _seconds(run: Any, batches: Sequence[Any]) -> float:
-    start = time.perf_counter()
-    for batch in batches:
-        run(batch)
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
+    return time_call(lambda: [run(batch) for batch in batches])[1]

@@ -1,4 +1,4 @@
-"""Keys and values of what was generated, in the middle of a step: some blocks have got further than others."""
+"""Key-value caches while a step is under way, when some blocks have run on more positions than others."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from anydepth.errors import GenerationError
 
 
 class KeysWritten(BaseException):
-    """A block has handed over its keys and values, and nothing else of it is wanted: no error, so not caught as one."""
+    """Raised to stop a block once it has written its keys and values; no `Exception`, so models do not catch it."""
 
 
 class FixedLengthCache(Cache):  # type: ignore[misc]  # of transformers, which has no types
-    """A cache as one forward is to see it: of a stated length, however far single blocks have got.
+    """View of a cache that reports one fixed length, however many positions single layers hold.
 
-    A model makes its masks and positions by what the cache says of its length, and asks one layer for all. While some
-    blocks have run on positions that others have still to see, that would be right for some of them only.
+    A model makes its masks and positions by the length of one layer. While some blocks have run on positions that
+    others have still to see, that would be right for some of them only.
 
     Args:
-        cache: whose layers are written to.
+        cache: its layers are written to.
         length: positions before those of this forward.
     """
 
@@ -35,23 +35,23 @@ class FixedLengthCache(Cache):  # type: ignore[misc]  # of transformers, which h
         self._filling = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The stated length, for every layer."""
+        """The fixed length, for every layer."""
         return self.length
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Length and offset of what a forward of `query_length` positions attends to."""
+        """Length and offset of the positions that a forward of `query_length` positions attends to."""
         return self.length + query_length, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Write the keys and values of a layer."""
-        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        keys_and_values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if self._filling:
             raise KeysWritten
-        return found
+        return keys_and_values
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Inside, a block that has written its keys and values goes no further: it raises `KeysWritten`."""
+        """Context manager: a block stops with `KeysWritten` once it has written its keys and values."""
         self._filling = True
         try:
             yield
@@ -60,17 +60,13 @@ class FixedLengthCache(Cache):  # type: ignore[misc]  # of transformers, which h
 
 
 def whole_cache(cache: Any, depth: int) -> Cache:
-    """A cache that keeps every position in every layer, so that each can be taken back.
-
-    Args:
-        cache: what `generate` prepared, or its user gave.
-        depth: L.
+    """A cache that keeps every position in all L = `depth` layers, so that positions can be removed again.
 
     Returns:
-        The same one if it is such; another in its place if it is empty and would drop what leaves a window.
+        The given cache if it is such a one; a new one in place of an empty cache with a sliding window.
 
     Raises:
-        GenerationError: there is none, it cannot be taken back, or some layers have more positions than others.
+        GenerationError: there is none, it drops positions, or some layers have more positions than others.
     """
     if not isinstance(cache, Cache):
         came = "nothing" if cache is None else f"a {type(cache).__name__}"
@@ -87,23 +83,18 @@ def whole_cache(cache: Any, depth: int) -> Cache:
             whole = DynamicCache()
             whole.layers.extend(DynamicLayer() for _ in range(depth))
             return whole
-    found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+    layers = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
     offloaded = ", offloaded" if cache.offloading else ""
     raise GenerationError(
-        f"a {type(cache).__name__} of {len(cache.layers)} layers ({found}{offloaded}) cannot be taken back; expected a "
-        f"DynamicCache() of {depth} layers that keep every position"
+        f"a {type(cache).__name__} of {len(cache.layers)} layers ({layers}{offloaded}) cannot be taken back; expected "
+        f"a DynamicCache() of {depth} layers that keep every position"
     )
 
 
 def require_even(cache: Any, depth: int) -> None:
-    """See that the first layers have the same positions: what some lack, attention would silently leave out.
+    """Raise `GenerationError` unless the first `depth` layers of a cache, if there is one, have as many positions.
 
-    Args:
-        cache: any, or none.
-        depth: of how many layers.
-
-    Raises:
-        GenerationError: some have more than others, as after generating at a depth.
+    They differ after generating at a depth, and attention would silently leave out what a layer lacks.
     """
     layers = getattr(cache, "layers", [])[:depth]
     lengths = [int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")]
@@ -116,10 +107,9 @@ def require_even(cache: Any, depth: int) -> None:
 
 
 def require_filled(cache: Cache, length: int) -> None:
-    """See that every block has left its keys and values.
+    """Raise `GenerationError` unless every block has written keys and values of `length` positions.
 
-    Raises:
-        GenerationError: one has not: an encoder's, or one that looks at another block's.
+    Blocks of an encoder don't, nor do those that attend to another block's keys.
     """
     for number, layer in enumerate(cache.layers, start=1):
         if layer.get_seq_length() != length:
@@ -130,14 +120,14 @@ def require_filled(cache: Cache, length: int) -> None:
 
 
 def copied(cache: Cache) -> Cache:
-    """Another cache with the same keys and values: what is done to it, the first does not see."""
-    own = DynamicCache()
-    own.layers = [copy.copy(layer) for layer in cache.layers]
-    return own
+    """A copy of a cache that can be changed without changing the original."""
+    copy_of_cache = DynamicCache()
+    copy_of_cache.layers = [copy.copy(layer) for layer in cache.layers]
+    return copy_of_cache
 
 
 def cut_back(cache: Cache, length: int) -> None:
-    """Leave the first `length` positions in every layer; shorter ones stay as they are."""
+    """Cut every layer to its first `length` positions; shorter ones stay as they are."""
     for layer in cache.layers:
         if layer.get_seq_length() > length:
             layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
@@ -146,11 +136,9 @@ def cut_back(cache: Cache, length: int) -> None:
 
 @contextmanager
 def levelled(cache: Any, depth: int) -> Iterator[None]:
-    """Inside, layers get longer one after the other; if it fails half-way, all are left as long as the shortest.
+    """Context manager: if a forward fails half-way, cut the first `depth` layers to the length of the shortest.
 
-    Args:
-        cache: any, or none; one that drops positions cannot take back others, and stays as it is.
-        depth: of how many layers.
+    A cache that drops positions cannot take back others, and stays as it is.
     """
     try:
         yield
@@ -162,14 +150,9 @@ def levelled(cache: Any, depth: int) -> Iterator[None]:
 
 
 def choose_positions(cache: Cache, positions: Int64[Tensor, "b t"]) -> None:
-    """Put positions of each row in the places where they are to stand.
-
-    Args:
-        cache: of B rows.
-        positions: for each row and place, the position that comes there.
-    """
+    """Reorder a cache: place t of row b holds what was at `positions[b, t]`."""
     for layer in cache.layers:
         for name in ("keys", "values"):
-            kept = getattr(layer, name)
-            index = positions.to(kept.device)[:, None, :, None].expand(-1, kept.shape[1], -1, kept.shape[3])
-            setattr(layer, name, kept.gather(2, index))
+            values = getattr(layer, name)
+            index = positions.to(values.device)[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
+            setattr(layer, name, values.gather(2, index))

@@ -1,8 +1,8 @@
-"""What can be promised of leaving token by token: sequences are counted, never tokens.
+"""Calibrate the early exit of single tokens, with a guarantee over whole sequences.
 
-Tokens of a sequence depend on each other: one that comes out differently changes all that follow. So the samples of
-the test are whole sequences, written freely by the model under the policy, each held against what the full model
-writes from the same prompt. A sequence fails if more than a stated share of its tokens differ.
+Tokens of a sequence depend on each other: one that differs changes all that follow. So the samples of the test are
+whole sequences, generated under the policy, each compared with what the full model generates from the same prompt. A
+sequence fails if more than a stated share of its tokens differ.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from anydepth.stats.certificates import Certificate, certified, check_level, pas
 from anydepth.storage.disk import atomic_write
 
 THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-"""The path that is tested where none is given, from strict to loose; fixed, so that no sample is spent on laying it."""
+"""The thresholds that are tested by default, from strict to loose; fixed, so that no sample is used to choose them."""
 _BATCH = 16
 
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ThresholdResult:
-    """What a threshold on the path showed.
+    """The test of one threshold.
 
     Attributes:
         threshold: of the policy.
         failures: sequences that failed.
-        depth: mean over tokens of the depth where they were read.
+        depth: mean exit depth over tokens.
         differing: share of tokens that differ, over all sequences.
     """
 
@@ -53,17 +53,17 @@ class ThresholdResult:
     differing: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SequenceGuarantee:
-    """What is promised of sequences that are generated with a policy.
+    """The guarantee for sequences that are generated with an exit policy.
 
     Attributes:
-        certificate: of the threshold that was taken; None if none could be certified.
+        certificate: of the chosen threshold; None if none could be certified.
         share: of a sequence's tokens that may differ before it counts as failed; 0 for none at all.
         new_tokens: that were generated from each prompt.
-        steps: of the path, as far as it was tested.
-        passed: how many of them could be certified; the next failed, if there is one.
-        notes: what a reader should know: whether prompts repeat.
+        steps: the tested thresholds, from strict to loose.
+        passed: how many of them were certified; the next failed, if there is one.
+        notes: whether prompts repeat.
     """
 
     certificate: Certificate | None
@@ -75,19 +75,19 @@ class SequenceGuarantee:
 
     @property
     def taken(self) -> ThresholdResult | None:
-        """The step whose threshold was taken."""
+        """The test of the chosen threshold."""
         return self.steps[self.passed - 1] if self.passed else None
 
     def __str__(self) -> str:
-        one, taken = self.certificate, self.taken
-        if one is None or taken is None:
+        certificate, taken = self.certificate, self.taken
+        if certificate is None or taken is None:
             return "nothing could be certified: generate with all blocks"
         what = f"more than {self.share:.3g} of" if self.share else "any of"
         return (
-            f"certified at {100 * one.confidence:.3g} % confidence: P({what} the first {self.new_tokens} tokens ≠ full "
-            f"model's) ≤ {100 * one.tolerance:.3g} % ({one.failures:,} of {one.samples:,} calibration prompts differ, "
-            f"exact binomial p = {one.p_value:.2g}; assumes new prompts drawn like these), at a mean depth of "
-            f"{taken.depth:.2f}"
+            f"certified at {100 * certificate.confidence:.3g} % confidence: P({what} the first {self.new_tokens} "
+            f"tokens ≠ full model's) ≤ {100 * certificate.tolerance:.3g} % ({certificate.failures:,} of "
+            f"{certificate.samples:,} calibration prompts differ, exact binomial p = {certificate.p_value:.2g}; "
+            f"assumes new prompts drawn like these), at a mean depth of {taken.depth:.2f}"
         )
 
     def as_plain(self) -> dict[str, Any]:
@@ -110,28 +110,28 @@ def calibrate(
     keep: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Policy | None, SequenceGuarantee]:
-    """Find how loose a policy may be when a model generates greedily, with a guarantee over sequences.
+    """Find the loosest threshold of an exit policy for greedy generation, with a guarantee over sequences.
 
     Args:
         model: a causal language model, where it is to run.
         prompts: independent, not trained on, drawn like those to come; token ids without padding. One that repeats
             counts once, and the share of all, with their copies, must keep to the tolerance as well.
-        policy: of the kind and with the depths wanted; its threshold is what is looked for.
-        tolerance: the probability of a sequence that fails which must not be exceeded, in (0, 1).
-        confidence: of that promise over the draw of the prompts, in (0, 1).
+        policy: of the kind and with the depths wanted; its threshold is ignored.
+        tolerance: the largest probability of a sequence that fails, in (0, 1).
+        confidence: of the guarantee, over the draw of the prompts, in (0, 1).
         new_tokens: generated from each prompt; fewer where a sequence ends.
         share: of a sequence's tokens that may differ from the full model's; 0 for none at all.
-        thresholds: the path, from strict to loose; tested until one fails. None for `path_of` the policy.
+        thresholds: from strict to loose; tested until one fails. None for `path_of` the policy.
         padding: a token to fill shorter prompts with; it is never attended to.
         blocks: see `anydepth.Stack`.
-        keep: a folder for the sequences of each threshold: the same call goes on from there after an interrupt.
+        keep: a folder for the sequences of each threshold: the same call resumes from there after an interrupt.
         progress: called with sequences done, sequences in all, and what is being done.
 
     Returns:
-        The policy with the loosest threshold that holds, None if none does; and what was found.
+        The policy with the loosest certified threshold, None if there is none; and the guarantee.
 
     Raises:
-        CertificateError: a level outside (0, 1), a share that is none, or too few prompts to promise anything.
+        CertificateError: a level outside (0, 1), a share outside [0, 1), or too few prompts.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -139,8 +139,8 @@ def calibrate(
         >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=40, bos_token_id=1)).eval()
         >>> prompts = torch.randint(40, (30, 4)).unbind()
         >>> policy = Confidence(0.5, depths=(2,))
-        >>> found, promise = calibrate(model, prompts, policy, tolerance=0.1, new_tokens=3, thresholds=[1.0])
-        >>> found.threshold, promise.certificate.failures
+        >>> policy, guarantee = calibrate(model, prompts, policy, tolerance=0.1, new_tokens=3, thresholds=[1.0])
+        >>> policy.threshold, guarantee.certificate.failures
         (1.0, 0)
     """
     for name, level in (("tolerance", tolerance), ("confidence", confidence)):
@@ -151,31 +151,44 @@ def calibrate(
     prompts, times = _distinct(prompts)
     require_samples(len(prompts), tolerance=tolerance, confidence=confidence, count=given, what="prompts")
     thresholds = path_of(policy) if thresholds is None else thresholds
-    kept = None if keep is None else keep / _key(Stack(model, blocks=blocks), prompts, policy, (new_tokens, padding))
-    plain = _Author(model, prompts, new_tokens, padding, kept, progress)
+    generator = _Generator(
+        model=model,
+        prompts=prompts,
+        new_tokens=new_tokens,
+        padding=padding,
+        folder=keep and keep / _key(Stack(model, blocks=blocks), prompts, policy, (new_tokens, padding)),
+        progress=progress,
+    )
     with evaluating(model), torch.inference_mode():
-        texts, _ = plain.write("the full model")
+        texts, _ = generator.generate("the full model")
         steps: list[ThresholdResult] = []
 
         def failures() -> Iterator[int]:
             for threshold in thresholds:
                 mode = dynamic_exit(replace(policy, threshold=threshold, log_odds=None), blocks=blocks)
-                step, failed = _held(threshold, *plain.write(f"threshold {threshold:g}", mode), texts, share)
+                early, depths = generator.generate(f"threshold {threshold:g}", mode)
+                step, failed = _compare(threshold, early, depths, texts, share)
                 steps.append(step)
-                # prompts that come up often may be those that fail
+                # prompts that repeat often may be those that fail
                 if not passes(int(times @ failed), given, tolerance=tolerance, confidence=confidence):
                     return
                 yield step.failures
 
         passed = certified(failures(), len(prompts), against="model", tolerance=tolerance, confidence=confidence)
-    notes = repeats(given - len(prompts), given, "prompts")
-    promise = SequenceGuarantee(passed[-1] if passed else None, share, new_tokens, tuple(steps), len(passed), notes)
-    taken = promise.taken
-    return (None if taken is None else replace(policy, threshold=taken.threshold, log_odds=None)), promise
+    guarantee = SequenceGuarantee(
+        certificate=passed[-1] if passed else None,
+        share=share,
+        new_tokens=new_tokens,
+        steps=tuple(steps),
+        passed=len(passed),
+        notes=repeats(given - len(prompts), given, "prompts"),
+    )
+    taken = guarantee.taken
+    return (None if taken is None else replace(policy, threshold=taken.threshold, log_odds=None)), guarantee
 
 
 def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], Int64[np.ndarray, " n"]]:
-    """Each prompt once, and how often it is there."""
+    """Each prompt once, and how often it occurs."""
     counts: dict[tuple[int, ...], int] = {}
     first: list[Tensor] = []
     for prompt in prompts:
@@ -187,7 +200,7 @@ def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], Int64[np.ndarray
 
 
 def path_of(policy: Policy) -> Sequence[int | float]:
-    """The thresholds that are tested if none are given, from strict to loose.
+    """The default thresholds for a kind of policy, from strict to loose.
 
     Example:
         >>> from anydepth import Entropy, Patience
@@ -195,17 +208,17 @@ def path_of(policy: Policy) -> Sequence[int | float]:
         ([0.0001, 0.001], [3, 2, 1])
     """
     if isinstance(policy, Entropy):
-        return [round(1 - one, 6) for one in THRESHOLDS]
+        return [round(1 - threshold, 6) for threshold in THRESHOLDS]
     if isinstance(policy, Patience):
         return list(range(len(policy.depths or (1,)), 0, -1))
     return THRESHOLDS
 
 
 def _key(stack: Stack, prompts: Sequence[Tensor], policy: Policy, settings: tuple[int, int]) -> str:
-    """Stands for all that what is written depends on, but for the threshold."""
+    """A hash of all that the sequences depend on, except the threshold."""
     kind = {**as_plain(policy), "threshold": None}
-    told = [describe_model(stack)["fingerprint"], [prompt.tolist() for prompt in prompts], kind, settings]
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+    content = [describe_model(stack)["fingerprint"], [prompt.tolist() for prompt in prompts], kind, settings]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
 def _save(file: Path, texts: list[Tensor], depths: list[Tensor]) -> None:
@@ -216,84 +229,84 @@ def _save(file: Path, texts: list[Tensor], depths: list[Tensor]) -> None:
 
 
 def _read(file: Path) -> tuple[list[Tensor], list[Tensor]]:
-    with np.load(file, allow_pickle=False) as kept:
-        lengths = kept["lengths"].tolist()
-        texts, depths = torch.from_numpy(kept["texts"]), torch.from_numpy(kept["depths"])
+    with np.load(file, allow_pickle=False) as arrays:
+        lengths = arrays["lengths"].tolist()
+        texts, depths = torch.from_numpy(arrays["texts"]), torch.from_numpy(arrays["depths"])
     return list(torch.split(texts, lengths)), list(torch.split(depths, lengths)) if len(depths) else []
 
 
-class _Author:
-    """A model that writes on from prompts, in batches."""
+@dataclass(frozen=True, kw_only=True)
+class _Generator:
+    """Generates from all prompts in batches, and keeps the sequences in a folder, if there is one."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompts: Sequence[Tensor],
-        new_tokens: int,
-        padding: int,
-        kept: Path | None,
-        progress: Progress | None,
-    ) -> None:
-        self._model, self._prompts, self._new_tokens, self._padding = model, prompts, new_tokens, padding
-        self._kept, self._progress = kept, progress
-        ends = model.generation_config.eos_token_id
-        self._ends = torch.tensor([] if ends is None else ends).flatten()
+    model: Any
+    prompts: Sequence[Tensor]
+    new_tokens: int
+    padding: int
+    folder: Path | None
+    progress: Progress | None
 
-    def write(self, told: str, mode: DynamicExit | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """What is written after each prompt, and the depth of each of these tokens (empty without a mode)."""
-        file = None if self._kept is None else self._kept / f"{told}.npz"
+    def generate(self, name: str, mode: DynamicExit | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """The tokens generated after each prompt, and the exit depth of each token (empty without a mode)."""
+        file = self.folder and self.folder / f"{name}.npz"
         if file is not None and file.is_file():
             return _read(file)
-        found = self._write(told, mode)
-        if file is not None:
-            _save(file, *found)
-        return found
-
-    def _write(self, told: str, mode: DynamicExit | None) -> tuple[list[Tensor], list[Tensor]]:
         texts: list[Tensor] = []
         depths: list[Tensor] = []
-        for start in range(0, len(self._prompts), _BATCH):
-            batch = self._prompts[start : start + _BATCH]
-            longest = max(len(prompt) for prompt in batch)
-            rows = [functional.pad(prompt, (longest - len(prompt), 0), value=self._padding) for prompt in batch]
-            masks = [functional.pad(torch.ones_like(prompt), (longest - len(prompt), 0)) for prompt in batch]
-            device = self._model.device
-            output = self._model.generate(
-                torch.stack(rows).to(device),
-                attention_mask=torch.stack(masks).to(device),
-                max_new_tokens=self._new_tokens,
-                do_sample=False,
-                pad_token_id=self._padding,
-                custom_generate=mode,
-            )
-            new = [row[: self._length(row)] for row in output[:, longest:].cpu()]
+        for start in range(0, len(self.prompts), _BATCH):
+            batch = self.prompts[start : start + _BATCH]
+            new = [row[: self._length(row)] for row in self._batch(batch, mode)]
             texts += new
             if mode is not None:
                 each = torch.tensor(mode.spent.depths).view(-1, len(batch)).T
                 depths += [row[: len(text)] for row, text in zip(each, new, strict=True)]
-            if self._progress is not None:
-                self._progress(len(texts), len(self._prompts), told)
+            if self.progress is not None:
+                self.progress(len(texts), len(self.prompts), name)
+        if file is not None:
+            _save(file, texts, depths)
         return texts, depths
+
+    def _batch(self, prompts: Sequence[Tensor], mode: DynamicExit | None) -> Int64[Tensor, "b t"]:
+        """The tokens after each prompt, padded to one length."""
+        longest, device = max(len(prompt) for prompt in prompts), self.model.device
+        rows = [functional.pad(prompt, (longest - len(prompt), 0), value=self.padding) for prompt in prompts]
+        masks = [functional.pad(torch.ones_like(prompt), (longest - len(prompt), 0)) for prompt in prompts]
+        output = self.model.generate(
+            torch.stack(rows).to(device),
+            attention_mask=torch.stack(masks).to(device),
+            max_new_tokens=self.new_tokens,
+            do_sample=False,
+            pad_token_id=self.padding,
+            custom_generate=mode,
+        )
+        new: Tensor = output[:, longest:].cpu()
+        return new
 
     def _length(self, row: Int64[Tensor, " t"]) -> int:
         """Tokens up to the first that ends a sequence, with it."""
-        ended = torch.isin(row, self._ends).nonzero()
+        ends = self.model.generation_config.eos_token_id
+        ended = torch.isin(row, torch.tensor([] if ends is None else ends)).nonzero()
         return int(ended[0]) + 1 if len(ended) else len(row)
 
 
-def _held(
+def _compare(
     threshold: int | float, early: list[Tensor], depths: list[Tensor], texts: list[Tensor], share: float
 ) -> tuple[ThresholdResult, Bool[np.ndarray, " n"]]:
-    """What a threshold shows, beside what the full model wrote; and which sequences fail."""
-    shares = [differing(one, other) for one, other in zip(early, texts, strict=True)]
-    lengths = [max(len(one), len(other)) for one, other in zip(early, texts, strict=True)]
+    """The result of a threshold, and which of its sequences fail, by comparison with the full model's texts."""
+    shares = [differing(*pair) for pair in zip(early, texts, strict=True)]
+    lengths = [max(map(len, pair)) for pair in zip(early, texts, strict=True)]
     failed = np.array(shares) > share
-    differ = sum(one * length for one, length in zip(shares, lengths, strict=True)) / sum(lengths)
-    return ThresholdResult(threshold, int(failed.sum()), float(torch.cat(depths).float().mean()), differ), failed
+    result = ThresholdResult(
+        threshold=threshold,
+        failures=int(failed.sum()),
+        depth=float(torch.cat(depths).float().mean()),
+        differing=sum(part * length for part, length in zip(shares, lengths, strict=True)) / sum(lengths),
+    )
+    return result, failed
 
 
 def differing(early: Int64[Tensor, " n"], full: Int64[Tensor, " m"]) -> float:
-    """The share of tokens that differ, place by place; places that only one has do.
+    """The share of positions where two sequences differ; a position that only one has differs.
 
     Example:
         >>> differing(torch.tensor([1, 2, 3]), torch.tensor([1, 9, 3, 4]))

@@ -1,4 +1,4 @@
-"""Texts that are gone on with at every depth, and what they are like then."""
+"""Generate continuations of texts at every depth, and measure them by `text_metrics`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     import pandas
 
 PREFIX, CONTINUATION = 32, 128
-"""Tokens that the paper goes on from, and tokens it generates."""
+"""Tokens of the paper's prefixes, and tokens it generates."""
 OWN = "text"
-"""What the texts' own continuations are called beside those of the depths."""
+"""The name of the texts' own continuations, among those of the depths."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Passages:
-    """Texts cut in two: a prefix to go on from, and how the text itself goes on.
+    """Texts cut in two: a prefix to generate from, and the text's own continuation.
 
     Attributes:
-        ids: the prefixes as tokens, all of one length, behind the tokenizer's start token if it puts one.
+        ids: the prefixes as tokens, all of one length, after the tokenizer's start token if it adds one.
         prefixes: the same as text.
         continuations: the next tokens of each text, as text.
-        notes: what was left out.
+        notes: how many texts were too short.
     """
 
     ids: Int64[Tensor, "n p"]
@@ -49,13 +49,7 @@ class Passages:
     def of(
         cls, texts: Iterable[str], tokenizer: Any, *, prefix: int = PREFIX, continuation: int = CONTINUATION
     ) -> Passages:
-        """Cut the start of each text; one that is too short is left out.
-
-        Args:
-            texts: any.
-            tokenizer: of the model that is to go on.
-            prefix: tokens to go on from.
-            continuation: tokens after them.
+        """Cut the first `prefix` + `continuation` tokens of each text; texts that are shorter are left out.
 
         Raises:
             DataError: no text is long enough.
@@ -70,10 +64,10 @@ class Passages:
                 f"none of {len(encoded)} texts has the {prefix + continuation} tokens that a prefix of {prefix} and a "
                 f"continuation of {continuation} take: the longest has {longest}"
             )
-        before = [one for one in tokenizer("")["input_ids"] if one == tokenizer.bos_token_id]
+        start = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
         short = len(encoded) - len(kept)
         return cls(
-            ids=torch.tensor([before + ids[:prefix] for ids in kept]),
+            ids=torch.tensor([start + ids[:prefix] for ids in kept]),
             prefixes=tuple(tokenizer.decode(ids[:prefix]) for ids in kept),
             continuations=tuple(tokenizer.decode(ids[prefix:]) for ids in kept),
             notes=(f"{short} of {len(encoded)} texts are too short and left out",) if short else (),
@@ -96,14 +90,14 @@ def continuing(
 
     Args:
         model: a causal language model.
-        passages: what to go on from.
-        tokens: most tokens to generate; a text that the model ends earlier is shorter.
+        passages: their prefixes are the prompts.
+        tokens: the maximum number to generate.
         top_p: share of the probability that is sampled from.
         seed: of the draws, the same at every depth.
         batch: prefixes at a time.
 
     Raises:
-        GenerationError: the model cannot generate, or takes fewer tokens; and when called: no such depth.
+        GenerationError: the model cannot generate, or takes fewer tokens; when called: a depth it does not have.
     """
     network: Any = model.model
     if not predicts_next_token(network):
@@ -118,7 +112,7 @@ def continuing(
     def generate(depth: int) -> list[str]:
         from anydepth.generation import at_depth
 
-        device, found = device_of(network), []
+        device, texts = device_of(network), []
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for start in range(0, len(passages), batch):
@@ -130,31 +124,28 @@ def continuing(
                     max_new_tokens=tokens,
                     do_sample=True,
                     top_p=top_p,
-                    # what the checkpoint asks for beside it would be another way of sampling
+                    # the checkpoint's own settings would change the sampling
                     **{"top_k": 0, "temperature": 1.0, "repetition_penalty": 1.0},
                     pad_token_id=model.processor.pad_token_id,
                 )
-                found += model.processor.batch_decode(rows[:, ids.shape[1] :], skip_special_tokens=True)
-        return found
+                texts += model.processor.batch_decode(rows[:, ids.shape[1] :], skip_special_tokens=True)
+        return texts
 
     return generate
 
 
-# --- by depth --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class TextMetrics:
-    """What texts generated at several depths are like, beside the texts that the prefixes were cut from.
+    """Repetition, diversity and coherence of continuations at several depths, and of the texts' own.
 
     Attributes:
-        names: the depths, and last "text": how the texts themselves go on. A model as good as these texts has their
+        names: the depths, and last "text", the texts' own continuations. A model as good as these texts has their
             values; neither higher nor lower is better by itself.
         values: "rep-2", "rep-3", "rep-4", "diversity" and, with an encoder, "coherence": one value for each of
             `names`, with 95 % intervals over another draw of prefixes.
-        count: prefixes.
-        unrelated: coherence of each prefix with how *another* of the texts goes on, the next: what is there without any
-            relation. None without an encoder, and with a single prefix.
+        count: of prefixes.
+        unrelated: coherence of each prefix with the continuation of the next text, as a baseline. None without an
+            encoder, and with a single prefix.
         notes: what was left out.
     """
 
@@ -169,8 +160,8 @@ class TextMetrics:
         import pandas
 
         columns: dict[str, Any] = {"depth": self.names}
-        for name, found in self.values.items():
-            columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        for name, estimate in self.values.items():
+            columns |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         return pandas.DataFrame(columns)
 
 
@@ -184,12 +175,12 @@ def text_metrics(
     resamples: int = 2000,
     seed: int = 0,
 ) -> TextMetrics:
-    """Generate at each depth, and tell what the texts are like.
+    """Generate at each depth, and measure the continuations.
 
     Intervals are percentile bootstrap over prefixes, all continuations of one prefix drawn together.
 
     Args:
-        passages: what to go on from.
+        passages: prefixes, and the texts' own continuations.
         generate: gives the continuations at a depth, one for each prefix: see `continuing`.
         depths: where to generate.
         encoder: of sentences, for coherence: loaded, or the name of one; None leaves coherence out.
@@ -202,30 +193,31 @@ def text_metrics(
         ModelError: the encoder cannot be used.
 
     Example:
-        >>> passages = Passages(torch.zeros(2, 1, dtype=torch.int64), ("a", "b"), ("one two three four", "a b a b a"))
-        >>> found = text_metrics(passages, lambda depth: ["no no no no no", "so so so so so"], depths=[1])
-        >>> found.names, found.values["rep-2"].value.tolist()
+        >>> ids, texts = torch.zeros(2, 1, dtype=torch.int64), ("one two three four", "a b a b a")
+        >>> passages = Passages(ids=ids, prefixes=("a", "b"), continuations=texts)
+        >>> metrics = text_metrics(passages, lambda depth: ["no no no no no", "so so so so so"], depths=[1])
+        >>> metrics.names, metrics.values["rep-2"].value.tolist()
         (('1', 'text'), [0.75, 0.2857142857142857])
     """
     if isinstance(encoder, str):
         encoder = load(encoder, task="features")
-    written = {str(depth): list(generate(depth)) for depth in depths} | {OWN: list(passages.continuations)}
-    for texts in written.values():
+    continuations = {str(depth): list(generate(depth)) for depth in depths} | {OWN: list(passages.continuations)}
+    for texts in continuations.values():
         require_pairs(passages.prefixes, texts)
-    found = {name: _of_counts(counts(texts), resamples, seed) for name, texts in written.items()}
+    metrics = {name: _of_counts(counts(texts), resamples, seed) for name, texts in continuations.items()}
     notes, unrelated = list(passages.notes), None
     if encoder is not None:
         if len(passages) > 1:
             others = [*passages.continuations[1:], passages.continuations[0]]
             unrelated = _mean(coherence(passages.prefixes, others, encoder, pooling=pooling), resamples, seed)
-        for name, texts in written.items():
-            own = coherence(passages.prefixes, texts, encoder, pooling=pooling)
-            found[name]["coherence"] = _mean(own, resamples, seed)
-            if blank := int(np.isnan(own).sum()):
+        for name, texts in continuations.items():
+            cosines = coherence(passages.prefixes, texts, encoder, pooling=pooling)
+            metrics[name]["coherence"] = _mean(cosines, resamples, seed)
+            if blank := int(np.isnan(cosines).sum()):
                 notes.append(f"{blank} blank continuations of '{name}' are left out of its coherence")
     return TextMetrics(
-        names=tuple(written),
-        values={name: Estimate.stack([one[name] for one in found.values()]) for name in found[OWN]},
+        names=tuple(continuations),
+        values={name: Estimate.stack([values[name] for values in metrics.values()]) for name in metrics[OWN]},
         count=len(passages),
         unrelated=unrelated,
         notes=tuple(notes),
@@ -233,16 +225,16 @@ def text_metrics(
 
 
 def _of_counts(each: Int64[np.ndarray, "n m 2"], resamples: int, seed: int) -> dict[str, Estimate]:
-    """rep-n and diversity with their intervals: of each draw of texts as of the texts themselves."""
+    """rep-n and diversity of some texts, with bootstrap intervals."""
     count = len(each)
     times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     whole, drawn = different(each.sum(0)), different(np.einsum("rn,nmc->rmc", times, each))
-    found = {f"rep-{n}": _with(1 - whole[at], 1 - drawn[:, at], count) for at, n in enumerate(LENGTHS)}
-    return found | {"diversity": _with(whole.prod(), drawn.prod(1), count)}
+    rates = {f"rep-{n}": _estimate(1 - whole[at], 1 - drawn[:, at], count) for at, n in enumerate(LENGTHS)}
+    return rates | {"diversity": _estimate(whole.prod(), drawn.prod(1), count)}
 
 
-def _with(value: Any, draws: Float64[np.ndarray, " r"], count: int) -> Estimate:
-    """A value with the 95 % interval that its draws give; a single text has none."""
+def _estimate(value: Any, draws: Float64[np.ndarray, " r"], count: int) -> Estimate:
+    """A value with the 95 % interval of its draws; a single text has none."""
     known = draws[np.isfinite(draws)]
     low, high = np.quantile(known, [0.025, 0.975]) if count > 1 and len(known) else (np.nan, np.nan)
     return Estimate(np.asarray(value, float), np.asarray(low), np.asarray(high))

@@ -1,10 +1,11 @@
-"""What a step of generating costs here, and what each way to generate would therefore save."""
+"""Measure the cost of a generation step, and predict the speed-up of each generation method."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
+from anydepth.core.timing import time_call
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import Confidence
 from anydepth.generation.cache import cut_back, whole_cache
@@ -28,20 +30,20 @@ _ROUNDS = 21
 """Times each kind of step is timed; the median counts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecodeCosts:
-    """Seconds of the parts of a step, for one row and a cache of some length; on a CPU, of its time.
+    """Seconds of the parts of a generation step, for one row; on a CPU, processor time.
 
     Attributes:
         last: L.
         context: positions in the cache when it was measured.
         start: of a forward, whatever runs in it.
         block: of a block on one token.
-        block_several: what it costs more on several tokens, however many: other kernels, and a mask.
+        block_several: added to a block's on two or more tokens: other kernels, and a mask.
         block_more: of a block, for each further token in the same forward.
         head: of a readout of one token.
         head_more: of a readout, for each further token.
-        fill: of a block that only leaves the keys and values of one token.
+        fill: of a block that only writes the keys and values of one token.
     """
 
     last: int
@@ -55,24 +57,18 @@ class DecodeCosts:
     fill: float = 0.0
 
     def forward(self, blocks: int | float, *, tokens: int = 1, read: int = 0) -> float:
-        """What one forward costs.
-
-        Args:
-            blocks: how many run.
-            tokens: that they run on.
-            read: tokens that are read out.
-        """
+        """Seconds of one forward: `blocks` run on `tokens`, of which `read` are read out."""
         body = self.start + blocks * (self.block + (tokens > 1) * self.block_several + (tokens - 1) * self.block_more)
         return body + (self.head + (read - 1) * self.head_more if read else 0.0)
 
     @property
     def token(self) -> float:
-        """What a token costs the plain model."""
+        """Seconds of a token of the plain model."""
         return self.forward(self.last, read=1)
 
     @property
     def head_in_blocks(self) -> float:
-        """How many blocks one readout costs."""
+        """The cost of a readout over that of a block."""
         return self.head / self.block
 
     def at_depth(self, depth: int) -> float:
@@ -80,40 +76,35 @@ class DecodeCosts:
         return self.token / self.forward(depth, read=1)
 
     def draft(self, depth: int) -> tuple[float, float]:
-        """What each draft adds to a round, and what a round costs beside them."""
+        """Seconds of each draft at a depth, and of the rest of a round."""
         deep = self.last - depth
         each = self.forward(depth, read=1) + deep * self.block_more + self.head_more
         return each, self.forward(depth) + self.forward(deep, read=1) + deep * self.block_several
 
     def speculative(self, depth: int, length: int, acceptance: float) -> float:
-        """The speed-up of self-speculation if each draft is accepted with a chance of its own.
+        """The speed-up of self-speculation if drafts are accepted independently of each other.
 
         Args:
             depth: of the drafts, 1..L-1.
             length: drafts in a round.
-            acceptance: that chance, 0..1.
+            acceptance: the probability that a draft is accepted.
         """
         each, round_ = self.draft(depth)
         return self.token * tokens_per_round(acceptance, length) / (length * each + round_)
 
     def dynamic(self, depths: Sequence[int], tested: Sequence[int]) -> float:
-        """The speed-up of dynamic exit if tokens leave like these.
-
-        Args:
-            depths: where each token leaves, 1..L.
-            tested: the depths below L that are tested.
-        """
-        spent = [
+        """The speed-up of dynamic exit, from the exit depth of each token and the tested depths below L."""
+        seconds = [
             depth * self.block
             + (self.last - depth) * self.fill
             + (1 + sum(test < depth for test in tested)) * (self.start + self.head)
             for depth in depths
         ]
-        return self.token / float(np.mean(spent))
+        return self.token / float(np.mean(seconds))
 
 
 def tokens_per_round(acceptance: float, length: int) -> float:
-    """Tokens that a round of `length` drafts yields in the mean, the one that is no draft among them.
+    """Mean number of tokens from a round of `length` drafts, with the one that is no draft.
 
     (1 - a^(g+1)) / (1 - a), Leviathan et al. 2023, equation 1.
 
@@ -124,23 +115,23 @@ def tokens_per_round(acceptance: float, length: int) -> float:
     return float(sum(acceptance**place for place in range(length + 1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Which way to generate pays for a model, on some prompts and this machine.
+    """The draft depth and length with the highest predicted speed-up, on some prompts and this machine.
 
     Attributes:
         costs: measured.
         acceptance: at depths 1..L-1, the share of the full model's own tokens that a readout there proposes.
-        depth: to draft at; None where no draft pays.
-        length: drafts in a round; 0 where none pays.
-        speedup: that is then to be expected, over the plain model; 1 where none pays.
+        depth: to draft at; None where no draft depth is faster than the plain model.
+        length: drafts in a round; 0 where none is faster.
+        speedup: predicted, over the plain model; 1 where none is faster.
     """
 
     costs: DecodeCosts
     acceptance: tuple[float, ...]
-    depth: int | None
-    length: int
-    speedup: float
+    depth: int | None = None
+    length: int = 0
+    speedup: float = 1.0
 
     def __str__(self) -> str:
         head = f"a readout costs {self.costs.head_in_blocks:.1f} blocks"
@@ -154,11 +145,7 @@ class Advice:
 
 
 def best_draft(costs: DecodeCosts, acceptance: Sequence[float]) -> Advice:
-    """The draft depth and length with the highest speed-up to be expected.
-
-    Args:
-        costs: measured.
-        acceptance: by depth, 1..L-1.
+    """The draft depth and length with the highest predicted speed-up; `acceptance` is by depth, 1..L-1.
 
     Example:
         >>> costs = DecodeCosts(last=12, context=64, start=0.1, block=1.0, block_several=0.0,
@@ -173,16 +160,16 @@ def best_draft(costs: DecodeCosts, acceptance: Sequence[float]) -> Advice:
     ]
     speedup, depth, length = max(ways, default=(1.0, 0, 0))
     if speedup <= 1:
-        return Advice(costs, tuple(acceptance), None, 0, 1.0)
-    return Advice(costs, tuple(acceptance), depth, length, speedup)
+        return Advice(costs=costs, acceptance=tuple(acceptance))
+    return Advice(costs=costs, acceptance=tuple(acceptance), depth=depth, length=length, speedup=speedup)
 
 
 def advise(
     model: Any, prompts: Sequence[Int64[Tensor, "1 _"]], *, new_tokens: int = 64, blocks: str | None = None
 ) -> Advice:
-    """Measure what generating costs, and how often shallow depths propose what the model says; pick what pays.
+    """Measure step costs and draft acceptance at every depth, and choose the fastest draft depth and length.
 
-    The model generates greedily from each prompt, once; then every depth is read out along what it wrote.
+    The model generates greedily from each prompt, once; then every depth is read out along the generated tokens.
 
     Args:
         model: a causal language model, where it is to run.
@@ -196,8 +183,8 @@ def advise(
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=40, bos_token_id=1)).eval()
-        >>> found = advise(model, [torch.tensor([[3, 1, 4]])], new_tokens=8)
-        >>> len(found.acceptance), found.speedup >= 1
+        >>> advice = advise(model, [torch.tensor([[3, 1, 4]])], new_tokens=8)
+        >>> len(advice.acceptance), advice.speedup >= 1
         (2, True)
     """
     if not prompts:
@@ -223,33 +210,27 @@ def acceptance_by_depth(
 ) -> tuple[float, ...]:
     """At depths 1..L-1, the share of a model's own greedy tokens that a readout there would have proposed.
 
-    Args:
-        stack: the model.
-        texts: prompts and what it wrote.
-        prompts: tokens of each that are the prompt.
+    Each text is a prompt, whose length is in `prompts`, and the tokens generated after it.
     """
-    right, seen = np.zeros(stack.depth - 1), 0
+    right, count = np.zeros(stack.depth - 1), 0
     for text, prompt in zip(texts, prompts, strict=True):
         batch = {"input_ids": text, "attention_mask": torch.ones_like(text)}
         states = stack.states(batch)
-        written = text[0, prompt:]
+        generated = text[0, prompt:]
         for depth in range(1, stack.depth):
             proposed = stack.readout(states[depth], batch, depth=depth)[0, prompt - 1 : -1].argmax(-1)
-            right[depth - 1] += int((proposed == written).sum())
-        seen += len(written)
-    return tuple((right / seen).tolist())
+            right[depth - 1] += int((proposed == generated).sum())
+        count += len(generated)
+    return tuple((right / count).tolist())
 
 
 def measure_decode_costs(stack: Stack, text: Int64[Tensor, "1 t"], *, rounds: int = _ROUNDS) -> DecodeCosts:
-    """Time forwards of some of the blocks on the end of a text, and find what each part of them costs.
+    """Time forwards of some of the blocks on the end of a text, and fit the cost of each part.
 
-    Args:
-        stack: the model, on the device it is to run on.
-        text: as long as the contexts to come.
-        rounds: times each kind of step is timed; the median counts.
+    Each kind of step is timed `rounds` times, and the median counts. The text should be as long as later contexts.
 
     Raises:
-        GenerationError: the text is too short to end in several tokens, or see `whole_cache`.
+        GenerationError: the text has fewer than 4 tokens, or see `whole_cache`.
     """
     few = min(9, text.shape[1] - 1)
     if few < 3:
@@ -261,63 +242,64 @@ def measure_decode_costs(stack: Stack, text: Int64[Tensor, "1 t"], *, rounds: in
     kinds = [(last, 1, 1), (last, 1, 0), (middle, 1, 1), (middle, 1, 0), (1, 1, 0)]
     kinds += [(last, count, read) for count in (2, few) for read in (count, 0)] + [(middle, few, few)]
     cache = whole_cache(DynamicCache(config=model.config.get_text_config(decoder=True)), last)
-    given: dict[str, Any] = {"use_cache": True, "position_ids": torch.arange(ahead.shape[1])[None]}
+    inputs: dict[str, Any] = {"use_cache": True, "position_ids": torch.arange(ahead.shape[1])[None]}
     if model._supports_logits_to_keep():
-        given["logits_to_keep"] = 1
-    with evaluating(model), torch.inference_mode(), decoding(stack, ahead, cache, given, GenerationStats()) as decoder:
+        inputs["logits_to_keep"] = 1
+    with evaluating(model), torch.inference_mode(), decoding(stack, ahead, cache, inputs, GenerationStats()) as decoder:
         decoder.run(ahead, upto=last, read=1)
         decoder.keep([ahead.shape[1]])
-        times = np.array([[_timed(decoder, text[:, -few:], *kind) for kind in kinds] for _ in range(rounds + 2)])
-        found = _fitted(kinds, np.median(times[2:], axis=0), last, ahead.shape[1])
-    return replace(found, fill=_fill(model, ahead, last)) if last > 1 else found
+        times = np.array([[_seconds(decoder, text[:, -few:], *kind) for kind in kinds] for _ in range(rounds + 2)])
+        costs = _fitted(kinds, np.median(times[2:], axis=0), last, ahead.shape[1])
+    return replace(costs, fill=_fill_seconds(model, ahead, last)) if last > 1 else costs
 
 
-def _fill(model: Any, prompt: Tensor, last: int, tokens: int = 12, rounds: int = 5) -> float:
-    """What a block costs that only leaves keys and values: tokens that all leave at depth 1, with and without that."""
-    with_it, without = dynamic_exit(Confidence(0.0, depths=(1,))), at_depth(1)
+def _fill_seconds(model: Any, prompt: Tensor, last: int, tokens: int = 12, rounds: int = 5) -> float:
+    """Seconds of a block that only writes keys and values: exits at depth 1 minus generation at depth 1."""
+    filling, static = dynamic_exit(Confidence(0.0, depths=(1,))), at_depth(1)
     prompt = prompt[:, : max(1, prompt.shape[1] - tokens)]  # a model may have no positions for more than it was given
-    spent: dict[Any, list[float]] = {with_it: [], without: []}
+    seconds: dict[Any, list[float]] = {filling: [], static: []}
     for _ in range(rounds + 1):
-        for mode, times in spent.items():
-            clock = _clock(prompt)
-            start = clock()
-            written = model.generate(
-                prompt,
+        for mode, times in seconds.items():
+            generate = partial(
+                model.generate,
                 attention_mask=torch.ones_like(prompt),
                 max_new_tokens=tokens,
                 min_new_tokens=tokens,
                 do_sample=False,
                 custom_generate=mode,
             )
-            written[0, -1].item()
-            times.append((clock() - start) / (tokens - 1))
-    apart = float(np.median(spent[with_it][1:]) - np.median(spent[without][1:]))
-    return max(apart, 0.0) / (last - 1)
+            times.append(time_call(generate, prompt, clock=_clock(prompt))[1] / (tokens - 1))
+    difference = float(np.median(seconds[filling][1:]) - np.median(seconds[static][1:]))
+    return max(difference, 0.0) / (last - 1)
 
 
-def _clock(on: Tensor) -> Callable[[], float]:
-    """On a processor that others use too, the time it was given counts, not the time it waited for it."""
-    return time.process_time if on.device.type == "cpu" else time.perf_counter
+def _clock(tensor: Tensor) -> Callable[[], float]:
+    """Processor time on a CPU, which other processes use too; else the time on the wall."""
+    return time.process_time if tensor.device.type == "cpu" else time.perf_counter
 
 
-def _timed(decoder: Decoder, tokens: Tensor, blocks: int, count: int, read: int) -> float:
-    clock = _clock(tokens)
-    start = clock()
-    state, logits = decoder.run(tokens[:, :count], upto=blocks, read=read)
-    (state if logits is None else logits.argmax(-1)).flatten()[0].item()  # a GPU is waited for
-    spent = clock() - start
+def _seconds(decoder: Decoder, tokens: Tensor, blocks: int, count: int, read: int) -> float:
+    """Seconds of one forward of the decoder, and of choosing the tokens that it reads out."""
+
+    def step() -> None:
+        _, logits = decoder.run(tokens[:, :count], upto=blocks, read=read)
+        if logits is not None:
+            logits.argmax(-1)
+
+    _, seconds = time_call(step, clock=_clock(tokens))
     cut_back(decoder.cache, decoder.length)
-    return spent
+    return seconds
 
 
 def _fitted(
     kinds: list[tuple[int, int, int]], times: Float64[np.ndarray, " k"], last: int, context: int
 ) -> DecodeCosts:
-    """The costs, none below zero, that add up to the times best, in proportion."""
+    """The costs, none below zero, that add up to the times with the least relative error."""
     from scipy.optimize import nnls
 
+    names = ("start", "block", "block_several", "block_more", "head", "head_more")
     parts = np.array(
         [[1, n, n * (count > 1), n * (count - 1), read > 0, max(read - 1, 0)] for n, count, read in kinds], dtype=float
     )
-    found, _ = nnls(parts / times[:, None], np.ones(len(times)))
-    return DecodeCosts(last, context, *(float(one) for one in found))
+    seconds, _ = nnls(parts / times[:, None], np.ones(len(times)))
+    return DecodeCosts(last=last, context=context, **dict(zip(names, seconds.tolist(), strict=True)))

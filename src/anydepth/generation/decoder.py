@@ -1,4 +1,4 @@
-"""A language model between two of its depths, in the middle of generating."""
+"""Run a causal language model between two of its depths, with a key-value cache."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation.cache import FixedLengthCache, choose_positions, cut_back
 
-# Of a prompt, the tokens that the law is checked on.
+# Tokens at the end of a prompt that a `Stack` is verified on.
 _CHECKED = 16
 
-# What `generate` hands over beside the prompt that goes with every token. Other tensors would have to grow with them.
+# The model inputs that this file makes longer with every token; no other tensor may come.
 _GROWING = ("attention_mask", "position_ids")
 
 
 @dataclass
 class GenerationStats:
-    """What a generation took.
+    """Statistics of a generation: tokens, block calls, readouts, drafts.
 
     Attributes:
         tokens: generated, over all rows.
-        blocks: calls of blocks, those that only left keys and values not counted.
-        readouts: how often the model's head was asked.
-        filled: blocks that only left keys and values.
+        blocks: calls of blocks, without those of `filled`.
+        readouts: calls of the model's head.
+        filled: calls of blocks that only wrote keys and values.
         rounds: of drafting and verifying.
         drafted: tokens that were proposed.
         accepted: of those, the ones that were kept.
-        depths: of each token that was generated, the depth where it was read; empty where all are read at one depth.
+        depths: exit depth of each generated token; empty where all are read out at one depth.
     """
 
     tokens: int = 0
@@ -52,8 +52,9 @@ class GenerationStats:
     depths: tuple[int, ...] = ()
 
     def __add__(self, other: GenerationStats) -> GenerationStats:
-        """What both took together."""
-        return GenerationStats(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        """The statistics of both together."""
+        names = [field.name for field in fields(self)]
+        return GenerationStats(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     @property
     def acceptance(self) -> float:
@@ -62,43 +63,42 @@ class GenerationStats:
 
 
 def checked_on(prompt: Int64[Tensor, "b t"], mask: Shaped[Tensor, "b p"] | None) -> dict[str, Tensor]:
-    """The end of a prompt, as a batch to check the law of a `Stack` on; a mask may be of what a cache holds, too."""
+    """The end of a prompt, as a batch to verify a `Stack` on; the mask may be of what a cache holds, too."""
     mask = torch.ones_like(prompt) if mask is None else mask[:, -prompt.shape[1] :]
     return {"input_ids": prompt[:2, -_CHECKED:], "attention_mask": mask[:2, -_CHECKED:]}
 
 
 class Decoder:
-    """A causal language model with the keys and values of what came before, run between two depths at a time.
+    """A causal language model with a key-value cache, run between two depths at a time.
 
     Args:
         stack: the model as blocks.
-        legs: its forward in legs, open.
+        segments: its forward in segments, open.
         cache: see `whole_cache`.
-        given: what `generate` hands over beside prompt and cache.
-        sample: what the law was checked on.
+        model_inputs: of `generate`, beside prompt and cache.
+        sample: the batch that the stack was verified on.
+        stats: to add to.
 
     Attributes:
         length: positions that all blocks have run on, and that count.
-        spent: what it has taken so far.
     """
 
     def __init__(
         self,
         stack: Stack,
-        legs: Segments,
+        segments: Segments,
         cache: Cache,
-        given: dict[str, Any],
+        model_inputs: dict[str, Any],
         sample: dict[str, Tensor],
-        spent: GenerationStats,
+        stats: GenerationStats,
     ) -> None:
-        self._stack, self._legs, self.cache = stack, legs, cache
+        self._stack, self._segments, self.cache, self.stats = stack, segments, cache, stats
         self._classifier = stack.classifier(sample)
-        mask = given.get("attention_mask")
+        mask = model_inputs.get("attention_mask")
         self._mask: Tensor | None = None if mask is None else mask.long()
-        self._counts_positions = given.get("position_ids") is not None
-        self._rest = {name: value for name, value in given.items() if name not in (*_GROWING, cache_name())}
+        self._counts_positions = model_inputs.get("position_ids") is not None
+        self._rest = {name: value for name, value in model_inputs.items() if name not in (*_GROWING, cache_name())}
         self.length = cache.get_seq_length()
-        self.spent = spent
 
     def run(
         self,
@@ -115,59 +115,59 @@ class Decoder:
         Args:
             tokens: B rows of q.
             upto: the depth to stop at.
-            at: positions before these tokens; `length` if not given.
+            at: positions before these tokens; `length` by default.
             after: the depth to start at.
-            state: h[after] of these tokens, unless they start from their embeddings.
-            read: of how many of them, from the last, the state is read out.
+            state: h[after] of these tokens, unless `after` is 0.
+            read: how many of the last tokens are read out.
 
         Returns:
             h[upto], and the logits, float32, of the last `read` tokens.
         """
         at = self.length if at is None else at
-        self._legs.enter(after, state)
+        self._segments.enter(after, state)
         reading = nullcontext() if read else forward_as(self._classifier, lambda features: features)
         with reading:
-            output = self._legs.run(self._inputs(tokens, at, max(read, 1)), lambda depth, _: depth >= upto)
-        self.spent.blocks += upto - after
-        self.spent.readouts += bool(read)
+            output = self._segments.run(self._inputs(tokens, at, max(read, 1)), lambda depth, _: depth >= upto)
+        self.stats.blocks += upto - after
+        self.stats.readouts += bool(read)
         logits = output.logits[:, -read:].to(dtype=torch.float32, device=tokens.device) if read else None
-        return self._legs.state, logits
+        return self._segments.state, logits
 
     def _inputs(self, tokens: Int64[Tensor, "b q"], at: int, read: int) -> dict[str, Any]:
-        """What the model takes, as its own class prepares it."""
-        count, given = tokens.shape[1], dict(self._rest)
-        if "logits_to_keep" in given:
-            given["logits_to_keep"] = read
+        """The inputs of a forward, as the model's own class prepares them."""
+        count, inputs = tokens.shape[1], dict(self._rest)
+        if "logits_to_keep" in inputs:
+            inputs["logits_to_keep"] = read
         mask = self._mask_of(at + count)
         if self._counts_positions:
             if mask is None:
                 places = torch.arange(at, at + count, device=tokens.device).expand(len(tokens), -1)
             else:
                 places = (mask.cumsum(1) - 1).clamp(min=0)[:, -count:]
-            given["position_ids"] = places
+            inputs["position_ids"] = places
         model: Any = self._stack.model
         prepared: dict[str, Any] = model.prepare_inputs_for_generation(
             tokens,
             next_sequence_length=count,
             attention_mask=mask,
             is_first_iteration=False,
-            **{**given, cache_name(): FixedLengthCache(self.cache, at)},
+            **{**inputs, cache_name(): FixedLengthCache(self.cache, at)},
         )
         return prepared
 
     def _mask_of(self, length: int) -> Int64[Tensor, "b t"] | None:
-        """Which positions count, up to a length: generated ones do."""
+        """The attention mask up to a length; generated positions count."""
         known = self._mask
         return None if known is None else functional.pad(known, (0, length - known.shape[1]), value=1)
 
     def keep(self, counts: list[int], rows: list[int] | None = None) -> None:
-        """Let some of the positions after `length` count, and drop the others.
+        """Keep some of the positions after `length`, and drop the others.
 
         Rows stay aligned at their ends: the shorter ones move, and padding that the mask hides comes before them.
 
         Args:
-            counts: how many positions of each row that stays.
-            rows: the places of the rows that stay; None for all.
+            counts: how many positions of each remaining row.
+            rows: the places of the rows that remain; None for all.
         """
         self.length += max(counts)
         cut_back(self.cache, self.length)
@@ -182,7 +182,7 @@ class Decoder:
             self._drop_padding()
 
     def _shift(self, shifts: list[int]) -> None:
-        """Move rows towards the end, each by its own number of places."""
+        """Move each row towards the end, by its number of places."""
         mask = self._mask_of(self.length)
         if mask is None:
             mask = torch.ones(len(shifts), self.length, dtype=torch.long, device=self.cache.layers[0].keys.device)
@@ -203,34 +203,33 @@ class Decoder:
 
 
 def _are_counted(places: Tensor, mask: Tensor | None) -> bool:
-    """Whether positions are those that a mask gives: each row counts its own from 0."""
+    """Whether position ids are those that the mask gives: each row counts from 0, without padding."""
     mask = torch.ones_like(places) if mask is None else mask
     return places.shape == mask.shape and bool(((places == mask.long().cumsum(-1) - 1) | (mask == 0)).all())
 
 
 @contextmanager
 def decoding(
-    stack: Stack, prompt: Int64[Tensor, "b t"], cache: Cache, given: dict[str, Any], spent: GenerationStats
+    stack: Stack, prompt: Int64[Tensor, "b t"], cache: Cache, model_inputs: dict[str, Any], stats: GenerationStats
 ) -> Iterator[Decoder]:
-    """Inside, the model runs between depths; afterwards every layer of its cache has the same positions.
+    """Context manager: a `Decoder`; afterwards every layer of its cache has the same positions.
 
     Raises:
-        GenerationError: `generate` was given something that would have to grow with the tokens, or positions of
-            another kind than those it makes itself.
+        GenerationError: there are other inputs than text, or other position ids than those of the mask.
     """
-    growing = sorted(name for name, value in given.items() if isinstance(value, Tensor) and name not in _GROWING)
+    growing = sorted(name for name, value in model_inputs.items() if isinstance(value, Tensor) and name not in _GROWING)
     if growing:
         raise GenerationError(f"generate was given {', '.join(growing)} beside input_ids: expected text only")
-    places = given.get("position_ids")
-    if places is not None and not _are_counted(places, given.get("attention_mask")):
+    places, mask = model_inputs.get("position_ids"), model_inputs.get("attention_mask")
+    if places is not None and not _are_counted(places, mask):
         raise GenerationError("position_ids of your own: expected those that attention_mask gives; leave them out")
-    sample = checked_on(prompt, given.get("attention_mask"))
+    sample = checked_on(prompt, mask)
 
     def forward(inputs: dict[str, Any]) -> Any:
         return stack.model(**inputs, return_dict=True)
 
-    with stack.segments(sample, forward) as legs:
-        decoder = Decoder(stack, legs, cache, given, sample, spent)
+    with stack.segments(sample, forward) as segments:
+        decoder = Decoder(stack, segments, cache, model_inputs, sample, stats)
         try:
             yield decoder
         finally:

@@ -1,8 +1,8 @@
-"""Leaving token by token: a token is read out at the first tested depth that is sure enough of it.
+"""Generate with early exit per token: each token exits at the first tested depth whose readout is confident enough.
 
-Later tokens attend to every position at every depth, so the blocks that a token skipped must have keys and values of
-it all the same. They are made from the state it left with (Schuster et al. 2022 copy it up): each skipped block is run
-until it has handed them over, and no further. Left out, they would be silently wrong.
+Later tokens attend to every position at every depth, so the blocks that a token skipped need keys and values of it all
+the same. They are made from its state at the exit (Schuster et al. 2022 copy it up): each skipped block is run until it
+has written them, and no further.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -22,8 +22,8 @@ from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.generation.cache import FixedLengthCache, KeysWritten, levelled, require_filled, whole_cache
-from anydepth.generation.decoder import GenerationStats, checked_on
-from anydepth.generation.modes import GenerationMethod, new_tokens, require_supported, written
+from anydepth.generation.decoder import GenerationStats
+from anydepth.generation.modes import GenerationMethod, LoopArguments, require_supported
 
 
 class DynamicExit(GenerationMethod):
@@ -32,119 +32,102 @@ class DynamicExit(GenerationMethod):
     def __init__(self, policy: Policy, *, blocks: str | None = None, streamer: Any = None) -> None:
         super().__init__(blocks=blocks, streamer=streamer)
         if isinstance(policy, AtDepth):
-            raise GenerationError("AtDepth lets every token go at one depth: use at_depth, which fills no cache")
+            raise GenerationError("AtDepth exits at the same depth for every token: use at_depth, which fills no cache")
         self.policy = policy
 
-    def __call__(
-        self,
-        model: Any,
-        input_ids: Int64[Tensor, "b t"],
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        streamer: Any = None,
-        **given: Any,
-    ) -> Any:
-        """What `generate` calls in place of its own loop: that loop itself, with a forward that may stop early."""
-        require_supported(model, generation_config, unless="dynamic exit")
-        stack = self.stack(model, input_ids, given)
-        cache = whole_cache(given.get(cache_name()), stack.depth)
-        prompted = cache.get_seq_length() + new_tokens(input_ids, cache, given, generation_config).shape[1]
-        streamer = self.streaming(input_ids, streamer)
+    def _generate(self, arguments: LoopArguments) -> Any:
+        """Run `generate`'s own loop with a forward that exits early."""
+        require_supported(arguments, "dynamic exit")
+        model, stack = arguments.model, self._stack_of(arguments)
+        cache = whole_cache(arguments.cache, stack.depth)
+        prompt_length = cache.get_seq_length() + arguments.uncached_tokens(cache).shape[1]
+        streamer = self._started_streamer(arguments)
         forward = model.forward
-        spent = self.counted()
-        with stack.segments(
-            checked_on(input_ids, given.get("attention_mask")), lambda inputs: forward(**inputs)
-        ) as legs:
-            steps = _Steps(legs, self.policy, stack.depth, prompted, spent)
-            with forward_as(model, steps), levelled(cache, stack.depth):
-                output = model._sample(
-                    input_ids,
-                    logits_processor=logits_processor,
-                    stopping_criteria=stopping_criteria,
-                    generation_config=generation_config,
-                    streamer=streamer,
-                    **{**given, cache_name(): cache},
-                )
-        spent.tokens = written(output, input_ids)
-        return output
+        stats = self._new_stats()
+        with stack.segments(arguments.sample, lambda inputs: forward(**inputs)) as segments:
+            early_forward = _EarlyForward(segments, self.policy, stack.depth, prompt_length, stats)
+            with forward_as(model, early_forward), levelled(cache, stack.depth):
+                return arguments.run(model._sample, stats, streamer=streamer, **{cache_name(): cache})
 
 
-class _Steps:
-    """The forward that `generate` calls for the prompt, and then for each token.
+class _EarlyForward:
+    """The forward that `generate` calls: of the prompt with all blocks, then of each token until it exits.
 
     Args:
-        legs: the model's own forward in legs, open.
-        policy: when a token leaves.
+        segments: the model's own forward in segments, open.
+        policy: when a token exits.
         last: L.
-        prompted: positions of the prompt. They go through all blocks: what its last one shows says nothing of the
-            others.
-        spent: to add to.
+        prompt_length: positions of the prompt. They go through all blocks, since the readout at its end says nothing
+            of the positions before.
+        stats: to add to.
     """
 
-    def __init__(self, legs: Segments, policy: Policy, last: int, prompted: int, spent: GenerationStats) -> None:
-        self._legs, self._policy, self._last, self._prompted, self._spent = legs, policy, last, prompted, spent
+    def __init__(
+        self, segments: Segments, policy: Policy, last: int, prompt_length: int, stats: GenerationStats
+    ) -> None:
+        self._segments, self._policy, self._last = segments, policy, last
+        self._prompt_length, self._stats = prompt_length, stats
         self._tested = policy.tested(last)
-        legs.notes = True
+        segments.notes = True
 
     def __call__(self, **inputs: Any) -> Any:
         name = cache_name()
         cache: Cache = inputs[name]
         length = cache.get_seq_length()
-        seen = FixedLengthCache(cache, length)
-        tested = () if length < self._prompted else self._tested
+        fixed = FixedLengthCache(cache, length)
+        tested = () if length < self._prompt_length else self._tested
         step = _Step(self._policy, tested, torch.zeros_like(inputs["input_ids"][:, 0], dtype=torch.bool))
-        output = self._run(step, {**inputs, name: seen})
-        self._fill(seen)
+        output = self._run(step, {**inputs, name: fixed})
+        self._fill(fixed)
         length += inputs["input_ids"].shape[1]
         require_filled(cache, length)
-        if length >= self._prompted:
-            self._spent.depths += tuple(step.depths.tolist())
+        if length >= self._prompt_length:
+            self._stats.depths += tuple(step.depths.tolist())
         output[name] = cache
         return output
 
     def _run(self, step: _Step, inputs: dict[str, Any]) -> Any:
-        """Run blocks until all rows have left; returns what the model answered last."""
-        legs = self._legs
-        legs.enter(0)
-        legs.frozen = None
+        """Run blocks until all rows have exited; returns the model's last output."""
+        segments = self._segments
+        segments.enter(0)
+        segments.frozen = None
         while True:
-            before = legs.depth
-            output = legs.run(inputs, step.stops)
-            self._spent.blocks += legs.depth - before
-            self._spent.readouts += 1
-            step.read(legs.depth, output.logits)
-            if legs.depth == self._last or bool(step.gone.all()):
+            before = segments.depth
+            output = segments.run(inputs, step.stops)
+            self._stats.blocks += segments.depth - before
+            self._stats.readouts += 1
+            step.read(segments.depth, output.logits)
+            if segments.depth == self._last or bool(step.exited.all()):
                 return output
-            legs.frozen = step.gone if bool(step.gone.any()) else None
+            segments.frozen = step.exited if bool(step.exited.any()) else None
 
-    def _fill(self, seen: FixedLengthCache) -> None:
-        """Have the blocks that did not run make keys and values of the state where all have left."""
-        for number in range(self._legs.depth + 1, self._last + 1):
-            block, args, kwargs = self._legs.passed[number]
-            with seen.filling(), suppress(KeysWritten):
-                call_with(block, self._legs.state.clone(), args, kwargs)
-            self._spent.filled += 1
+    def _fill(self, cache: FixedLengthCache) -> None:
+        """Write the keys and values of the blocks that did not run, from the state at the last exit."""
+        for number in range(self._segments.depth + 1, self._last + 1):
+            block, args, kwargs = self._segments.passed[number]
+            with cache.filling(), suppress(KeysWritten):
+                call_with(block, self._segments.state.clone(), args, kwargs)
+            self._stats.filled += 1
 
 
 class _Step:
     """One token of each row on its way through the blocks.
 
     Args:
-        policy: when a row leaves.
+        policy: when a row exits.
         tested: the depths where it may.
-        gone: which rows have left before, (B,).
+        exited: which rows have exited before, (B,).
 
     Attributes:
-        gone: which have left by now.
+        exited: which have exited by now.
         depths: where each was read out, (B,).
     """
 
-    def __init__(self, policy: Policy, tested: tuple[int, ...], gone: Bool[Tensor, " b"]) -> None:
-        self._policy, self._tested, self.gone = policy, tested, gone
-        self.depths = torch.zeros_like(gone, dtype=torch.long)
+    def __init__(self, policy: Policy, tested: tuple[int, ...], exited: Bool[Tensor, " b"]) -> None:
+        self._policy, self._tested, self.exited = policy, tested, exited
+        self.depths = torch.zeros_like(exited, dtype=torch.long)
         self._memory: Tensor | None = None
-        self._leaving = gone
+        self._exiting = exited
 
     def stops(self, depth: int, state: Float[Tensor, "b t d"]) -> bool:
         """Whether the rows, after this block, are to be read out."""
@@ -152,34 +135,34 @@ class _Step:
             return False
         if self._policy.reads == "logits":
             return True
-        self._leaving = self._test(depth, state[:, -1])
-        return bool((self._leaving & ~self.gone).any())
+        self._exiting = self._test(depth, state[:, -1])
+        return bool((self._exiting & ~self.exited).any())
 
-    def _test(self, depth: int, seen: Float[Tensor, "b m"]) -> Bool[Tensor, " b"]:
-        score, self._memory = self._policy.scores(depth, seen, self._memory)
+    def _test(self, depth: int, values: Float[Tensor, "b m"]) -> Bool[Tensor, " b"]:
+        score, self._memory = self._policy.scores(depth, values, self._memory)
         return score >= self._policy.level
 
     def read(self, depth: int, logits: Float[Tensor, "b t v"]) -> None:
-        """Take what was read out after a block, and let go who has had enough.
+        """Take the readout after a block, and let rows exit by it.
 
-        The last readout is of all rows: those that have left keep the state where they did.
+        The last readout is of all rows: those that exited before keep the state and the depth of their exit.
         """
-        self.depths = torch.where(self.gone, self.depths, depth)
+        self.depths = torch.where(self.exited, self.depths, depth)
         if depth in self._tested:
             if self._policy.reads == "logits":
-                self._leaving = self._test(depth, logits[:, -1])
-            self.gone = self.gone | self._leaving
+                self._exiting = self._test(depth, logits[:, -1])
+            self.exited = self.exited | self._exiting
 
 
 def dynamic_exit(policy: Policy, *, blocks: str | None = None, streamer: Any = None) -> DynamicExit:
-    """Generate with as many blocks for each token as it takes to be sure of it.
+    """Generate with early exit: each token exits at the first tested depth where the policy's score is high enough.
 
-    Not lossless: a token that leaves early may be another than the full model's, and all that follows builds on it.
-    `anydepth.generation.calibrate` says how sure is sure enough, counting whole sequences. In a batch, a step takes
-    what its least sure row takes; each row's tokens are what they would be alone.
+    Not lossless: a token that exits early may be another than the full model's, and all that follows builds on it.
+    `anydepth.generation.calibrate` finds a threshold with a guarantee over whole sequences. In a batch, a step takes
+    as many blocks as its least confident row; each row's tokens are what they would be alone.
 
     Args:
-        policy: when to leave, of `anydepth`'s policies; name two or three depths, since each test asks the head.
+        policy: when to exit, one of `anydepth`'s; name two or three depths, since each test costs a readout.
         blocks: see `anydepth.Stack`.
         streamer: is given the tokens as they come; give it here, not to `generate`.
 

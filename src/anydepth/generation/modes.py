@@ -1,8 +1,11 @@
-"""What all ways of generating share: what they refuse, and the `Stack` of the model they are used with."""
+"""What all generation methods share: the arguments of `generate`'s loop, the model's `Stack`, and what is refused."""
 
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
 
@@ -16,14 +19,71 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 from anydepth.core.model_io import call_model, distance, model_output
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack, tolerance_of
-from anydepth.dependencies import require
+from anydepth.dependencies import cache_name, require
 from anydepth.distributed import rank_and_count
 from anydepth.errors import GenerationError
 from anydepth.generation.decoder import GenerationStats, checked_on
 from anydepth.models.input_length import max_input_length
 
 
-class GenerationMethod:
+@dataclass(frozen=True, kw_only=True)
+class LoopArguments:
+    """The arguments that `generate` calls a generation loop with.
+
+    `processors` are of logits, `stops` the stopping criteria, `config` is the generation config, and `model_inputs` go
+    to the model beside `input_ids`: mask, positions, cache.
+    """
+
+    model: Any
+    input_ids: Int64[Tensor, "b t"]
+    processors: Any
+    stops: Any
+    config: Any
+    streamer: Any
+    model_inputs: dict[str, Any]
+
+    @property
+    def cache(self) -> Any:
+        """The cache that `generate` prepared or its user gave; None without one."""
+        return self.model_inputs.get(cache_name())
+
+    @property
+    def sample(self) -> dict[str, Tensor]:
+        """The end of the prompt, as a batch to verify a `Stack` on."""
+        return checked_on(self.input_ids, self.model_inputs.get("attention_mask"))
+
+    def uncached_tokens(self, cache: Cache) -> Int64[Tensor, "b q"]:
+        """The tokens of the prompt that are not in the cache, by `generate`'s own rule.
+
+        A mask as long as the prompt means that the prompt repeats what the cache holds.
+
+        Raises:
+            GenerationError: the cache holds the whole prompt.
+        """
+        prompt, mask = self.input_ids, self.model_inputs.get("attention_mask")
+        known = getattr(self.config, "_mask_length", -1) if mask is None else mask.shape[1]
+        past = cache.get_seq_length() if known == prompt.shape[1] else 0
+        if past >= prompt.shape[1]:
+            raise GenerationError(
+                f"the cache has {past} positions, and the prompt {prompt.shape[1]} tokens: expected at least one more"
+            )
+        return prompt[:, past:]
+
+    def run(self, loop: Callable[..., Any], stats: GenerationStats, **replaced: Any) -> Any:
+        """Output of one of `generate`'s own loops, called with these arguments; `stats` counts its tokens."""
+        output = loop(
+            self.input_ids,
+            logits_processor=self.processors,
+            stopping_criteria=self.stops,
+            generation_config=self.config,
+            **{**self.model_inputs, **replaced},
+        )
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        stats.tokens = int(sequences.shape[0] * (sequences.shape[1] - self.input_ids.shape[1]))
+        return output
+
+
+class GenerationMethod(ABC):
     """A way to generate, given to a model as `model.generate(..., custom_generate=mode)`.
 
     Args:
@@ -38,29 +98,56 @@ class GenerationMethod:
     def __init__(self, *, blocks: str | None = None, streamer: Any = None) -> None:
         self._blocks, self.streamer = blocks, streamer
         self._stack: Stack | None = None
-        self._spent: dict[int, GenerationStats] = {}  # by thread
+        self._stats: dict[int, GenerationStats] = {}  # by thread
         self._latest = GenerationStats()
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Int64[Tensor, "b t"],
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Generate in place of `generate`'s own loop, which calls this with the loop's arguments."""
+        return self._generate(
+            LoopArguments(
+                model=model,
+                input_ids=input_ids,
+                processors=logits_processor,
+                stops=stopping_criteria,
+                config=generation_config,
+                streamer=streamer,
+                model_inputs=model_kwargs,
+            )
+        )
+
+    @abstractmethod
+    def _generate(self, arguments: LoopArguments) -> Any:
+        """The output of `generate`."""
 
     @property
     def spent(self) -> GenerationStats:
-        """What the last generation took: of this thread's, or of all where this thread made none."""
-        return self._spent.get(get_ident(), self._latest)
+        """Statistics of the last generation: of this thread's, or of all where this thread made none."""
+        return self._stats.get(get_ident(), self._latest)
 
-    def counted(self) -> GenerationStats:
-        """What is to count the generation that begins."""
-        self._latest = self._spent[get_ident()] = spent = GenerationStats()
-        return spent
+    def _new_stats(self) -> GenerationStats:
+        """Statistics of the generation that begins, all 0."""
+        self._latest = self._stats[get_ident()] = stats = GenerationStats()
+        return stats
 
-    def stack(self, model: Any, prompt: Int64[Tensor, "b t"], given: dict[str, Any]) -> Stack:
-        """The model as blocks, its law checked on the end of the prompt when it is first used.
+    def _stack_of(self, arguments: LoopArguments) -> Stack:
+        """The model as blocks, verified on the end of the prompt when it is first used.
 
         Raises:
             DependencyError: the installed transformers generates differently.
-            GenerationError: an encoder, an encoder-decoder, or a model that keeps what came before in a way of its
-                own; the prompt is empty, or longer than the model has positions for.
+            GenerationError: an encoder, or a model with a cache of its own kind; no prompt, or a too long one.
             UnknownArchitecture: see `Stack`.
         """
         require("transformers")
+        model, prompt, inputs = arguments.model, arguments.input_ids, arguments.model_inputs
         config, name = getattr(model, "config", None), type(model).__name__
         if getattr(config, "is_encoder_decoder", False):
             raise GenerationError(f"{name} is an encoder-decoder: expected a model that only decodes")
@@ -68,11 +155,12 @@ class GenerationMethod:
             raise GenerationError(
                 f"{name} has a cache of its own kind: expected a model that generates with a DynamicCache"
             )
-        if given.get("inputs_embeds") is not None:
+        if inputs.get("inputs_embeds") is not None:
             raise GenerationError("the prompt is given as inputs_embeds: expected input_ids")
         if not prompt.shape[-1]:
             raise GenerationError("the prompt is empty: expected input_ids of at least one token")
-        room, count = positions_of(model), _longest(prompt, given.get("attention_mask"))
+        mask = inputs.get("attention_mask")  # of what a cache holds, too
+        room, count = positions_of(model), prompt.shape[1] if mask is None else int(mask.sum(1).max())
         if count >= room:
             raise GenerationError(
                 f"the prompt has {count} tokens, and {name} has positions for {room}: "
@@ -80,30 +168,21 @@ class GenerationMethod:
             )
         stack = self._stack
         if stack is None or stack.model is not model:
-            stack, sample = Stack(model, blocks=self._blocks), checked_on(prompt, given.get("attention_mask"))
-            stack.verify(sample)
-            _require_causal(model, sample)
+            stack = Stack(model, blocks=self._blocks)
+            stack.verify(arguments.sample)
+            _require_causal(model, arguments.sample)
             self._stack = stack
         return stack
 
-    def streaming(self, prompt: Int64[Tensor, "b t"], streamer: Any) -> Any:
-        """The streamer to give tokens to, which has been given the prompt; None if there is none.
-
-        Raises:
-            GenerationError: there are several rows.
-        """
-        if streamer is None and self.streamer is not None:
-            if len(prompt) > 1:
-                raise GenerationError(f"a streamer for {len(prompt)} rows, beams counted: expected one")
-            self.streamer.put(prompt.cpu())
-            return self.streamer
-        return streamer
-
-
-def written(output: Any, prompt: Int64[Tensor, "b t"]) -> int:
-    """Tokens over all rows that `generate`'s own loop put behind the prompt."""
-    sequences = output if isinstance(output, Tensor) else output.sequences
-    return int(sequences.shape[0] * (sequences.shape[1] - prompt.shape[1]))
+    def _started_streamer(self, arguments: LoopArguments) -> Any:
+        """The streamer, which has been given the prompt; None if there is none. It takes one row only."""
+        prompt = arguments.input_ids
+        if arguments.streamer is not None or self.streamer is None:
+            return arguments.streamer
+        if len(prompt) > 1:
+            raise GenerationError(f"a streamer for {len(prompt)} rows, beams counted: expected one")
+        self.streamer.put(prompt.cpu())
+        return self.streamer
 
 
 def positions_of(model: nn.Module) -> int:
@@ -111,20 +190,11 @@ def positions_of(model: nn.Module) -> int:
     return max_input_length(model) or sys.maxsize
 
 
-def _longest(prompt: Int64[Tensor, "b t"], mask: Tensor | None) -> int:
-    """Tokens of the longest prompt, padding not counted, those that a cache holds counted."""
-    return prompt.shape[1] if mask is None else int(mask.sum(1).max())
-
-
 def _require_causal(model: nn.Module, sample: dict[str, Tensor]) -> None:
-    """See that a token does not look at those behind it: its states could not be kept while others come.
-
-    Raises:
-        GenerationError: one does.
-    """
-    more = {name: torch.cat([values, values[:, -1:]], dim=1) for name, values in sample.items()}
+    """Raise `GenerationError` if a token attends to later ones: its states could not be kept while others come."""
+    longer = {name: torch.cat([values, values[:, -1:]], dim=1) for name, values in sample.items()}
     with evaluating(model):
-        alone, before = (model_output(call_model(model, one))[1] for one in (sample, more))
+        alone, before = (model_output(call_model(model, batch))[1] for batch in (sample, longer))
     counts = sample["attention_mask"] != 0
     if not distance(before[:, :-1][counts], alone[counts]) <= tolerance_of(alone):
         raise GenerationError(
@@ -134,11 +204,7 @@ def _require_causal(model: nn.Module, sample: dict[str, Tensor]) -> None:
 
 
 def require_depth(depth: int, stack: Stack, *, below: bool) -> None:
-    """See that blocks can be left out behind a depth.
-
-    Raises:
-        GenerationError: it is not one of the model's, or nothing would be left out where something must be.
-    """
+    """Raise `GenerationError` unless a depth is one of 1..L, or of 1..L-1 if it must lie `below` L."""
     last = stack.depth - 1 if below else stack.depth
     if not 1 <= depth <= last:
         raise GenerationError(
@@ -146,32 +212,13 @@ def require_depth(depth: int, stack: Stack, *, below: bool) -> None:
         )
 
 
-def new_tokens(prompt: Int64[Tensor, "b t"], cache: Cache, given: dict[str, Any], config: Any) -> Int64[Tensor, "b q"]:
-    """What of the prompt the cache does not have, by `generate`'s own rule: a mask as long as the prompt is of all.
-
-    Raises:
-        GenerationError: it has all of it.
-    """
-    mask = given.get("attention_mask")
-    known = getattr(config, "_mask_length", -1) if mask is None else mask.shape[1]
-    past = cache.get_seq_length() if known == prompt.shape[1] else 0
-    if past >= prompt.shape[1]:
+def require_padding(arguments: LoopArguments) -> None:
+    """Raise `GenerationError` if rows may end at different lengths and there is no token to pad them with."""
+    count, config = len(arguments.input_ids), arguments.config
+    same_length = all(isinstance(criterion, MaxLengthCriteria) for criterion in arguments.stops)
+    if count > 1 and config._pad_token_tensor is None and not same_length:
         raise GenerationError(
-            f"the cache has {past} positions, and the prompt {prompt.shape[1]} tokens: expected at least one more"
-        )
-    return prompt[:, past:]
-
-
-def require_padding(prompt: Int64[Tensor, "b t"], config: Any, stops: Any) -> None:
-    """See that rows which end before others can be filled up.
-
-    Raises:
-        GenerationError: they cannot.
-    """
-    alike = all(isinstance(one, MaxLengthCriteria) for one in stops)
-    if len(prompt) > 1 and config._pad_token_tensor is None and not alike:
-        raise GenerationError(
-            f"{len(prompt)} rows that may end at different lengths, and no token to fill them up: expected pad_token_id"
+            f"{count} rows that may end at different lengths, and no token to fill them up: expected pad_token_id"
         )
 
 
@@ -188,60 +235,56 @@ def several_ranks(model: nn.Module) -> bool:
     return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
 
 
-def require_supported(model: Any, config: Any, *, unless: str, several: bool = False) -> None:
-    """Refuse what a loop of our own does not do, with the reason.
+def require_supported(arguments: LoopArguments, method: str, *, several: bool = False) -> None:
+    """Raise `GenerationError` for settings that dynamic exit and self-speculation do not support.
 
-    Args:
-        model: that is to generate.
-        config: the generation config.
-        unless: what is refusing, in the message.
-        several: whether the batch has several rows of which none is kept apart.
-
-    Raises:
-        GenerationError: beams, guidance, outputs that are not kept, angles that change on the way, learnt prompts.
+    Beams, guidance, watermarks, weights spread over ranks, outputs that are not kept, learnt prompts, rotary angles
+    that change on the way. With `several`, logits and scores are not kept either.
     """
+    model, config = arguments.model, arguments.config
     if (config.num_beams or 1) > 1:
         raise GenerationError(
-            f"num_beams={config.num_beams} with {unless}: beams share and reorder what was generated, so there is no "
+            f"num_beams={config.num_beams} with {method}: beams share and reorder what was generated, so there is no "
             "one sequence to go by; use num_beams=1, or beams at a static depth"
         )
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        raise GenerationError(f"{mode.value} with {unless}: expected greedy search or sampling")
+        raise GenerationError(f"{mode.value} with {method}: expected greedy search or sampling")
     if config.guidance_scale not in (None, 1, 1.0):
         raise GenerationError(
-            f"guidance_scale={config.guidance_scale} with {unless}: its processor runs the model itself"
+            f"guidance_scale={config.guidance_scale} with {method}: its processor runs the model itself"
         )
     if config.watermarking_config is not None:
-        raise GenerationError(f"watermarking_config with {unless}: a watermark goes by each token in turn, and once")
+        raise GenerationError(f"watermarking_config with {method}: a watermark goes by each token in turn, and once")
     if several_ranks(model):
-        raise GenerationError(f"FSDP or ZeRO-3 with {unless}: ranks would run different numbers of blocks")
+        raise GenerationError(f"FSDP or ZeRO-3 with {method}: ranks would run different numbers of blocks")
     adapted = getattr(model.prepare_inputs_for_generation, "__self__", model)  # peft's, while it generates
     if getattr(getattr(adapted, "active_peft_config", None), "is_prompt_learning", False):
-        raise GenerationError(f"learnt prompts with {unless}: they take positions that input_ids do not have")
-    _refuse_outputs(config, unless, several)
-    _refuse_stretching(getattr(model, "config", None), config.max_length, unless)
+        raise GenerationError(f"learnt prompts with {method}: they take positions that input_ids do not have")
+    _refuse_outputs(config, method, several)
+    _refuse_changing_angles(getattr(model, "config", None), config.max_length, method)
 
 
-def _refuse_outputs(config: Any, unless: str, several: bool) -> None:
-    asked = [name for name in ("output_attentions", "output_hidden_states") if getattr(config, name)]
+def _refuse_outputs(config: Any, method: str, several: bool) -> None:
+    names = ["output_attentions", "output_hidden_states"]
     if several and config.return_dict_in_generate:
-        asked += [name for name in ("output_scores", "output_logits") if getattr(config, name)]
-    if asked:
-        alone = " of a batch" if several else ""
+        names += ["output_scores", "output_logits"]
+    requested = [name for name in names if getattr(config, name)]
+    if requested:
+        rows = " of a batch" if several else ""
         raise GenerationError(
-            f"{asked[0]} with {unless}: these are not kept{alone}; leave it out, or use a static depth"
+            f"{requested[0]} with {method}: these are not kept{rows}; leave it out, or use a static depth"
         )
 
 
-def _refuse_stretching(config: Any, length: int, unless: str) -> None:
-    """Rotary angles that change for all positions at some length leave keys in the cache that no longer fit."""
-    known = getattr(config, "rope_parameters", None) or {}
-    for one in (known, *known.values()):
-        kind = one.get("rope_type", "") if isinstance(one, dict) else ""
-        limit = one.get("original_max_position_embeddings", config.max_position_embeddings) if kind else length
+def _refuse_changing_angles(config: Any, length: int, method: str) -> None:
+    """Raise `GenerationError` if rotary angles change at some length: keys in the cache would no longer fit."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for rope in (parameters, *parameters.values()):  # some models have one for each kind of layer
+        kind = rope.get("rope_type", "") if isinstance(rope, dict) else ""
+        limit = rope.get("original_max_position_embeddings", config.max_position_embeddings) if kind else length
         if ("dynamic" in kind or kind == "longrope") and length > limit:
             raise GenerationError(
-                f"{length} positions with {unless}: the rotary angles of this model ({kind}) change after {limit}; "
+                f"{length} positions with {method}: the rotary angles of this model ({kind}) change after {limit}; "
                 "expected max_length up to that"
             )

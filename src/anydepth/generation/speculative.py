@@ -1,8 +1,8 @@
-"""Self-speculation: a shallow depth drafts, the rest of the blocks verify, and the answer is the full model's own.
+"""Self-speculative decoding: the first blocks draft tokens, the other blocks verify them.
 
 One round: the blocks up to the draft depth run token by token, and their readout proposes the next one each time. Then
-the remaining blocks run once, on the states that drafting left behind, and say what the full model would have written
-after each of these tokens. What agrees is kept. Nothing runs twice: drafting leaves the keys and values of the shallow
+the remaining blocks run once, on the hidden states of the drafted tokens, and give the full model's distribution after
+each of them. Drafts that agree with it are kept. Nothing runs twice: drafting keeps the keys and values of the shallow
 blocks, and the states that the deep blocks start from.
 
 Leviathan, Kalman, Matias 2023 (speculative sampling); Elhoushi et al. 2024 (drafting with a model's own first blocks).
@@ -26,7 +26,7 @@ from anydepth.generation.cache import copied, require_filled, whole_cache
 from anydepth.generation.decoder import Decoder, decoding
 from anydepth.generation.modes import (
     GenerationMethod,
-    new_tokens,
+    LoopArguments,
     positions_of,
     require_depth,
     require_padding,
@@ -38,32 +38,29 @@ LONGEST_DRAFT = 16
 
 
 def best_length(chance: float, draft: int | float, verify: int | float) -> int:
-    """How many tokens to draft in a round: as long as tokens grow faster than what a round costs.
+    """The number of drafts in a round that gives the most tokens for its cost.
 
     With a chance a for each draft to be accepted, a round of g drafts yields 1 + a + ... + a^g tokens in the mean, the
     one that is no draft among them (Leviathan et al. 2023, equation 1).
 
     Args:
         chance: of each draft, 0..1.
-        draft: what a drafted token costs.
-        verify: what a round costs beside its drafts.
+        draft: the cost of a drafted token.
+        verify: the cost of the rest of a round.
 
     Example:
         >>> best_length(0.5, 0.25, 1.5), best_length(0.0, 0.25, 1.5)
         (2, 1)
     """
     tokens = accumulate(chance**place for place in range(LONGEST_DRAFT + 1))
-    rates = [(one / (count * draft + verify), count) for count, one in enumerate(tokens)]
+    rates = [(expected / (count * draft + verify), count) for count, expected in enumerate(tokens)]
     return max(rates[1:], key=itemgetter(0))[1]
 
 
 class DraftLength:
-    """How many tokens to draft next, from how many were accepted so far; see `best_length`.
+    """The number of tokens to draft in the next round, from the acceptance so far; `fixed` if it is given.
 
-    Args:
-        draft: what a drafted token costs.
-        verify: what a round costs beside its drafts.
-        fixed: always draft as many.
+    `draft` and `verify` are the costs that `best_length` takes.
     """
 
     def __init__(self, draft: int | float, verify: int | float, fixed: int | None = None) -> None:
@@ -79,7 +76,7 @@ class DraftLength:
         return best_length(chance, self._draft, self._verify)
 
     def learn(self, accepted: int, drafted: int) -> None:
-        """Take a round of one row into account; drafts behind the first that failed were not judged."""
+        """Count the accepted drafts of one row; drafts behind the first rejected one were not judged."""
         fade = 0.9
         self._accepted = fade * self._accepted + accepted
         self._judged = fade * self._judged + accepted + (accepted < drafted)
@@ -88,10 +85,10 @@ class DraftLength:
 def accepted_of(
     drafts: Int64[Tensor, " g"], proposed: Float[Tensor, "g v"], verified: Float[Tensor, "n v"], *, sampled: bool
 ) -> tuple[int, Int64[Tensor, " 1"]]:
-    """How many drafts of a row are kept, and the token that comes after them.
+    """How many drafts of a row are accepted, and the token that comes after them.
 
-    Greedy: as long as the draft is what the full model says. Sampled: with probability min(1, p / q), and where one is
-    refused the next token is drawn from max(0, p - q), which together is a draw from p (Leviathan et al., Theorem 1).
+    Greedy: as long as the draft is the full model's token. Sampled: with probability min(1, p / q), and where one is
+    rejected the next token is drawn from max(0, p - q), which together is a draw from p (Leviathan et al., Theorem 1).
 
     Args:
         drafts: g tokens.
@@ -108,14 +105,14 @@ def accepted_of(
     places = torch.arange(count, device=drafts.device)
     chances = full[places, drafts] / shallow[places, drafts]
     kept = _leading(torch.rand_like(chances) < chances)
-    left = full[kept] if kept == count else (full[kept] - shallow[kept]).clamp(min=0)
-    # where p = q a draft may fail by rounding alone, and nothing is left to draw from
-    return kept, torch.multinomial(left if bool(left.any()) else full[kept], 1)
+    remainder = full[kept] if kept == count else (full[kept] - shallow[kept]).clamp(min=0)
+    # where p = q a draft may fail by rounding alone, and the remainder is 0
+    return kept, torch.multinomial(remainder if bool(remainder.any()) else full[kept], 1)
 
 
 def _leading(holds: Bool[Tensor, " g"]) -> int:
-    """How many hold before the first that does not."""
-    return next((place for place, one in enumerate(holds.tolist()) if not one), len(holds))
+    """How many are true before the first that is not."""
+    return int(holds.long().cumprod(0).sum())
 
 
 class SelfSpeculative(GenerationMethod):
@@ -131,54 +128,46 @@ class SelfSpeculative(GenerationMethod):
             )
         self.draft_depth, self.draft_length = draft_depth, draft_length
 
-    def __call__(
-        self,
-        model: Any,
-        input_ids: Int64[Tensor, "b t"],
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        streamer: Any = None,
-        **given: Any,
-    ) -> Any:
-        """What `generate` calls in place of its own loop."""
-        single = len(input_ids) == 1
-        require_supported(model, generation_config, unless="self-speculation", several=not single)
-        require_padding(input_ids, generation_config, stopping_criteria)
-        stack = self.stack(model, input_ids, given)
+    def _generate(self, arguments: LoopArguments) -> Any:
+        """Draft and verify, round after round, until all rows have ended."""
+        model, prompt, config = arguments.model, arguments.input_ids, arguments.config
+        single = len(prompt) == 1
+        require_supported(arguments, "self-speculation", several=not single)
+        require_padding(arguments)
+        stack = self._stack_of(arguments)
         require_depth(self.draft_depth, stack, below=True)
-        cache = whole_cache(given.get(cache_name()), stack.depth)
-        new = new_tokens(input_ids, cache, given, generation_config)
+        cache = whole_cache(arguments.cache, stack.depth)
+        new = arguments.uncached_tokens(cache)
         total = cache.get_seq_length() + new.shape[1]
         if not single:
-            cache = copied(cache)  # rows move in it, and leave it
-        lengths = DraftLength(*_shares(stack, self.draft_depth), self.draft_length)
-        spent = self.counted()
-        with decoding(stack, input_ids, cache, given, spent) as decoder:
-            streamer = self.streaming(input_ids, streamer)
-            writing = TokenRows(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
-            rounds = _Rounds(decoder, writing, lengths, (self.draft_depth, stack.depth))
+            cache = copied(cache)  # rows move in it, and are dropped when they end
+        lengths = DraftLength(*_parameter_counts(stack, self.draft_depth), self.draft_length)
+        stats = self._new_stats()
+        with decoding(stack, prompt, cache, arguments.model_inputs, stats) as decoder:
+            streamer = self._started_streamer(arguments)
+            rows = TokenRows(prompt, arguments.processors, arguments.stops, config, streamer)
+            rounds = _Rounds(decoder, rows, lengths, (self.draft_depth, stack.depth))
             rounds.begin(new)
             # the last token of a round is never a draft, and there are positions for so many
-            room = min(generation_config.max_length - 1, positions_of(model) - total + input_ids.shape[1])
-            while writing.unfinished:
-                rounds.go(min(lengths.next(), max(room - writing.longest, 0)))
-            spent.tokens = writing.written
-            decoder.length = min(decoder.length, total + writing.written - 1)  # as after any generation
+            room = min(config.max_length - 1, positions_of(model) - total + prompt.shape[1])
+            while rows.unfinished:
+                rounds.run(min(lengths.next(), max(room - rows.longest, 0)))
+            stats.tokens = rows.written
+            decoder.length = min(decoder.length, total + rows.written - 1)  # as after any generation
         if streamer is not None:
             streamer.end()
-        if not generation_config.return_dict_in_generate:
-            return writing.padded()
+        if not config.return_dict_in_generate:
+            return rows.padded()
         return GenerateDecoderOnlyOutput(
-            sequences=writing.padded(),
-            scores=None if writing.scores is None else tuple(writing.scores),
-            logits=None if writing.logits is None else tuple(writing.logits),
+            sequences=rows.padded(),
+            scores=None if rows.scores is None else tuple(rows.scores),
+            logits=None if rows.logits is None else tuple(rows.logits),
             **{cache_name(): cache if single else None},
         )
 
 
-def _shares(stack: Stack, draft_depth: int) -> tuple[int, int]:
-    """What a draft and the rest of a round cost, in parameters that have to be read for it."""
+def _parameter_counts(stack: Stack, draft_depth: int) -> tuple[int, int]:
+    """The parameters that a draft, and the rest of a round, read: what they cost where memory is the bottleneck."""
     model: Any = stack.model
     block = sum(weights.numel() for weights in model.get_submodule(stack.path)[0].parameters())
     embedding = model.get_output_embeddings()
@@ -189,49 +178,50 @@ def _shares(stack: Stack, draft_depth: int) -> tuple[int, int]:
 class _Rounds:
     """Drafting and verifying, round after round, of the rows that have not ended."""
 
-    def __init__(self, decoder: Decoder, writing: TokenRows, lengths: DraftLength, depths: tuple[int, int]) -> None:
-        self._decoder, self._writing, self._lengths = decoder, writing, lengths
+    def __init__(self, decoder: Decoder, rows: TokenRows, lengths: DraftLength, depths: tuple[int, int]) -> None:
+        self._decoder, self._rows, self._lengths = decoder, rows, lengths
         self._shallow, self._deep = depths
 
     def begin(self, new: Int64[Tensor, "b t"]) -> None:
-        """Run what the cache does not have of the prompt, and write the first token of each row."""
+        """Run the tokens of the prompt that the cache lacks, and add the first new token of each row."""
         _, logits = self._decoder.run(new, upto=self._deep, read=1)
         assert logits is not None
         require_filled(self._decoder.cache, self._decoder.length + new.shape[1])
-        scores = self._writing.processed(logits[:, -1])[:, None]
-        tokens = self._writing.choose(scores[:, 0])
-        rows = self._writing.unfinished
-        for row in rows:
-            self._writing.add(row, tokens[row : row + 1], logits[row], scores[row])
-        self._keep(rows, [new.shape[1]] * len(rows))
+        scores = self._rows.processed(logits[:, -1])[:, None]
+        tokens = self._rows.choose(scores[:, 0])
+        unfinished = self._rows.unfinished
+        for row in unfinished:
+            self._rows.add(row, tokens[row : row + 1], logits[row], scores[row])
+        self._keep(unfinished, [new.shape[1]] * len(unfinished))
 
-    def go(self, count: int) -> None:
-        """Draft `count` tokens for each row, verify them, and write what holds and the token after it."""
-        rows, last = self._writing.unfinished, self._writing.last
+    def run(self, count: int) -> None:
+        """Draft `count` tokens for each row, verify them, and add the accepted ones and the token after them."""
+        unfinished, last = self._rows.unfinished, self._rows.last
         drafts, scores, states = self._draft(last, count)
         _, logits = self._decoder.run(
             torch.cat([last, drafts], 1), upto=self._deep, after=self._shallow, state=states, read=count + 1
         )
         assert logits is not None
-        verified = self._writing.all_processed(logits, drafts)
+        verified = self._rows.all_processed(logits, drafts)
         proposed = torch.stack(scores, 1) if scores else verified[:, :0]
-        self._decoder.spent.rounds += 1
-        self._keep(rows, [1 + self._judge(*one) for one in zip(rows, drafts, proposed, verified, logits, strict=True)])
+        self._decoder.stats.rounds += 1
+        by_row = zip(unfinished, drafts, proposed, verified, logits, strict=True)
+        self._keep(unfinished, [1 + self._accept(*tensors) for tensors in by_row])
 
-    def _judge(self, row: int, drafts: Tensor, proposed: Tensor, verified: Tensor, logits: Tensor) -> int:
-        """Write what a round gave a row; returns how many of its drafts were kept."""
-        kept, after = accepted_of(drafts, proposed, verified, sampled=self._writing.sampled)
-        self._decoder.spent.drafted += len(drafts)
-        self._decoder.spent.accepted += kept
+    def _accept(self, row: int, drafts: Tensor, proposed: Tensor, verified: Tensor, logits: Tensor) -> int:
+        """Add a round's tokens to a row; returns how many of its drafts were accepted."""
+        kept, after = accepted_of(drafts, proposed, verified, sampled=self._rows.sampled)
+        self._decoder.stats.drafted += len(drafts)
+        self._decoder.stats.accepted += kept
         self._lengths.learn(kept, len(drafts))
-        self._writing.add(row, torch.cat([drafts[:kept], after]), logits, verified)
+        self._rows.add(row, torch.cat([drafts[:kept], after]), logits, verified)
         return kept
 
     def _keep(self, rows: list[int], counts: list[int]) -> None:
-        """Have the positions count that hold; rows that have ended leave the batch, unless it would be empty."""
-        staying = [place for place, row in enumerate(rows) if not self._writing.finished[row]]
-        if 0 < len(staying) < len(rows):
-            self._decoder.keep([counts[place] for place in staying], staying)
+        """Keep the accepted positions; rows that have ended are dropped, unless no row would remain."""
+        remaining = [place for place, row in enumerate(rows) if not self._rows.finished[row]]
+        if 0 < len(remaining) < len(rows):
+            self._decoder.keep([counts[place] for place in remaining], remaining)
         else:
             self._decoder.keep(counts)
 
@@ -244,9 +234,9 @@ class _Rounds:
             state, logits = self._decoder.run(tokens[:, -1:], upto=self._shallow, at=at + place, read=1)
             assert logits is not None
             states.append(state)
-            scores.append(self._writing.processed(logits[:, -1], tokens[:, 1:]))
-            tokens = torch.cat([tokens, self._writing.choose(scores[-1])[:, None]], 1)
-        # the last draft is not asked what comes after it, but what it leaves is needed to verify it
+            scores.append(self._rows.processed(logits[:, -1], tokens[:, 1:]))
+            tokens = torch.cat([tokens, self._rows.choose(scores[-1])[:, None]], 1)
+        # the last draft is not read out, but its state is needed to verify it
         states.append(self._decoder.run(tokens[:, -1:], upto=self._shallow, at=at + count)[0])
         return tokens[:, 1:], scores, torch.cat(states, 1)
 
@@ -254,15 +244,15 @@ class _Rounds:
 def self_speculative(
     draft_depth: int, *, draft_length: int | None = None, blocks: str | None = None, streamer: Any = None
 ) -> SelfSpeculative:
-    """Generate what the model would generate, sooner: its first blocks draft, the others verify.
+    """Generate the full model's output faster, by self-speculative decoding: first blocks draft, the others verify.
 
     Greedy output is the same token for token (up to ties that rounding decides); sampled output is drawn from the same
     distribution, by other random numbers. It pays where the readout at `draft_depth` often agrees with the last one,
     as after aligned training, and where the blocks behind it cost more than the head.
 
-    In a batch each row goes on at its own pace and leaves when it ends; no cache is returned then, and one that was
-    given stays as it is. Processors are asked about drafts, too, so they must go by the tokens they are given and by
-    nothing else; criteria are asked about one row at a time.
+    In a batch each row goes on at its own pace and is dropped when it ends; no cache is returned then, and one that was
+    given stays as it is. Logits processors are called on drafts, too, so they must depend on the tokens alone; stopping
+    criteria are called on one row at a time.
 
     Args:
         draft_depth: where drafts are read out, 1..L-1.

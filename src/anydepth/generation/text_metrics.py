@@ -1,6 +1,6 @@
-"""What texts are like: whether they repeat themselves, how diverse they are, whether they keep to the subject.
+"""Metrics of generated text: repetition, diversity and coherence.
 
-The measures of open-ended generation that the paper reports, by the definitions of Su et al. (2022), "A Contrastive
+The metrics of open-ended generation that the paper reports, by the definitions of Su et al. (2022), "A Contrastive
 Framework for Neural Text Generation". Words are what white space separates, case and punctuation kept, as there; in
 scripts without spaces, put words apart first.
 """
@@ -22,22 +22,18 @@ from anydepth.errors import DataError, ModelError
 from anydepth.models.loaded import LoadedModel
 
 LENGTHS = (2, 3, 4)
-"""The n of the n-grams that diversity looks at."""
+"""The n of the n-grams in diversity."""
 
 
 def repetition(texts: Iterable[str], n: int) -> float:
-    """rep-n: the share of n-grams that their text has had before.
+    """rep-n: the share of n-grams that occurred before in their text.
 
     `1 - (different n-grams) / (n-grams)`, both counted within each text and added up over texts (Welleck et al. 2020;
     pooled as in SimCTG's script). A share, not a percentage. The script leaves out the last n-gram of each text and
     rounds to four decimals; this does neither.
 
-    Args:
-        texts: any; one of fewer than n words adds nothing.
-        n: words in an n-gram.
-
     Returns:
-        In 0..1; 0 if no n-gram comes twice in one text. NaN if no text has n words.
+        In 0..1; 0 if no n-gram occurs twice in one text. NaN if no text has n words.
 
     Example:
         >>> repetition(["to be or not to be"], 2), repetition(["to be", "to be"], 2)
@@ -48,9 +44,6 @@ def repetition(texts: Iterable[str], n: int) -> float:
 
 def diversity(texts: Iterable[str]) -> float:
     """The product of `1 - rep-n` over n = 2, 3, 4 (Su et al. 2022).
-
-    Args:
-        texts: any.
 
     Returns:
         In 0..1; 1 if no text repeats a pair of words. NaN if no text has four words.
@@ -65,10 +58,10 @@ def diversity(texts: Iterable[str]) -> float:
 def embed(
     texts: Sequence[str], encoder: LoadedModel, *, pooling: str = "mean", batch: int = 32
 ) -> Float64[np.ndarray, "n d"]:
-    """One vector for each text.
+    """Embeddings of texts, one vector each.
 
     Args:
-        texts: any; what goes beyond what the encoder takes is cut.
+        texts: cut to the encoder's maximum length.
         encoder: loaded for its features: `anydepth.models.loading.load(name, task="features")`.
         pooling: how the last hidden states of a text become one: "mean" over all that are not padding, special tokens
             included, which is what sentence-transformers does with most of its models; "first", the [CLS] that SimCSE
@@ -76,10 +69,10 @@ def embed(
         batch: texts at a time.
 
     Returns:
-        NaN for a text that becomes no tokens.
+        (n, D) vectors; NaN for a text without tokens.
 
     Raises:
-        DataError: no such pooling, or no text that becomes tokens.
+        DataError: an unknown pooling, or no text with tokens.
         ModelError: the model gives no hidden states of a text.
     """
     policy = check_policy(pooling)
@@ -87,8 +80,8 @@ def embed(
         raise DataError("pooling 'each' gives a vector for each token, expected first, last or mean")
     if encoder.kind != "text":
         raise ModelError(f"'{encoder.name}' takes no text, expected a text encoder")
-    takes = inspect.signature(encoder.model.forward).parameters
-    found, filled = [], _with_tokens(texts, encoder)
+    accepted = inspect.signature(encoder.model.forward).parameters
+    parts, filled = [], _with_tokens(texts, encoder)
     with evaluating(encoder.model), torch.no_grad():
         for start in range(0, len(filled), batch):
             tokens = encoder.processor(
@@ -98,7 +91,8 @@ def embed(
                 max_length=encoder.max_length,
                 return_tensors="pt",
             )
-            inputs = to_device({name: one for name, one in tokens.items() if name in takes}, device_of(encoder.model))
+            batch_tokens = {name: tensor for name, tensor in tokens.items() if name in accepted}
+            inputs = to_device(batch_tokens, device_of(encoder.model))
             assert not isinstance(inputs, Tensor)
             states = getattr(encoder.model(**inputs), "last_hidden_state", None)
             if states is None:
@@ -106,15 +100,15 @@ def embed(
                     f"'{encoder.name}' gives no last_hidden_state, expected a text encoder: load it for its features"
                 )
             mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-            found.append(select(states, mask.bool(), policy)[0].cpu().double())
-    rows = torch.cat(found).numpy()
+            parts.append(select(states, mask.bool(), policy)[0].cpu().double())
+    rows = torch.cat(parts).numpy()
     vectors: Float64[np.ndarray, "n d"] = np.full((len(texts), rows.shape[1]), np.nan)
     vectors[filled] = rows
     return vectors
 
 
 def _with_tokens(texts: Sequence[str], encoder: LoadedModel) -> list[int]:
-    """Which texts become tokens: all of them, where the tokenizer adds some of its own."""
+    """Indices of the texts with tokens: of all texts, where the tokenizer adds special ones."""
     if encoder.processor("")["input_ids"]:
         return list(range(len(texts)))
     filled = [index for index, ids in enumerate(encoder.processor(list(texts))["input_ids"]) if ids]
@@ -126,18 +120,12 @@ def _with_tokens(texts: Sequence[str], encoder: LoadedModel) -> list[int]:
 def coherence(
     prefixes: Sequence[str], continuations: Sequence[str], encoder: LoadedModel, *, pooling: str = "mean"
 ) -> Float64[np.ndarray, " n"]:
-    """How much each continuation is about what its prefix is about: the cosine of their embeddings (Su et al. 2022).
+    """Coherence of each continuation with its prefix: the cosine of their embeddings (Su et al. 2022).
 
-    The paper's encoder is SimCSE. Values of different encoders, or poolings, can't be compared.
-
-    Args:
-        prefixes: what was given.
-        continuations: what came after, without the prefix; one for each.
-        encoder: see `embed`.
-        pooling: see `embed`.
+    The paper's encoder is SimCSE. Values of different encoders, or poolings, can't be compared; see `embed`.
 
     Returns:
-        Of each pair, in -1..1; NaN where the continuation is blank.
+        (n,) in -1..1; NaN where the continuation is blank.
     """
     require_pairs(prefixes, continuations)
     a, b = (embed(texts, encoder, pooling=pooling) for texts in (prefixes, continuations))
@@ -147,26 +135,22 @@ def coherence(
 
 
 def counts(texts: Iterable[str], lengths: Sequence[int] = LENGTHS) -> Int64[np.ndarray, "n m 2"]:
-    """Of each text and length: how many different n-grams, and how many."""
-    found = []
+    """For each text and length n: the number of different n-grams, and of all."""
+    rows = []
     for text in texts:
         words = text.split()
         grams = [list(zip(*(words[start:] for start in range(n)), strict=False)) for n in lengths]
-        found.append([[len(set(own)), len(own)] for own in grams])
-    return np.array(found, dtype=np.int64).reshape(-1, len(lengths), 2)
+        rows.append([[len(set(of_length)), len(of_length)] for of_length in grams])
+    return np.array(rows, dtype=np.int64).reshape(-1, len(lengths), 2)
 
 
 def different(sums: Int64[np.ndarray, "*r m 2"]) -> Float64[np.ndarray, "*r m"]:
-    """`1 - rep-n`, of counts that were added up over texts; NaN where there are none."""
+    """The share of different n-grams, `1 - rep-n`, from counts summed over texts; NaN where there are none."""
     unlike, total = sums[..., 0].astype(float), sums[..., 1].astype(float)
     return np.asarray(np.divide(unlike, total, out=np.full(total.shape, np.nan), where=total > 0))
 
 
 def require_pairs(prefixes: Sequence[str], continuations: Sequence[str]) -> None:
-    """See that there is one continuation for each prefix.
-
-    Raises:
-        DataError: there is not.
-    """
+    """Raise `DataError` unless there is one continuation for each prefix."""
     if len(prefixes) != len(continuations):
         raise DataError(f"{len(continuations)} continuations came for {len(prefixes)} prefixes, expected one for each")

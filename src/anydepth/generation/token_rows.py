@@ -1,4 +1,4 @@
-"""What is being written: each row's tokens, what the processors make of its logits, and when it ends."""
+"""The rows of tokens that a generation loop extends, with logits processors and stopping criteria."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from torch.nn import functional
 
 
 class TokenRows:
-    """Rows of tokens that grow by different numbers at a time, each as `generate`'s own loop would grow it.
+    """Rows of tokens that grow by different numbers at a time, each as in `generate`'s own loop.
 
     Args:
         prompt: with its padding, which processors see as they do in `generate`.
-        processors: what `generate` makes of temperature, penalties and the like; what they answer must follow from
-            the tokens they are given, as they are also asked about drafts that are dropped again.
-        stops: when a row ends; asked about one row at a time.
-        config: the generation config: whether tokens are drawn rather than the likeliest taken, what is kept, and
-            the padding of rows that have ended.
+        processors: of logits; their output must depend on the tokens alone, since they are called on drafts, too.
+        stops: stopping criteria, called on one row at a time.
+        config: the generation config.
         streamer: is given tokens as they are decided; of one row only.
 
     Attributes:
@@ -27,7 +25,7 @@ class TokenRows:
         finished: whether each row has ended.
         sampled: whether tokens are drawn.
         logits: of each token of a single row, (1, V), float32; None if they are not kept.
-        scores: what the processors made of them; None if they are not kept.
+        scores: the processed logits; None if they are not kept.
     """
 
     def __init__(
@@ -37,9 +35,9 @@ class TokenRows:
         self.rows = list(prompt)
         self.finished = [False] * len(prompt)
         self.sampled = bool(config.do_sample)
-        keeps = bool(config.return_dict_in_generate) and len(prompt) == 1
-        self.logits: list[Tensor] | None = [] if keeps and config.output_logits else None
-        self.scores: list[Tensor] | None = [] if keeps and config.output_scores else None
+        keep = bool(config.return_dict_in_generate) and len(prompt) == 1
+        self.logits: list[Tensor] | None = [] if keep and config.output_logits else None
+        self.scores: list[Tensor] | None = [] if keep and config.output_scores else None
         self._prompt = prompt.shape[1]
         self._padding = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
 
@@ -66,11 +64,11 @@ class TokenRows:
     def processed(
         self, logits: Float[Tensor, "b v"], ahead: Int64[Tensor, "b q"] | None = None
     ) -> Float[Tensor, "b v"]:
-        """What the processors make of the logits of the next token of each row that has not ended.
+        """Scores of the next token of each row that has not ended: its logits, processed.
 
         Args:
-            logits: of the position after the row, and after what lies `ahead` of it.
-            ahead: tokens that were drafted behind each row.
+            logits: of the position after the row and its drafts.
+            ahead: tokens that were drafted after each row.
         """
         if not self._processors:
             return logits
@@ -80,29 +78,29 @@ class TokenRows:
         whole = logits.new_zeros(len(self.rows), logits.shape[1])
         whole[places] = logits
         scores = torch.empty_like(logits)
-        # Processors see rows of one length, each in its place: so they are asked once for each length that there is.
+        # Processors take rows of one length, each in its place: so they are called once for each length that there is.
         for length in {len(text) for text in texts.values()}:
-            own = [place for place, row in enumerate(places) if len(texts[row]) == length]
-            answer = self._processors(self._all_of(length, texts), whole.clone())
-            scores[own] = answer[[places[place] for place in own]]
+            group = [place for place, row in enumerate(places) if len(texts[row]) == length]
+            processed = self._processors(self._rows_of_length(length, texts), whole.clone())
+            scores[group] = processed[[places[place] for place in group]]
         return scores
 
     def all_processed(self, logits: Float[Tensor, "b n v"], ahead: Int64[Tensor, "b q"]) -> Float[Tensor, "b n v"]:
-        """The same for n = q + 1 places: behind the row, and behind each of the tokens that lie `ahead` of it."""
+        """Scores of n = q + 1 positions: after the row, and after each of the q tokens drafted `ahead` of it."""
         if not self._processors:
             return logits
         places = range(logits.shape[1])
         return torch.stack([self.processed(logits[:, place], ahead[:, :place]) for place in places], 1)
 
-    def _all_of(self, length: int, texts: dict[int, Tensor]) -> Int64[Tensor, "n t"]:
-        """All rows at one length: longer ones cut, those that have ended padded, shorter ones lent another's text."""
-        lent = next(text for text in texts.values() if len(text) == length)
+    def _rows_of_length(self, length: int, texts: dict[int, Tensor]) -> Int64[Tensor, "n t"]:
+        """All rows at one length: longer ones cut, ended ones padded, shorter ones replaced by another row."""
+        substitute = next(text for text in texts.values() if len(text) == length)
         rows = []
         for row, text in enumerate(self.rows):
             text = texts.get(row, text)
             if len(text) < length:
                 pad = (0, length - len(text))
-                text = functional.pad(text, pad, value=self._padding) if self.finished[row] else lent
+                text = functional.pad(text, pad, value=self._padding) if self.finished[row] else substitute
             rows.append(text[:length])
         return torch.stack(rows)
 
@@ -113,14 +111,7 @@ class TokenRows:
     def add(
         self, row: int, tokens: Int64[Tensor, " n"], logits: Float[Tensor, "m v"], scores: Float[Tensor, "m v"]
     ) -> None:
-        """Add tokens to a row until it ends.
-
-        Args:
-            row: its place.
-            tokens: decided, n of at most m.
-            logits: of their positions.
-            scores: what the processors made of them.
-        """
+        """Add tokens to a row until it ends: n decided ones, with the logits and scores of m >= n positions."""
         for place, token in enumerate(tokens.unsqueeze(1)):
             self.rows[row] = torch.cat([self.rows[row], token])
             for kept, values in ((self.logits, logits), (self.scores, scores)):

@@ -1,1 +1,1 @@
-"""What a language model would say at every depth and position of a text: the logit lens, by its own tail."""
+"""The logit lens of a text: the most probable token at every depth and position."""

@@ -1,7 +1,6 @@
-"""The lens: what a language model would say at every depth and position of one text, by its own tail.
+"""The logit lens of a text (nostalgebraist 2020): token probabilities at every depth and position.
 
-This is the logit lens (nostalgebraist 2020), except that a state is not multiplied by the unembedding: it goes through
-all that the model does after its last block.
+A hidden state is not multiplied by the unembedding alone: it goes through all that the model does after its last block.
 """
 
 from __future__ import annotations
@@ -36,22 +35,22 @@ if TYPE_CHECKING:
     import pandas
 
 LONGEST = 128
-"""Tokens at which a text is cut unless told otherwise: more than a page shows at a glance."""
+"""Tokens at which a text is cut by default: more than a page shows at a glance."""
 NOTHING = -1
-"""The target of a position that has none, and its rank."""
+"""The target id, and the target's rank, at a position without a target."""
 _NEEDS = "a lens needs a language model, which answers over its vocabulary at every position"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lens:
-    """What a language model would say at every depth and position of a text. T positions, K = L + 1 depths.
+    """The logit lens of a text: readouts at T positions and K = L + 1 depths.
 
-    The **target** of a position is the token it is to give: the one that follows, or, in a model that fills gaps
-    (BERT), the one that stands there. At depth 0 the model's tail reads the embedding, which it was never trained to.
+    The **target** of a position is the token it should predict: the next one, or, in a masked language model (BERT),
+    the one at the position. At depth 0 the readout is of the embedding, which the model was never trained for.
 
     Attributes:
-        tokens: (T) the text's tokens, special ones among them, as text.
-        targets: (T) the target of each position; None at the end of a text, where nothing follows.
+        tokens: (T) the text's tokens as text, with special ones.
+        targets: (T) the target of each position; None at the end of a text, where no token follows.
         top: (K)(T) the most probable token; the first of several equal ones.
         top_id: its index in the vocabulary.
         probability: of the top token, in 0..1.
@@ -59,9 +58,9 @@ class Lens:
         target_id: index of the target; -1 where there is none.
         target_probability: of the target, in 0..1; NaN where there is none.
         target_rank: 1 + how many tokens are more probable than the target; -1 where there is none.
-        next_token: whether targets are the tokens that follow.
-        notes: what a reader should know, one sentence each.
-        provenance: where the numbers come from.
+        next_token: whether targets are the next tokens.
+        notes: what was cut, and the model's.
+        provenance: model, readout, versions.
 
     Example:
         >>> import torch
@@ -72,8 +71,8 @@ class Lens:
         >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
         >>> _ = torch.manual_seed(0)
         >>> config = GPT2Config(vocab_size=4, n_embd=8, n_layer=3, n_head=2, bos_token_id=3, eos_token_id=3)
-        >>> found = Lens.of(Stack(GPT2LMHeadModel(config).eval()), "the cat sat", tokenizer)
-        >>> found.depth, found.probability.shape, found.targets
+        >>> lens = Lens.of(Stack(GPT2LMHeadModel(config).eval()), "the cat sat", tokenizer)
+        >>> lens.depth, lens.probability.shape, lens.targets
         (3, (4, 3), (' cat', ' sat', None))
     """
 
@@ -100,19 +99,17 @@ class Lens:
         longest: int = LONGEST,
         final_norm: bool = True,
     ) -> Lens:
-        """Look at a text.
-
-        All logits of one depth are there at a time, T x V numbers, as in any forward of the model; never those of all.
+        """Read out a text at every position and depth; only one depth's T x V logits are in memory at a time.
 
         Args:
             model: a language model, loaded or as a `Stack`.
             text: any.
             tokenizer: of transformers; a loaded model has its own.
-            longest: tokens to look at; what goes beyond, or beyond what the model takes, is cut, and `notes` says so.
+            longest: the maximum number of tokens; the rest is cut, and `notes` says so.
             final_norm: False skips the final norm below depth L, to reproduce results of code that forgot it.
 
         Raises:
-            DataError: the text becomes no tokens.
+            DataError: the text has no tokens.
             ModelError: there is no tokenizer, or one that is not the model's.
             NonFiniteStates: a readout holds NaN.
             UnsupportedHead: the model does not answer over a vocabulary at every position.
@@ -123,25 +120,33 @@ class Lens:
         with evaluating(stack.model), torch.no_grad():
             states = _states(stack, batch, loaded)
             ids = (batch if isinstance(batch, Tensor) else batch["input_ids"])[0]
-            next_token = _gives_next(stack, batch)
+            # a model that does not see the next token is to predict it
+            next_token = predicts_next_token(stack.model) or default_policy(stack, batch, labels_each=False) == "last"
             targets = torch.cat([ids[1:], ids.new_full((1,), NOTHING)]) if next_token else ids
 
             def read(state: Tensor, depth: int) -> Tensor:
                 norm = final_norm or depth == stack.depth
                 return stack.readout(state, batch, depth=depth or None, final_norm=norm)[0]
 
-            # no name for the logits: they would stay until those of the next depth are there
-            said = [_said(read(state, depth), targets, depth) for depth, state in enumerate(states)]
-        arrays = {name: np.stack([one[name] for one in said]) for name in said[0]}
-        shown = spelled(loaded.processor, [*ids.tolist(), *arrays["top_id"].ravel().tolist()])
+            # no name for the logits: they would stay in memory beside those of the next depth
+            columns = [_columns(read(state, depth), targets, depth) for depth, state in enumerate(states)]
+        arrays = {name: np.stack([at_depth[name] for at_depth in columns]) for name in columns[0]}
+        text_of = spelled(loaded.processor, [*ids.tolist(), *arrays["top_id"].ravel().tolist()])
+        description = describe_model(stack, loaded.name)
+        del description["classes"]  # a language model's are its vocabulary
         return cls(
-            tokens=tuple(shown[one] for one in ids.tolist()),
-            targets=tuple(shown.get(one) for one in targets.tolist()),
-            top=tuple(tuple(shown[one] for one in row) for row in arrays["top_id"].tolist()),
+            tokens=tuple(text_of[token] for token in ids.tolist()),
+            targets=tuple(text_of.get(token) for token in targets.tolist()),
+            top=tuple(tuple(text_of[token] for token in row) for row in arrays["top_id"].tolist()),
             target_id=targets.cpu().numpy(),
             next_token=next_token,
             notes=(*loaded.notes, *notes),
-            provenance=_provenance(stack, loaded, final_norm),
+            provenance={
+                "model": description,
+                "readout": "tail" if final_norm else "raw",
+                "versions": versions(),
+                "created": now(),
+            },
             **arrays,
         )
 
@@ -152,17 +157,17 @@ class Lens:
 
     @property
     def saturation(self) -> Int64[np.ndarray, " t"]:
-        """Of each position, the first depth in 1..L from which on the top token is the final one."""
+        """Saturation depth of each position: the first in 1..L from which on the top token is the final one."""
         return saturation_depth(self.top_id.T)
 
     @property
     def perplexity(self) -> Float64[np.ndarray, " k"]:
-        """Of the targets at each depth: exp of their mean cross-entropy; NaN where the text has no target."""
-        have = self.target_id != NOTHING
-        if not have.any():
+        """Perplexity at each depth: exp of the targets' mean cross-entropy; NaN where the text has no target."""
+        known = self.target_id != NOTHING
+        if not known.any():
             return np.full(self.depth + 1, np.nan)
         with np.errstate(divide="ignore"):  # a target of probability 0 makes it infinite
-            return np.asarray(np.exp(-np.log(self.target_probability[:, have]).mean(1)))
+            return np.asarray(np.exp(-np.log(self.target_probability[:, known]).mean(1)))
 
     def to_frame(self) -> pandas.DataFrame:
         """One row for each position and depth; positions count from 0."""
@@ -170,21 +175,18 @@ class Lens:
 
         depths, count = self.top_id.shape
         position, depth = (index.ravel() for index in np.indices((count, depths)))
-        found = pandas.DataFrame({"position": position, "depth": depth})
+        frame = pandas.DataFrame({"position": position, "depth": depth})
         for name in ("token", "target"):
-            found[name] = [text for text in getattr(self, f"{name}s") for _ in range(depths)]
-        found["target_id"] = self.target_id[position]
-        found["top"] = [self.top[k][t] for t, k in zip(position, depth, strict=True)]
+            frame[name] = [text for text in getattr(self, f"{name}s") for _ in range(depths)]
+        frame["target_id"] = self.target_id[position]
+        frame["top"] = [self.top[k][t] for t, k in zip(position, depth, strict=True)]
         for name in ("top_id", "probability", "entropy", "target_probability", "target_rank"):
-            found[name] = getattr(self, name).T.ravel()
-        found["settled"] = self.saturation[position] <= depth
-        return found
+            frame[name] = getattr(self, name).T.ravel()
+        frame["settled"] = self.saturation[position] <= depth
+        return frame
 
     def save(self, path: str | Path) -> Path:
-        """Write a page of its own: HTML that needs nothing from outside, and runs nothing.
-
-        Args:
-            path: where to; an existing file is replaced at once or not at all.
+        """Write an HTML page that needs no other file and runs no script; an existing file is replaced atomically.
 
         Raises:
             TraceFileError: the file cannot be written.
@@ -195,7 +197,7 @@ class Lens:
 
 
 def _loaded(model: Stack | LoadedModel, tokenizer: Any) -> LoadedModel:
-    """The model with its tokenizer beside it."""
+    """The model with its tokenizer."""
     if isinstance(model, Stack):
         config = getattr(model.model, "config", None)
         name = getattr(config, "_name_or_path", None) or type(model.model).__name__
@@ -210,7 +212,7 @@ def _loaded(model: Stack | LoadedModel, tokenizer: Any) -> LoadedModel:
 
 
 def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[str]]:
-    """The text as a batch of one, and what was cut."""
+    """The text as a batch of one, and a note of what was cut."""
     if longest < 1:
         raise DataError(f"a lens of {longest} tokens was asked for, expected at least 1")
     require_text(text, "the text")
@@ -224,10 +226,10 @@ def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[
     if hasattr(network, "get_input_embeddings"):
         check_vocabulary(int(tokens["input_ids"].max()), loaded)
     notes = [f"the text is cut to {most} of its {whole} tokens"] if whole > most else []
-    takes = inspect.signature(network.forward).parameters
-    if "input_ids" not in takes:
+    accepted = inspect.signature(network.forward).parameters
+    if "input_ids" not in accepted:
         return tokens["input_ids"], notes
-    return {name: tensor for name, tensor in tokens.items() if name in takes}, notes
+    return {name: tensor for name, tensor in tokens.items() if name in accepted}, notes
 
 
 def _states(stack: Stack, batch: Batch, loaded: LoadedModel) -> list[Tensor]:
@@ -238,33 +240,17 @@ def _states(stack: Stack, batch: Batch, loaded: LoadedModel) -> list[Tensor]:
         raise UnsupportedHead(f"'{loaded.name}' answers once for a text, with {size} numbers; {_NEEDS}")
     if not stack.answers_with_logits(labelled=True):
         raise UnsupportedHead(f"'{loaded.name}' has no head and answers with {size} features; {_NEEDS}")
-    known = getattr(stack.model, "get_input_embeddings", lambda: None)()
+    embeddings = getattr(stack.model, "get_input_embeddings", lambda: None)()
     ids = batch if isinstance(batch, Tensor) else batch["input_ids"]
-    tokens = max(int(ids.max()) + 1, getattr(known, "num_embeddings", 0))
+    tokens = max(int(ids.max()) + 1, getattr(embeddings, "num_embeddings", 0))
     if size < tokens:
         raise UnsupportedHead(f"'{loaded.name}' chooses among {size} classes and reads {tokens} tokens; {_NEEDS}")
     return states
 
 
-def _provenance(stack: Stack, loaded: LoadedModel, final_norm: bool) -> dict[str, Any]:
-    model = describe_model(stack, loaded.name)
-    del model["classes"]  # a language model's are its vocabulary
-    return {
-        "model": model,
-        "readout": "tail" if final_norm else "raw",
-        "versions": versions(),
-        "created": now(),
-    }
-
-
-def _gives_next(stack: Stack, batch: Batch) -> bool:
-    """Whether the answer at a position is the token after it: so it is in a model that can't see that token."""
-    return predicts_next_token(stack.model) or default_policy(stack, batch, labels_each=False) == "last"
-
-
-def _said(logits: Float[Tensor, "t v"], targets: Int64[Tensor, " t"], depth: int) -> dict[str, np.ndarray]:
-    """What is kept of the logits of one depth."""
-    have = (targets != NOTHING).cpu()
+def _columns(logits: Float[Tensor, "t v"], targets: Int64[Tensor, " t"], depth: int) -> dict[str, np.ndarray]:
+    """Top token, probability, entropy, and the target's probability and rank, from the logits of one depth."""
+    known = (targets != NOTHING).cpu()
     label = targets.clamp(min=0).to(logits.device)
     rows = readout_rows(logits, label)
     if rows.confidence.isnan().any():
@@ -273,14 +259,14 @@ def _said(logits: Float[Tensor, "t v"], targets: Int64[Tensor, " t"], depth: int
     entropy, rank = [], []
     step = max(1, (PIECE if logits.device.type == "cpu" else PIECE_ELSEWHERE) // logits.shape[1])
     for start in range(0, len(logits), step):
-        some = logits[start : start + step]
-        some = some if some.dtype == torch.float64 else some.float()
-        entropy.append(torch.special.entr(some.softmax(1)).sum(1).cpu().double())
-        rank.append(1 + (some > some.gather(1, label[start : start + step, None])).sum(1).cpu())
+        part = logits[start : start + step]
+        part = part if part.dtype == torch.float64 else part.float()
+        entropy.append(torch.special.entr(part.softmax(1)).sum(1).cpu().double())
+        rank.append(1 + (part > part.gather(1, label[start : start + step, None])).sum(1).cpu())
     return {
         "top_id": rows.prediction.numpy(),
         "probability": rows.confidence.numpy(),
         "entropy": torch.cat(entropy).numpy(),
-        "target_probability": (-rows.cross_entropy).exp().masked_fill(~have, float("nan")).numpy(),
-        "target_rank": torch.cat(rank).masked_fill(~have, NOTHING).numpy(),
+        "target_probability": (-rows.cross_entropy).exp().masked_fill(~known, float("nan")).numpy(),
+        "target_rank": torch.cat(rank).masked_fill(~known, NOTHING).numpy(),
     }

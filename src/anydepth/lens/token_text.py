@@ -1,4 +1,4 @@
-"""What a token stands for, as text: with its leading space, and bytes that are no character written out."""
+"""The text of vocabulary tokens, with leading spaces, and with incomplete bytes written out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-# What a decoder puts where bytes are no character.
+# What a decoder returns for bytes that are no character.
 _UNREADABLE = "�"
 
 
 def spelled(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     """The text of each token as it reads in the middle of a text.
 
-    A token by itself is often decoded without its leading space, so each is decoded behind another one.
-
-    Args:
-        tokenizer: of transformers.
-        ids: of any tokens, also of some that only the model knows.
+    A token by itself is often decoded without its leading space, so each is decoded after another one.
 
     Returns:
         By id. Special tokens go by their names; bytes that are no whole character are written `<0xE6>`; an id that the
@@ -36,17 +32,17 @@ def spelled(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     before = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
     start = tokenizer.decode(before) if before else ""
     special = set(tokenizer.all_special_ids)
-    found = {}
+    texts = {}
     for token in dict.fromkeys(ids):
         piece = tokenizer.convert_ids_to_tokens(token)
         text = tokenizer.decode([*before, token])
         known = text.startswith(start) and token not in special
-        found[token] = _legible(text[len(start) :] if known else "", piece, token)
-    return found
+        texts[token] = _legible(text[len(start) :] if known else "", piece, token)
+    return texts
 
 
 def _legible(text: str, piece: str | None, token: int) -> str:
-    """The decoded text; the vocabulary's own entry where that says more."""
+    """The decoded text, or the vocabulary's entry where the text is empty or unreadable."""
     if not piece:
         return f"<{token}>"
     if text and _UNREADABLE not in text:

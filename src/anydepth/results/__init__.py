@@ -1,1 +1,1 @@
-"""What was measured: saved, loaded, merged, compared. Nothing here runs a model or draws."""
+"""Results of measurements: save, load, merge and compare them. Nothing here runs a model or draws."""

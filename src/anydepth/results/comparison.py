@@ -1,9 +1,9 @@
-"""Two traces of the same samples: what differs between their models, depth by depth, and which depths are alike."""
+"""Compare two models by traces of the same samples: differences at each depth, and similarity between their depths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     import pandas
 
 STATISTICS = ("accuracy", "confidence", "cross_entropy", "agreement", "settled", "cosine_to_last")
-"""What has a difference at every depth. `settled`: the share whose answer is final from there on."""
+"""Statistics that are compared at every depth. `settled`: the share of answers that have saturated by then."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The depth of the second model that is most like a depth of the first.
+    """The depth of the second model that is most similar to a depth of the first.
 
     Attributes:
         depth: of the second model.
-        value: how alike they are.
-        others: further depths whose interval reaches the best one's: they may be as much alike. Empty where the
+        value: the similarity.
+        others: further depths whose intervals overlap with the best one's: they may be as similar. Empty where the
             measure has no interval.
     """
 
@@ -48,21 +48,21 @@ class Comparison:
     """What differs between two models on the same samples.
 
     Attributes:
-        names: what the two are called.
+        names: of the two models.
         samples: how many were in both traces.
-        depths: the depths that are compared with each other, as (of the first, of the second); by their number where
-            the models are equally deep, else by their share of L.
-        differences: by statistic, the second less the first, at each of `depths`.
+        depths: the P pairs of depths that are compared, as (of the first, of the second): the same depths where the
+            models are equally deep, else the same share of L.
+        differences: by statistic, the second minus the first, at each of `depths`.
         values: by statistic, (2, P) the means themselves.
         similarity: by measure, (K_a, K_b), where states were kept.
         similarity_intervals: by measure, (2, K_a, K_b), of those that have them.
         notes: what was left out and why.
-        chance: what CKA would be if the samples of the two had nothing to do with each other, if it was asked for.
+        chance: CKA under random pairings of the samples, if permutations were asked for.
 
     Example:
         >>> from anydepth import Trace, trace_states
         >>> a, b = (trace_states({"h0": np.eye(4), "h1": np.eye(4) * scale}) for scale in (1, 2))
-        >>> a, b = (Trace(**{**vars(one), "ids": (0, 1, 2, 3)}) for one in (a, b))
+        >>> a, b = (Trace(**{**vars(trace), "ids": (0, 1, 2, 3)}) for trace in (a, b))
         >>> compare(a, b).notes[-1]
         'the traces have no readout in common: nothing but similarity is compared'
     """
@@ -78,10 +78,10 @@ class Comparison:
     chance: Chance | None = None
 
     def matches(self, measure: str = "cka") -> tuple[Match | None, ...]:
-        """For each depth of the first model the one of the second that is most alike; None where nothing is defined."""
+        """For each depth of the first model the most similar one of the second; None where no similarity is defined."""
         if measure not in self.similarity:
-            have = ", ".join(self.similarity) or "none: the traces kept no states"
-            raise IncompatibleTraces(f"there is no {measure!r} between the two; there is {have}")
+            available = ", ".join(self.similarity) or "none: the traces kept no states"
+            raise IncompatibleTraces(f"there is no {measure!r} between the two; there is {available}")
         value, ends = self.similarity[measure], self.similarity_intervals.get(measure)
         return tuple(_match(row, None if ends is None else ends[:, depth]) for depth, row in enumerate(value))
 
@@ -93,19 +93,19 @@ class Comparison:
             [
                 {
                     "statistic": name,
-                    "depth_a": one,
-                    "depth_b": other,
+                    "depth_a": depth_a,
+                    "depth_b": depth_b,
                     "a": self.values[name][0, place],
                     "b": self.values[name][1, place],
-                    "difference": found.value[place],
-                    "low": found.low[place],
-                    "high": found.high[place],
-                    "low_all": found.low_all[place],
-                    "high_all": found.high_all[place],
-                    "verdict": found.verdicts[place],
+                    "difference": difference.value[place],
+                    "low": difference.low[place],
+                    "high": difference.high[place],
+                    "low_all": difference.low_all[place],
+                    "high_all": difference.high_all[place],
+                    "verdict": difference.verdicts[place],
                 }
-                for name, found in self.differences.items()
-                for place, (one, other) in enumerate(self.depths)
+                for name, difference in self.differences.items()
+                for place, (depth_a, depth_b) in enumerate(self.depths)
             ]
         )
 
@@ -135,7 +135,7 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare two models by their traces of the same samples, joined by the samples' ids.
+    """Compare two models by their traces of the same samples, paired by the samples' ids.
 
     Args:
         a: a trace.
@@ -143,10 +143,9 @@ def compare(
         measures: similarities between their depths; None for CKA, and the cosine where widths agree, if both traces
             kept their states; () for none.
         despite: in what they may differ: "data", "tokens"; see `anydepth.results.pairing.CHECKS`.
-        names: what to call the two; by default as their models are called.
+        names: of the two; by default those of their models.
         confidence: of the intervals.
-        permutations: of the samples, to test whether CKA of the two is more than chance (`measures.chance`); 0 for no
-            test.
+        permutations: of the samples, to test whether CKA is above chance (`measures.permutation_test`); 0 for no test.
         seed: of the draws behind the joint bands, and of the permutations.
         progress: called with rows done, rows in all, and what is being done.
 
@@ -162,115 +161,85 @@ def compare(
         ...                    intermediate_size=32, num_channels=1, num_labels=5)
         >>> data = [{"pixel_values": torch.rand(20, 1, 8, 8), "labels": torch.arange(20) % 5}]
         >>> a, b = (trace(ViTForImageClassification(config), data, measures=["cka"]) for _ in range(2))
-        >>> found = compare(a, b)
-        >>> found.samples, found.depths, len(found.differences["accuracy"].verdicts)
+        >>> comparison = compare(a, b)
+        >>> comparison.samples, comparison.depths, len(comparison.differences["accuracy"].verdicts)
         (20, ((0, 0), (1, 1), (2, 2), (3, 3)), 4)
     """
     require_alike(a, b, despite)
     if measures:
         check_measures(measures)
-    wanted = _wanted(a, b, measures)
-    if permutations and "cka" not in wanted:
-        raise MeasureError(f"permutations are to test cka, and what is measured is {', '.join(wanted) or 'nothing'}")
-    joined = pair_samples(a, b, despite)
-    depths = _matched(a.depth, b.depth)
-    differences, values = _differences(a, b, joined, depths, confidence, seed)
-    notes = list(joined.notes)
+    names_of_measures = _default_measures(a, b) if measures is None else tuple(measures)
+    if permutations and "cka" not in names_of_measures:
+        measured = ", ".join(names_of_measures) or "nothing"
+        raise MeasureError(f"permutations are to test cka, and what is measured is {measured}")
+    pairs = pair_samples(a, b, despite)
+    depths = _matched_depths(a.depth, b.depth)
+    differences, values = _differences(a, b, pairs, depths, confidence, seed)
+    notes = list(pairs.notes)
     if a.depth != b.depth:
         notes.append(f"of {a.depth} and {b.depth} blocks: depths are compared by their share of L")
-    if measures is None and not wanted:
-        notes.append("similarity between the two needs their states: trace with keep_states=True (--keep-states)")
-    across = _CrossSimilarity()
-    if wanted:
+    if measures is None and not names_of_measures:
+        notes.append("similarity between the two needs their states: trace with keep_states=True")
+    similarity, tested = by_field({}), None
+    if names_of_measures:
         first, second = common_states(a, b)
-        across = _across(first, second, wanted, permutations, confidence, seed, progress)
-        close = _closeness(first, second, depths, confidence, seed)
-        values["cosine_to_last"], differences["cosine_to_last"] = close
+        similarity = by_field(similarities(first, names_of_measures, other=second, seed=seed, progress=progress))
+        notes += similarity["notes"]
+        values["cosine_to_last"], differences["cosine_to_last"] = _closeness(first, second, depths, confidence, seed)
+    if permutations:
+        tested = chance(first, second, permutations=permutations, seed=seed, progress=progress)
+        notes.append(f"CKA is {tested.in_words(1 - confidence)}")
     if not differences:
         notes.append("the traces have no readout in common: nothing but similarity is compared")
     return Comparison(
         names=names or (_name(a), _name(b)),
-        samples=joined.samples,
+        samples=pairs.samples,
         depths=depths,
         differences=differences,
         values=values,
-        similarity=across.similarity,
-        similarity_intervals=across.intervals,
-        notes=tuple(dict.fromkeys([*notes, *across.notes])),
-        chance=across.chance,
+        similarity=similarity["similarity"],
+        similarity_intervals=similarity["similarity_intervals"],
+        notes=tuple(dict.fromkeys(notes)),
+        chance=tested,
     )
 
 
-@dataclass(frozen=True)
-class _CrossSimilarity:
-    """How alike the depths of two models are."""
-
-    similarity: Mapping[str, Float64[np.ndarray, "a b"]] = field(default_factory=dict)
-    intervals: Mapping[str, Float64[np.ndarray, "2 a b"]] = field(default_factory=dict)
-    chance: Chance | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _wanted(a: TraceData, b: TraceData, measures: Sequence[str] | None) -> tuple[str, ...]:
-    """What is asked for; if nobody said, what can be had."""
-    if measures is not None:
-        return tuple(measures)
+def _default_measures(a: TraceData, b: TraceData) -> tuple[str, ...]:
+    """The measures that the kept states of both traces allow."""
     if a.states is None or b.states is None:
         return ()
     return ("cka", "cosine") if len({*a.states.widths, *b.states.widths}) == 1 else ("cka",)
 
 
-def _across(
-    first: States,
-    second: States,
-    measures: Sequence[str],
-    permutations: int,
-    confidence: float,
-    seed: int,
-    progress: Progress | None,
-) -> _CrossSimilarity:
-    fields = by_field(similarities(first, measures, other=second, seed=seed, progress=progress))
-    tested, notes = None, list(fields["notes"])
-    if permutations:
-        tested = chance(first, second, permutations=permutations, seed=seed, progress=progress)
-        notes.append(f"CKA is {tested.in_words(1 - confidence)}")
-    return _CrossSimilarity(fields["similarity"], fields["similarity_intervals"], tested, tuple(notes))
-
-
-def _matched(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
-    """Depths that stand at the same share of L; each of the deeper model's goes with the nearest of the other's."""
+def _matched_depths(last_a: int, last_b: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of depths at the same share of L: each depth of the deeper model with the nearest of the other."""
     if last_a >= last_b:
         return tuple((depth, round(depth * last_b / last_a) if last_a else 0) for depth in range(last_a + 1))
     return tuple((round(depth * last_a / last_b), depth) for depth in range(last_b + 1))
 
 
 def _differences(
-    a: TraceData, b: TraceData, joined: SamplePairs, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
+    a: TraceData, b: TraceData, pairs: SamplePairs, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
 ) -> tuple[dict[str, Differences], dict[str, Float64[np.ndarray, "2 p"]]]:
-    """The statistics of the readout that both traces have."""
+    """Differences, and values, of the readout statistics that both traces have."""
     differences: dict[str, Differences] = {}
     values: dict[str, Float64[np.ndarray, "2 p"]] = {}
-    if a.rows is None or b.rows is None or not len(joined.first):
+    if a.rows is None or b.rows is None or not len(pairs.first):
         return differences, values
-    places_a, places_b = (np.array(one) for one in zip(*depths, strict=True))
-    groups = None if len(np.unique(joined.sample)) == len(joined.sample) else joined.sample
+    depths_a, depths_b = np.array(depths).T
+    groups = None if len(np.unique(pairs.sample)) == len(pairs.sample) else pairs.sample
     for name in STATISTICS[:-1]:
-        if not (_has(a, name) and _has(b, name)):
+        if not {"agreement" if name == "settled" else name} <= {*a.statistics} & {*b.statistics}:
             continue
-        one = _rows(a, name)[joined.first][:, places_a]
-        other = _rows(b, name)[joined.second][:, places_b]
+        first = _per_answer(a, name)[pairs.first][:, depths_a]
+        second = _per_answer(b, name)[pairs.second][:, depths_b]
         most = np.inf if name == "cross_entropy" else 1.0
-        differences[name] = paired(other - one, groups, confidence, most=most, seed=seed)
-        values[name] = np.stack([one.mean(0), other.mean(0)])
+        differences[name] = paired(second - first, groups, confidence, most=most, seed=seed)
+        values[name] = np.stack([first.mean(0), second.mean(0)])
     return differences, values
 
 
-def _has(trace: TraceData, name: str) -> bool:
-    return ("agreement" if name == "settled" else name) in trace.statistics
-
-
-def _rows(trace: TraceData, name: str) -> Float64[np.ndarray, "n k"]:
-    """The statistic of each answer at each depth."""
+def _per_answer(trace: TraceData, name: str) -> Float64[np.ndarray, "n k"]:
     if name == "settled":
         return np.asarray(trace.saturation_depth[:, None] <= np.arange(trace.depth + 1)[None], dtype=float)
     return trace.per_answer(name)
@@ -279,24 +248,24 @@ def _rows(trace: TraceData, name: str) -> Float64[np.ndarray, "n k"]:
 def _closeness(
     first: States, second: States, depths: tuple[tuple[int, int], ...], confidence: float, seed: int
 ) -> tuple[Float64[np.ndarray, "2 p"], Differences]:
-    """How alike each depth is to its own model's last: the centred cosine of each row, paired over the two models."""
-    places_a, places_b = (np.array(one) for one in zip(*depths, strict=True))
-    one, other = _to_last(first)[:, places_a], _to_last(second)[:, places_b]
-    # a depth that is constant has no cosine in any row; elsewhere a row that is the mean itself has none
+    """Cosine of each depth to its own model's last depth, as values and as paired differences of the two models."""
+    depths_a, depths_b = np.array(depths).T
+    one, other = _cosine_to_last(first)[:, depths_a], _cosine_to_last(second)[:, depths_b]
+    # a constant depth has no cosine in any row; elsewhere only a row that equals the mean has none
     defined = ~(np.isnan(one).all(0) | np.isnan(other).all(0))
     known = np.isfinite(one[:, defined]).all(1) & np.isfinite(other[:, defined]).all(1)
     one, other = one[known], other[known]
     groups = None if first.groups is None else first.groups[known]
-    found = paired(np.where(defined, other - one, 0.0), groups, confidence, most=2.0, seed=seed)
-    blank = {name: np.where(defined, getattr(found, name), np.nan) for name in found.__dataclass_fields__}
+    difference = paired(np.where(defined, other - one, 0.0), groups, confidence, most=2.0, seed=seed)
+    blank = {name: np.where(defined, getattr(difference, name), np.nan) for name in vars(difference)}
     return np.stack([one.mean(0), other.mean(0)]), Differences(**blank)
 
 
-def _to_last(states: States) -> Float64[np.ndarray, "n k"]:
+def _cosine_to_last(states: States) -> Float64[np.ndarray, "n k"]:
     """The cosine of each row's state with its last one, each depth centred on its mean; NaN at a blank depth."""
     size = rows_per_chunk(states.widths, megabytes=8)
     location, slices = locate(states.chunks(size), states.widths, epsilons(states)), depth_slices(states.widths)
-    found = []
+    parts = []
     for rows in states.chunks(size):
         centred = rows.double() - location.mean
         last = centred[:, slices[-1]]
@@ -306,9 +275,9 @@ def _to_last(states: States) -> Float64[np.ndarray, "n k"]:
             else last.new_full((len(last),), np.nan)
             for own in slices
         ]
-        found.append(np.stack([column.numpy() for column in columns], 1))
-    cosines = np.concatenate(found)
-    cosines[:, -1] = np.where(np.isnan(cosines[:, -1]), np.nan, 1.0)  # but for rounding, which is no difference
+        parts.append(np.stack([column.numpy() for column in columns], 1))
+    cosines = np.concatenate(parts)
+    cosines[:, -1] = np.where(np.isnan(cosines[:, -1]), np.nan, 1.0)  # it is 1 up to rounding
     cosines[:, list(location.blank)] = np.nan
     return cosines
 
@@ -320,7 +289,7 @@ def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | 
     if ends is None:
         return Match(best, float(value[best]), ())
     near = np.flatnonzero(ends[1] >= ends[0, best])
-    return Match(best, float(value[best]), tuple(int(one) for one in near if one != best))
+    return Match(best, float(value[best]), tuple(depth for depth in near.tolist() if depth != best))
 
 
 def _name(trace: TraceData) -> str:

@@ -1,4 +1,4 @@
-"""The numbers of a trace as pandas frames."""
+"""A trace as pandas data frames: by depth, by pair of depths, by answer and by class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def by_depth(trace: TraceData) -> pandas.DataFrame:
-    """One row for each depth: statistics of the readout with their intervals, saturation, similarity to the last."""
+    """One row for each depth: readout statistics with intervals, saturation, similarity to the last depth."""
     import pandas
 
     columns: dict[str, Any] = {"depth": trace.names}
@@ -33,39 +33,28 @@ def by_pair(trace: TraceData) -> pandas.DataFrame:
     """One row for each measure and ordered pair of depths: value, low and high."""
     import pandas
 
-    a, b = (index.ravel() for index in np.indices((len(trace.names),) * 2))
+    names = np.array(trace.names)
+    a, b = (names[index.ravel()] for index in np.indices((len(names),) * 2))
     frames = []
     for name, matrix in trace.similarity.items():
-        unknown = np.full((2, *matrix.shape), np.nan)
-        low, high = trace.similarity_intervals.get(name, unknown)
-        frames.append(
-            pandas.DataFrame(
-                {
-                    "depth_a": np.array(trace.names)[a],
-                    "depth_b": np.array(trace.names)[b],
-                    "measure": name,
-                    "value": matrix.ravel(),
-                    "low": low.ravel(),
-                    "high": high.ravel(),
-                }
-            )
-        )
+        low, high = trace.similarity_intervals.get(name, np.full((2, *matrix.shape), np.nan))
+        columns = {"value": matrix.ravel(), "low": low.ravel(), "high": high.ravel()}
+        frames.append(pandas.DataFrame({"depth_a": a, "depth_b": b, "measure": name, **columns}))
     if not frames:
         return pandas.DataFrame(columns=["depth_a", "depth_b", "measure", "value", "low", "high"])
     return pandas.concat(frames, ignore_index=True)
 
 
 def by_answer(trace: TraceData) -> pandas.DataFrame:
-    """One row for each answer and depth; the trace must have readouts. An entropy only where the trace has it."""
+    """One row for each answer and depth; the trace must have readouts. Without entropy in older traces."""
     import pandas
 
     rows = trace.rows
     assert rows is not None
     depths = rows.prediction.shape[1]
-    ids = np.array(trace.ids, dtype=object)
     frame = pandas.DataFrame(
         {
-            "id": np.repeat(ids[rows.sample], depths),
+            "id": np.repeat(np.array(trace.ids, dtype=object)[rows.sample], depths),
             "position": np.repeat(rows.position, depths),
             "label": np.repeat(rows.label, depths),
             "depth": np.tile(np.array(trace.names), len(rows)),
@@ -78,7 +67,7 @@ def by_answer(trace: TraceData) -> pandas.DataFrame:
 
 
 def by_class(trace: TraceData) -> pandas.DataFrame:
-    """One row for each class and depth: how many, accuracy, share saturated; the trace must have labels."""
+    """One row for each class and depth: count, accuracy, share saturated; the trace must have labels."""
     import pandas
 
     assert trace.rows is not None

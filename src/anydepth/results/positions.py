@@ -1,7 +1,4 @@
-"""What the trace of a language model says by position, and by how frequent the token is that is to come.
-
-Nothing is run again: everything follows from the answers that a trace has, fresh or loaded.
-"""
+"""Readout statistics of a causal language model by token position and by token frequency, from its trace."""
 
 from __future__ import annotations
 
@@ -23,22 +20,22 @@ if TYPE_CHECKING:
     import pandas
 
 RANKS = (10, 110, 1110)
-"""The last rank of each band of frequency but the rarest: the 10 most frequent tokens, the next 100, the next 1,000."""
+"""The last rank of each frequency band but the rarest: the 10 most frequent tokens, the next 100, the next 1,000."""
 
 _MEANS, _SHARES = ("cross_entropy", "confidence", "entropy"), ("accuracy", "agreement", "settled")
 _AT_ONCE = 2**16  # answers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Band:
-    """Some of the answers of a trace.
+    """A range of positions or of frequency ranks, and the number of answers in it.
 
     Attributes:
-        first: least number of tokens read, or rank of the token to come.
+        first: least number of tokens read, or frequency rank of the next token.
         last: the largest; None for all from `first` on.
         count: answers.
-        texts: that they are of: the independent units behind intervals.
-        tokens: different tokens to come; 0 without labels.
+        texts: different texts, the independent units behind intervals.
+        tokens: different next tokens; 0 without labels.
     """
 
     first: int
@@ -49,11 +46,11 @@ class Band:
 
     @property
     def name(self) -> str:
-        """The band in words.
+        """The range as text.
 
         Example:
-            >>> Band(64, 127, 500, 9, 300).name, Band(1, 1, 9, 9, 5).name, Band(1111, None, 70, 9, 66).name
-            ('64–127', '1', '1,111 and beyond')
+            >>> [Band(first=64, last=last, count=500, texts=9, tokens=300).name for last in (127, 64, None)]
+            ['64–127', '64', '64 and beyond']
         """
         if self.last is None:
             return f"{self.first:,} and beyond"
@@ -62,18 +59,18 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class BandedStatistics:
-    """Statistics of the readout by band and depth, B bands and K = L + 1 depths.
+    """Readout statistics by band and depth, B bands and K = L + 1 depths.
 
-    Intervals are over another draw of texts, with the bands as they are: Student's t for means, Wilson's with the
-    number of independent answers that has the same variance for shares (see `anydepth.stats.means`). What is so by
-    definition has no width: at depth L all answers agree with it and have settled, at depth 0 none has. Of the mean
-    saturation depth, what lies outside of 1..L is cut off.
+    Intervals are over another draw of texts, with the same bands: Student's t for means, Wilson's with the number of
+    independent answers that has the same variance for shares (see `anydepth.stats.means`). Values that are fixed by
+    definition have no width: at depth L all answers agree and have saturated, at depth 0 none has. Intervals of the
+    mean saturation depth are clipped to 1..L.
 
     Attributes:
         bands: in order; those without an answer are left out.
         values: (B, K) each: "accuracy", "cross_entropy" in nats, "confidence", "entropy", "agreement" with depth L, and
             "settled", the share of answers whose saturation depth is at most that depth. Without labels there are only
-            the last four; of a trace that was made before entropy was kept there is none.
+            the last four; entropy is missing from older traces.
         saturation: (B,) mean saturation depth, 1..L.
     """
 
@@ -84,9 +81,9 @@ class BandedStatistics:
     @property
     def perplexity(self) -> Estimate:
         """(B, K) exp of the cross-entropy, and of the ends of its intervals."""
-        found = self.values["cross_entropy"]
+        nats = self.values["cross_entropy"]
         with np.errstate(over="ignore"):  # beyond what a float holds it is infinite
-            return Estimate(np.exp(found.value), np.exp(found.low), np.exp(found.high))
+            return Estimate(np.exp(nats.value), np.exp(nats.low), np.exp(nats.high))
 
     def to_frame(self) -> pandas.DataFrame:
         """One row for each band and depth: band, first, last, depth, count, texts, tokens, values with their ends."""
@@ -100,17 +97,14 @@ class BandedStatistics:
         frame = pandas.DataFrame(columns).loc[np.repeat(np.arange(len(self.bands)), depths)].reset_index(drop=True)
         frame.insert(3, "depth", np.tile(np.arange(depths), len(self.bands)))
         both = {**self.values, "perplexity": self.perplexity} if "cross_entropy" in self.values else self.values
-        for name, found in both.items():
-            for end, array in (("", found.value), ("_low", found.low), ("_high", found.high)):
+        for name, estimate in both.items():
+            for end, array in (("", estimate.value), ("_low", estimate.low), ("_high", estimate.high)):
                 frame[name + end] = array.ravel()
         return frame
 
 
 def tells_next_token(trace: TraceData) -> bool:
-    """Whether a trace's answers are the next token at every position: whether it is of a causal language model.
-
-    The provenance says so, or, of a trace made before it did, the class of the model.
-    """
+    """Whether a trace is of a causal language model, by its provenance or, in older traces, the model's class."""
     if trace.rows is None or not (trace.rows.position >= 0).all():
         return False
     known = trace.provenance.get("next_token")
@@ -122,17 +116,13 @@ def tells_next_token(trace: TraceData) -> bool:
 
 
 def by_position(trace: TraceData) -> BandedStatistics:
-    """Statistics by how many tokens the model has read of its sequence: 1, 2–3, 4–7, 8–15, ...
+    """Readout statistics by the number of tokens that the model has read of its sequence: 1, 2–3, 4–7, 8–15, ...
 
-    Powers of two, because one more token of context matters about in proportion to how many there are already: steps of
-    equal ratio are steps of like size. And they are the same for all data, so that traces can be held beside each
-    other, which bands of equal counts would not be.
-
-    Args:
-        trace: of a causal language model. Where long texts were read in windows, tokens read are those of the window.
+    Powers of two, because one more token of context matters about in proportion to how many there are already. And they
+    are the same for all data, so that traces can be compared. In a window of a long text, its own tokens count.
 
     Raises:
-        MeasureError: it is of another model.
+        MeasureError: the trace is of another model than a causal language model.
 
     Example:
         >>> import torch
@@ -140,31 +130,27 @@ def by_position(trace: TraceData) -> BandedStatistics:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> config = GPT2Config(vocab_size=9, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
         >>> batches = [{"input_ids": torch.arange(24).view(4, 6) % 9}, {"input_ids": torch.arange(10).view(2, 5) % 9}]
-        >>> found = by_position(trace(GPT2LMHeadModel(config), batches, measures=[]))
-        >>> [(band.name, band.count, band.texts) for band in found.bands]
+        >>> statistics = by_position(trace(GPT2LMHeadModel(config), batches, measures=[]))
+        >>> [(band.name, band.count, band.texts) for band in statistics.bands]
         [('1', 6, 6), ('2–3', 12, 6), ('4–7', 10, 6)]
-        >>> found.values["accuracy"].value.shape, found.saturation.value.shape
+        >>> statistics.values["accuracy"].value.shape, statistics.saturation.value.shape
         ((3, 3), (3,))
     """
-    rows = _rows(trace)
+    rows = _next_token_rows(trace)
     read = rows.position.astype(np.int64) + 1
     ends = 2 ** np.arange(1, int(read.max()).bit_length() + 1) - 1
     return _banded(trace, read, np.append(0, ends))
 
 
 def by_frequency(trace: TraceData) -> BandedStatistics:
-    """Statistics by how frequent the token to come is among all tokens to come: the 10 first, the next 100, ...
+    """Readout statistics by the frequency of the next token among all next tokens: the 10 first, the next 100, ...
 
-    Bands are of ranks, 1 for the most frequent token; of tokens as frequent as each other the first of the vocabulary
-    comes first. See `RANKS`.
-
-    Args:
-        trace: of a causal language model, with labels.
+    Bands are of ranks (see `RANKS`), 1 for the most frequent token; equally frequent tokens are in vocabulary order.
 
     Raises:
-        MeasureError: it is of another model, or without labels.
+        MeasureError: the trace is of another model than a causal language model, or without labels.
     """
-    rows = _rows(trace)
+    rows = _next_token_rows(trace)
     if "accuracy" not in trace.statistics:
         raise MeasureError(
             "bands of frequency are of the tokens to come, and this trace has no labels: trace with them"
@@ -175,57 +161,58 @@ def by_frequency(trace: TraceData) -> BandedStatistics:
     return _banded(trace, rank[token], np.array([0, *RANKS]))
 
 
-def _rows(trace: TraceData) -> Rows:
+def _next_token_rows(trace: TraceData) -> Rows:
     if not tells_next_token(trace):
         model = entry(trace.provenance, "model", "class", default="states without a model")
         raise MeasureError(
-            f"bands are of positions at which the next token is told, and this trace is of {model}: expected one of a "
-            "causal language model, with readouts"
+            f"bands are of positions at which the next token is predicted, and this trace is of {model}: expected one "
+            "of a causal language model, with readouts"
         )
     assert trace.rows is not None
     return trace.rows
 
 
 def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> BandedStatistics:
-    """Statistics by bands of a number that each answer has.
+    """Readout statistics by bands of a number that each answer has.
 
     Args:
-        trace: whose answers they are.
-        place: of each answer, above `ends[0]`.
-        ends: the last number of each band, behind the one before the first band; what is beyond is one more band.
+        trace: of the answers.
+        place: the number of each answer, above `ends[0]`.
+        ends: the last number before the first band, then of each band; larger numbers are one more band.
     """
     rows = trace.rows
     assert rows is not None
     text = texts_of(trace.ids)[rows.sample]
-    which, bands, found = np.searchsorted(ends, place) - 1, [], []
+    which, bands, estimates = np.searchsorted(ends, place) - 1, [], []
     for index in np.unique(which):
         own = np.flatnonzero(which == index)
         last = int(ends[index + 1]) if index + 1 < len(ends) else None
         tokens = len(np.unique(rows.label[own][rows.label[own] >= 0]))
-        bands.append(Band(int(ends[index]) + 1, last, len(own), len(np.unique(text[own])), tokens))
-        found.append(_estimates(trace, own, text[own]))
-    values = {name: Estimate.stack([one[name] for one in found]) for name in found[0]}
+        first, texts = int(ends[index]) + 1, len(np.unique(text[own]))
+        bands.append(Band(first=first, last=last, count=len(own), texts=texts, tokens=tokens))
+        estimates.append(_estimates(trace, own, text[own]))
+    values = {name: Estimate.stack([of_band[name] for of_band in estimates]) for name in estimates[0]}
     depth = values.pop("saturation")
     inside = Estimate(depth.value, depth.low.clip(1, trace.depth), depth.high.clip(1, trace.depth))
     return BandedStatistics(bands=tuple(bands), values=values, saturation=inside)
 
 
 def _estimates(trace: TraceData, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:
-    """Statistics of some of the answers, whose texts are known."""
+    """Readout statistics of some of the answers, with the text of each."""
     alone = len(np.unique(text)) == len(text)
     means = Means(len(own), None if alone else text)
     for start in range(0, len(own), _AT_ONCE):
         means.add({name: torch.from_numpy(rows) for name, rows in _columns(trace, own[start : start + _AT_ONCE])})
-    found = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}
-    found["saturation"] = found["saturation"][0]
-    for name, depth in (("agreement", -1), ("settled", -1), ("settled", 0)):  # so by definition, whatever the draw
-        one = found[name]
-        one.low[depth] = one.high[depth] = one.value[depth]
-    return found
+    estimates = {name: means.share(name) if name in _SHARES else means.mean(name) for name in means.names}
+    estimates["saturation"] = estimates["saturation"][0]
+    for name, depth in (("agreement", -1), ("settled", -1), ("settled", 0)):  # fixed by definition
+        estimate = estimates[name]
+        estimate.low[depth] = estimate.high[depth] = estimate.value[depth]
+    return estimates
 
 
 def _columns(trace: TraceData, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[str, Float64[np.ndarray, "n _"]]]:
-    """What is averaged of some of the answers."""
+    """The values to average, of some of the answers."""
     assert trace.rows is not None
     part = replace(trace, rows=Rows(**{name: column[some] for name, column in trace.rows.columns.items()}))
     for name in (*_MEANS, *_SHARES):

@@ -1,4 +1,4 @@
-"""The numbers of a trace: similarity between depths, what the readout says at each, and where answers saturate."""
+"""The data of a trace: similarity between depths, readouts at each depth, and the statistics that follow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anydepth.core.windows import texts_of
 from anydepth.errors import CertificateError, MeasureError, choose
 from anydepth.measures import readout
 from anydepth.measures.engine.moments import Moments
-from anydepth.measures.engine.states import ArrayStates
+from anydepth.measures.engine.states import ArrayStates, sample_ids
 from anydepth.measures.measure import Similarity
 from anydepth.stats import intervals
 from anydepth.stats.agreement import Agreement, agreements
@@ -33,9 +33,9 @@ _SHARES = ("accuracy", "agreement", "stays_correct")
 _NEED_LABELS = ("accuracy", "cross_entropy", "stays_correct")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """One short row for each answer of the model: for each sample, or, where it answers at each position, for each."""
+    """Readouts of each answer of the model: one for each sample, or for each position of a sample."""
 
     sample: Int64[np.ndarray, " n"]
     """Index of the sample in `Trace.ids`."""
@@ -50,16 +50,15 @@ class Rows:
     confidence: NDArray[np.float32]
     """(n, K) probability of the top class."""
     entropy: NDArray[np.float32] | None = None
-    """(n, K) entropy of all probabilities, in nats; None in a trace that was made before it was kept."""
+    """(n, K) entropy of all probabilities, in nats; None in older traces."""
 
     def __len__(self) -> int:
         return len(self.sample)
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
-        """What there is, by name."""
-        every = {name: getattr(self, name) for name in ROW_COLUMNS}
-        return {name: column for name, column in every.items() if column is not None}
+        """The arrays by name, without those that are None."""
+        return {name: column for name, column in vars(self).items() if column is not None}
 
 
 ROW_COLUMNS = tuple(column.name for column in fields(Rows))
@@ -67,15 +66,15 @@ ROW_COLUMNS = tuple(column.name for column in fields(Rows))
 
 @dataclass(frozen=True, kw_only=True)
 class TraceData:
-    """The numbers of a trace, and the statistics that follow from them: all of `anydepth.Trace` but files and charts.
+    """The data and statistics of a trace: `anydepth.Trace` without files and charts.
 
     All arrays are numpy, float64 unless they count. K = L + 1 depths: 0 is the embedding, L the last block.
     """
 
     names: tuple[str, ...]
-    """What each depth is called: "0".."L" for a model."""
+    """The name of each depth: "0".."L" for a model."""
     similarity: Mapping[str, Float64[np.ndarray, "k k"]]
-    """Each measure's matrix; NaN where it is undefined, and then `notes` says why."""
+    """The matrix of each measure; NaN where it is undefined, and then `notes` says why."""
     similarity_intervals: Mapping[str, Float64[np.ndarray, "2 k k"]] = field(default_factory=dict)
     """Lower and upper 95 % bounds, for the measures that have them."""
     quantiles: Mapping[str, Float64[np.ndarray, "q k k"]] = field(default_factory=dict)
@@ -86,9 +85,9 @@ class TraceData:
     """64 bits of each sample's content."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What is blank, and why; what was chosen by default."""
+    """Why values are missing; what was chosen by default."""
     moments: Moments | None = None
-    """The sums that CKA came from, to merge with those of other samples."""
+    """The sums that CKA was computed from, to merge with those of other samples."""
     states: StoredStates | ArrayStates | None = None
     """The states, if they were kept."""
 
@@ -99,7 +98,7 @@ class TraceData:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """Which of accuracy, cross_entropy, confidence, entropy, agreement and stays_correct there are."""
+        """The names in `STATISTICS` that this trace has."""
         if self.rows is None:
             return ()
         missing = () if (self.rows.label >= 0).all() else _NEED_LABELS
@@ -108,7 +107,7 @@ class TraceData:
 
     @property
     def accuracy(self) -> Float64[np.ndarray, " k"]:
-        """Share of answers that are right at each depth."""
+        """Accuracy at each depth (layer-wise accuracy)."""
         return self._mean("accuracy")
 
     @property
@@ -118,12 +117,12 @@ class TraceData:
 
     @property
     def confidence(self) -> Float64[np.ndarray, " k"]:
-        """Mean probability of the top class at each depth."""
+        """Mean top probability at each depth."""
         return self._mean("confidence")
 
     @property
     def entropy(self) -> Float64[np.ndarray, " k"]:
-        """Mean entropy of the probabilities of all classes at each depth, in nats: 0 where one is certain."""
+        """Mean entropy of the probabilities at each depth, in nats."""
         return self._mean("entropy")
 
     @property
@@ -133,15 +132,15 @@ class TraceData:
 
     @property
     def stays_correct(self) -> Float64[np.ndarray, " k"]:
-        """Of the answers right at a depth, the share right at every later depth too; NaN where none is right."""
+        """Of the answers correct at a depth, the share correct at all later depths, too; NaN where none is correct."""
         self._require("stays_correct")
         return np.where(self.blank, np.nan, readout.stays_correct(self._correct | self.blank))
 
     @property
     def saturation(self) -> Int64[np.ndarray, " k"]:
-        """How many answers saturate at each depth: the first from which on the top class is the final one.
+        """How many answers saturate at each depth, the first from which on the top class is the final one.
 
-        Indexed by depth; entry 0 is 0, since the first block is the first depth that counts.
+        Entry 0 is 0: saturation depths are 1..L.
         """
         return readout.saturation_histogram(self.saturation_depth, self.depth)
 
@@ -154,7 +153,7 @@ class TraceData:
 
     @cached_property
     def blank(self) -> NDArray[np.bool_]:
-        """(K,) at which depths the readout is NaN for some answer: nothing is said of these but that they are blank."""
+        """(K,) the depths where the readout of some answer is NaN: their statistics are NaN, too."""
         if self.rows is None:
             return np.zeros(len(self.names), dtype=bool)
         return np.asarray(np.isnan(self.rows.confidence).any(axis=0))
@@ -164,15 +163,11 @@ class TraceData:
 
         Shares of independent samples get Wilson's interval; those of positions that share a text the same, with the
         number of independent answers that has the same variance. Means get Student's t, over texts: samples, unless
-        several windows of a text are samples (see `anydepth.core.windows`); what lies beyond the values a mean can
-        have is cut off.
-
-        Args:
-            name: one of `statistics`.
-            confidence: of the interval, in (0, 1).
+        several windows of a text are samples (see `anydepth.core.windows`); it is clipped to the values a mean can
+        have.
 
         Returns:
-            Low and high; NaN at a depth whose readout is blank, and of positions of a single text.
+            Low and high; NaN at a blank depth, and of positions of a single text.
 
         Raises:
             MeasureError: this trace has no such statistic.
@@ -197,7 +192,7 @@ class TraceData:
         return self._values(name)[0]
 
     def _values(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A statistic's value in each row at each depth, and whether the row counts there."""
+        """The value of a statistic in each row at each depth, and whether the row counts there."""
         assert self.rows is not None
         shape = self.rows.prediction.shape
         counted = np.ones(shape)
@@ -222,7 +217,7 @@ class TraceData:
 
     @cached_property
     def _independent(self) -> bool:
-        """Whether every answer is of a text of its own."""
+        """Whether no two answers are of one text."""
         return len(np.unique(self._text)) == len(self._text)
 
     def _mean(self, name: str) -> Float64[np.ndarray, " k"]:
@@ -240,19 +235,19 @@ class TraceData:
             why = "traced before it was kept: trace again" if name == "entropy" else "no labels"
             if self.rows is None:
                 why = "its model has no classifier, or was traced without readouts"
-            there = ", ".join(self.statistics) or "none"
-            raise MeasureError(f"this trace has no {name!r} ({why}); it has: {there}")
+            available = ", ".join(self.statistics) or "none"
+            raise MeasureError(f"this trace has no {name!r} ({why}); it has: {available}")
 
     def minimal_depth(
         self, tolerance: float = 0.01, confidence: float = 0.95, *, against: str = "model"
     ) -> MinimalDepth:
-        """The shallowest depth that can take the place of L, by a test on these samples.
+        """The shallowest depth that is certified to replace L; see `anydepth.stats.certificates.minimal_depth`.
 
-        See `anydepth.stats.certificates.minimal_depth`; samples of the same content count once.
+        Samples of the same content count once.
 
         Raises:
             CertificateError: a level outside (0, 1), too few samples, or answers that are not independent.
-            MeasureError: this trace has no readouts, or no labels to hold them against.
+            MeasureError: this trace has no readouts, or `against` is "labels" and it has none.
         """
         self._require("accuracy" if against == "labels" else "agreement")
         assert self.rows is not None
@@ -272,15 +267,15 @@ class TraceData:
         )
 
     def effective_depth(self, epsilon: float = 0.03) -> int:
-        """The paper's: the smallest depth in 1..L whose accuracy is at least 1 - epsilon, else L. A point estimate."""
-        good = np.flatnonzero(self.accuracy[1:] >= 1 - epsilon)
-        return int(good[0]) + 1 if len(good) else self.depth
+        """The paper's effective depth: the smallest in 1..L with an accuracy of at least 1 - epsilon, else L."""
+        accurate = np.flatnonzero(self.accuracy[1:] >= 1 - epsilon)
+        return int(accurate[0]) + 1 if len(accurate) else self.depth
 
     def measure_agreement(self, confidence: float = 0.95) -> dict[tuple[str, str], Agreement]:
-        """How well every two measures agree over pairs of different depths; see `anydepth.stats.agreement`.
+        """Agreement of every two measures over pairs of different depths; see `anydepth.stats.agreement`.
 
         Returns:
-            By the names of two measures, in the order of `similarity`: `found["cosine", "cka"].spearman` is (value,
+            By the names of two measures, in the order of `similarity`: `result["cosine", "cka"].spearman` is (value,
             low, high). Empty where fewer than two were measured.
         """
         return agreements(self.similarity, confidence)
@@ -290,16 +285,21 @@ class TraceData:
         return str(entry(self.provenance, "model", "classes", str(label), default=label))
 
 
-def by_field(found: Mapping[str, Similarity]) -> dict[str, Any]:
-    """Measures, each with all it has, turned into the fields of a trace."""
+def row_samples(states: StoredStates | ArrayStates) -> Int64[np.ndarray, " n"]:
+    """The sample that each row of the states belongs to."""
+    return sample_ids(states.groups, 0, states.count)
+
+
+def by_field(measured: Mapping[str, Similarity]) -> dict[str, Any]:
+    """Similarities by measure, as the fields of a trace."""
     return {
-        "similarity": {name: one.value for name, one in found.items()},
+        "similarity": {name: result.value for name, result in measured.items()},
         "similarity_intervals": {
-            name: np.stack([one.low, one.high])
-            for name, one in found.items()
-            if one.low is not None and one.high is not None
+            name: np.stack([result.low, result.high])
+            for name, result in measured.items()
+            if result.low is not None and result.high is not None
         },
-        "quantiles": {name: one.quantiles for name, one in found.items() if one.quantiles is not None},
-        "moments": next((one.moments for one in found.values() if one.moments is not None), None),
-        "notes": tuple(dict.fromkeys(note for one in found.values() for note in one.notes)),
+        "quantiles": {name: result.quantiles for name, result in measured.items() if result.quantiles is not None},
+        "moments": next((result.moments for result in measured.values() if result.moments is not None), None),
+        "notes": tuple(dict.fromkeys(note for result in measured.values() for note in result.notes)),
     }

@@ -1,4 +1,4 @@
-"""A trace as a folder: what each file holds, and how a damaged one is told from a good one.
+"""Save a trace to a folder, and load it; damaged files are refused.
 
     trace.json           format, provenance, notes, size and checksum of every other file, and a checksum of itself
     arrays.safetensors   similarity matrices, intervals, quantiles, one short row per answer, sample ids
@@ -6,7 +6,7 @@
     states/              if kept: states.npy (rows, K x D) float32, and sample.npy, the sample of each row
     report.html          the same numbers to look at
 
-New files take the places of old ones together, see `anydepth.storage.output_folder`.
+New files replace old ones together, see `anydepth.storage.output_folder`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from anydepth.errors import MeasureError, TraceFileError
 from anydepth.measures.engine.moments import Moments
 from anydepth.measures.engine.states import ArrayStates
-from anydepth.results.trace_data import ARRAYS, REPORT, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, TraceData
+from anydepth.results.trace_data import ARRAYS, REPORT, STATES, SUMS, TRACE, TRACE_OUTPUT, Rows, TraceData, row_samples
 from anydepth.storage.checksums import file_record, read_sealed, require_intact, with_checksum
 from anydepth.storage.files import plain, read_json, require_space, write_json
 from anydepth.storage.output_folder import PARTIAL, output, settle
@@ -39,20 +39,17 @@ _ROWS_AT_ONCE = 4096
 
 
 def save(trace: TraceData, folder: Path, *, report: Callable[[Path], object] | None = None, sums: bool = True) -> Path:
-    """Write a trace to a folder, over one that may be there.
+    """Write a trace to a folder, which is returned; an earlier trace there is replaced.
 
     Args:
-        trace: what to write.
+        trace: to write.
         folder: made if missing.
         report: writes the report to a file; None for none.
-        sums: write what merging needs; (K·D)² / 2 numbers, so tens of megabytes for a base-sized model.
-
-    Returns:
-        The folder.
+        sums: write the sums that merging needs; (K·D)² / 2 numbers, so tens of megabytes for a base-sized model.
 
     Raises:
         TraceFileError: the folder cannot be written, its disk is full, or it holds files of these names that no trace
-            has written. What was there before is still there.
+            has written. Earlier files are unchanged then.
     """
     with output(folder, TRACE_OUTPUT) as opened, opened.publish() as staged:
         _write(trace, folder, staged, report=report, sums=sums)
@@ -61,7 +58,7 @@ def save(trace: TraceData, folder: Path, *, report: Callable[[Path], object] | N
 
 @contextmanager
 def adding(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, whose files join those of the trace in `folder`, or take the places of earlier ones."""
+    """Context manager: a folder to fill, whose files are added to the trace in `folder`, or replace earlier ones."""
     with output(folder, TRACE_OUTPUT) as opened, opened.publish(adds=True) as staged:
         yield staged
 
@@ -97,7 +94,7 @@ def _write(
 
 
 def _ready_to_link(states: StoredStates | ArrayStates | None, folder: Path) -> Path | None:
-    """The file of states in this folder that need not be copied: a pass left it, or it is the trace's that is here."""
+    """The file of states that can be linked instead of copied: a pass wrote it here, or the trace that is here."""
     if states is None or len(states.parts) != 1:
         return None
     part, places = states.parts[0].resolve(), (folder / PARTIAL, folder / STATES)
@@ -105,15 +102,15 @@ def _ready_to_link(states: StoredStates | ArrayStates | None, folder: Path) -> P
 
 
 def _about_states(folder: Path, widths: tuple[int, ...]) -> dict[str, Any]:
-    """What `trace.json` says of the states that lie there."""
+    """The entry of the states in `trace.json`."""
     states = StoredStates([folder / "states.npy"], widths, np.load(folder / "sample.npy", allow_pickle=False))
     return {"widths": list(widths), "rows": states.count, "fingerprint": states.fingerprint}
 
 
 def _write_states(states: StoredStates | ArrayStates, staged: Path, ready: Path | None) -> None:
-    """In the order of the samples, which several processes have not left them in."""
+    """Write the states in the order of the samples; several processes collect them in another order."""
     staged.mkdir()
-    groups = np.arange(states.count) if states.groups is None else states.groups
+    groups = row_samples(states)
     order = np.argsort(groups, kind="stable")
     in_order = bool((np.diff(order) > 0).all())
     if not (in_order and ready is not None and _linked(ready, staged / "states.npy")):
@@ -124,10 +121,10 @@ def _write_states(states: StoredStates | ArrayStates, staged: Path, ready: Path 
     np.save(staged / "sample.npy", groups[order].astype(np.int64))
 
 
-def _linked(there: Path, here: Path) -> bool:
-    """A second name for a file whose first one is about to go; False where the file system has no such thing."""
+def _linked(source: Path, target: Path) -> bool:
+    """Make a hard link; False where the file system has none."""
     try:
-        os.link(there, here)
+        os.link(source, target)
     except OSError:
         return False
     return True
@@ -146,14 +143,10 @@ def _arrays(trace: TraceData) -> dict[str, NDArray[Any]]:
 
 
 def load(folder: Path, kind: type[T]) -> T:
-    """Read a trace back.
-
-    Args:
-        folder: where it is.
-        kind: the class to make of it.
+    """Read the trace in a folder, as an instance of `kind`.
 
     Raises:
-        TraceFileError: nothing is there, or it is corrupt, truncated, or of a newer format.
+        TraceFileError: it is missing, corrupt, truncated, or of a newer format.
     """
     settle(folder)
     content = read_json(folder / TRACE)
@@ -182,22 +175,17 @@ def _assemble(folder: Path, content: dict[str, Any], kind: type[T]) -> T:
         if group in groups:
             groups[group][name] = values
     columns = groups.pop("rows")
-    moments = None
-    if SUMS in content["files"]:
-        moments = Moments.from_tensors(safetensors.torch.load_file(folder / SUMS))
-    states = None
-    if content["states"]:
-        states = _kept_states(folder / STATES, content["states"])
+    sums = safetensors.torch.load_file(folder / SUMS) if SUMS in content["files"] else None
     return kind(
         names=tuple(content["names"]),
-        **{group: _ordered(found, content["provenance"].get("measures")) for group, found in groups.items()},
+        **{group: _ordered(values, content["provenance"].get("measures")) for group, values in groups.items()},
         rows=Rows(**columns) if columns else None,
         ids=tuple(json.loads(arrays["ids"].tobytes())),
         digests=arrays["digests"].view(np.uint64),
         provenance=content["provenance"],
         notes=tuple(content["notes"]),
-        moments=moments,
-        states=states,
+        moments=None if sums is None else Moments.from_tensors(sums),
+        states=_kept_states(folder / STATES, content["states"]) if content["states"] else None,
     )
 
 
@@ -217,11 +205,11 @@ def _kept_states(folder: Path, expected: dict[str, Any]) -> StoredStates:
     if states.fingerprint != expected.get("fingerprint", states.fingerprint):
         raise TraceFileError(
             f"{folder} is stale: its states are not those this trace was made of, but of another model or other data; "
-            "trace again with keep_states=True (--keep-states)"
+            "trace again with keep_states=True"
         )
     return states
 
 
-def _ordered(found: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
-    """In the order the measures were asked for; safetensors sorts by name."""
-    return {name: found[name] for name in names or found if name in found}
+def _ordered(values: dict[str, Any], names: list[str] | None) -> dict[str, Any]:
+    """The values in the order of the measures; safetensors sorts by name."""
+    return {name: values[name] for name in names or values if name in values}
