@@ -462,7 +462,7 @@ def test_sixteen_bits_are_said_and_floats_refused(tmp_path):
     (tmp_path / "a.csv").write_text("image,label\ndeep.png,0\nfloat.tiff,1\n")
     ready = data.batches(data.load(str(tmp_path / "a.csv"), image="image"), model, batch_size=1)
     assert "images of 16 bits are scaled to 8: 65,535 is white" in ready.notes
-    with pytest.raises(DataError, match="mode F, whose range nothing tells"):
+    with pytest.raises(DataError, match="mode F, whose range is unknown"):
         list(ready)
     with Image.open(tmp_path / "deep.png") as image:
         assert plain((8, 8), 1)([image]).unique().tolist() == [1.0]

@@ -241,7 +241,9 @@ def test_what_a_model_can_be_trained_for(kind):
 def test_what_the_data_decide():
     config = transformers.BertConfig()
     assert tasks.trainable_task(config, labelled=True, words=True) == "token-classification"
-    with pytest.raises(ModelError, match="a bert learns from labels, and none are known in the data: name them with"):
+    with pytest.raises(
+        ModelError, match="a bert learns from labels, and none are known in the data: name their column"
+    ):
         tasks.trainable_task(config, labelled=False, words=False)
 
 
@@ -314,9 +316,7 @@ def test_processor_with_other_channels(tmp_path):
 
 def test_sixteen_bits_are_refused(folders):
     loaded = models.load(str(folders / "vit"), device="cpu")
-    with pytest.raises(
-        DataError, match="an image has mode F, whose range nothing tells, expected 8 or 16 bits a channel"
-    ):
+    with pytest.raises(DataError, match="an image has mode F, whose range is unknown, expected 8 or 16 bits a channel"):
         loaded.processor([Image.new("F", (8, 8))])
 
 
