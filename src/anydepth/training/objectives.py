@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,7 @@ class Loss:
     accuracy: Float[Tensor, " l"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What `AlignedTrainer` minimises: `AlignedLoss`, or any callable with these two methods.
 
@@ -57,7 +58,8 @@ class Objective(Protocol):
         ...         nats = torch.stack([cross_entropy(each, labels) for each in logits])
         ...         right = torch.stack([(each.argmax(1) == labels).float().mean() for each in logits])
         ...         return Loss(hinge.mean() / (items or len(labels)), nats.detach(), right)
-        >>> model = torch.nn.Sequential(torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3))))
+        >>> blocks = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+        >>> model = torch.nn.Sequential(blocks, torch.nn.Linear(4, 4))
         >>> loss = HingeLoss()(Stack(model), (torch.eye(4), torch.arange(4)))
         >>> loss.by_depth.shape
         torch.Size([3])

@@ -147,7 +147,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
 
     def _smoothed(self, objective: Any) -> Any:
         """The objective, with the label smoothing of the arguments."""
-        if isinstance(objective, type) or not callable(objective) or not hasattr(objective, "expected"):
+        if isinstance(objective, type) or not isinstance(objective, Objective):
             raise ObjectiveError(
                 f"objective is {objective!r}, expected a name of OBJECTIVES, an AlignedLoss, or a callable with a "
                 "method expected(depth)"
