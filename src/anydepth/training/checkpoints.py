@@ -1,4 +1,4 @@
-"""Checkpoints of a training that may be killed at any moment: which is whole, what one takes, what goes into it."""
+"""Checkpoints of a training that may be killed at any moment: seal, check, find, rotate and load them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _PREFIX = "checkpoint-"
 
 
 def last_checkpoint(folder: str | Path, *, thorough: bool = False) -> Path | None:
-    """The newest checkpoint in a training's folder that is whole; None if there is none.
+    """The newest complete checkpoint in a training's folder; None if there is none.
 
     `AlignedTrainer` seals a checkpoint when all of it is on the disk. Where no checkpoint is sealed, a plain `Trainer`
-    wrote them, and one is whole that has a state file, which is written last, and no empty part. (Trainer's own search
-    takes the newest folder, whatever is in it.)
+    wrote them: then one is complete that has a state file, which is written last, and no empty file. (Trainer's own
+    search takes the newest folder, complete or not.)
 
     Args:
         folder: the training's `output_dir`.
-        thorough: read the checkpoints to the last byte, and warn (`AnydepthWarning`) of each that is damaged.
+        thorough: compare checksums, too, and warn (`AnydepthWarning`) of each checkpoint that is damaged.
 
     Example:
         >>> import tempfile
@@ -47,27 +47,26 @@ def last_checkpoint(folder: str | Path, *, thorough: bool = False) -> Path | Non
         ...     last_checkpoint(folder).name
         'checkpoint-8'
     """
-    every = every_checkpoint(folder)[::-1]
-    if any((path / SEAL_FILE).exists() for path in every):
-        every = [path for path in every if (path / SEAL_FILE).exists()]  # the others were cut short
-    for path in every:
-        why = damage(path, thorough=thorough)
-        if why is None:
+    checkpoints = every_checkpoint(folder)[::-1]
+    sealed = [path for path in checkpoints if (path / SEAL_FILE).exists()]
+    for path in sealed or checkpoints:
+        problem = damage(path, thorough=thorough)
+        if problem is None:
             return path
         if thorough:
-            warnings.warn(f"{path} is damaged ({why}), and left out", AnydepthWarning, stacklevel=2)
+            warnings.warn(f"{path} is damaged ({problem}), and left out", AnydepthWarning, stacklevel=2)
     return None
 
 
 def every_checkpoint(folder: str | Path) -> list[Path]:
-    """The folders `checkpoint-STEP` in a training's folder, by step, whatever is in them."""
+    """The folders `checkpoint-STEP` in a training's folder, by step, complete or not."""
     steps = ((path.name.removeprefix(_PREFIX), path) for path in Path(folder).glob(f"{_PREFIX}*"))
     known = [(int(step), path) for step, path in steps if step.isascii() and step.isdigit()]
     return [path for _, path in sorted(known)]
 
 
 def damage(checkpoint: str | Path, *, thorough: bool = False) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it is whole.
+    """What is wrong with a checkpoint, in a few words; None if it is complete.
 
     Args:
         checkpoint: its folder.
@@ -96,13 +95,13 @@ def damage(checkpoint: str | Path, *, thorough: bool = False) -> str | None:
 
 
 def seal_checkpoint(checkpoint: Path) -> None:
-    """Say that all of a checkpoint is there, once it is on the disk; its files get the mode that the umask leaves.
+    """Mark a checkpoint as complete, once it is on the disk; its files get the mode of the umask.
 
     Raises:
         OSError: the disk is full.
     """
     opened = checkpoint / f"{SEAL_FILE}.tmp"
-    opened.write_bytes(b"")  # as any new file, it has that mode
+    opened.write_bytes(b"")  # a new file, so it has that mode
     open_to_all(checkpoint, opened.stat().st_mode & 0o666)
     files = {name: file_record(checkpoint / name) for name in leaves(checkpoint) if name != opened.name}
     flush_tree(checkpoint)
@@ -114,47 +113,46 @@ def seal_checkpoint(checkpoint: Path) -> None:
 
 
 def unseal_checkpoint(checkpoint: Path) -> None:
-    """Have a checkpoint that is about to be written, or removed, pass for none."""
+    """Mark a checkpoint that is about to be written, or removed, as incomplete."""
     for name in (SEAL_FILE, STATE_FILE):
         (checkpoint / name).unlink(missing_ok=True)
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint; what a kill leaves of it passes for none."""
+    """Remove a checkpoint; if it is killed meanwhile, the rest counts as incomplete."""
     with suppress(OSError):
         unseal_checkpoint(checkpoint)
         remove_tree(checkpoint)
 
 
 def rotate(folder: Path, newest: Path, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints, once the newest is sealed.
+    """Remove the oldest checkpoints, after the newest is sealed.
 
     Args:
         folder: the training's `output_dir`.
-        newest: stays, whatever the limit.
-        limit: how many are to stay; None or 0 for all.
-        best: the folder of the best one, which stays, too.
+        newest: kept, whatever the limit.
+        limit: how many to keep; None or 0 for all.
+        best: the folder of the best one, which is kept, too.
     """
-    stay = {newest, *([Path(best)] if best else [])}
-    others = [path for path in every_checkpoint(folder) if path not in stay]
+    kept = {newest, *([Path(best)] if best else [])}
+    others = [path for path in every_checkpoint(folder) if path not in kept]
     if limit:
-        for path in others[: max(0, len(others) + len(stay) - max(limit, len(stay)))]:
+        for path in others[: max(0, len(others) + len(kept) - max(limit, len(kept)))]:
             remove_checkpoint(path)
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """What a checkpoint takes on disk, at most: the weights, and three numbers for each that is trained.
+    """The most bytes that a checkpoint takes on disk: the weights, and three numbers for each that is trained.
 
     Example:
         >>> checkpoint_bytes(nn.Linear(9, 10))
         1600
     """
-    sizes = [(one.numel() * one.element_size(), one.requires_grad) for one in model.parameters()]
-    return sum(size * (4 if trained else 1) for size, trained in sizes)
+    return sum(each.numel() * each.element_size() * (4 if each.requires_grad else 1) for each in model.parameters())
 
 
 def require_room(folder: str | Path, model: nn.Module) -> None:
-    """See that a checkpoint of the model fits on the disk of a folder.
+    """Check that a checkpoint of the model fits on the disk of a folder.
 
     Raises:
         TrainingError: it does not.
@@ -168,23 +166,19 @@ def require_room(folder: str | Path, model: nn.Module) -> None:
 
 
 def read_weights(model: Any, folder: str | Path) -> None:
-    """Load the weights that `save_pretrained` left, under whatever names.
+    """Load the weights of a checkpoint into a `PreTrainedModel`, under whatever names `save_pretrained` saved them.
 
-    transformers saves some models (ViT) under the names of older releases, and translates when it loads them again;
-    Trainer, resuming, takes the file's names as they are, and leaves what it does not find at its random start.
-
-    Args:
-        model: a `PreTrainedModel`.
-        folder: of a checkpoint.
+    transformers saves some models (ViT) under the names of older releases, and translates when it loads them again.
+    Trainer, resuming, takes the file's names as they are, and leaves weights that it does not find at random values.
     """
-    # a copy: loading notes in the config what it was loaded with
+    # a copy, since loading changes the config
     saved = type(model).from_pretrained(folder, config=copy.deepcopy(model.config), dtype=model.dtype)
     model.load_state_dict(saved.state_dict())
 
 
 @contextmanager
 def without(model: nn.Module, name: str) -> Iterator[None]:
-    """The model lacks one of its children inside, if it has it at all: what is saved and loaded there is the rest."""
+    """Context manager: remove a child of the model, if it has it, so that saving and loading skip it."""
     child = model._modules.pop(name, None)
     try:
         yield
@@ -195,7 +189,7 @@ def without(model: nn.Module, name: str) -> Iterator[None]:
 
 @contextmanager
 def randomness_kept() -> Iterator[None]:
-    """What is drawn inside leaves no trace: Python, numpy and torch on the CPU draw afterwards as if it had not been.
+    """Context manager: restore the random states of Python, numpy and torch on the CPU afterwards.
 
     Example:
         >>> _ = torch.manual_seed(0)

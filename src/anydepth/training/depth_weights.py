@@ -1,4 +1,4 @@
-"""How much each depth weighs in a loss, and which depths a step trains."""
+"""The weight of each depth in a loss, and the depths that a step trains."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SCHEDULES = ("every", "alternating", "mixture")
 
 
 def linear(depths: Sequence[int], depth: int) -> list[float]:
-    """The paper's `2 l / (L (L + 1))`: proportional to depth, summing to 1 over the depths asked for.
+    """The paper's `2 l / (L (L + 1))`: proportional to depth, summing to 1 over the given depths.
 
     Example:
         >>> linear([1, 2, 3], 3)
         [0.16666666666666666, 0.3333333333333333, 0.5]
     """
-    return [one / sum(depths) for one in depths]
+    return [each / sum(depths) for each in depths]
 
 
 def uniform(depths: Sequence[int], depth: int) -> list[float]:
@@ -35,12 +35,12 @@ def uniform(depths: Sequence[int], depth: int) -> list[float]:
 
 def final(depths: Sequence[int], depth: int) -> list[float]:
     """All on depth L: ordinary training."""
-    return [float(one == depth) for one in depths]
+    return [float(each == depth) for each in depths]
 
 
 def additive(depths: Sequence[int], depth: int) -> list[float]:
-    """Depth L as in ordinary training, the linear weights of the shallower depths on top; sums to more than 1."""
-    return [1.0 if one == depth else share for one, share in zip(depths, linear(depths, depth), strict=True)]
+    """Weight 1 for depth L, plus the linear weights of the shallower depths; sums to more than 1."""
+    return [1.0 if each == depth else weight for each, weight in zip(depths, linear(depths, depth), strict=True)]
 
 
 WEIGHTS = {"linear": linear, "uniform": uniform, "final": final, "additive": additive}
@@ -62,26 +62,26 @@ def weights_of(weights: Weights, depths: Sequence[int], depth: int) -> dict[int,
         >>> weights_of("linear", [3, 1], depth=3)
         {3: 0.75, 1: 0.25}
     """
-    if not depths or not all(1 <= one <= depth for one in depths) or len(set(depths)) < len(depths):
+    if not depths or not all(1 <= each <= depth for each in depths) or len(set(depths)) < len(depths):
         raise ObjectiveError(f"exits are {list(depths)}, expected depths among 1..{depth}, each once")
     if isinstance(weights, str):
-        found = WEIGHTS[choose(weights, WEIGHTS, "weights", ObjectiveError, otherwise="numbers")](depths, depth)
+        values = WEIGHTS[choose(weights, WEIGHTS, "weights", ObjectiveError, otherwise="numbers")](depths, depth)
     elif callable(weights):
-        found = [float(weights(one, depth)) for one in depths]
+        values = [float(weights(each, depth)) for each in depths]
     else:
-        found = [float(weight) for weight in weights]
-    if len(found) != len(depths):
-        raise ObjectiveError(f"there are {len(found)} weights for {len(depths)} exits, expected one for each")
-    for one, weight in zip(depths, found, strict=True):
+        values = [float(weight) for weight in weights]
+    if len(values) != len(depths):
+        raise ObjectiveError(f"there are {len(values)} weights for {len(depths)} exits, expected one for each")
+    for each, weight in zip(depths, values, strict=True):
         if not (math.isfinite(weight) and weight >= 0):
-            raise ObjectiveError(f"the weight of depth {one} is {weight}, expected a number from 0 on")
-    if not any(found):
+            raise ObjectiveError(f"the weight of depth {each} is {weight}, expected a number from 0 on")
+    if not any(values):
         raise ObjectiveError(f"every exit of {list(depths)} has the weight 0: nothing would be trained")
-    return dict(zip(depths, found, strict=True))
+    return dict(zip(depths, values, strict=True))
 
 
 def sampled(weights: dict[int, float], depth: int, seed: int, step: int) -> dict[int, float]:
-    """Depth L, and one shallower depth that stands for all of them: drawn by weight, so weighing what all weigh.
+    """Depth L, and one shallower depth drawn in proportion to its weight, which gets the weight of all shallower ones.
 
     The mean over draws is `weights`, so the gradient is unbiased. The draw depends on (seed, step) and nothing else.
 
@@ -93,8 +93,8 @@ def sampled(weights: dict[int, float], depth: int, seed: int, step: int) -> dict
     if not shares:
         return weights
     chosen = int(np.random.default_rng((seed, step)).choice(list(shares), p=list(shares.values())))
-    rest = {depth: weights[depth]} if depth in weights else {}
-    return {chosen: weights[chosen] / shares[chosen], **rest}
+    last = {depth: weights[depth]} if depth in weights else {}
+    return {chosen: weights[chosen] / shares[chosen], **last}
 
 
 def sampling(weights: dict[int, float], depth: int) -> dict[int, float]:
@@ -104,6 +104,6 @@ def sampling(weights: dict[int, float], depth: int) -> dict[int, float]:
         >>> sampling({1: 0.1, 2: 0.3, 3: 0.6}, depth=3)
         {1: 0.25, 2: 0.75}
     """
-    shallow = {one: weight for one, weight in weights.items() if one < depth and weight}
+    shallow = {each: weight for each, weight in weights.items() if each < depth and weight}
     total = math.fsum(shallow.values())
-    return {one: weight / total for one, weight in shallow.items()}
+    return {each: weight / total for each, weight in shallow.items()}

@@ -1,4 +1,4 @@
-"""Accuracy and cross-entropy of every depth during an evaluation, without gathering states."""
+"""Accuracy and cross-entropy of every depth during an evaluation, without gathering hidden states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anydepth.training.losses import answer_rows, inputs_and_labels
 
 @torch.no_grad()
 def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
-    """What every depth of every sample is worth, for an evaluation that gathers no states.
+    """Right predictions, summed cross-entropy and number of labels of each sample at each depth.
 
     Args:
         stack: the model, in the mode it is to be evaluated in.
@@ -32,15 +32,15 @@ def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
         torch.Size([4, 3, 3])
     """
     inputs, labels = inputs_and_labels(stack.model, batch)
-    states, answer = stack.forward(inputs)
-    asked = Targets.of(stack, inputs, labels, answer)
-    found = torch.zeros(len(answer), stack.depth, 3, dtype=torch.float32)
-    sample, truth = asked.sample.cpu(), asked.labels_of_rows
+    states, output = stack.forward(inputs)
+    targets = Targets.of(stack, inputs, labels, output)
+    result = torch.zeros(len(output), stack.depth, 3, dtype=torch.float32)
+    sample, truth = targets.sample.cpu(), targets.labels_of_rows
     for depth in range(1, stack.depth + 1):
-        logits = answer if depth == stack.depth else stack.readout(states[depth], inputs, depth=depth)
-        rows = readout_rows(answer_rows(logits)[asked.rows], truth)
+        logits = output if depth == stack.depth else stack.readout(states[depth], inputs, depth=depth)
+        rows = readout_rows(answer_rows(logits)[targets.rows], truth)
         assert rows.cross_entropy is not None
         right = (rows.prediction == truth.cpu()).double()
         values = torch.stack([right, rows.cross_entropy, torch.ones_like(right)], dim=1)
-        found[:, depth - 1] = torch.zeros(len(answer), 3, dtype=torch.float64).index_add_(0, sample, values).float()
-    return found.to(answer.device)
+        result[:, depth - 1] = torch.zeros(len(output), 3, dtype=torch.float64).index_add_(0, sample, values).float()
+    return result.to(output.device)

@@ -1,9 +1,10 @@
-"""What one batch is worth at every depth: its losses, to learn from, and its score, to be judged by."""
+"""Losses of one batch by depth, from the hidden states and the model's output."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -14,49 +15,56 @@ from torch.utils.checkpoint import checkpoint
 from anydepth.core.model_io import Batch, split_batch
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets, predicts_next_token
-from anydepth.core.tokens import IGNORED
+from anydepth.core.tokens import IGNORED, Policy, default_policy, select, valid_positions
 from anydepth.errors import NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.training.chunked_loss import Target, depth_losses
 
 # From so many classes on, a model that answers for every position never has the logits of several depths in memory.
 _VOCABULARY = 1024
 
+# The token positions that each model's readout uses, found by intervention at its first batch.
+_POLICIES: WeakKeyDictionary[Stack, Policy] = WeakKeyDictionary()
+
 
 class DepthLossTerms:
-    """The losses of one batch, depth by depth, and what to show of them.
+    """The losses of one batch, computed depth by depth, and their values for the logs.
 
     Args:
         stack: the model.
-        asked: the questions of the batch.
-        items: how many labels the whole optimizer step has; None if these are all.
-        answer: the model's own.
+        targets: the labels of the batch.
+        items: number of labels in the whole optimizer step; None if these are all.
+        output: the model's logits.
         smoothing: share of each label spread evenly over all classes.
-        imitation: share of the shallow depths' loss that imitates the answer rather than the labels.
+        imitation: share of the shallow depths' loss that imitates the output rather than the labels.
+
+    Attributes:
+        by_depth: (L,), cross-entropy in nats per label; NaN where none was computed.
+        accuracy: (L,), share of labels whose logit is the largest; NaN likewise.
     """
 
     def __init__(
         self,
         stack: Stack,
-        asked: Targets,
+        targets: Targets,
         items: int | Tensor | None,
-        answer: Tensor,
+        output: Tensor,
         *,
         smoothing: int | float = 0.0,
         imitation: int | float = 0.0,
     ) -> None:
-        self._stack, self._asked, self._answer = stack, asked, answer
+        self._stack, self._targets, self._output = stack, targets, output
         self._smoothing, self._imitation = smoothing, imitation
-        self._items = items.to(answer.device) if isinstance(items, Tensor) else items
-        self._count = len(asked.rows)
-        self.by_depth = torch.full((stack.depth,), float("nan"), device=answer.device)
+        self._items = items.to(output.device) if isinstance(items, Tensor) else items
+        self._count = len(targets.rows)
+        self.by_depth = torch.full((stack.depth,), float("nan"), device=output.device)
         self.accuracy = self.by_depth.clone()
 
     def final(self, weight: float) -> Tensor:
-        """Depth L's loss, by the very operations of ordinary training."""
-        logits, items = answer_rows(self._answer), self._items
+        """Depth L's weighted loss, by the very operations of ordinary training."""
+        logits, items = answer_rows(self._output), self._items
         loss = functional.cross_entropy(
             logits,
-            self._asked.labels,
+            self._targets.labels,
             ignore_index=IGNORED,
             label_smoothing=self._smoothing,
             reduction="mean" if items is None else "sum",
@@ -64,33 +72,34 @@ class DepthLossTerms:
         with torch.no_grad():
             plain = loss if items is None else loss / self._count
             if self._smoothing:
-                plain = functional.cross_entropy(logits, self._asked.labels, ignore_index=IGNORED)
-            right = logits.argmax(1)[self._asked.rows] == self._asked.labels_of_rows
-            self._note([self._stack.depth], plain[None], right.float().mean()[None])
+                plain = functional.cross_entropy(logits, self._targets.labels, ignore_index=IGNORED)
+            right = logits.argmax(1)[self._targets.rows] == self._targets.labels_of_rows
+            self._record([self._stack.depth], plain[None], right.float().mean()[None])
         return weight * (loss if items is None else loss / items)
 
     def shallow(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float]) -> Tensor:
         """The weighted sum of the losses at the depths below L."""
-        answer, imitation = self._answer, self._imitation
-        teacher = answer_rows(answer.detach()) if imitation else None
-        target = Target(self._asked.labels_of_rows, self._smoothing, imitation, teacher, self._asked.rows)
-        if answer.ndim == 3 and answer.shape[-1] >= _VOCABULARY:
-            total = self._vocabulary(batch, states, weights, target)
-        else:
-            total = self._together(batch, states, weights, target)
+        output, imitation = self._output, self._imitation
+        teacher = answer_rows(output.detach()) if imitation else None
+        target = Target(
+            labels=self._targets.labels_of_rows,
+            smoothing=self._smoothing,
+            imitation=imitation,
+            teacher=teacher,
+            rows=self._targets.rows,
+        )
+        large = output.ndim == 3 and output.shape[-1] >= _VOCABULARY
+        total = (self._chunked if large else self._together)(batch, states, weights, target)
         return total / (self._count if self._items is None else self._items)
 
     def _together(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float], target: Target) -> Tensor:
-        """Losses out of all the logits."""
-        logits = []
-        for depth in weights:
-            logits.append(answer_rows(self._read(batch, states[depth], depth)))
-            _require_gradient(logits[-1], states[depth], depth)
-        loss, nats, right = _losses(torch.stack(logits)[:, self._asked.rows], target)
-        self._note(list(weights), nats, right)
+        """Losses from the logits of all depths at once."""
+        logits = torch.stack([answer_rows(self._readout(batch, states[depth], depth)) for depth in weights])
+        loss, nats, right = _losses(logits[:, self._targets.rows], target)
+        self._record(list(weights), nats, right)
         return loss @ loss.new_tensor(list(weights.values()))
 
-    def _vocabulary(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float], target: Target) -> Tensor:
+    def _chunked(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float], target: Target) -> Tensor:
         """Losses through a classifier too large for the logits of several depths."""
         stack = self._stack
         total = []
@@ -98,57 +107,56 @@ class DepthLossTerms:
             head = stack.classifier(batch) if stack.heads is None else stack.heads[depths[0]]
             linear = stack.heads is None or is_linear(head)  # of the model's own `features` knows
             features = [stack.features(states[depth], batch) for depth in depths] if linear else []
-            rows = [answer_rows(one)[self._asked.rows] for one in features if one is not None]
+            rows = [answer_rows(each)[self._targets.rows] for each in features if each is not None]
             if not isinstance(head, nn.Linear) or len(rows) < len(depths):
                 total.append(self._one_by_one(batch, states, {depth: weights[depth] for depth in depths}, target))
                 continue
             self._require_classes(len(head.weight), depths[0])
-            for depth, one in zip(depths, rows, strict=True):
-                _require_gradient(one, states[depth], depth)
-            found = depth_losses(rows, head.weight, head.bias, target, [weights[depth] for depth in depths])
-            self._note(depths, found.nats / self._count, found.right / self._count)
-            total.append(found.total)
+            for depth, each in zip(depths, rows, strict=True):
+                _require_gradient(each, states[depth], depth)
+            losses = depth_losses(rows, head.weight, head.bias, target, [weights[depth] for depth in depths])
+            self._record(depths, losses.nats / self._count, losses.right / self._count)
+            total.append(losses.total)
         return torch.stack(total).sum()
 
     def _one_by_one(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float], target: Target) -> Tensor:
-        """Where more than a linear map follows: the logits of one depth at a time, made again for the gradient."""
+        """Losses of a head that is no linear map: one depth at a time, its logits computed again for the gradient."""
 
         def work(state: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
-            logits = answer_rows(self._read(batch, state, depth))
-            _require_gradient(logits, state, depth)
-            return _losses(logits[None, self._asked.rows], target)
+            return _losses(answer_rows(self._readout(batch, state, depth))[None, self._targets.rows], target)
 
         total = []
         for depth, weight in weights.items():
             loss, nats, right = checkpoint(work, states[depth], depth, use_reentrant=False)
-            self._note([depth], nats, right)
+            self._record([depth], nats, right)
             total.append(weight * loss[0])
         return torch.stack(total).sum()
 
-    def _read(self, batch: Batch, state: Tensor, depth: int) -> Tensor:
+    def _readout(self, batch: Batch, state: Tensor, depth: int) -> Tensor:
         logits = self._stack.readout(state, batch, depth=depth)
         self._require_classes(logits.shape[-1], depth)
+        _require_gradient(logits, state, depth)
         return logits
 
     def _require_classes(self, classes: int, depth: int) -> None:
-        if classes != self._answer.shape[-1]:
+        if classes != self._output.shape[-1]:
             raise UnsupportedHead(
-                f"the head of depth {depth} has {classes} classes, expected the model's {self._answer.shape[-1]}: give "
+                f"the head of depth {depth} has {classes} classes, expected the model's {self._output.shape[-1]}: give "
                 "each depth a head for the same classes"
             )
 
-    def _note(self, depths: list[int], nats: Tensor, right: Tensor) -> None:
+    def _record(self, depths: list[int], nats: Tensor, right: Tensor) -> None:
         where = [depth - 1 for depth in depths]
         self.by_depth[where] = nats.detach().to(self.by_depth)
         self.accuracy[where] = right.detach().to(self.accuracy)
 
     def require_finite(self, step: int) -> None:
-        """See that no depth that was looked at has a loss that is NaN or infinite.
+        """Check that no loss that was computed is NaN or infinite.
 
         Raises:
-            NonFiniteLoss: one has.
+            NonFiniteLoss: one is.
         """
-        # accuracy tells what was looked at: it is NaN nowhere else
+        # accuracy tells what was computed: it is NaN nowhere else
         wrong = ~self.by_depth.isfinite() & ~self.accuracy.isnan()
         if self._count and wrong.any():
             depth = int(wrong.nonzero()[0, 0]) + 1
@@ -159,6 +167,21 @@ class DepthLossTerms:
             )
 
 
+def cosine_distance(
+    stack: Stack, batch: Batch, states: list[Tensor], output: Tensor, weights: Mapping[int, float]
+) -> Float[Tensor, ""]:
+    """The mean over samples of `sum over l of lambda_l * (1 - cos(h[l], h[L]))`, at the positions the readout uses."""
+    if stack not in _POLICIES:
+        _POLICIES[stack] = default_policy(stack, batch, labels_each=output.ndim == 3)
+    valid = valid_positions(batch, states[-1])
+    rows = {depth: select(states[depth], valid, _POLICIES[stack])[0] for depth in (*weights, stack.depth)}
+    distances = [
+        weight * (1 - functional.cosine_similarity(rows[depth], rows[stack.depth], dim=1)).mean()
+        for depth, weight in weights.items()
+    ]
+    return torch.stack(distances).sum() if distances else output.new_zeros(())
+
+
 def is_linear(head: nn.Module) -> bool:
     """Whether a head is a linear map and nothing else: no subclass that does more, no hooks on it."""
     hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
@@ -166,7 +189,7 @@ def is_linear(head: nn.Module) -> bool:
 
 
 def _losses(logits: Float[Tensor, "k n c"], target: Target) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each of k depths: the summed loss, and without gradient its mean cross-entropy and the share right."""
+    """Of each of k depths: the summed loss, and without gradient its mean cross-entropy and accuracy."""
     log_p = logits.log_softmax(2)
     nats = -log_p.gather(2, target.labels.expand(len(logits), -1)[..., None])[..., 0]
     loss = nats
@@ -180,21 +203,21 @@ def _losses(logits: Float[Tensor, "k n c"], target: Target) -> tuple[Tensor, Ten
     return loss.sum(1), nats.detach().mean(1), right.float().mean(1)
 
 
-def answer_rows(answer: Tensor) -> Float[Tensor, "r c"]:
-    """One row for each answer, as float32 at least."""
-    rows = answer.reshape(-1, answer.shape[-1])
+def answer_rows(output: Tensor) -> Float[Tensor, "r c"]:
+    """One row of logits for each position, as float32 at least."""
+    rows = output.reshape(-1, output.shape[-1])
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
-def require_learnable(stack: Stack, batch: Batch, plan: Mapping[int, float]) -> None:
-    """See that a classifier which is to answer at shallow depths can learn to.
+def require_learnable(stack: Stack, batch: Batch, weights: Mapping[int, float]) -> None:
+    """Check that a classifier that is to serve shallow depths is trained.
 
-    A language model's classifier is its vocabulary: adapters leave that frozen, and shallow depths learn to speak it.
+    A language model's classifier is its vocabulary: adapters leave that frozen, and only the blocks below it learn.
 
     Raises:
         ObjectiveError: it is frozen.
     """
-    if not any(weight for depth, weight in plan.items() if depth < stack.depth) or stack.heads is not None:
+    if not any(weight for depth, weight in weights.items() if depth < stack.depth) or stack.heads is not None:
         return
     classifier = stack.classifier(batch)
     frozen = not any(parameter.requires_grad for parameter in classifier.parameters())
@@ -215,10 +238,10 @@ def _require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
 
 
 def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Tensor | None]:
-    """What the model takes of a batch, and the labels.
+    """The inputs of the model in a batch, and the labels.
 
-    An encoder-decoder reads the labels so far; where the batch does not hold them, they are made of the labels as
-    transformers makes them.
+    An encoder-decoder also takes the labels so far; where the batch does not hold them, they are made from the labels
+    as transformers makes them.
 
     Args:
         model: that is to be trained.

@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, on the page where people look it up."""
+"""The model card of a trained model."""
 
 from __future__ import annotations
 
@@ -21,79 +21,78 @@ _CLASSES = {
 _TAGS = {"causal-lm": "text-generation"}  # the hub's name, where it is another than ours
 
 
-def card(found: TrainingSummary) -> str:
-    """The card as Markdown, with the YAML that the hub reads in front. Names are shown as text, whatever is in them."""
+def card(summary: TrainingSummary) -> str:
+    """The card as Markdown, after the YAML metadata for the hub. Special characters in names are escaped."""
     parts = [
-        f"---\n{_front(found)}\n---\n",
-        f"# {plain(found.folder.resolve().name)}\n",
-        f"{code(short_name(found.model))} trained on {code(short_name(found.data))} with the objective "
-        f"**{plain(found.objective)}**: {plain(found.purpose)}\n",
-        *_by_depth(found),
-        *_use(found),
-        *_training(found),
+        f"# {plain(summary.folder.resolve().name)}\n",
+        f"{code(short_name(summary.model))} trained on {code(short_name(summary.data))} with the objective "
+        f"**{plain(summary.objective)}**: {plain(summary.purpose)}\n",
+        *_by_depth(summary),
+        *_use(summary),
+        *_training(summary),
     ]
-    return "\n".join(parts)
+    return _front(summary) + "\n".join(parts)
 
 
-def _front(found: TrainingSummary) -> str:
-    from huggingface_hub import ModelCardData
-
-    data = found.data.partition(":")[0]  # an id may be followed by a configuration
-    front = ModelCardData(
-        library_name="transformers",
-        base_model=found.model if is_hub_id(found.model) else None,
+def _front(summary: TrainingSummary) -> str:
+    data = summary.data.partition(":")[0]  # an id may be followed by a configuration
+    return _yaml(
+        summary.model,
         datasets=[data] if is_hub_id(data) else None,
-        tags=["anydepth", found.objective],
-        metrics=[found.measure],
-        pipeline_tag=_TAGS.get(found.task, found.task),
+        tags=["anydepth", summary.objective],
+        metrics=[summary.measure],
+        pipeline_tag=_TAGS.get(summary.task, summary.task),
     )
-    return front.to_yaml().strip()
 
 
 def front(model: str, licence: Mapping[str, str]) -> str:
-    """What the hub reads in front of the card of a model that was made of another one.
+    """YAML metadata for the card of a model that was made from another one.
 
     Args:
-        model: what it was made of.
-        licence: of that, from `licence_in`.
+        model: the original.
+        licence: of the original, from `licence_in`.
     """
+    return _yaml(model, tags=["anydepth"], **licence)
+
+
+def _yaml(model: str, **entries: Any) -> str:
     from huggingface_hub import ModelCardData
 
     base = model if is_hub_id(model) else None
-    data = ModelCardData(library_name="transformers", base_model=base, tags=["anydepth"], **licence)  # type: ignore[arg-type]
+    data = ModelCardData(library_name="transformers", base_model=base, **entries)
     return f"---\n{data.to_yaml().strip()}\n---\n\n"
 
 
 def licence_in(card: Path) -> dict[str, str]:
-    """The licence that the card of a model states; empty where there is no card, or none that the hub could read."""
+    """The licence in the card of a model; empty if there is no card that the hub could read."""
     from huggingface_hub import metadata_load
     from yaml import YAMLError  # type: ignore[import-untyped]  # huggingface_hub brings it
 
     try:
-        stated = metadata_load(card) or {}
+        metadata = metadata_load(card) or {}
     except (OSError, ValueError, YAMLError):
         return {}
     names = ("license", "license_name", "license_link")
-    return {name: stated[name] for name in names if isinstance(stated.get(name), str)}
+    return {name: metadata[name] for name in names if isinstance(metadata.get(name), str)}
 
 
-def _by_depth(found: TrainingSummary) -> list[str]:
-    lines = [f"| depth | {found.measure} |" + (" 95 % interval |" if found.bounds else "")]
-    lines.append("|---:|---:|" + (":---|" if found.bounds else ""))
-    for depth in range(1, len(found.values) + 1):
-        low, high = found.bounds[depth - 1] if found.bounds else (0.0, 0.0)
-        lines.append(f"| {depth} | {found.value(depth)} |" + (f" {low:.3f} – {high:.3f} |" if found.bounds else ""))
-    each = "by the classifier of that depth" if found.separate_heads else "by the one classifier of the model"
+def _by_depth(summary: TrainingSummary) -> list[str]:
+    lines = [f"| depth | {summary.measure} |" + (" 95 % interval |" if summary.bounds else "")]
+    lines.append("|---:|---:|" + (":---|" if summary.bounds else ""))
+    for depth in range(1, len(summary.values) + 1):
+        interval = " {:.3f} – {:.3f} |".format(*summary.bounds[depth - 1]) if summary.bounds else ""
+        lines.append(f"| {depth} | {summary.value(depth)} |{interval}")
+    each = "by the classifier of that depth" if summary.separate_heads else "by the one classifier of the model"
     return [
-        f"## {found.measure.capitalize()} by depth\n",
-        f"What the state after each block says when it is read out {each}, on {plain(found.evaluated)}. "
-        f"Depth {len(found.values)} is the whole model.\n",
+        f"## {summary.measure.capitalize()} by depth\n",
+        f"The hidden state after each block, read out {each}, on {plain(summary.evaluated)}. "
+        f"Depth {len(summary.values)} is the whole model.\n",
         "\n".join(lines) + "\n",
     ]
 
 
-def _use(found: TrainingSummary) -> list[str]:
-    name = _CLASSES[found.task]
+def _use(summary: TrainingSummary) -> list[str]:
+    name = _CLASSES[summary.task]
     heads = (
         "The classifiers of the depths below the last are in `heads.safetensors`; transformers leaves them alone, and "
         "`anydepth trace` reads each depth out by its own.\n"
@@ -102,29 +101,29 @@ def _use(found: TrainingSummary) -> list[str]:
         "## Use\n",
         "It is a plain model: transformers loads it, and nothing else is needed.\n",
         f'```python\nfrom transformers import {name}\n\nmodel = {name}.from_pretrained("FOLDER")\n```\n',
-        "To see what every depth of it knows about some data:\n",
+        "To trace every depth on some data:\n",
         "```console\n$ anydepth trace FOLDER --data DATA\n```\n",
-        *([heads] if found.separate_heads else []),
+        *([heads] if summary.separate_heads else []),
     ]
 
 
-def _training(found: TrainingSummary) -> list[str]:
+def _training(summary: TrainingSummary) -> list[str]:
     rows = [
         f"| {plain(name.replace('_', ' '))} | {code(_value(value), table=True)} |"
-        for name, value in found.settings.items()
+        for name, value in summary.settings.items()
     ]
     parts = ["## Training\n", "\n".join(["| setting | value |", "|---|---|", *rows]) + "\n"]
-    if found.classes:
-        shown = ", ".join(code(name) for name in found.classes[:20])
-        more = f" and {len(found.classes) - 20} more" if len(found.classes) > 20 else ""
-        parts.append(f"Classes: {shown}{more}.\n")
-    parts += [f"- {plain(note)}" for note in found.notes]
-    parts.append(f"\nMade with {', '.join(f'{name} {version}' for name, version in found.versions.items())}.\n")
+    if summary.classes:
+        names = ", ".join(code(name) for name in summary.classes[:20])
+        more = f" and {len(summary.classes) - 20} more" if len(summary.classes) > 20 else ""
+        parts.append(f"Classes: {names}{more}.\n")
+    parts += [f"- {plain(note)}" for note in summary.notes]
+    parts.append(f"\nMade with {', '.join(f'{name} {version}' for name, version in summary.versions.items())}.\n")
     return parts
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a repository on the hub, and is nothing on this disk.
+    """Whether a name can be a repository on the hub, and does not exist on this disk.
 
     Example:
         >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./vit"), is_hub_id("a: b"), is_hub_id("reviews.csv")
@@ -137,7 +136,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """A name for others: a hub id as it is, of a path the last part only, since nobody else has this disk.
+    """A name to publish: a hub id as it is, of a path only the last part.
 
     Example:
         >>> short_name("google/vit-base-patch16-224"), short_name("./data/reviews.csv")
@@ -151,7 +150,7 @@ def _value(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    r"""Text that Markdown and HTML leave alone.
+    r"""Text escaped for Markdown and HTML.
 
     Example:
         >>> print(plain("a|b *c* <img src=x> [d](e)"))
@@ -162,7 +161,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str, *, table: bool = False) -> str:
-    """Text as code, whatever is in it; in a table a bar would end the cell.
+    """Text as Markdown code, escaped; in a table also the bar, which would end the cell.
 
     Example:
         >>> code("a`b"), code("`")

@@ -1,39 +1,35 @@
-"""What is trained: one classifier for every depth, and what it is compared with.
+"""Training objectives: the protocol, the aligned loss of the paper, and its relatives by name.
 
 The aligned loss is `sum over l of lambda_l * CE(readout(h[l]), y)` with `lambda_l = 2 l / (L (L + 1))`
-(arXiv:2406.14479). `AlignedLoss` computes it, and its relatives, for any model that `Stack` accepts and in any training
-loop. Depth L is read from the forward's own answer, so that weight on the last depth alone is ordinary training.
+(arXiv:2406.14479). Depth L is read from the model's own output, so that weight on the last depth alone is ordinary
+training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets
-from anydepth.core.tokens import Policy, default_policy, select, valid_positions
 from anydepth.errors import ObjectiveError, choose
 from anydepth.training.depth_weights import EXITS, SCHEDULES, Exits, Weights, sampled, weights_of
-from anydepth.training.losses import DepthLossTerms, inputs_and_labels, require_learnable
+from anydepth.training.losses import DepthLossTerms, cosine_distance, inputs_and_labels, require_learnable
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a step's loss is made of.
+    """The loss of one step, and its parts by depth.
 
     Attributes:
         loss: to backpropagate.
-        by_depth: cross-entropy at each depth 1..L in nats per label, on its own; NaN where this step did not look.
-        accuracy: share of labels whose logit is the largest, at each depth; NaN where this step did not look.
+        by_depth: cross-entropy at each depth 1..L in nats per label; NaN where this step computed none.
+        accuracy: share of labels whose logit is the largest, at each depth; NaN where this step computed none.
     """
 
     loss: Float[Tensor, ""]
@@ -41,32 +37,77 @@ class Loss:
     accuracy: Float[Tensor, " l"]
 
 
+@runtime_checkable
+class Objective(Protocol):
+    """What `AlignedTrainer` minimises: `AlignedLoss`, or any callable with these two methods.
+
+    Example:
+        A hinge loss at every depth, to be used as `AlignedTrainer(model, args, objective=HingeLoss(), ...)`:
+
+        >>> from torch.nn.functional import cross_entropy, multi_margin_loss
+        >>> class HingeLoss:
+        ...     def expected(self, depth):
+        ...         return {each: 1 / depth for each in range(1, depth + 1)}
+        ...
+        ...     def __call__(self, stack, batch, *, step=0, items=None):
+        ...         inputs, labels = inputs_and_labels(stack.model, batch)
+        ...         states, _ = stack.forward(inputs)
+        ...         logits = [stack.readout(states[depth], inputs, depth=depth) for depth in range(1, stack.depth + 1)]
+        ...         hinge = torch.stack([multi_margin_loss(each, labels, reduction="sum") for each in logits])
+        ...         nats = torch.stack([cross_entropy(each, labels) for each in logits])
+        ...         right = torch.stack([(each.argmax(1) == labels).float().mean() for each in logits])
+        ...         return Loss(hinge.mean() / (items or len(labels)), nats.detach(), right)
+        >>> blocks = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+        >>> model = torch.nn.Sequential(blocks, torch.nn.Linear(4, 4))
+        >>> loss = HingeLoss()(Stack(model), (torch.eye(4), torch.arange(4)))
+        >>> loss.by_depth.shape
+        torch.Size([3])
+    """
+
+    def __call__(self, stack: Stack, batch: Any, *, step: int, items: int | Tensor | None) -> Loss:
+        """The loss of a batch.
+
+        Args:
+            stack: the model.
+            batch: as the data loader gives it, with the labels.
+            step: the optimizer step, from 0.
+            items: number of labels in the whole optimizer step, by which sums are to be divided; None if this batch is
+                all of it.
+        """
+        ...
+
+    def expected(self, depth: int) -> Mapping[int, float]:
+        """The weight of each depth's cross-entropy in `eval_loss`, for a model of `depth` blocks."""
+        ...
+
+
 @dataclass(frozen=True)
 class AlignedLoss:
-    """One classifier, trained at every depth.
+    """Weighted cross-entropy of one shared classifier at every depth.
 
     Args:
-        weights: what each depth weighs: "linear" (the paper's), "uniform", "final" (ordinary training), "additive"
-            (ordinary training with the shallow depths on top), one number for each exit, or a function of (depth, L).
+        weights: weight of each depth: "linear" (the paper's), "uniform", "final" (ordinary training), "additive"
+            (ordinary training plus the shallow depths), one number for each exit, or a function of (depth, L).
         schedule: "every" step the same; "alternating" between depth L alone (steps 0, 2, ...) and the weights; or
             their "mixture", half and half at every step.
         exits: "all" depths; "sampled": depth L and one drawn at each step, unbiased; or the depths to train.
-        distillation: share of the shallow depths' loss that imitates depth L's answer (without gradient to it) rather
+        distillation: share of the shallow depths' loss that imitates depth L's output (without gradient to it) rather
             than the labels, in 0..1.
-        cosine: the paper's regulariser: adds `cosine * sum over l < L of lambda_l * (1 - cos(h[l], h[L]))` and keeps
-            the cross-entropy of depth L alone.
+        cosine: the paper's regulariser: adds `cosine * sum over l < L of lambda_l * (1 - cos(h[l], h[L]))` to the
+            cross-entropy of depth L alone. It excludes `distillation`.
         label_smoothing: share of each label spread evenly over all classes, in 0..1.
         seed: of what is sampled.
 
     Raises:
-        ObjectiveError: a setting out of range. Weights and exits are checked when the depth of the model is known.
+        ObjectiveError: a setting out of range, or two that exclude each other. Weights and exits are checked when the
+            depth of the model is known.
 
     Example:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), nn.Linear(4, 2))
-        >>> found = AlignedLoss()(Stack(model), (torch.eye(4), torch.tensor([0, 1, 0, 1])), step=0)
-        >>> found.loss.backward()
-        >>> torch.allclose(found.loss, (found.by_depth * torch.tensor([1 / 6, 2 / 6, 3 / 6])).sum())
+        >>> result = AlignedLoss()(Stack(model), (torch.eye(4), torch.tensor([0, 1, 0, 1])), step=0)
+        >>> result.loss.backward()
+        >>> torch.allclose(result.loss, (result.by_depth * torch.tensor([1 / 6, 2 / 6, 3 / 6])).sum())
         True
     """
 
@@ -77,10 +118,6 @@ class AlignedLoss:
     cosine: int | float = 0.0
     label_smoothing: int | float = 0.0
     seed: int = 0
-    # where a model's readout looks, found once for each
-    _policies: WeakKeyDictionary[Stack, Policy] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         choose(self.schedule, SCHEDULES, "schedule", ObjectiveError)
@@ -90,9 +127,14 @@ class AlignedLoss:
             value = getattr(self, name)
             if not 0 <= value <= most or value == float("inf"):
                 raise ObjectiveError(f"{name} is {value}, expected a number from 0 " + ("to 1" if most == 1 else "on"))
+        if self.cosine and self.distillation:
+            raise ObjectiveError(
+                f"cosine is {self.cosine} and distillation {self.distillation}, expected one of them: with cosine the "
+                "shallow depths have no readout that could imitate depth L"
+            )
 
     def expected(self, depth: int) -> dict[int, float]:
-        """What each depth weighs, on the mean over steps.
+        """The weight of each depth's cross-entropy, on the mean over steps.
 
         Args:
             depth: L.
@@ -105,10 +147,14 @@ class AlignedLoss:
             {1: 0.16666666666666666, 2: 0.8333333333333333}
         """
         weights = self._weights(depth)
+        if self.cosine:
+            return {depth: 1.0}
         return weights if self.schedule == "every" else _half_final(weights, depth)
 
     def plan(self, step: int, depth: int) -> dict[int, float]:
-        """What each depth weighs at one optimizer step: a function of (seed, step), the same on every rank.
+        """The weight of each depth at one optimizer step: a function of (seed, step), the same on every rank.
+
+        With `cosine` they are the weights of the distances, not of the cross-entropy.
 
         Args:
             step: the optimizer step, from 0.
@@ -134,10 +180,10 @@ class AlignedLoss:
 
         Args:
             stack: the model; with `heads`, depths below L are read out by theirs.
-            batch: a dict with "labels", or a pair (x, y). A language model without labels is asked its own tokens; an
+            batch: a dict with "labels", or a pair (x, y). The labels of a language model default to its own tokens; an
                 encoder-decoder is given the labels shifted to the right, as transformers shifts them.
             step: the optimizer step: it decides what alternates and what is sampled.
-            items: how many labels the whole optimizer step has, if this is a part of it: what sums are divided by.
+            items: number of labels in the whole optimizer step, if this is a part of it: what sums are divided by.
 
         Raises:
             ObjectiveError: nothing to learn with: a frozen classifier, a readout without gradient.
@@ -145,46 +191,33 @@ class AlignedLoss:
             NonFiniteLoss: the loss at some depth is NaN or infinite.
         """
         inputs, labels = inputs_and_labels(stack.model, batch)
-        plan = self.plan(step, stack.depth)
+        weights = self.plan(step, stack.depth)
         if torch.is_grad_enabled():
-            require_learnable(stack, inputs, plan)
-        states, answer = stack.forward(inputs)
-        asked = Targets.of(stack, inputs, labels, answer)
-        tally = DepthLossTerms(stack, asked, items, answer, smoothing=self.label_smoothing, imitation=self.distillation)
-        shallow = {depth: weight for depth, weight in plan.items() if depth < stack.depth and weight}
-        total = tally.final(1.0 if self.cosine else plan.get(stack.depth, 0.0))
+            require_learnable(stack, inputs, weights)
+        states, output = stack.forward(inputs)
+        targets = Targets.of(stack, inputs, labels, output)
+        shares = {"smoothing": self.label_smoothing, "imitation": self.distillation}
+        terms = DepthLossTerms(stack, targets, items, output, **shares)
+        shallow = {depth: weight for depth, weight in weights.items() if depth < stack.depth and weight}
+        loss = terms.final(1.0 if self.cosine else weights.get(stack.depth, 0.0))
         if self.cosine:
-            total = total + self.cosine * self._apart(stack, inputs, states, answer, shallow)
+            loss = loss + self.cosine * cosine_distance(stack, inputs, states, output, shallow)
         elif shallow:
-            total = total + tally.shallow(inputs, states, shallow)
-        tally.require_finite(step)
-        if torch.is_grad_enabled() and not total.requires_grad:
+            loss = loss + terms.shallow(inputs, states, shallow)
+        terms.require_finite(step)
+        if torch.is_grad_enabled() and not loss.requires_grad:
             raise ObjectiveError(f"the loss of {type(stack.model).__name__} has no gradient: every parameter is frozen")
-        return Loss(total, tally.by_depth, tally.accuracy)
-
-    def _apart(
-        self, stack: Stack, batch: Batch, states: list[Tensor], answer: Tensor, weights: Mapping[int, float]
-    ) -> Tensor:
-        """The mean over samples of `sum over l of lambda_l * (1 - cos(h[l], h[L]))`, where the readout looks."""
-        if stack not in self._policies:
-            self._policies[stack] = default_policy(stack, batch, labels_each=answer.ndim == 3)
-        valid = valid_positions(batch, states[-1])
-        rows = {depth: select(states[depth], valid, self._policies[stack])[0] for depth in (*weights, stack.depth)}
-        apart = [
-            weight * (1 - functional.cosine_similarity(rows[depth], rows[stack.depth], dim=1)).mean()
-            for depth, weight in weights.items()
-        ]
-        return torch.stack(apart).sum() if apart else answer.new_zeros(())
+        return Loss(loss, terms.by_depth, terms.accuracy)
 
 
 def _half_final(weights: dict[int, float], depth: int) -> dict[int, float]:
-    halves = {one: weight / 2 for one, weight in weights.items()}
+    halves = {each: weight / 2 for each, weight in weights.items()}
     return {**halves, depth: halves.get(depth, 0.0) + 0.5}
 
 
-@dataclass(frozen=True)
-class Objective:
-    """A way to train, by name.
+@dataclass(frozen=True, kw_only=True)
+class NamedObjective:
+    """An objective of the table `OBJECTIVES`.
 
     Attributes:
         name: on the command line and in results.
@@ -199,51 +232,35 @@ class Objective:
     separate_heads: bool = False
 
 
-_ALL = (
-    Objective("standard", "Ordinary training of depth L: what the others are measured against.", AlignedLoss("final")),
-    Objective("aligned", "The paper's: one classifier at every depth, weights proportional to depth.", AlignedLoss()),
-    Objective(
-        "uniform",
-        "One classifier at every depth, all weighing the same: the most for the shallow ones.",
-        AlignedLoss("uniform"),
-    ),
-    Objective(
-        "additive",
-        "Depth L at full weight with the shallower depths on top, for when the last depth must not give way.",
+_TABLE = {
+    "standard": (AlignedLoss("final"), "Ordinary training of depth L: the baseline of the others."),
+    "aligned": (AlignedLoss(), "The paper's: one classifier at every depth, weights proportional to depth."),
+    "uniform": (AlignedLoss("uniform"), "One classifier at every depth, all weighing the same."),
+    "additive": (
         AlignedLoss("additive"),
+        "Ordinary training of depth L plus the weighted loss of the shallower depths.",
     ),
-    Objective(
-        "alternating",
-        "Depth L alone and the aligned loss, step about, as the paper describes: half the cost of the readouts.",
+    "alternating": (
         AlignedLoss(schedule="alternating"),
+        "Depth L alone and the aligned loss in turn, as the paper says.",
     ),
-    Objective(
-        "mixture",
-        "Half the loss of depth L and half the aligned loss at every step: what the paper's code really ran.",
+    "mixture": (
         AlignedLoss(schedule="mixture"),
+        "Half depth L, half the aligned loss: what the paper's code really ran.",
     ),
-    Objective(
-        "sampled",
-        "Depth L and one shallower depth at each step, unbiased: nearly the cost of ordinary training.",
-        AlignedLoss(exits="sampled"),
-    ),
-    Objective(
-        "distilled",
-        "Shallow depths learn half from the labels and half from what depth L answers.",
-        AlignedLoss(distillation=0.5),
-    ),
-    Objective(
-        "cosine",
-        "The paper's regulariser: depth L's loss, and states drawn towards the last; no readout at shallow depths.",
-        AlignedLoss(cosine=1.0),
-    ),
-    Objective("heads", "One classifier for each depth: the rival of one for all.", AlignedLoss(), separate_heads=True),
-)
-OBJECTIVES: Mapping[str, Objective] = {objective.name: objective for objective in _ALL}
+    "sampled": (AlignedLoss(exits="sampled"), "Depth L and one shallower depth at each step, unbiased and cheap."),
+    "distilled": (AlignedLoss(distillation=0.5), "Shallow depths learn half from the labels and half from depth L."),
+    "cosine": (AlignedLoss(cosine=1.0), "The paper's regulariser: depth L's loss, and states drawn towards the last."),
+    "heads": (AlignedLoss(), "One classifier for each depth, to compare with one for all."),
+}
+OBJECTIVES: Mapping[str, NamedObjective] = {
+    name: NamedObjective(name=name, purpose=purpose, loss=loss, separate_heads=name == "heads")
+    for name, (loss, purpose) in _TABLE.items()
+}
 DEFAULT = "aligned"
 
 
-def objective_named(name: str) -> Objective:
+def objective_named(name: str) -> NamedObjective:
     """The objective of that name.
 
     Raises:

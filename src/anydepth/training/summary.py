@@ -1,4 +1,4 @@
-"""What a training came to."""
+"""The result of a training."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSummary:
-    """What a training came to.
+    """The trained model, its quality at every depth, and the settings of the training.
 
     Attributes:
         folder: where the model is.
-        model: what it was trained from.
-        data: what it was trained on.
-        task: what it was trained for.
+        model: the model before the training.
+        data: the training data.
+        task: of the model.
         objective: name of the objective.
-        purpose: what that is for, in a sentence.
+        purpose: of the objective, in a sentence.
         separate_heads: whether each depth has a classifier of its own.
         measure: "accuracy", or "perplexity" of a language model.
-        values: of depth 1..L, on what was kept apart; None where it is not finite.
-        bounds: low and high of each accuracy (Wilson, 95 %); empty where answers of one text are not independent.
-        evaluated: on what, in words.
+        values: of depth 1..L, on held-out data; None where it is not finite.
+        bounds: low and high of each accuracy (Wilson, 95 %); empty where outputs of one text are not independent.
+        evaluated: the held-out data, in words.
         classes: names of the classes; empty for a language model.
-        settings: those of the training that a reader wants to know.
+        settings: of the training, without those left at None or False.
         steps: optimizer steps.
-        seconds: that training took since it last began or went on.
-        notes: what a reader of the results should know, one sentence each.
+        seconds: of training since it last began or resumed.
+        notes: on the results, one sentence each.
         versions: of the libraries.
     """
 
@@ -51,19 +51,19 @@ class TrainingSummary:
     versions: Mapping[str, str]
 
     def as_plain(self) -> dict[str, Any]:
-        """Everything but the folder, which may move, as values that JSON holds."""
+        """All fields but the folder, which may move, as values for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     @classmethod
     def of(cls, folder: Path, plain: Mapping[str, Any]) -> TrainingSummary:
-        """From what `as_plain` gave, read back; other entries are left alone."""
-        known = {one.name: plain[one.name] for one in fields(cls) if one.name != "folder"}
+        """The summary from the output of `as_plain`; other entries are ignored."""
+        known = {field.name: plain[field.name] for field in fields(cls) if field.name != "folder"}
         listed = {name: tuple(known[name]) for name in ("values", "classes", "notes")}
         return cls(folder=folder, **known | listed | {"bounds": tuple(tuple(pair) for pair in known["bounds"])})
 
     def value(self, depth: int) -> str:
-        """The value at a depth, 1..L, as people write it."""
-        found = self.values[depth - 1]
-        if found is None:
+        """The value at a depth, 1..L, as text."""
+        value = self.values[depth - 1]
+        if value is None:
             return "–"
-        return f"{found:.3f}" if self.measure == "accuracy" else f"{found:,.2f}"
+        return f"{value:.3f}" if self.measure == "accuracy" else f"{value:,.2f}"

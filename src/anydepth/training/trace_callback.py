@@ -1,4 +1,4 @@
-"""Tracing while a model is trained: how each depth comes to know what it knows."""
+"""Trainer callback that traces the model during training."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from anydepth.tracing.run import DEFAULT_MEASURES, trace
 from anydepth.tracing.trace import Trace
 from anydepth.training.checkpoints import randomness_kept
 
-_MOST_IN_REPORT = 8  # curves that can still be told apart in one chart
+_MAX_CURVES = 8  # more could not be distinguished in one chart
 
 
 class TraceCallback(TrainerCallback):  # type: ignore[misc]
-    """Traces the model during training, and ends with one report that lays the traces over each other.
+    """Traces the model during training, and writes one report with all traces at the end.
 
     Each trace is an ordinary one, in `folder/step-000100`, without the sums that only merging needs. The report,
-    `folder/report.html`, shows up to eight of them, evenly spread and the last among them; an earlier run's, if it was
-    resumed, too. The training goes on as if it had not been looked at: mode and randomness are put back.
+    `folder/report.html`, shows up to eight of them, evenly spaced and including the last; with those of an earlier run,
+    if it was resumed. Tracing does not change the training: mode and random state are restored.
 
-    With several processes each traces its share of the data, and `folder` must be one that all of them see. A model
-    that FSDP or DeepSpeed has cut up cannot be traced: its processes would have to keep step.
+    With several processes each traces its share of the data, and all of them must have access to `folder`. A model that
+    FSDP or DeepSpeed shards cannot be traced, since its processes would have to run in step.
 
     Args:
-        data: what `anydepth.trace` takes. It is read once for each trace, so no iterator that is used up.
-        folder: where to.
-        every: trace each time so many optimizer steps are done; None: at each evaluation.
-        measures: as of `anydepth.trace`.
-        tokens: as of `anydepth.trace`.
+        data: as for `anydepth.trace`, and measures and tokens likewise. It is read once for each trace, so it must not
+            be an iterator.
+        folder: for the traces and the report.
+        every: number of optimizer steps between traces; None: trace at each evaluation.
+        measures: names of measures.
+        tokens: token positions.
         blocks: the dotted name of the list of blocks, for a model that has several.
 
     Raises:
@@ -65,12 +66,12 @@ class TraceCallback(TrainerCallback):  # type: ignore[misc]
         self._traced: int | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        """Trace, if it is time to."""
+        """Trace, if this step is a multiple of `every`."""
         if self.every is not None and state.global_step % self.every == 0:
             self._trace(args, state.global_step, model)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
-        """Trace, once for each step however many data sets are evaluated."""
+        """Trace, once for each step even if several data sets are evaluated."""
         if self.every is None and state.global_step != self._traced:
             self._trace(args, state.global_step, model)
 
@@ -78,20 +79,20 @@ class TraceCallback(TrainerCallback):  # type: ignore[misc]
         """Write the report."""
         from anydepth.report.pages.trace import write
 
-        found = sorted(path.parent for path in self.folder.glob("step-*/trace.json"))
-        if not found or rank_and_count()[0] != 0:
+        folders = sorted(path.parent for path in self.folder.glob("step-*/trace.json"))
+        if not folders or rank_and_count()[0] != 0:
             return
-        gaps = max(1, min(_MOST_IN_REPORT, len(found)) - 1)
-        shown = sorted({round(index * (len(found) - 1) / gaps) for index in range(gaps + 1)})
-        labels = [f"step {int(found[index].name.removeprefix('step-'))}" for index in shown]
-        write([Trace.load(found[index]) for index in shown], self.folder / "report.html", labels)
+        gaps = max(1, min(_MAX_CURVES, len(folders)) - 1)
+        shown = [folders[index] for index in sorted({round(i * (len(folders) - 1) / gaps) for i in range(gaps + 1)})]
+        labels = [f"step {int(folder.name.removeprefix('step-'))}" for folder in shown]
+        write([Trace.load(folder) for folder in shown], self.folder / "report.html", labels)
 
     def _trace(self, args: Any, step: int, model: nn.Module) -> None:
         self._traced = step
         stack = Stack(model, blocks=self.blocks, heads=getattr(model, ATTACHED, None))
         name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
         dtype = torch.bfloat16 if args.bf16 else torch.float16
-        # accelerate casts only what the model's own forward calls; blocks are also called one by one
+        # accelerate casts only inside the model's own forward, and tracing also calls blocks one by one
         with randomness_kept(), torch.autocast(args.device.type, dtype=dtype, enabled=args.bf16 or args.fp16):
             trace(
                 stack,

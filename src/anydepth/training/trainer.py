@@ -1,4 +1,4 @@
-"""Training at every depth with `transformers.Trainer`: same arguments, another loss, a plain model as the result.
+"""`transformers.Trainer` with a loss at every depth: same arguments, a plain model as the result.
 
 `AlignedTrainer` changes what a step computes and what an evaluation reports. Data, optimizer, schedule, gradient
 accumulation, activation checkpointing, mixed precision, PEFT, several processes, logging and resuming are Trainer's.
@@ -21,12 +21,11 @@ from transformers.trainer_utils import SaveStrategy
 
 from anydepth.core.heads import ATTACHED, HEADS_FILE, Heads, separate_heads
 from anydepth.core.model_io import device_of, to_device
-from anydepth.core.patching import forward_as
 from anydepth.core.stack import Stack
 from anydepth.core.targets import predicts_next_token
 from anydepth.dependencies import require
 from anydepth.distributed import wait_for_all
-from anydepth.errors import TrainingError
+from anydepth.errors import ObjectiveError, TrainingError
 from anydepth.storage.disk import write_errors
 from anydepth.training.batch_labels import RequireObjective, label_of, labelled
 from anydepth.training.checkpoints import (
@@ -44,74 +43,43 @@ from anydepth.training.checkpoints import (
 )
 from anydepth.training.evaluation import by_sample
 from anydepth.training.losses import inputs_and_labels
-from anydepth.training.objectives import DEFAULT, AlignedLoss, Objective, objective_named
-from anydepth.training.trace_callback import TraceCallback
-
-__all__ = ["AlignedTrainer", "TraceCallback", "last_checkpoint", "within_forward"]
-
-
-def within_forward(outer: nn.Module, inner: nn.Module, work: Callable[[dict[str, Any]], Any], inputs: Any) -> Any:
-    """Do some work where a wrapper runs the forward of the model it wraps.
-
-    DDP and FSDP prepare for gradients when *their* forward is called, once for each backward. So the whole loss, with
-    all its readouts, has to run inside one call of theirs.
-
-    Args:
-        outer: the model as it is called in training: DDP, FSDP, DeepSpeed, or the model itself.
-        inner: the model itself.
-        work: takes the inputs as they reach the model; calls the model as often as it likes.
-        inputs: keyword arguments of the forward.
-
-    Returns:
-        What `work` returns. For the wrapper's sake tensors with gradient must lie in it bare, or in a dict.
-
-    Example:
-        >>> model = nn.Linear(2, 3)
-        >>> within_forward(model, model, lambda inputs: model(**inputs).sum(), {"input": torch.ones(4, 2)}).shape
-        torch.Size([])
-    """
-    own = inner.forward  # accelerate's wrapper for mixed precision, where it put one on the instance
-
-    def forward(**inputs: Any) -> Any:
-        with forward_as(inner, own):
-            return work(inputs)
-
-    with forward_as(inner, forward):
-        return outer(**inputs)
+from anydepth.training.objectives import DEFAULT, AlignedLoss, NamedObjective, Objective, objective_named
+from anydepth.training.wrapped_forward import within_forward
 
 
 class AlignedTrainer(Trainer):  # type: ignore[misc]
-    """`transformers.Trainer` with an objective that trains every depth; what comes out is a plain model.
+    """`transformers.Trainer` with an objective that trains every depth; the result is a plain model.
 
-    Takes what Trainer takes, and does what it does: resume, accumulate, checkpoint activations, cast, adapt (PEFT),
-    log. With `objective="standard"` it ends at the very weights that Trainer ends at. `args.torch_compile` compiles
-    each block in place, not the model around them. Several GPUs need `torchrun` or `accelerate launch`, one process
-    each. The loss runs inside FSDP's forward, which is tested on the CPU; what Trainer does around it, and DeepSpeed,
-    is provided for, but untested.
+    It takes Trainer's arguments and keeps its features: resuming, gradient accumulation, activation checkpointing,
+    mixed precision, PEFT, logging. With `objective="standard"` the weights equal Trainer's. `args.torch_compile`
+    compiles each block in place, not the model around them. Several GPUs need `torchrun` or `accelerate launch`, one
+    process each. The loss runs inside FSDP's forward, which is tested on the CPU; what Trainer does around it, and
+    DeepSpeed, is provided for, but untested.
 
     Logged in training, beside Trainer's own: `loss_depth_1` .. `loss_depth_L` (cross-entropy in nats) and
-    `accuracy_depth_1` .. `accuracy_depth_L`, means since the last log over the batches that looked at that depth. An
-    evaluation reports `eval_loss` (the objective's, each depth at its mean weight), `eval_accuracy` and
-    `eval_accuracy_depth_1` .. `_L`; for a language model `eval_accuracy`, `eval_perplexity` and
+    `accuracy_depth_1` .. `accuracy_depth_L`, means since the last log over the batches in which the objective computed
+    that depth. An evaluation reports `eval_loss` (cross-entropy, each depth at its expected weight), `eval_accuracy`
+    and `eval_accuracy_depth_1` .. `_L`; for a language model `eval_accuracy`, `eval_perplexity` and
     `eval_perplexity_depth_1` .. `_L`: means over samples, or tokens, however they fall into batches. (`loss` is divided
     by the labels that Trainer counts: for GPT-2 those are too many by the first of each text, which nothing predicts.)
 
     Args:
         *args: as Trainer takes them.
-        objective: a name of `anydepth.training.objectives.OBJECTIVES`, an `Objective`, or an `AlignedLoss` of your own.
-            `args.label_smoothing_factor` goes into its loss.
+        objective: a name of `anydepth.training.OBJECTIVES`, one of its values, an `AlignedLoss`, or a callable of your
+            own (see `anydepth.training.objectives.Objective`). `args.label_smoothing_factor` sets the `label_smoothing`
+            of an `AlignedLoss`.
         blocks: the dotted name of the list of blocks, for a model that has several (an encoder-decoder).
         heads: one classifier for each depth below L, to be trained with the model. The objective "heads" makes its
             own, as copies of the model's. Saved beside the model as `heads.safetensors`.
         **kwargs: as Trainer takes them.
 
-    The labels are what `args.label_names` names, else "labels". A subclass may override `compute_loss` to add to what
-    `super().compute_loss` returns; one that does not call it would not train the objective, and is refused before the
-    first step changes a weight.
+    The labels are in the entry that `args.label_names` names, else in "labels". A subclass may override `compute_loss`
+    to add to what `super().compute_loss` returns; one that does not call it would not train the objective, and is
+    refused before the first step changes a weight.
 
     Raises:
-        TrainingError: what cannot go together, several labels, a loss beside the objective, a checkpoint to resume from
-            that is not there, too small a disk.
+        TrainingError: arguments that exclude each other, several labels, a loss beside the objective, no checkpoint to
+            resume from, too small a disk.
         ObjectiveError: an unknown objective; while training, one that the model cannot learn from.
         LabelError: while training, labels that are missing or out of range.
         DependencyError: the installed transformers trains differently.
@@ -137,7 +105,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self,
         *args: Any,
-        objective: AlignedLoss | Objective | str = DEFAULT,
+        objective: Objective | NamedObjective | str = DEFAULT,
         blocks: str | None = None,
         heads: Heads | None = None,
         **kwargs: Any,
@@ -145,27 +113,25 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         require("transformers")
         chosen = objective_named(objective) if isinstance(objective, str) else objective
         super().__init__(*args, **kwargs)
-        self._refuse(heads)
-        loss = chosen.loss if isinstance(chosen, Objective) else chosen
-        if self.args.label_smoothing_factor:
-            loss = dataclasses.replace(loss, label_smoothing=self.args.label_smoothing_factor)
-        self.objective, self.label_smoother = loss, None
+        self._check_arguments(heads)
+        self.objective: Objective = self._smoothed(chosen.loss if isinstance(chosen, NamedObjective) else chosen)
+        self.label_smoother = None
         self.heads = None if heads is None else heads.to(device_of(self.model))
-        self._makes_heads = isinstance(chosen, Objective) and chosen.separate_heads and heads is None
+        self._makes_heads = isinstance(chosen, NamedObjective) and chosen.separate_heads and heads is None
         self._blocks = blocks
         self._stack: Stack | None = None
-        self._seen: Tensor | None = None
-        self._sums: Tensor | None = None
+        self._log_sums: Tensor | None = None
+        self._evaluation_sums: Tensor | None = None
         self.model_accepts_loss_kwargs = True  # Trainer then counts the labels of the whole optimizer step
-        self.label_names = self.label_names or ["labels"]  # of a model that takes none: it is the objective that does
-        named = self.args.label_names is not None
-        self._label = label_of(self.label_names, type(self._inner(self.model)).__name__, given=named)
+        self.label_names = self.label_names or ["labels"]  # for a model that takes none
+        name, named = type(self._inner(self.model)).__name__, self.args.label_names is not None
+        self._label = label_of(self.label_names, name, given=named)
         self._guard = RequireObjective(type(self).__name__)
         self.add_callback(self._guard)
         # accelerate would compile the model as a whole, and the stubs in it
         self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
 
-    def _refuse(self, heads: Heads | None) -> None:
+    def _check_arguments(self, heads: Heads | None) -> None:
         if self.args.n_gpu > 1:
             raise TrainingError(
                 f"one process has {self.args.n_gpu} GPUs, expected one process for each: start it with "
@@ -178,6 +144,23 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     def _require_one_loss(self) -> None:
         if self.compute_loss_func is not None:
             raise TrainingError("compute_loss_func and an objective are two losses: leave one out")
+
+    def _smoothed(self, objective: Any) -> Any:
+        """The objective, with the label smoothing of the arguments."""
+        if isinstance(objective, type) or not isinstance(objective, Objective):
+            raise ObjectiveError(
+                f"objective is {objective!r}, expected a name of OBJECTIVES, an AlignedLoss, or a callable with a "
+                "method expected(depth)"
+            )
+        smoothing = self.args.label_smoothing_factor
+        if not smoothing:
+            return objective
+        if isinstance(objective, AlignedLoss):
+            return dataclasses.replace(objective, label_smoothing=smoothing)
+        raise TrainingError(
+            f"label_smoothing_factor is {smoothing}, and {type(objective).__name__} is an objective of your own, which "
+            "Trainer cannot smooth: smooth the labels in the objective, and leave label_smoothing_factor out"
+        )
 
     # --- labels -----------------------------------------------------------------------------------------------------
 
@@ -204,25 +187,31 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The objective's loss of a batch; with `return_outputs` also the dict of `loss`, `by_depth`, `accuracy`."""
-        inner = self._inner(model)
         self._require_one_loss()
-        self._guard.asked = True
-        inputs = self._labelled(inputs)
+        self._guard.called = True
 
-        def work(inputs: dict[str, Any]) -> dict[str, Tensor]:
-            with self.accelerator.autocast():  # opened once around all readouts, which then share the cast weights
-                stack = self._stack_of(inner, inputs)
-                found = self.objective(stack, inputs, step=self.state.global_step, items=num_items_in_batch)
-            return {"loss": found.loss, "by_depth": found.by_depth, "accuracy": found.accuracy}
+        def work(stack: Stack, inputs: dict[str, Any]) -> dict[str, Tensor]:
+            result = self.objective(stack, inputs, step=self.state.global_step, items=num_items_in_batch)
+            return {"loss": result.loss, "by_depth": result.by_depth.detach(), "accuracy": result.accuracy.detach()}
 
-        outputs = within_forward(model, inner, work, inputs)
+        outputs = self._in_forward(model, work, self._labelled(inputs))
         if model.training:
-            self._note(outputs["by_depth"], outputs["accuracy"])
+            self._add_to_log(outputs["by_depth"], outputs["accuracy"])
         loss = outputs["loss"]
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # the labels were counted over all processes, and gradients are averaged over them: as Trainer does it
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, outputs) if return_outputs else loss
+
+    def _in_forward(self, model: nn.Module, work: Callable[[Stack, dict[str, Any]], Any], inputs: Any) -> Any:
+        """Call `work` with the stack and the inputs, inside the forward of the model that accelerate wrapped."""
+        inner = self._inner(model)
+
+        def on_stack(inputs: dict[str, Any]) -> Any:
+            with self.accelerator.autocast():  # opened once around all readouts, which then share the cast weights
+                return work(self._stack_of(inner, inputs), inputs)
+
+        return within_forward(model, inner, on_stack, inputs)
 
     def _inner(self, model: nn.Module) -> nn.Module:
         return self.accelerator.unwrap_model(model, keep_torch_compile=False)  # type: ignore[no-any-return]
@@ -239,20 +228,20 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
 
     # --- logs -------------------------------------------------------------------------------------------------------
 
-    def _note(self, by_depth: Float[Tensor, " l"], accuracy: Float[Tensor, " l"]) -> None:
-        """Add to what the next log shows; stays on the device."""
-        looked = ~accuracy.isnan()
-        seen = torch.stack([by_depth.nan_to_num(), accuracy.nan_to_num(), looked.to(by_depth.dtype)])
-        self._seen = seen if self._seen is None else self._seen + seen
+    def _add_to_log(self, by_depth: Float[Tensor, " l"], accuracy: Float[Tensor, " l"]) -> None:
+        """Add to the sums of the next log; they stay on the device."""
+        computed = ~accuracy.isnan()
+        sums = torch.stack([by_depth.nan_to_num(), accuracy.nan_to_num(), computed.to(by_depth.dtype)])
+        self._log_sums = sums if self._log_sums is None else self._log_sums + sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log to whatever `report_to` names; what training logs is joined by its losses by depth."""
-        if "loss" in logs and self._seen is not None:
-            nats, right, times = self.accelerator.reduce(self._seen, "sum").tolist()
-            self._seen = None
+        """Log to whatever `report_to` names; losses and accuracies by depth are added to a log of training."""
+        if "loss" in logs and self._log_sums is not None:
+            nats, right, counts = self.accelerator.reduce(self._log_sums, "sum").tolist()
+            self._log_sums = None
             for name, sums in (("loss", nats), ("accuracy", right)):
-                of = enumerate(zip(sums, times, strict=True), start=1)
-                logs |= {f"{name}_depth_{depth}": total / count for depth, (total, count) in of if count}
+                by_depth = enumerate(zip(sums, counts, strict=True), start=1)
+                logs |= {f"{name}_depth_{depth}": total / count for depth, (total, count) in by_depth if count}
         super().log(logs, start_time)
 
     # --- evaluation -------------------------------------------------------------------------------------------------
@@ -265,12 +254,12 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """Trainer's, with what every depth is worth among the metrics."""
-        self._sums = None
+        """Trainer's, with the metrics of every depth."""
+        self._evaluation_sums = None
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        ours = {f"{metric_key_prefix}_{name}": value for name, value in self._metrics().items()}
-        output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of means; ours takes its place
-        output.metrics.update({**ours, **output.metrics})  # the user's compute_metrics has the last word on its names
+        by_depth = {f"{metric_key_prefix}_{name}": value for name, value in self._metrics().items()}
+        output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batch means
+        output.metrics.update({**by_depth, **output.metrics})  # names of the user's compute_metrics take precedence
         return output
 
     def prediction_step(
@@ -280,48 +269,39 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Count what each depth gets right; logits are computed only for those who ask for predictions."""
+        """Sum loss and accuracy of each depth; logits are computed only if predictions are needed."""
         inputs = self._labelled(self._prepare_inputs(inputs))
         labels = inputs.get("labels")
         loss = None
         if labels is not None or predicts_next_token(self._inner(model)):
-            rows = self._by_sample(model, inputs)
+            with torch.no_grad():
+                rows = self._in_forward(model, by_sample, inputs)
             loss = self._expected_loss(rows.sum(0)).to(rows.dtype)
             sums = self.accelerator.gather_for_metrics(rows).cpu().double().sum(0)
-            self._sums = sums if self._sums is None else self._sums + sums
+            self._evaluation_sums = sums if self._evaluation_sums is None else self._evaluation_sums + sums
         if prediction_loss_only:
             return loss, None, None
         unlabelled, _ = inputs_and_labels(self._inner(model), inputs)
         _, logits, _ = super().prediction_step(model, dict(unlabelled), False, ignore_keys)
         return loss, logits, labels
 
-    def _by_sample(self, model: nn.Module, inputs: dict[str, Any]) -> Float[Tensor, "b l 3"]:
-        inner = self._inner(model)
-
-        def work(inputs: dict[str, Any]) -> Tensor:
-            with self.accelerator.autocast():
-                return by_sample(self._stack_of(inner, inputs), inputs)
-
-        with torch.no_grad():
-            return within_forward(model, inner, work, inputs)  # type: ignore[no-any-return]
-
     def _expected_loss(self, sums: Float[Tensor, "l 3"]) -> Float[Tensor, ""]:
-        """The objective's mean over steps, of cross-entropies: without what imitates, smooths or regularises."""
-        depth = len(sums)
-        weights = {depth: 1.0} if self.objective.cosine else self.objective.expected(depth)
+        """The cross-entropies at their expected weights: without distillation, label smoothing or regulariser."""
+        weights = self.objective.expected(len(sums))
         nats = sums[:, 1] / sums[:, 2]
-        return torch.stack([weight * nats[one - 1] for one, weight in weights.items() if weight]).sum()
+        return torch.stack([weight * nats[depth - 1] for depth, weight in weights.items() if weight]).sum()
 
     def _metrics(self) -> dict[str, float]:
-        if self._sums is None:
+        sums = self._evaluation_sums
+        if sums is None:
             return {}
-        right, nats, count = self._sums.unbind(1)
-        found = {"loss": self._expected_loss(self._sums).item(), "accuracy": (right / count)[-1].item()}
+        right, nats, count = sums.unbind(1)
         name, values = "accuracy", right / count
+        metrics = {"loss": self._expected_loss(sums).item(), "accuracy": values[-1].item()}
         if predicts_next_token(self._inner(self.model)):
             name, values = "perplexity", (nats / count).exp()
-            found[name] = values[-1].item()
-        return found | {f"{name}_depth_{depth}": value for depth, value in enumerate(values.tolist(), start=1)}
+            metrics[name] = values[-1].item()
+        return metrics | {f"{name}_depth_{depth}": value for depth, value in enumerate(values.tolist(), start=1)}
 
     # --- heads ------------------------------------------------------------------------------------------------------
 
@@ -348,7 +328,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     def _shards(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    # --- from start to end, and again -------------------------------------------------------------------------------
+    # --- training and checkpoints ---------------------------------------------------------------------------------
 
     def train(
         self,
@@ -356,7 +336,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
-        """Train; `resume_from_checkpoint=True` goes on from the newest checkpoint that was written to its end.
+        """Train; `resume_from_checkpoint=True` resumes from the newest complete checkpoint.
 
         Raises:
             TrainingError: there is none, or the disk has no room for another.
@@ -364,39 +344,39 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         checkpoint = self._checkpoint(resume_from_checkpoint)
         if self.model_init is None:
             self._attach_heads(self.model)
-        self._require_space()
+        self._require_disk_space()
         try:
             return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
-            if not self._shards():  # the model is plain again; the trainer keeps the heads
+            if not self._shards():  # the model is plain again, and the trainer keeps the heads
                 self._inner(self.model)._modules.pop(ATTACHED, None)
 
-    def _checkpoint(self, wanted: str | Path | bool | None) -> str | None:
-        if not wanted:
+    def _checkpoint(self, resume: str | Path | bool | None) -> str | None:
+        if not resume:
             return None
-        found = last_checkpoint(self.args.output_dir, thorough=True) if wanted is True else Path(wanted)
-        why = None if found is None else damage(found, thorough=True)
-        if found is None or why is not None:
+        folder = last_checkpoint(self.args.output_dir, thorough=True) if resume is True else Path(resume)
+        problem = None if folder is None else damage(folder, thorough=True)
+        if folder is None or problem is not None:
             raise TrainingError(
-                f"{found or self.args.output_dir} has no checkpoint that was written to its end"
-                f"{f' ({why})' if why else ''}, expected a checkpoint-N with its {STATE_FILE}; train without resuming, "
-                "or look in another folder"
+                f"{folder or self.args.output_dir} has no checkpoint that was written to its end"
+                f"{f' ({problem})' if problem else ''}, expected a checkpoint-N with its {STATE_FILE}; train without "
+                "resuming, or look in another folder"
             )
-        return str(found)
+        return str(folder)
 
-    def _require_space(self) -> None:
+    def _require_disk_space(self) -> None:
         if self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
             require_room(self.args.output_dir, self.model)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._require_space()
-        place, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
-        folder = place / f"checkpoint-{self.state.global_step}"
+        self._require_disk_space()
+        output_dir, limit = Path(self._get_output_dir(trial)), self.args.save_total_limit
+        folder = output_dir / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            # of an older run in the same folder: with it, half of the new checkpoint would pass for a whole one
+            # With the seal of an older run in this folder, half of the new checkpoint would pass for a whole one.
             unseal_checkpoint(folder)
         try:
-            self.args.save_total_limit = None  # Trainer would remove older ones before this one is known to be whole
+            self.args.save_total_limit = None  # Trainer would remove older ones before this one is complete
             with write_errors(folder):
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
@@ -408,7 +388,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate(place, folder, limit, self.state.best_model_checkpoint)
+            rotate(output_dir, folder, limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -439,7 +419,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         self._load_plain(self.state.best_model_checkpoint, super()._load_best_model)
 
     def _load_plain(self, folder: str, load: Callable[[], None]) -> None:
-        """Load a plain model, and the heads beside it."""
+        """Load a plain model, and the heads saved beside it."""
         if self._shards():  # a sharded checkpoint holds the heads as part of the model
             load()
             return
