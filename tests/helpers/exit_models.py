@@ -45,7 +45,13 @@ def batches(name: str, count: int = 40) -> tuple[nn.Module, list[dict[str, Any]]
     return model, parts
 
 
-FOUND = Calibration(Certificate("labels", 0.05, 0.9, 200, 3, 0.01), 0.75, (100, 200, 100), 2, 1.5)
+FOUND = Calibration(
+    certificate=Certificate("labels", 0.05, 0.9, 200, 3, 0.01),
+    level=0.75,
+    samples=(100, 200, 100),
+    proved_failures=2,
+    proved_depth=1.5,
+)
 
 
 def bert(folder: Path, **settings: Any) -> transformers.BertForSequenceClassification:
@@ -66,4 +72,5 @@ def looked(count: int = 600, *, sharpness: tuple[float, ...] = (0.3, 1.0, 1.0, 3
     final = torch.multinomial(p[:, -1], 1, generator=torch.Generator().manual_seed(seed))[:, 0].numpy()
     seen = (logits * np.array(sharpness)[None, :, None]).astype(np.float32)
     predictions = np.concatenate([seen.argmax(2), final[:, None]], 1)
-    return PolicyInputs((1, 2, 3, 4, LAST), seen, predictions, rng.integers(0, CLASSES, count))
+    labels = rng.integers(0, CLASSES, count)
+    return PolicyInputs(depths=(1, 2, 3, 4, LAST), seen=seen, predictions=predictions, labels=labels)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from anydepth.exits.policy_names import CALIBRATED_POLICIES
+
 # Names only: a test holds them against `anydepth.training.objectives.OBJECTIVES`, which would bring torch with it.
 OBJECTIVES = "standard, aligned, uniform, additive, alternating, mixture, sampled, distilled, cosine, heads"
 
@@ -52,8 +54,7 @@ Against = Annotated[
 
 # --- exit -----------------------------------------------------------------------------------------------------------
 
-# Names only: a test holds them against `anydepth.exits.policies.POLICIES`, which would bring torch with it.
-POLICIES = "confidence, margin, entropy, patience, convergence"
+POLICIES = ", ".join(CALIBRATED_POLICIES)
 
 ExitPolicy = Annotated[str, typer.Option("--policy", metavar="NAME", help=f"One of {POLICIES}.")]
 TestedDepths = Annotated[

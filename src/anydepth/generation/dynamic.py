@@ -20,7 +20,7 @@ from anydepth.core.patching import forward_as
 from anydepth.core.segments import Segments
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
-from anydepth.exits.policies import AtDepth, Policy
+from anydepth.exits.policies import AtDepth, Policy, Reads
 from anydepth.generation.cache import FixedLengthCache, KeysWritten, levelled, require_filled, whole_cache
 from anydepth.generation.decoder import GenerationStats, checked_on
 from anydepth.generation.modes import GenerationMethod, new_tokens, require_supported, written
@@ -150,7 +150,7 @@ class _Step:
         """Whether the rows, after this block, are to be read out."""
         if depth not in self._tested:
             return False
-        if self._policy.reads == "logits":
+        if self._policy.reads == Reads.LOGITS:
             return True
         self._leaving = self._test(depth, state[:, -1])
         return bool((self._leaving & ~self.gone).any())
@@ -166,7 +166,7 @@ class _Step:
         """
         self.depths = torch.where(self.gone, self.depths, depth)
         if depth in self._tested:
-            if self._policy.reads == "logits":
+            if self._policy.reads == Reads.LOGITS:
                 self._leaving = self._test(depth, logits[:, -1])
             self.gone = self.gone | self._leaving
 
