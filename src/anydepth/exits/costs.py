@@ -69,12 +69,9 @@ class Costs:
         return self.readout.of(self.batch) / float(np.mean([block.of(self.batch) for block in self.blocks]))
 
     def total(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: Reads = Reads.LOGITS) -> float:
-        """Cost of a batch whose samples exit like these.
+        """Cost of a batch whose samples have these exit depths (1..L), with a policy that tests these depths below L.
 
-        Args:
-            depth: exit depth of each sample, 1..L.
-            tested: the depths below L that are tested.
-            reads: what the policy reads; if it is not logits, there is a readout only where a sample exits.
+        If the policy does not read logits, there is a readout only where a sample exits.
         """
         last, size, by_logits = len(self.blocks), self.batch, reads == Reads.LOGITS
         total = self.start.of(size)
@@ -161,7 +158,7 @@ def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]
 
 
 def count_flops(stack: Stack, batch: Any) -> Costs:
-    """Count the floating-point operations of a forward's steps: products of matrices and convolutions, as torch does."""
+    """Count the floating-point operations of a forward's steps: matrix products and convolutions, as torch does."""
     inputs = to_device(without_labels(batch, stack.model)[0], device_of(stack.model))
     stack.verify(inputs)
     counter = _Meter(_operations)

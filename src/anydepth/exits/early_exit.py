@@ -102,11 +102,8 @@ class EarlyExit:
     ) -> PolicyInputs:
         """Collect the policy inputs of all samples at all tested depths, in one pass without early exit.
 
-        Args:
-            data: batches as `anydepth.trace` takes them.
-            labels: whether they must carry labels; otherwise labels are ignored.
-            out: a folder in which an interrupted pass keeps its rows, for the next one to go on from.
-            progress: called with what is done, how much there is, and what it is.
+        Batches are as `anydepth.trace` takes them, with labels if `labels`. The folder `out` keeps the rows of an
+        interrupted pass, for the next one to go on from.
         """
         return look(self._reader, data, labels=labels, out=out, progress=progress)
 

@@ -16,13 +16,7 @@ from anydepth.exits.prefix_slicing import PrefixSlicer
 
 
 class ExitForward:
-    """One forward of one batch with early exit.
-
-    Args:
-        reader: of the model and the policy.
-        prefix_slicer: of the model.
-        batch: without labels.
-    """
+    """One forward of one batch, without labels, with early exit."""
 
     def __init__(self, reader: PolicyReader, prefix_slicer: PrefixSlicer, batch: Batch) -> None:
         self._reader, self._prefix_slicer, self._batch = reader, prefix_slicer, batch

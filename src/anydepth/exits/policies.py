@@ -102,10 +102,7 @@ class Policy(ABC):
         return THRESHOLDS
 
     def tested(self, last: int) -> tuple[int, ...]:
-        """The depths below L at which samples may exit, ascending.
-
-        Args:
-            last: L.
+        """The depths below L (`last`) at which samples may exit, ascending.
 
         Raises:
             PolicyError: one is beyond L.
@@ -339,11 +336,7 @@ POLICIES: dict[str, type[Policy]] = {name: globals()[kind] for name, kind in POL
 
 
 def policy_named(name: str, *, depths: Sequence[int] | None = None) -> Policy:
-    """A policy by its name, with its default threshold: what calibration starts from.
-
-    Args:
-        name: a key of `POLICIES`.
-        depths: those to test; None for all below L.
+    """A policy by its key in `POLICIES`, with its default threshold: what calibration starts from.
 
     Raises:
         PolicyError: there is no such policy.
@@ -369,7 +362,7 @@ def as_plain(policy: Policy) -> dict[str, Any]:
     name = next((name for name, kind in POLICIES.items() if type(policy) is kind), None)
     if name is None:
         raise PolicyError(f"{type(policy).__name__} is no policy of anydepth's, and cannot be saved: make it anew")
-    temperature = policy.temperature
+    temperature: Any = policy.temperature
     if isinstance(temperature, Mapping):
         temperature = {str(depth): value for depth, value in temperature.items()}
     return {

@@ -45,18 +45,14 @@ class PolicyReader:
                 self._tokens = tokens
 
     def logits(self, state: Tensor, batch: Batch, depth: int) -> Float[Tensor, "n c"]:
-        """Readout at a depth: one row of logits for each sample.
-
-        Raises:
-            UnsupportedHead: the model answers for every position, or chooses no class.
-        """
+        """Readout at a depth: one row of logits for each sample; see `checked`."""
         return self.checked(self.stack.readout(state, batch, depth=depth))
 
     def checked(self, logits: Tensor) -> Float[Tensor, "n c"]:
         """The logits of a readout, checked to be one class for each sample.
 
         Raises:
-            UnsupportedHead: the model has no classifier, answers for every position, or chooses no class.
+            UnsupportedHead: the model has no classifier, predicts for every position, or chooses no class.
         """
         model = self.stack.model
         # A bare tensor does not say what it is: whoever gives a policy for it takes it for logits.

@@ -135,15 +135,10 @@ class ExitFile:
             raise _other_model(f"{name} with another config than this {saved['class']} has ({differs})")
 
     def calibration_for(self, stack: Stack, inputs: InputSettings | None = None) -> Calibration | None:
-        """The calibration, as far as it holds for a model that `require_same` accepts.
+        """The calibration of a model that `require_same` accepts; None if it never was calibrated.
 
-        Args:
-            stack: the model; if its classes have other names, the certificate is withheld.
-            inputs: how its inputs are made; None if the caller makes them.
-
-        Returns:
-            The calibration; without its certificate, and with the reason, where something differs from when it was
-            calibrated. None if it never was.
+        The certificate is withheld, with the reason, where its classes have other names or its inputs are made
+        otherwise than in the calibration. `inputs` is None where the caller makes them.
         """
         if self.calibration is None or self.calibration.certificate is None:
             return self.calibration

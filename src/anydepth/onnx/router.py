@@ -1,9 +1,5 @@
 """Early exit without torch: runs the folders of `anydepth.onnx.export` with onnxruntime and numpy alone.
 
-    router = Router("runs/exported")
-    out = router({"input_ids": ids, "attention_mask": mask})
-    out.logits, out.depth
-
 The policy is in the graphs: each segment gives the scores of its last depth. The router compares them with the level,
 and runs the next segment on the samples that have not exited. This module, and all it imports, work where torch is not
 installed.

@@ -89,13 +89,8 @@ def _named(batch: Batch) -> dict[str, Tensor]:
 class Segment(nn.Module):
     """Blocks start + 1..stop, with the readout and score of the exit after them, as a module to trace.
 
-    Args:
-        reader: of the model and the policy.
-        inputs: of the model.
-        start: the depth before the first block; 0 for the segment that starts from the inputs.
-        stop: the depth of the exit.
-        last: whether all exit here: then there is no score, and no state to hand on.
-        remembers: whether the policy has a memory of the exit before.
+    The first segment starts from the inputs (start = 0). At the last one all samples exit: it has no score, and no
+    state to hand on. `remembers` says whether the policy has a memory of the exit before.
     """
 
     def __init__(
@@ -145,12 +140,9 @@ class Segment(nn.Module):
 
 
 def write_segment(segment: Segment, named: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Trace a segment and write its graph.
+    """Trace a segment, in evaluation mode, on an example of each of its inputs, and write its graph.
 
-    Args:
-        segment: in evaluation mode.
-        named: an example of each of its inputs.
-        path: of the graph; weights beyond 2 GB go to a file beside it.
+    Weights beyond 2 GB go to a file beside the graph.
 
     Returns:
         The outputs of the segment in torch, by name.
