@@ -214,20 +214,17 @@ def loosest_certified(
             yield count
 
     passed = certified(failures(), len(certify), against=against, tolerance=tolerance, confidence=confidence)
-    nothing = Calibration(
-        certificate=None,
-        level=None,
-        samples=(len(tune), len(certify), len(held_out)),
-        proved_failures=0,
-        proved_depth=float(held_out.depths[-1]),
-    )
+    samples = (len(tune), len(certify), len(held_out))
     if not passed:
-        return replace(nothing, notes=_note_on_ties(tune, path[0]))
+        depth, notes = float(held_out.depths[-1]), _note_on_ties(tune, path[0])
+        return Calibration(
+            certificate=None, level=None, samples=samples, proved_failures=0, proved_depth=depth, notes=notes
+        )
     level = path[len(passed) - 1]
-    return replace(
-        nothing,
+    return Calibration(
         certificate=passed[-1],
         level=level,
+        samples=samples,
         proved_failures=held_out.failures(level, against),
         proved_depth=held_out.mean_depth(level),
         classes=_failures_by_class((certify, held_out), level, against, names),

@@ -141,17 +141,12 @@ def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]
     nowhere, everywhere = PolicyReader(stack, AtDepth(last)), PolicyReader(stack, Patience(last + 1))
     seconds = []
     for _ in range(rounds + 1):
-        clock = _Meter(time_call)
         # New tensors each time: nothing is cached for them.
         fresh = [samples_of(batch, slice(None)) for _ in range(4)]
-        clock(call_model, stack.model, fresh[0])
-        clock(ExitForward(nowhere, slicer, fresh[1]).run)
-        clock(ExitForward(everywhere, slicer, fresh[2]).run)
-        replay = stack.replay(fresh[3])
-        state = replay.state
-        for depth in range(1, last + 1):
-            state = clock(replay.step, state, depth)
-        seconds.append(clock.amounts)
+        whole = time_call(call_model, stack.model, fresh[0])[1]
+        untested = time_call(ExitForward(nowhere, slicer, fresh[1]).run)[1]
+        tested = time_call(ExitForward(everywhere, slicer, fresh[2]).run)[1]
+        seconds.append([whole, untested, tested, *_measure_blocks(time_call, stack.replay(fresh[3]), last)[1]])
     whole, untested, tested, *blocks = np.median(np.array(seconds[1:]), axis=0)
     readout = max(0.0, tested - untested) / max(1, last - 1)
     return np.array([whole, max(0.0, untested - sum(blocks) - readout), *blocks, readout])
@@ -161,31 +156,24 @@ def count_flops(stack: Stack, batch: Any) -> Costs:
     """Count the floating-point operations of a forward's steps: matrix products and convolutions, as torch does."""
     inputs = to_device(without_labels(batch, stack.model)[0], device_of(stack.model))
     stack.verify(inputs)
-    counter = _Meter(_operations)
     # Fused attention has no formula on every device; unfused it is products of matrices.
     with evaluating(stack.model), torch.inference_mode(), _MATH_ATTENTION:
-        counter(call_model, stack.model, inputs)
+        whole = _operations(call_model, stack.model, inputs)[1]
         fresh = samples_of(inputs, slice(None))  # new tensors: nothing is cached for them
-        replay = counter(stack.replay, fresh)
-        state = replay.state
-        for depth in range(1, stack.depth + 1):
-            state = counter(replay.step, state, depth)
-        counter(stack.readout, state, fresh)
+        replay, start = _operations(stack.replay, fresh)
+        state, blocks = _measure_blocks(_operations, replay, stack.depth)
+        readout = _operations(stack.readout, state, fresh)[1]
     size = sample_count(inputs)
-    return _costs(size, [Cost(0.0, flops / size) for flops in counter.amounts])
+    return _costs(size, [Cost(0.0, flops / size) for flops in (whole, start, *blocks, readout)])
 
 
-class _Meter:
-    """Calls functions, and keeps what each call took."""
-
-    def __init__(self, measured: Callable[..., tuple[Any, float]]) -> None:
-        self._measured = measured
-        self.amounts: list[float] = []
-
-    def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
-        result, amount = self._measured(step, *args)
-        self.amounts.append(amount)
-        return result
+def _measure_blocks(measure: Callable[..., tuple[Any, float]], replay: Any, last: int) -> tuple[Any, list[float]]:
+    """The state after block L, and what each block took."""
+    state, amounts = replay.state, []
+    for depth in range(1, last + 1):
+        state, amount = measure(replay.step, state, depth)
+        amounts.append(amount)
+    return state, amounts
 
 
 def time_call(step: Callable[..., Any], *args: Any) -> tuple[Any, float]:
@@ -197,11 +185,11 @@ def time_call(step: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def _operations(step: Callable[..., Any], *args: Any) -> tuple[Any, int]:
+def _operations(step: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     """Result of a call, and the floating-point operations it took."""
     with FlopCounterMode(display=False) as counter:
         result = step(*args)
-    return result, counter.get_total_flops()
+    return result, float(counter.get_total_flops())
 
 
 def _synchronize() -> None:
