@@ -49,7 +49,12 @@ def looked_at(name: str, one: Subject) -> PolicyInputs:
     file = WORK / f"{name}.npz"
     if file.exists():
         with np.load(file) as kept:
-            return PolicyInputs(tuple(kept["depths"].tolist()), kept["seen"], kept["predictions"], kept["labels"])
+            return PolicyInputs(
+                depths=tuple(kept["depths"].tolist()),
+                seen=kept["seen"],
+                predictions=kept["predictions"],
+                labels=kept["labels"],
+            )
     found = EarlyExit(one.stack, Confidence(0.5)).look(one.batches, labels=True, out=WORK / name)
     np.savez(file, depths=found.depths, seen=found.seen, predictions=found.predictions, labels=found.labels)
     return found

@@ -61,7 +61,9 @@ def population(
         seen[np.arange(POPULATION), place, top] = lead
         seen[:, place] *= sharpness[place]
         predictions.append(top)
-    return PolicyInputs(DEPTHS, seen.astype(np.float32), np.stack([*predictions, final], 1), None)
+    return PolicyInputs(
+        depths=DEPTHS, seen=seen.astype(np.float32), predictions=np.stack([*predictions, final], 1), labels=None
+    )
 
 
 def drawn(pool: PolicyInputs, count: int, rng: np.random.Generator) -> PolicyInputs:
@@ -127,7 +129,7 @@ def settings() -> dict[str, Setting]:
     saturated, adverse = population((8.0, 8.0, 8.0)), population(adverse=True)
     useless, (frequented, weights) = population(spread=8.0), heavy()
     block = Cost(0.0, 1.0)
-    costs = Costs(8, Cost(0.0, 4.3), Cost(0.0, 0.0), (block,) * 4, Cost(0.0, 0.3))
+    costs = Costs(batch=8, whole=Cost(0.0, 4.3), start=Cost(0.0, 0.0), blocks=(block,) * 4, readout=Cost(0.0, 0.3))
     one_in_ten = Setting(pool=frequented, samples=600, tolerance=0.05, draw=frequent, weights=weights)
     return {
         "smooth, 600": Setting(pool=smooth, samples=600),

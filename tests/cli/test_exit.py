@@ -140,11 +140,11 @@ def test_the_guarantee_is_for_inputs_made_as_they_were(command: Command) -> None
     assert predicted("--max-length", "6")[0] == promise
     promise, notes = predicted("--max-length", "9")
     assert promise is None
-    assert "nothing is promised: texts are cut at 9 tokens, and were at 6 when it was calibrated" in notes
+    assert "nothing is guaranteed: texts are cut at 9 tokens, and were at 6 when it was calibrated" in notes
     Path("other.csv").write_text("review\nthe film was good\n")
     promise, notes = predicted(data="other.csv")
     assert promise is None
-    assert "nothing is promised: it reads 'review' of the data, and read 'text' when it was calibrated" in notes
+    assert "nothing is guaranteed: it reads 'review' of the data, and read 'text' when it was calibrated" in notes
     file = Path("mine/tokenizer.json")
     rules = json.loads(file.read_text())
     words = rules["model"]["vocab"]
@@ -152,11 +152,11 @@ def test_the_guarantee_is_for_inputs_made_as_they_were(command: Command) -> None
     file.write_text(json.dumps(rules))
     promise, notes = predicted()
     assert promise is None
-    assert "nothing is promised: the tokenizer is another than when it was calibrated" in notes
+    assert "nothing is guaranteed: the tokenizer is another than when it was calibrated" in notes
 
 
 def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("certificates", "exits.looking"):
+    for place in ("stats.certificates", "exits.exit_scores"):
         monkeypatch.setattr(f"anydepth.{place}.fails", lambda early, *rest: np.ones(len(early), dtype=bool))
     done = command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--out", "mine")
     assert done.status == 0
@@ -170,7 +170,7 @@ def test_an_interrupted_pass_goes_on(command: Command, assets: Path, monkeypatch
     expected = json.loads(command(*arguments, "--out", "whole").out)
     from anydepth.exits import exit_scores as looking
 
-    right, calls = looking._rows, []
+    right, calls = looking._batch_inputs, []
 
     def failing(*given: Any) -> Any:
         calls.append(1)
@@ -178,7 +178,7 @@ def test_an_interrupted_pass_goes_on(command: Command, assets: Path, monkeypatch
             raise KeyboardInterrupt
         return right(*given)
 
-    monkeypatch.setattr(looking, "_rows", failing)
+    monkeypatch.setattr(looking, "_batch_inputs", failing)
     done = command(*arguments, "--out", "parted")
     assert done.status == 130
     assert "the same command goes on where this one stopped" in done.err

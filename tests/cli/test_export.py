@@ -95,7 +95,7 @@ def test_one_depth_for_all(command: Command, assets: Path) -> None:
         (("~bert", "--exits", "two"), "the tested depths are 'two', expected whole numbers with commas: 2,4,6"),
         (("~bert", "--exits", "2,7"), "the policy tests depth 7, and the model has 3 blocks"),
         (("~bert", "--exits", "0"), "the tested depths are [0], expected some of 1..L"),
-        (("~bert", "--depth", "4"), "the policy leaves at depth 4, and the model has 3 blocks"),
+        (("~bert", "--depth", "4"), "the policy exits at depth 4, and the model has 3 blocks"),
         (("~bert", "--depth", "0"), "the threshold of AtDepth is 0, expected 1..inf"),
         (
             ("~bert", "--depth", "2", "--exits", "1"),

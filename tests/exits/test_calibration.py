@@ -9,7 +9,7 @@ import torch
 from exit_models import batches
 
 from anydepth.errors import CertificateError, DataError
-from anydepth.exits.calibration import Calibration, settle
+from anydepth.exits.calibration import Calibration, loosest_certified
 from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.exit_scores import ExitScores
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
@@ -24,7 +24,12 @@ def population(count: int, *, seed: int = 0) -> ExitScores:
     scores = rng.random((count, 3))
     agrees = rng.random((count, 3)) < 1 - 0.6 * (1 - scores) ** np.array([1.0, 1.5, 2.0])
     early = np.where(agrees, final[:, None], (final[:, None] + 1) % 10)
-    return ExitScores((1, 2, 3, 4), scores, np.hstack([early, final[:, None]]), rng.integers(0, 10, count))
+    return ExitScores(
+        depths=(1, 2, 3, 4),
+        scores=scores,
+        predictions=np.hstack([early, final[:, None]]),
+        labels=rng.integers(0, 10, count),
+    )
 
 
 POOL = population(20_000)
@@ -39,7 +44,7 @@ def violations(tolerance: float, draws: int, size: int) -> tuple[int, int]:
     broken = taken = 0
     for _ in range(draws):
         tune, certify = (POOL.rows(rng.integers(0, len(POOL), size)) for _ in range(2))
-        found = settle(tune, certify, tune, tolerance=tolerance, confidence=0.9, against="model")
+        found = loosest_certified(tune, certify, tune, tolerance=tolerance, confidence=0.9, against="model")
         if found.level is not None:
             taken += 1
             broken += POOL.failures(found.level, "model") / len(POOL) > tolerance
@@ -69,7 +74,7 @@ def test_more_samples_let_more_go() -> None:
         kept = []
         for _ in range(20):
             tune, certify = (POOL.rows(rng.integers(0, len(POOL), size)) for _ in range(2))
-            found = settle(tune, certify, tune, tolerance=0.1, confidence=0.95, against="model")
+            found = loosest_certified(tune, certify, tune, tolerance=0.1, confidence=0.95, against="model")
             assert found.level is not None
             kept.append((4 - POOL.mean_depth(found.level)) / (4 - POOL.mean_depth(best)))
         saved[size] = np.mean(kept)
@@ -80,7 +85,7 @@ def test_what_a_level_would_do() -> None:
     shown = population(300, seed=3)
     for level in (-1.0, 0.3, 0.9, 2.0):
         leaving = [next((i for i, score in enumerate(row) if score >= level), 3) for row in shown.scores]
-        assert shown.leaving(level).tolist() == leaving
+        assert shown.exit_index(level).tolist() == leaving
         assert shown.mean_depth(level) == pytest.approx(np.mean([shown.depths[i] for i in leaving]))
         differing = [row[i] != row[-1] for i, row in zip(leaving, shown.predictions, strict=True)]
         assert shown.failures(level, "model") == sum(differing)
@@ -100,10 +105,15 @@ def test_the_path_goes_from_strict_to_loose_and_knows_its_own_part_only() -> Non
 def test_nothing_to_certify() -> None:
     shown = population(400)
     never = ExitScores(
-        shown.depths, shown.scores, np.hstack([shown.predictions[:, :3] * 0 - 1, shown.predictions[:, 3:]]), None
+        depths=shown.depths,
+        scores=shown.scores,
+        predictions=np.hstack([shown.predictions[:, :3] * 0 - 1, shown.predictions[:, 3:]]),
+        labels=None,
     )
-    found = settle(never, never, never, tolerance=0.01, confidence=0.95, against="model")
-    assert found == Calibration(None, None, (400, 400, 400), 0, 4.0)
+    found = loosest_certified(never, never, never, tolerance=0.01, confidence=0.95, against="model")
+    assert found == Calibration(
+        certificate=None, level=None, samples=(400, 400, 400), proved_failures=0, proved_depth=4.0
+    )
     assert str(found) == "nothing could be certified: every sample goes to the last depth"
 
 
@@ -123,7 +133,7 @@ def test_what_was_looked_at_is_what_the_engine_does(policy: Policy) -> None:
     near = 0.0 if isinstance(policy, Patience) else 1e-4  # counts are exact
     close = (np.abs(shown.scores - found.level) < near).any(axis=1)
     assert close.mean() < 0.2
-    depths = np.array(shown.depths)[shown.leaving(found.level)]
+    depths = np.array(shown.depths)[shown.exit_index(found.level)]
     left = torch.cat([exits(batch).depth for batch in parts]).numpy()
     assert np.array_equal(depths[~close], left[~close])
     assert shown.labels is not None

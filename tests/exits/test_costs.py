@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from anydepth.core.stack import Stack
 from anydepth.errors import DataError
 from anydepth.exits.costs import Cost, Costs, count_flops, measure_costs
+from anydepth.exits.policies import Reads
 
 LAST = 4
 
@@ -17,7 +18,7 @@ LAST = 4
 def made(call: float, sample: float, readout: float, batch: int = 8) -> Costs:
     block = Cost(call, sample)
     whole = Cost(LAST * call + call, LAST * sample + readout)
-    return Costs(batch, whole, Cost(0.0, 0.0), (block,) * LAST, Cost(call, readout))
+    return Costs(batch=batch, whole=whole, start=Cost(0.0, 0.0), blocks=(block,) * LAST, readout=Cost(call, readout))
 
 
 def test_a_total_is_the_sum_over_blocks_and_readouts() -> None:
@@ -30,7 +31,7 @@ def test_a_total_is_the_sum_over_blocks_and_readouts() -> None:
     # by states, those still there are read out where somebody leaves: at 3 nobody does
     likely = 1 - 0.75**4, 1 - 0.75**4, 0, 1 - 0.5**4
     read = sum(p * there for p, there in zip(likely, (4, 3, 2, 2), strict=True))
-    assert costs.total(depth, (1, 2, 3), reads="state") == pytest.approx(blocks + 0.25 * read)
+    assert costs.total(depth, (1, 2, 3), reads=Reads.STATE) == pytest.approx(blocks + 0.25 * read)
     assert costs.total(np.full(4, LAST), ()) == pytest.approx(costs.whole.of(4))
     assert costs.share(np.full(4, LAST), ()) == pytest.approx(1.0)
 

@@ -61,7 +61,19 @@ def made(depth: list[float], quality: list[float], last: int = 5) -> ExitCurve:
     n = len(depth)
     blank = np.full(n, np.nan)
     given = np.array(quality)
-    return ExitCurve(last, (1, 2, 3, 4), 100, blank, np.array(depth, float), given, None, blank, blank, blank, 8)
+    return ExitCurve(
+        last=last,
+        tested=(1, 2, 3, 4),
+        samples=100,
+        level=blank,
+        depth=np.array(depth, float),
+        agreement=given,
+        accuracy=None,
+        flops=blank,
+        predicted=blank,
+        measured=blank,
+        batch=8,
+    )
 
 
 def test_the_area_is_the_mean_quality_over_depths() -> None:
@@ -96,7 +108,7 @@ def test_without_labels_quality_is_agreement() -> None:
         (AtDepth(2), None, PolicyError, "has no range of thresholds: expected a policy that tests some depth below L"),
         (Confidence(0.5, depths=(4,)), None, PolicyError, "has no range of thresholds"),
         (Confidence(0.5), [], DataError, "the data set is empty: expected at least one batch"),
-        (Confidence(0.5), iter([]), DataError, "data can be gone through only once, and a few batches are run again"),
+        (Confidence(0.5), iter([]), DataError, "data can be iterated over only once, and a few batches are run again"),
     ],
 )
 def test_bad_input(policy: Any, data: Any, error: type[Exception], message: str) -> None:

@@ -15,7 +15,8 @@ from anydepth.core.heads import separate_heads
 from anydepth.core.model_io import call_model, model_output, sample_count, samples_of
 from anydepth.core.stack import Stack
 from anydepth.errors import PolicyError, UnsupportedHead
-from anydepth.exits.early_exit import EarlyExit, Exits
+from anydepth.exits.early_exit import EarlyExit
+from anydepth.exits.exit_output import ExitOutput
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -76,7 +77,7 @@ def between(policy: type[Policy], logits: Tensor) -> Policy:
     return policy(-level if policy is Entropy else level)
 
 
-def same(out: Exits, depths: list[int], logits: Tensor) -> None:
+def same(out: ExitOutput[Tensor], depths: list[int], logits: Tensor) -> None:
     assert out.depth.tolist() == depths
     torch.testing.assert_close(out.logits, logits, rtol=1e-4, atol=1e-5)
 
@@ -367,7 +368,7 @@ def test_one_mask_for_all_and_then_one_for_each() -> None:
 @pytest.mark.parametrize("name", ["bert tagger", "gpt2"])
 def test_positions_cannot_leave(name: str) -> None:
     model, batch = tiny_models.build(name)
-    with pytest.raises(UnsupportedHead, match="expected one answer for each sample: positions of a text cannot leave"):
+    with pytest.raises(UnsupportedHead, match="expected one answer for each sample: positions of a text cannot exit"):
         EarlyExit(model, Confidence(0.5))(batch)
 
 
@@ -419,7 +420,7 @@ def test_blocks_that_are_told_how_many_there_are() -> None:
         ),
         (
             lambda: EarlyExit(tiny_models.Nobodys(), AtDepth(6)),
-            "the policy leaves at depth 6, and the model has 5 blocks",
+            "the policy exits at depth 6, and the model has 5 blocks",
         ),
         (lambda: AtDepth(0), "the threshold of AtDepth is 0, expected 1..inf"),
     ],

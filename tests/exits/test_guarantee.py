@@ -64,16 +64,17 @@ def test_log_odds_of_another_threshold() -> None:
         Entropy(0.5, log_odds=1.0)
 
 
-def test_failures_and_depths_along_a_path_are_those_of_each_level() -> None:
+def test_failures_along_a_path_are_those_of_each_level() -> None:
     rng = np.random.default_rng(0)
     scores = np.round(rng.normal(size=(200, 3)), 1)
     scores[rng.random(scores.shape) < 0.05] = np.nan
-    shown = ExitScores((1, 3, 4, 6), scores, rng.integers(0, 3, (200, 4)), rng.integers(0, 3, 200))
+    shown = ExitScores(
+        depths=(1, 3, 4, 6), scores=scores, predictions=rng.integers(0, 3, (200, 4)), labels=rng.integers(0, 3, 200)
+    )
     path = [np.inf, 2.0, 0.5, 0.5, 0.1, -0.7, -5.0]
     for against in ("model", "labels"):
         expected = [shown.failures(level, against) for level in path]
         assert shown.failures_along(path, against).tolist() == expected
-    np.testing.assert_allclose(shown.mean_depth_along(path), [shown.mean_depth(level) for level in path])
 
 
 # --- what counts -----------------------------------------------------------------------------------------------------
@@ -115,7 +116,13 @@ def test_a_frequent_input_that_fails_is_not_hidden_among_distinct_ones() -> None
     seen[:, 0, 0] = np.linspace(1, 2, 400)
     seen[7] = [0, 9]
     early = np.where(np.arange(400) == 7, 1, 0)
-    found = PolicyInputs((1, 2), seen, np.stack([early, final], 1), None, np.arange(400, dtype=np.uint64))
+    found = PolicyInputs(
+        depths=(1, 2),
+        seen=seen,
+        predictions=np.stack([early, final], 1),
+        labels=None,
+        digests=np.arange(400, dtype=np.uint64),
+    )
     settings: dict[str, Any] = {"tolerance": 0.05, "confidence": 0.9, "against": "model", "tune": False}
     assert calibrate(Confidence(0.5), found, **settings)[1].certificate is not None
     often = found.rows(np.concatenate([np.arange(400), np.full(200, 7)]))
@@ -235,7 +242,7 @@ def test_a_model_changed_in_memory_promises_nothing(tmp_path: Path) -> None:
     assert exits.calibration is not None
     assert exits.calibration.certificate is None
     assert str(exits.calibration) == (
-        "nothing is promised: the model was changed after it was calibrated: calibrate it again"
+        "nothing is guaranteed: the model was changed after it was calibrated: calibrate it again"
     )
     with pytest.raises(PolicyError, match="the model was changed after it was calibrated: calibrate it again before"):
         exits.save(tmp_path / "out")
@@ -256,7 +263,9 @@ def test_a_saved_model_whose_classes_or_config_were_changed(tmp_path: Path) -> N
     found = ad.EarlyExit.load(folder).calibration
     assert found is not None
     assert found.withheld is not None
-    assert found.withheld.startswith("nothing is promised: class 0 is called 'swapped', and was 'LABEL_0' when it was")
+    assert found.withheld.startswith(
+        "nothing is guaranteed: class 0 is called 'swapped', and was 'LABEL_0' when it was"
+    )
     file.write_text(json.dumps(config | {"hidden_act": "relu"}))
     with pytest.raises(
         PolicyError, match=r"with another config than this BertForSequenceClassification has \(hidden_act\)"
@@ -288,7 +297,7 @@ def test_what_was_calibrated_on_batches_of_ones_own_promises_nothing_of_files(tm
     found = saved.calibration_for(exits.stack, now)
     assert found is not None
     assert found.withheld == (
-        "nothing is promised: it was calibrated in Python, on batches made there, and nobody told how"
+        "nothing is guaranteed: it was calibrated in Python, on batches made there in an unknown way"
     )
     assert saved.calibration_for(exits.stack) == FOUND
 
@@ -339,5 +348,5 @@ def test_what_a_forward_cannot_do_without_is_no_label() -> None:
 
 
 def test_a_calibration_in_words_when_nothing_is_certified() -> None:
-    none = Calibration(None, None, (4, 8, 4), 0, 4.0)
+    none = Calibration(certificate=None, level=None, samples=(4, 8, 4), proved_failures=0, proved_depth=4.0)
     assert str(none) == none.promise == "nothing could be certified: every sample goes to the last depth"

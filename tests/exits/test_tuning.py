@@ -47,7 +47,13 @@ def test_nan_logits_leave_the_temperature_alone() -> None:
 
 def costs(readout: float) -> Costs:
     block = Cost(0.0, 1.0)
-    return Costs(8, Cost(0.0, 5.0 + readout), Cost(0.0, 0.0), (block,) * LAST, Cost(0.0, readout))
+    return Costs(
+        batch=8,
+        whole=Cost(0.0, 5.0 + readout),
+        start=Cost(0.0, 0.0),
+        blocks=(block,) * LAST,
+        readout=Cost(0.0, readout),
+    )
 
 
 def test_tests_that_cost_too_much_are_left_out() -> None:
@@ -80,7 +86,7 @@ def test_the_loosest_level_keeps_to_the_tolerance() -> None:
 
 def test_what_the_user_names_is_left_alone() -> None:
     shown = looked()
-    settings = {"let_pass": 0.07, "tolerance": 0.1, "against": "model"}
+    settings = {"failure_share": 0.07, "tolerance": 0.1, "against": "model"}
     given = Confidence(0.5, depths=(2, 3), temperature=2.0)
     assert tuned(given, shown, **settings, costs=costs(0.1)) == given
     found = tuned(Margin(0.5), shown, **settings, costs=None)

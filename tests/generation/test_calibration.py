@@ -15,8 +15,9 @@ from tiny_lm import greedy, prompts, speaker
 from anydepth import Confidence, Entropy, Patience
 from anydepth.core.stack import Stack
 from anydepth.errors import CertificateError
+from anydepth.exits.policies import THRESHOLDS
 from anydepth.generation import dynamic_exit
-from anydepth.generation.calibration import THRESHOLDS, calibrate, differing, path_of
+from anydepth.generation.calibration import calibrate, differing
 from anydepth.stats.certificates import certified
 
 NEW = 6
@@ -122,7 +123,7 @@ def test_an_interrupted_calibration_goes_on(tmp_path: Path, monkeypatch: pytest.
 def test_each_kind_of_policy_has_its_path_from_strict_to_loose() -> None:
     model, starts = speaker("llama"), rows(16)
     for policy in (Confidence(0.5, depths=(1, 2)), Entropy(0.5, depths=(1, 2)), Patience(2, depths=(1, 2))):
-        path = path_of(policy)
+        path = policy.threshold_path()
         _, promise = calibrate(
             model, starts, policy, tolerance=0.99, confidence=0.5, new_tokens=2, thresholds=path[::4]
         )

@@ -46,7 +46,7 @@ def batches(name: str, count: int = 40) -> tuple[nn.Module, list[dict[str, Any]]
 
 
 CERTIFICATE = Certificate(against="labels", tolerance=0.05, confidence=0.9, samples=200, failures=3, p_value=0.01)
-FOUND = Calibration(CERTIFICATE, 0.75, (100, 200, 100), 2, 1.5)
+FOUND = Calibration(certificate=CERTIFICATE, level=0.75, samples=(100, 200, 100), proved_failures=2, proved_depth=1.5)
 
 
 def bert(folder: Path, **settings: Any) -> transformers.BertForSequenceClassification:
@@ -67,4 +67,5 @@ def looked(count: int = 600, *, sharpness: tuple[float, ...] = (0.3, 1.0, 1.0, 3
     final = torch.multinomial(p[:, -1], 1, generator=torch.Generator().manual_seed(seed))[:, 0].numpy()
     seen = (logits * np.array(sharpness)[None, :, None]).astype(np.float32)
     predictions = np.concatenate([seen.argmax(2), final[:, None]], 1)
-    return PolicyInputs((1, 2, 3, 4, LAST), seen, predictions, rng.integers(0, CLASSES, count))
+    labels = rng.integers(0, CLASSES, count)
+    return PolicyInputs(depths=(1, 2, 3, 4, LAST), seen=seen, predictions=predictions, labels=labels)

@@ -283,7 +283,7 @@ class Alone(tiny_models.Block):
             ExportError,
             "Small has bfloat16 weights on cpu, expected float32 ",
         ),
-        (small, ad.AtDepth(5), PolicyError, "the policy leaves at depth 5, and the model has 4 blocks"),
+        (small, ad.AtDepth(5), PolicyError, "the policy exits at depth 5, and the model has 4 blocks"),
         (small, ad.Confidence(0.5, (2, 7)), PolicyError, "the policy tests depth 7, and the model has 4 blocks"),
         (nn.Flatten, ad.AtDepth(1), AnydepthError, "Flatten has no ModuleList or Sequential of like blocks; "),
     ],
@@ -298,7 +298,7 @@ def test_refused(make: Any, policy: Any, error: type[Exception], message: str, t
 
 def test_answers_for_every_position(tmp_path: Path) -> None:
     model, batch = tiny_models.build("bert tagger")
-    with pytest.raises(UnsupportedHead, match="positions of a text cannot leave one by one"):
+    with pytest.raises(UnsupportedHead, match="positions of a text cannot exit one by one"):
         export(model, ad.AtDepth(1), batch, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from anydepth.exits.policy_names import CALIBRATED_POLICIES
 from anydepth.storage.file_kinds import COMPRESSIONS, KINDS
 
 # Names only: a test holds them against `anydepth.training.objectives.OBJECTIVES`, which would bring torch with it.
@@ -54,8 +55,7 @@ Against = Annotated[
 
 # --- exit -----------------------------------------------------------------------------------------------------------
 
-# Names only: a test holds them against `anydepth.exits.policies.POLICIES`, which would bring torch with it.
-POLICIES = "confidence, margin, entropy, patience, convergence"
+POLICIES = ", ".join(CALIBRATED_POLICIES)
 
 ExitPolicy = Annotated[str, typer.Option("--policy", metavar="NAME", help=f"One of {POLICIES}.")]
 TestedDepths = Annotated[

@@ -1,4 +1,4 @@
-"""What a forward costs here, block by block and readout by readout, and what an exit policy would therefore save.
+"""Cost of a forward, block by block and readout by readout, and the cost of early exit that follows from it.
 
 Each kind of step is timed at two batch sizes, which gives a cost per call and one per sample: a batch that has
 shrunk to a few samples does not cost a few samples' share.
@@ -23,33 +23,33 @@ from anydepth.core.stack import Stack
 from anydepth.core.timing import time_call
 from anydepth.errors import DataError
 from anydepth.exits.forward import ExitForward
-from anydepth.exits.policies import AtDepth, Patience
+from anydepth.exits.policies import AtDepth, Patience, Reads
 from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.exits.prefix_slicing import PrefixSlicer
 
 _ROUNDS = 7
 """Times each step is timed; the median counts."""
-_ATTENTION_TAKEN_APART = SharedSetting(lambda: sdpa_kernel(SDPBackend.MATH))
+_MATH_ATTENTION = SharedSetting(lambda: sdpa_kernel(SDPBackend.MATH))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs: each call, and each sample in it."""
+    """Cost of a step: of each call, and of each sample in it."""
 
     call: float
     sample: float
 
     def of(self, samples: int | float, calls: int | float = 1) -> float:
-        """What some calls cost with so many samples in all."""
+        """Cost of some calls with so many samples in all."""
         return calls * self.call + samples * self.sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a forward costs, in seconds on this machine (`measure_costs`) or in floating-point operations.
+    """Costs of a forward, in seconds on this machine (`measure_costs`) or in floating-point operations.
 
     Attributes:
-        batch: samples of the batch it was found on.
+        batch: samples of the batch that was measured.
         whole: the plain model.
         start: what runs before the first block, and around the whole.
         blocks: of each block, 1..L.
@@ -67,33 +67,28 @@ class Costs:
         """How many blocks one readout of the whole batch costs."""
         return self.readout.of(self.batch) / float(np.mean([block.of(self.batch) for block in self.blocks]))
 
-    def total(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: str = "logits") -> float:
-        """What a batch costs if its samples leave like these.
+    def total(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: Reads = Reads.LOGITS) -> float:
+        """Cost of a batch whose samples have these exit depths (1..L), with a policy that tests these depths below L.
 
-        Args:
-            depth: where each sample leaves, 1..L.
-            tested: the depths below L that are tested.
-            reads: what the policy looks at; if it is not logits, nobody is read out where nobody leaves.
+        If the policy does not read logits, there is a readout only where a sample exits.
         """
-        last, size = len(self.blocks), self.batch
-        there = np.array([(depth >= block).mean() for block in range(1, last + 1)])
-        leaving = np.array([(depth == block).mean() for block in range(1, last + 1)])
+        last, size, by_logits = len(self.blocks), self.batch, reads == Reads.LOGITS
         total = self.start.of(size)
         for block, cost in enumerate(self.blocks, 1):
-            total += cost.of(size * there[block - 1], _any(there[block - 1], size))
+            remaining, exiting = float((depth >= block).mean()), float((depth == block).mean())
+            total += cost.of(size * remaining, _any(remaining, size))
             if block in tested or block == last:
-                read = there if reads == "logits" else leaving
-                likely = _any(read[block - 1], size)
-                total += self.readout.of(size * there[block - 1] * (1 if reads == "logits" else likely), likely)
+                likely = _any(remaining if by_logits else exiting, size)
+                total += self.readout.of(size * remaining * (1 if by_logits else likely), likely)
         return float(total)
 
-    def share(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: str = "logits") -> float:
-        """What a batch costs if its samples leave like these, over what the plain model costs."""
+    def share(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: Reads = Reads.LOGITS) -> float:
+        """Cost of a batch whose samples exit like these, over the cost of the plain model."""
         return self.total(depth, tested, reads=reads) / self.whole.of(self.batch)
 
 
 def _any(share: int | float, size: int) -> float:
-    """The probability that of so many samples at least one is there."""
+    """The probability of at least one of so many samples, each with this probability."""
     return float(1 - (1 - share) ** size)
 
 
@@ -102,7 +97,7 @@ def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
 
     Args:
         stack: the model, on the device it is to run on.
-        batch: like those to come: what is measured holds for its size, and for texts of its length.
+        batch: like those to come: the costs hold for its size, and for texts of its length.
         rounds: times each step is timed; the median counts.
 
     Raises:
@@ -122,91 +117,73 @@ def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
     if not size:
         raise DataError("a batch holds no sample, expected at least one")
     few = max(1, size // 4)
-    stack.verify(inputs)  # now, not while the clock runs
+    stack.verify(inputs)  # before the clock runs
     with evaluating(stack.model), torch.inference_mode():
         large = _timed(stack, inputs, rounds)
         small = _timed(stack, samples_of(inputs, slice(few)), rounds) if few < size else large
-    costs = [_line(few, one, size, other) for one, other in zip(small, large, strict=True)]
-    return Costs(size, costs[0], costs[1], tuple(costs[2:-1]), costs[-1])
+    return _costs(size, [_line(few, a, size, b) for a, b in zip(small, large, strict=True)])
+
+
+def _costs(size: int, costs: Sequence[Cost]) -> Costs:
+    """Costs of: the plain model, the start, each block, a readout."""
+    whole, start, *blocks, readout = costs
+    return Costs(batch=size, whole=whole, start=start, blocks=tuple(blocks), readout=readout)
 
 
 def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]:
     """Medians of: the plain model, the start, each block, a readout. A round before them warms up.
 
-    Start and readout are what the engine makes of them: a flight that tests nowhere less its blocks, and what testing
-    everywhere adds to it, a test.
+    Start and readout are those of early exit: the forward that tests nowhere minus its blocks, and what testing
+    everywhere adds to it, per test.
     """
-    last, lanes = stack.depth, PrefixSlicer(stack)
+    last, slicer = stack.depth, PrefixSlicer(stack)
     nowhere, everywhere = PolicyReader(stack, AtDepth(last)), PolicyReader(stack, Patience(last + 1))
-    found = []
+    seconds = []
     for _ in range(rounds + 1):
-        clock = _Clock()
-        # tensors not seen before: nothing is kept of them
+        # New tensors each time: nothing is cached for them.
         fresh = [samples_of(batch, slice(None)) for _ in range(4)]
-        clock(call_model, stack.model, fresh[0])
-        clock(ExitForward(nowhere, lanes, fresh[1]).run)
-        clock(ExitForward(everywhere, lanes, fresh[2]).run)
-        replay = stack.replay(fresh[3])
-        state = replay.state
-        for depth in range(1, last + 1):
-            state = clock(replay.step, state, depth)
-        found.append(clock.seconds)
-    whole, untested, tested, *blocks = np.median(np.array(found[1:]), axis=0)
+        whole = time_call(call_model, stack.model, fresh[0])[1]
+        untested = time_call(ExitForward(nowhere, slicer, fresh[1]).run)[1]
+        tested = time_call(ExitForward(everywhere, slicer, fresh[2]).run)[1]
+        seconds.append([whole, untested, tested, *_measure_blocks(time_call, stack.replay(fresh[3]), last)[1]])
+    whole, untested, tested, *blocks = np.median(np.array(seconds[1:]), axis=0)
     readout = max(0.0, tested - untested) / max(1, last - 1)
     return np.array([whole, max(0.0, untested - sum(blocks) - readout), *blocks, readout])
 
 
 def count_flops(stack: Stack, batch: Any) -> Costs:
-    """Count the floating-point operations of a forward's steps: products of matrices and convolutions, as torch does.
-
-    Args:
-        stack: the model.
-        batch: like those to come.
-    """
+    """Count the floating-point operations of a forward's steps: matrix products and convolutions, as torch does."""
     inputs = to_device(split_batch(batch, stack.model).inputs, device_of(stack.model))
     stack.verify(inputs)
-    counter = _Counter()
-    # fused attention has no formula on every device; taken apart it is products of matrices
-    with evaluating(stack.model), torch.inference_mode(), _ATTENTION_TAKEN_APART:
-        counter(call_model, stack.model, inputs)
-        fresh = samples_of(inputs, slice(None))  # tensors not seen before: nothing is kept of them
-        replay = counter(stack.replay, fresh)
-        state = replay.state
-        for depth in range(1, stack.depth + 1):
-            state = counter(replay.step, state, depth)
-        counter(stack.readout, state, fresh)
+    # Fused attention has no formula on every device; unfused it is products of matrices.
+    with evaluating(stack.model), torch.inference_mode(), _MATH_ATTENTION:
+        whole = _operations(call_model, stack.model, inputs)[1]
+        fresh = samples_of(inputs, slice(None))  # new tensors: nothing is cached for them
+        replay, start = _operations(stack.replay, fresh)
+        state, blocks = _measure_blocks(_operations, replay, stack.depth)
+        readout = _operations(stack.readout, state, fresh)[1]
     size = sample_count(inputs)
-    costs = [Cost(0.0, flops / size) for flops in counter.flops]
-    return Costs(size, costs[0], costs[1], tuple(costs[2:-1]), costs[-1])
+    return _costs(size, [Cost(0.0, flops / size) for flops in (whole, start, *blocks, readout)])
 
 
-class _Clock:
-    """Calls what it is given, and keeps how long each took."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
-        result, seconds = time_call(step, *args)
-        self.seconds.append(seconds)
-        return result
+def _measure_blocks(measure: Callable[..., tuple[Any, float]], replay: Any, last: int) -> tuple[Any, list[float]]:
+    """The state after block L, and what each block took."""
+    state, amounts = replay.state, []
+    for depth in range(1, last + 1):
+        state, amount = measure(replay.step, state, depth)
+        amounts.append(amount)
+    return state, amounts
 
 
-class _Counter:
-    """Calls what it is given, and keeps how many operations each took."""
-
-    def __init__(self) -> None:
-        self.flops: list[int] = []
-
-    def __call__(self, step: Callable[..., Any], *args: Any) -> Any:
-        with FlopCounterMode(display=False) as counted:
-            result = step(*args)
-        self.flops.append(counted.get_total_flops())
-        return result
+def _operations(step: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """Result of a call, and the floating-point operations it took."""
+    with FlopCounterMode(display=False) as counter:
+        result = step(*args)
+    return result, float(counter.get_total_flops())
 
 
 def _line(few: int, seconds_few: float, many: int, seconds_many: float) -> Cost:
-    """The cost of a call and of a sample that two sizes show; neither is negative, however the clock shook."""
+    """The cost of a call and of a sample from two batch sizes; neither is negative, however noisy the clock."""
     if few == many:
         return Cost(0.0, float(seconds_many) / many)
     sample = min(max(0.0, float(seconds_many - seconds_few) / (many - few)), float(seconds_many) / many)

@@ -1,15 +1,15 @@
-"""What a policy trades: quality against depth, operations and time, over the whole range of its thresholds."""
+"""Exit curve: quality against mean depth, operations and time, over the whole range of a policy's thresholds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from anydepth.core.model_io import call_model, device_of, to_device
 from anydepth.core.patching import evaluating
@@ -34,26 +34,27 @@ _ROUNDS = 3
 Array = Float64[np.ndarray, " p"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExitCurve:
-    """A policy at every threshold, from one that never lets go to the loosest.
+    """A policy at every threshold, from one at which no sample exits early to the loosest.
 
     Attributes:
         last: L.
-        tested: the depths below L at which samples may leave.
-        samples: how many were looked at.
-        level: (P,) of each threshold, from strict to loose; the first is +inf, where nobody leaves early.
-        depth: (P,) mean depth at which samples leave.
-        agreement: (P,) share of answers that are the full model's.
-        accuracy: (P,) share of right answers; None without labels.
+        tested: the depths below L at which samples may exit.
+        samples: how many there were.
+        level: (P,) of each threshold, from strict to loose; the first is +inf, where no sample exits early.
+        depth: (P,) mean exit depth.
+        agreement: (P,) share of predictions that are the full model's.
+        accuracy: (P,) share of right predictions; None without labels.
         flops: (P,) floating-point operations, as a share of the plain model's.
         predicted: (P,) time as a share of the plain model's, as the measured costs of its steps predict it.
-        measured: (P,) the same, by the clock; NaN where it was not measured.
-        batch: samples of the batches the last two are for.
+        measured: (P,) the same, as timed; NaN where it was not.
+        batch: samples in each of the batches that the last two are for.
 
     Example:
-        >>> none = np.full(2, np.nan)
-        >>> curve = ExitCurve(4, (2,), 100, none, np.array([4.0, 2.0]), np.array([1.0, 0.9]), None, none, none, none, 8)
+        >>> depth, agreement, nan = np.array([4.0, 2.0]), np.array([1.0, 0.9]), np.full(2, np.nan)
+        >>> curve = ExitCurve(last=4, tested=(2,), samples=100, level=nan, depth=depth, agreement=agreement,
+        ...                   accuracy=None, flops=nan, predicted=nan, measured=nan, batch=8)
         >>> curve.paper_speedup.tolist(), round(curve.area, 3)
         ([1.0, 2.0], 0.933)
     """
@@ -77,21 +78,21 @@ class ExitCurve:
 
     @property
     def paper_speedup(self) -> Array:
-        """The speed-up that the paper counts: L over the mean depth, without readouts and without a clock."""
+        """The speed-up that papers report: L over the mean depth, without the cost of readouts."""
         return self.last / self.depth
 
     @property
     def area(self) -> float:
         """Area under quality against mean depth, from depth 1 to L, over L - 1: the mean quality over all depths.
 
-        Shallower than the loosest threshold goes, quality counts as at that threshold. Several models can be
-        compared by it if they have the same L.
+        Below the mean depth of the loosest threshold, quality counts as at that threshold. It compares models of the
+        same L.
         """
         depth, quality = np.append(self.depth, 1.0)[::-1], np.append(self.quality, self.quality[-1])[::-1]
         return float(np.trapezoid(quality, depth) / (self.last - 1))
 
     def interval(self, confidence: float = 0.95) -> Float64[np.ndarray, "2 p"]:
-        """Of quality, low and high (Wilson)."""
+        """Confidence interval of quality, low and high (Wilson)."""
         return wilson(np.round(self.quality * self.samples), self.samples, confidence)
 
     def as_plain(self) -> dict[str, Any]:
@@ -100,9 +101,9 @@ class ExitCurve:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> ExitCurve:
-        """From what `as_plain` gave, read back."""
+        """The curve from the values of `as_plain`."""
         arrays = {
-            name: np.array([np.nan if one is None else one for one in values], dtype=np.float64)
+            name: np.array(values, dtype=np.float64)  # None becomes NaN
             for name, values in plain.items()
             if isinstance(values, list) and name != "tested"
         }
@@ -134,19 +135,19 @@ def exit_curve(
     timed: int = 5,
     progress: Progress | None = None,
 ) -> ExitCurve:
-    """Look at a policy over the whole range of its thresholds.
+    """Evaluate a policy over the whole range of its thresholds.
 
     Args:
-        exits: the policy's threshold does not matter.
-        data: batches as `anydepth.trace` takes them, that can be gone through again: some are run once more for the
-            clock. A curve on samples that tuned or certified the policy flatters it.
+        exits: the model and policy; the policy's threshold does not matter.
+        data: batches as `anydepth.trace` takes them, that can be iterated over again: some are run once more for
+            timing. A curve on samples that tuned or certified the policy is optimistic.
         labels: whether they must carry labels; None to take them if the first batch has some.
-        timed: at how many thresholds to measure the time really taken; 0 for none.
+        timed: at how many thresholds to measure the time; 0 for none.
         progress: called with what is done, how much there is, and what it is.
 
     Raises:
         PolicyError: the policy has no threshold (`AtDepth`), or tests no depth below L.
-        DataError: there is no batch, or the data can be gone through only once.
+        DataError: there is no batch, or the data can be iterated over only once.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
@@ -160,89 +161,87 @@ def exit_curve(
     """
     require_threshold(exits)
     if isinstance(data, Iterator):
-        raise DataError("data can be gone through only once, and a few batches are run again: give a list, or a loader")
+        raise DataError(
+            "data can be iterated over only once, and a few batches are run again: give a list, or a loader"
+        )
     first = list(islice(data, _TIMED_BATCHES))
     if labels is None:
         labels = bool(first) and as_batch(first[0], 0)[1] is not None
-    shown = exits.look(data, labels=labels, progress=progress).under(exits.policy)
-    return curve_of(exits, shown, first, costs=None, timed=timed, progress=progress)
+    scores = exits.look(data, labels=labels, progress=progress).under(exits.policy)
+    return curve_of(exits, scores, first, costs=None, timed=timed, progress=progress)
 
 
 def require_threshold(exits: EarlyExit) -> None:
-    """See that there is a range of thresholds.
-
-    Raises:
-        PolicyError: there is not.
-    """
+    """Raise a `PolicyError` if the policy has no range of thresholds."""
     if isinstance(exits.policy, AtDepth) or not exits.tested:
         raise PolicyError(f"{exits.policy} has no range of thresholds: expected a policy that tests some depth below L")
 
 
 def curve_of(
     exits: EarlyExit,
-    shown: ExitScores,
+    scores: ExitScores,
     batches: Sequence[Any],
     *,
     costs: Costs | None,
     timed: int = 5,
     progress: Progress | None = None,
 ) -> ExitCurve:
-    """The curve from what was seen of the samples.
+    """Compute the curve from scores; see `exit_curve`.
 
-    Args:
-        exits: what was looked through.
-        shown: what was seen.
-        batches: a few, to count operations and to measure time on.
-        costs: of the steps of a forward, measured; None to measure them now.
-        timed: at how many thresholds to measure the time really taken.
-        progress: called with what is done, how much there is, and what it is.
+    Operations are counted on the first of the batches, and time is measured on all: give a few. Costs are those of
+    `measure_costs`; None to measure them now.
     """
     first, reads = as_batch(batches[0], 0, exits.stack.model)[0], exits.policy.reads
     costs = measure_costs(exits.stack, first) if costs is None else costs
     flops = count_flops(exits.stack, first)
-    path = [np.inf, *levels(shown, _POINTS)]
-    leaving = [shown.depth_of(level) for level in path]
-    answers = [shown.answers(level) for level in path]
-    depth = np.array([one.mean() for one in leaving])
+    path = [np.inf, *levels(scores, _POINTS)]
+    exit_depths = [scores.depth_of(level) for level in path]
+    predictions = [scores.answers(level) for level in path]
+    depth = np.array([depths.mean() for depths in exit_depths])
     measured = np.full(len(path), np.nan)
     for done, place in enumerate(places := _spread(depth, timed), 1):
         measured[place] = relative_time(EarlyExit(exits.stack, exits.policy.at_level(path[place])), batches)
         if progress:
             progress(done, len(places), "thresholds timed")
+
+    def agreement(truth: Int64[np.ndarray, " n"]) -> Array:
+        return np.array([(predicted == truth).mean() for predicted in predictions])
+
     return ExitCurve(
-        exits.stack.depth,
-        exits.tested,
-        len(shown),
-        np.array(path),
-        depth,
-        np.array([(one == shown.predictions[:, -1]).mean() for one in answers]),
-        None if shown.labels is None else np.array([(one == shown.labels).mean() for one in answers]),
-        np.array([flops.share(one, exits.tested, reads=reads) for one in leaving]),
-        np.array([costs.share(one, exits.tested, reads=reads) for one in leaving]),
-        measured,
-        costs.batch,
+        last=exits.stack.depth,
+        tested=exits.tested,
+        samples=len(scores),
+        level=np.array(path),
+        depth=depth,
+        agreement=agreement(scores.predictions[:, -1]),
+        accuracy=None if scores.labels is None else agreement(scores.labels),
+        flops=np.array([flops.share(depths, exits.tested, reads=reads) for depths in exit_depths]),
+        predicted=np.array([costs.share(depths, exits.tested, reads=reads) for depths in exit_depths]),
+        measured=measured,
+        batch=costs.batch,
     )
 
 
 def _spread(depth: Array, count: int) -> list[int]:
-    """Places on the curve, about evenly spread over the mean depth; the first is where nobody leaves early."""
-    wanted = np.linspace(depth[0], depth[-1], count)
-    # a path of ties lets several wishes fall on one place; never the first but by its own wish: inf is no threshold
-    return sorted({max(1, int(np.abs(depth - one).argmin())) for one in wanted})
+    """Points of the curve about evenly spread over the mean depth, without the first, where no sample exits early."""
+    targets = np.linspace(depth[0], depth[-1], count)
+    # Where many scores tie, several targets fall on one point.
+    return sorted({max(1, int(np.abs(depth - target).argmin())) for target in targets})
 
 
 def relative_time(exits: EarlyExit, batches: Sequence[Any]) -> float:
-    """Time over the plain model's, on the same batches in turn; the median of some rounds."""
+    """Time of early exit over the plain model's, on the same batches in turn; the median of some rounds."""
     model, ratios = exits.stack.model, []
     inputs = [to_device(as_batch(item, 0, model)[0], device_of(model)) for item in batches]
-    for one in inputs:  # what is checked once is checked
-        exits(one)
+    for batch in inputs:  # checks that are made once are made here, and not while the clock runs
+        exits(batch)
+
+    def run(forward: Callable[[Any], Any]) -> None:
+        for batch in inputs:
+            forward(batch)
+
     with evaluating(model), torch.inference_mode():
         for _ in range(_ROUNDS):
-            plain = _seconds(lambda one: call_model(model, one), inputs)
-            ratios.append(_seconds(exits, inputs) / plain)
+            plain = time_call(run, lambda batch: call_model(model, batch))[1]
+            ratios.append(time_call(run, exits)[1] / plain)
     return float(np.median(ratios))
-
-
-def _seconds(run: Any, batches: Sequence[Any]) -> float:
-    return time_call(lambda: [run(batch) for batch in batches])[1]

@@ -1,6 +1,6 @@
-"""What every depth that may be tested shows of every sample, in one pass that lets nobody go.
+"""Policy inputs and scores of all samples at all tested depths, collected in one pass without early exit.
 
-From that, what any threshold would do follows without the model: calibration, tuning and curves look at it only.
+Calibration, tuning and curves compute what any threshold would do from these, without the model.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from anydepth.storage.sizes import in_words
 _LOOK = OutputKind(job="exit", mark="exit.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExitScores:
-    """The scores and answers of a policy, whatever its threshold: enough to tell what any level would do.
+    """Scores of a policy and predictions at each tested depth: enough to compute what any level would do.
 
     Attributes:
         depths: those tested, ascending, and L.
         scores: (N, tested).
         predictions: (N, tested + 1) top class at each of `depths`.
-        labels: the true classes; None if there are none.
+        labels: (N,) the true classes; None without labels.
     """
 
     depths: tuple[int, ...]
@@ -58,20 +58,20 @@ class ExitScores:
     def rows(self, which: Int64[np.ndarray, " m"]) -> ExitScores:
         """Some of the samples."""
         labels = None if self.labels is None else self.labels[which]
-        return ExitScores(self.depths, self.scores[which], self.predictions[which], labels)
+        return replace(self, scores=self.scores[which], predictions=self.predictions[which], labels=labels)
 
-    def leaving(self, level: float) -> Int64[np.ndarray, " n"]:
-        """Where each sample leaves at a level, as an index of `depths`."""
+    def exit_index(self, level: float) -> Int64[np.ndarray, " n"]:
+        """Index into `depths` of each sample's exit at a level."""
         reached = np.hstack([self.scores >= level, np.ones((len(self), 1), dtype=bool)])
         return np.asarray(reached.argmax(axis=1))
 
     def depth_of(self, level: float) -> Int64[np.ndarray, " n"]:
-        """The depth at which each sample leaves at a level."""
-        return np.asarray(np.array(self.depths, dtype=np.int64)[self.leaving(level)])
+        """Exit depth of each sample at a level."""
+        return np.asarray(np.array(self.depths, dtype=np.int64)[self.exit_index(level)])
 
     def answers(self, level: float) -> Int64[np.ndarray, " n"]:
-        """What each sample is answered at a level."""
-        return np.asarray(self.predictions[np.arange(len(self)), self.leaving(level)])
+        """Predicted class of each sample at its exit, at a level."""
+        return np.asarray(self.predictions[np.arange(len(self)), self.exit_index(level)])
 
     def failed(self, level: float, against: str) -> Bool[np.ndarray, " n"]:
         """Which samples fail at a level; see `anydepth.stats.certificates.fails`."""
@@ -82,44 +82,35 @@ class ExitScores:
         return int(self.failed(level, against).sum())
 
     def failures_along(self, path: Sequence[float], against: str) -> Int64[np.ndarray, " p"]:
-        """How many samples fail at each level of a path."""
-        final = self.predictions[:, -1]
-        failed = [fails(early, final, self.labels, against) for early in self.predictions.T]
-        return self._added_up(path, np.stack(failed, 1).astype(np.int64))
+        """How many samples fail at each level of a path above -inf.
 
-    def mean_depth_along(self, path: Sequence[float]) -> Float64[np.ndarray, " p"]:
-        """Blocks that a sample goes through at each level of a path, on the mean."""
-        depths = np.array(self.depths, dtype=np.int64)
-        return self._added_up(path, np.broadcast_to(depths, self.predictions.shape)) / len(self)
-
-    def _added_up(self, path: Sequence[float], values: Int64[np.ndarray, "n s"]) -> Int64[np.ndarray, " p"]:
-        """The sum over samples of the value at the depth where each leaves, at each of some levels above -inf.
-
-        A sample has left by a depth if the highest of its scores so far reaches the level; then the value there takes
-        the place of the next depth's. So all levels follow from one sort of these scores.
+        A sample has exited by a depth if the highest of its scores so far reaches the level; then its failure there
+        takes the place of that at the next depth. So all levels follow from one sort of these scores.
         """
+        final = self.predictions[:, -1]
+        failed = np.stack([fails(early, final, self.labels, against) for early in self.predictions.T], 1)
         highest = np.maximum.accumulate(np.where(np.isnan(self.scores), -np.inf, self.scores), axis=1).ravel()
         order = np.argsort(highest)
-        changes = (values[:, :-1] - values[:, 1:]).ravel()[order][::-1]
+        changes = -np.diff(failed.astype(np.int64)).ravel()[order][::-1]
         sums = np.concatenate([[0], np.cumsum(changes)])
         reached = len(order) - np.searchsorted(highest[order], np.asarray(path, dtype=np.float64), side="left")
-        return np.asarray(values[:, -1].sum() + sums[reached])
+        return np.asarray(failed[:, -1].sum() + sums[reached])
 
     def mean_depth(self, level: float) -> float:
-        """Blocks that a sample goes through at a level, on the mean."""
+        """Mean exit depth at a level."""
         return float(self.depth_of(level).mean())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyInputs:
-    """What was seen of every sample at the depths that may be tested.
+    """What a policy reads of every sample at the depths that may be tested.
 
     Attributes:
         depths: those, ascending, and L.
-        seen: (N, tested, M) what the policy looks at: logits, states, or nothing (M = 0).
+        seen: (N, tested, M) what the policy reads: logits, states, or nothing (M = 0).
         predictions: (N, tested + 1) top class at each of `depths`.
-        labels: the true classes; None if there are none.
-        digests: 64 bits of each sample's content, to tell repeated samples by; None to take all for distinct.
+        labels: (N,) the true classes; None without labels.
+        digests: (N,) 64 bits of each sample's content, to recognise repeated samples by; None to take all for distinct.
     """
 
     depths: tuple[int, ...]
@@ -141,14 +132,19 @@ class PolicyInputs:
         return self if self.digests is None else self.rows(one_of_each(self.digests, seed))
 
     def under(self, policy: Policy) -> ExitScores:
-        """The scores of a policy that looks at the same, at the depths it tests: all that were looked at, or some."""
+        """The scores of a policy that reads the same, at all of the depths collected, or those of them it tests."""
         tested = policy.tested(self.depths[-1])
         places = [self.depths.index(depth) for depth in tested]
         scores, memory = np.empty((len(self), len(tested))), None
         for column, (depth, place) in enumerate(zip(tested, places, strict=True)):
             score, memory = policy.scores(depth, torch.from_numpy(self.seen[:, place]), memory)
             scores[:, column] = score.double().numpy()
-        return ExitScores((*tested, self.depths[-1]), scores, self.predictions[:, [*places, -1]], self.labels)
+        return ExitScores(
+            depths=(*tested, self.depths[-1]),
+            scores=scores,
+            predictions=self.predictions[:, [*places, -1]],
+            labels=self.labels,
+        )
 
 
 def look(
@@ -159,17 +155,10 @@ def look(
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> PolicyInputs:
-    """Keep what a policy would look at of every sample at every tested depth.
-
-    Args:
-        reader: of the model, for the policy.
-        data: batches as `anydepth.trace` takes them.
-        labels: whether they must carry labels; without, labels are left alone.
-        out: a folder in which an interrupted pass leaves what it has, for the next one to go on from.
-        progress: called with what is done, how much there is, and what it is.
+    """Collect the policy inputs of every sample at every tested depth; see `EarlyExit.look`.
 
     Raises:
-        DataError: there is no batch, or what is to be kept does not fit in memory.
+        DataError: there is no batch, or the inputs do not fit in memory.
         LabelError: labels are missing or not among the classes.
         IncompatibleTraces: an interrupted pass in `out` has seen other data.
     """
@@ -178,26 +167,28 @@ def look(
     key = f"look {model_fingerprint(reader.stack.model)} {reader.policy.reads} {reader.tested} {labels}"
     with working_folder(out, _LOOK, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:
         with evaluating(reader.stack.model):
-            rows_of, model = partial(_rows, reader, labels, total), reader.stack.model
-            run_pass(data, workspace, rows_of, labels=labels, progress=progress, model=model)
+            inputs_of = partial(_batch_inputs, reader, labels, total)
+            run_pass(data, workspace, inputs_of, labels=labels, progress=progress, model=reader.stack.model)
         names = ("seen", "prediction", "label", "digest")
-        seen, predictions, known, digests = (workspace.read(name) for name in names)
+        seen, predictions, truth, digests = (workspace.read(name) for name in names)
         assert predictions is not None
         assert digests is not None
         count, tested = len(predictions), len(reader.tested)
         return PolicyInputs(
-            (*reader.tested, reader.stack.depth),
-            np.zeros((count, tested, 0), np.float32) if seen is None else np.array(seen).reshape(count, tested, -1),
-            np.array(predictions),
-            None if known is None else np.array(known),
-            np.array(digests),
+            depths=(*reader.tested, reader.stack.depth),
+            seen=np.zeros((count, tested, 0), np.float32)
+            if seen is None
+            else np.array(seen).reshape(count, tested, -1),
+            predictions=np.array(predictions),
+            labels=None if truth is None else np.array(truth),
+            digests=np.array(digests),
         )
 
 
-def _rows(
+def _batch_inputs(
     reader: PolicyReader, labels: bool, total: int | None, index: int, batch: Batch, truth: Tensor | None, first: int
 ) -> Iterator[tuple[str, np.ndarray, Any]]:
-    """What the policy looks at, and the top class, at each tested depth; one row for each sample."""
+    """What the policy reads, and the top class, at each tested depth; one row for each sample."""
     batch = to_device(batch, device_of(reader.stack.model))
     reader.prepare(batch)
     seen, tops = [], []
@@ -218,9 +209,9 @@ def _rows(
 
 
 def _require_memory(needed: int, batches: int) -> None:
-    # twice: the whole, and the parts it is split into
+    # Needed twice: as a whole, and as the parts it is split into.
     if 2 * needed > (free := available_memory()):
         raise DataError(
-            f"what {batches:,} batches show at the tested depths takes {in_words(2 * needed)}, and {in_words(free)} of "
-            "memory are free: test fewer depths (depths=), or give fewer samples"
+            f"the policy inputs of {batches:,} batches take {in_words(2 * needed)}, and {in_words(free)} of memory are "
+            "free: test fewer depths (depths=), or give fewer samples"
         )

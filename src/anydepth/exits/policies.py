@@ -1,7 +1,7 @@
-"""When a sample has had enough blocks: small pure objects that score what a tested depth shows.
+"""Exit policies: when a sample has had enough blocks, decided by a score of what a tested depth shows.
 
-A sample leaves at the first tested depth at which its score reaches the policy's level, else at L. The higher the
-score, the surer; NaN never leaves.
+A sample exits at the first tested depth at which its score reaches the policy's level, else at L. A higher score means
+a surer prediction; a score that is NaN never exits.
 
 Probabilities are scored as log-odds, log(p / (1 - p)), in float64 and from the logits: a float32 softmax is exactly 1
 from a lead of 17 on, which would leave no order among the surest samples, and no threshold between them.
@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
@@ -20,21 +21,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anydepth.errors import PolicyError, choose
+from anydepth.exits.policy_names import POLICY_CLASSES
+
+THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+"""Probabilities from strict to loose: a path that is fixed, so that no sample is spent on laying it."""
+
+Memory = Float[Tensor, "n m"] | None
+"""What a policy remembers of each sample from one tested depth to the next."""
+Scores = tuple[Float[Tensor, " n"], Memory]
+
+
+class Reads(StrEnum):
+    """What a policy looks at: the logits of a readout, the states (then no readout is needed to decide), or nothing."""
+
+    LOGITS = "logits"
+    STATE = "state"
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
 class Policy(ABC):
-    """What all policies have in common. Use one of its kinds.
+    """Base of the exit policies; use one of the subclasses.
 
     Args:
-        threshold: what the kind says.
+        threshold: see the subclass.
         depths: which depths are tested; None for all below L.
-        temperature: logits are divided by it before they are looked at; one number, or one for each tested depth.
+        temperature: logits are divided by it before they are scored; one number, or one for each tested depth.
         log_odds: of the threshold, where it is a probability too near to 0 or 1 to be written as one; calibration sets
             it. None: those of `threshold`.
 
     Raises:
-        PolicyError: a threshold or temperature out of range, depths that are none, or log-odds of another threshold.
+        PolicyError: a threshold, temperature or depth out of range, or log-odds of another threshold.
     """
 
     threshold: int | float
@@ -42,10 +59,11 @@ class Policy(ABC):
     temperature: int | float | Mapping[int, float] = 1.0
     log_odds: float | None = field(default=None, repr=False)
 
-    reads: ClassVar[str] = "logits"
-    """What is looked at: "logits", "state" (no readout is needed to decide), or "nothing"."""
+    reads: ClassVar[Reads] = Reads.LOGITS
     has_temperature: ClassVar[bool] = False
     """Whether the temperature matters."""
+    default_threshold: ClassVar[int | float] = 0.5
+    """Where calibration starts from."""
     _range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -66,18 +84,24 @@ class Policy(ABC):
 
     @property
     def level(self) -> float:
-        """The score from which on a sample leaves."""
+        """The score from which on a sample exits."""
         return float(self.threshold)
 
     def at_level(self, level: float) -> Policy:
         """The same policy with the threshold that has this level."""
         return replace(self, threshold=level)
 
-    def tested(self, last: int) -> tuple[int, ...]:
-        """The depths below L at which samples may leave, ascending.
+    def threshold_path(self) -> Sequence[int | float]:
+        """Thresholds from strict to loose, to certify one after the other where scores cannot lay a path.
 
-        Args:
-            last: L.
+        Example:
+            >>> Entropy(0.5).threshold_path()[:2], Patience(2, depths=(2, 4, 6)).threshold_path()
+            ([0.0001, 0.001], [3, 2, 1])
+        """
+        return THRESHOLDS
+
+    def tested(self, last: int) -> tuple[int, ...]:
+        """The depths below L (`last`) at which samples may exit, ascending.
 
         Raises:
             PolicyError: one is beyond L.
@@ -89,15 +113,13 @@ class Policy(ABC):
         return tuple(sorted(depth for depth in set(self.depths) if depth < last))
 
     @abstractmethod
-    def scores(
-        self, depth: int, seen: Float[Tensor, "n d"], memory: Float[Tensor, "n m"] | None
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
-        """How sure to be of each sample at a tested depth.
+    def scores(self, depth: int, seen: Float[Tensor, "n d"], memory: Memory) -> Scores:
+        """Score each sample at a tested depth.
 
         Args:
-            depth: where.
+            depth: the tested depth.
             seen: what the policy reads: logits, or the states that stand for the samples.
-            memory: what this gave at the tested depth before; None at the first.
+            memory: what this returned at the tested depth before; None at the first.
 
         Returns:
             A score for each sample, and what to remember of it.
@@ -110,11 +132,11 @@ class _OfLogits(Policy):
 
     has_temperature = True
 
-    def scores(
-        self, depth: int, seen: Float[Tensor, "n c"], memory: Float[Tensor, "n m"] | None
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
-        known = self.temperature
-        return self.of_logits(_exact(seen) / (known.get(depth, 1.0) if isinstance(known, Mapping) else known)), None
+    def scores(self, depth: int, seen: Float[Tensor, "n c"], memory: Memory) -> Scores:
+        temperature = self.temperature
+        if isinstance(temperature, Mapping):
+            temperature = temperature.get(depth, 1.0)
+        return self.of_logits(_exact(seen) / temperature), None
 
     @abstractmethod
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
@@ -127,7 +149,7 @@ class _OfOdds(_OfLogits):
 
     @property
     def level(self) -> float:
-        """The log-odds from which on a sample leaves."""
+        """The log-odds from which on a sample exits."""
         return _log_odds_of(float(self.threshold)) if self.log_odds is None else self.log_odds
 
     def at_level(self, level: float) -> Policy:
@@ -145,7 +167,7 @@ class _OfOdds(_OfLogits):
 
 @dataclass(frozen=True)
 class Confidence(_OfOdds):
-    """Leaves where the top class has at least this probability; scored by its log-odds.
+    """Exit where the top class has at least this probability; scored by its log-odds.
 
     Example:
         >>> Confidence(0.8).of_logits(torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)).sigmoid()
@@ -159,7 +181,7 @@ class Confidence(_OfOdds):
 
 @dataclass(frozen=True)
 class Margin(_OfOdds):
-    """Leaves where the top class is ahead of the next by at least this much probability; scored by its log-odds.
+    """Exit where the top class is ahead of the next by at least this much probability; scored by its log-odds.
 
     Example:
         >>> Margin(0.5).of_logits(torch.tensor([[2.0, 0.0, -9.0]], dtype=torch.float64)).sigmoid()
@@ -167,7 +189,7 @@ class Margin(_OfOdds):
     """
 
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-        """The log-odds of the top class's probability less that of the next: -inf where two classes are first."""
+        """The log-odds of the top class's probability minus that of the next: -inf where two classes are first."""
         others = _behind(logits)
         second = others.amax(1)
         # m = (1 - e2) / Z and 1 - m = (S + e2) / Z, with S what all others add up to, beside the first's 1
@@ -176,7 +198,7 @@ class Margin(_OfOdds):
 
 @dataclass(frozen=True)
 class Entropy(_OfLogits):
-    """Leaves where the entropy is at most this share of the largest there is, ln C.
+    """Exit where the entropy is at most this share of the largest possible, ln C.
 
     Example:
         >>> Entropy(0.5).of_logits(torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
@@ -185,12 +207,16 @@ class Entropy(_OfLogits):
 
     @property
     def level(self) -> float:
-        """The score from which on a sample leaves: less entropy is a higher score."""
+        """The score from which on a sample exits: less entropy is a higher score."""
         return -float(self.threshold)
 
     def at_level(self, level: float) -> Policy:
         """The same policy with the threshold that has this level."""
         return replace(self, threshold=-level)
+
+    def threshold_path(self) -> Sequence[int | float]:
+        """The shares of the largest entropy that go with the path of probabilities."""
+        return [round(1 - threshold, 6) for threshold in THRESHOLDS]
 
     def of_logits(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
         """Minus the entropy over ln C, -1..0."""
@@ -203,12 +229,12 @@ class Entropy(_OfLogits):
 
 
 def _exact(values: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    """In float64, where there is one: scores have an order in float32, too, only a coarser one."""
+    """The values in float64; in float32, whose order of scores is coarser, on devices without it."""
     return values.float() if values.device.type == "mps" else values.double()
 
 
 def _behind(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    """How far each logit is behind the top one, which is -inf itself: the others' log-odds against it."""
+    """Each logit minus the top one: the others' log-odds against it. The top one itself is -inf."""
     top = logits.max(1, keepdim=True)
     return (logits - top.values).scatter(1, top.indices, -math.inf)
 
@@ -225,7 +251,7 @@ def _probability_of(log_odds: float) -> float:
 
 @dataclass(frozen=True)
 class Patience(Policy):
-    """Leaves where this many tested depths in a row, this one the last of them, have the same top class.
+    """Exit where this many tested depths in a row, the last of them included, have the same top class.
 
     Example:
         >>> policy = Patience(2)
@@ -234,11 +260,14 @@ class Patience(Policy):
         tensor([2.])
     """
 
+    default_threshold = 2
     _range = (1.0, math.inf)
 
-    def scores(
-        self, depth: int, seen: Float[Tensor, "n c"], memory: Float[Tensor, "n m"] | None
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
+    def threshold_path(self) -> Sequence[int | float]:
+        """Every number of tested depths, from all of them down to 1."""
+        return list(range(len(self.depths or (1,)), 0, -1))
+
+    def scores(self, depth: int, seen: Float[Tensor, "n c"], memory: Memory) -> Scores:
         """How many tested depths in a row agree; NaN logits agree with nothing."""
         top = seen.argmax(1).float().masked_fill(seen.isnan().any(1), math.nan)
         run = torch.ones_like(top)
@@ -249,7 +278,7 @@ class Patience(Policy):
 
 @dataclass(frozen=True)
 class Convergence(Policy):
-    """Leaves where the state has this cosine with that of the tested depth before. Needs no readout.
+    """Exit where the state has this cosine with that of the tested depth before. Needs no readout to decide.
 
     Example:
         >>> policy = Convergence(0.9)
@@ -258,13 +287,11 @@ class Convergence(Policy):
         tensor([0.7071], dtype=torch.float64)
     """
 
-    reads = "state"
+    reads = Reads.STATE
     _range = (-1.0, 1.0)
 
-    def scores(
-        self, depth: int, seen: Float[Tensor, "n d"], memory: Float[Tensor, "n m"] | None
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
-        """The cosine with the state before; minus infinity at the first tested depth: nothing can have converged."""
+    def scores(self, depth: int, seen: Float[Tensor, "n d"], memory: Memory) -> Scores:
+        """The cosine with the state before; -inf at the first tested depth, where nothing can have converged."""
         if memory is None:
             return torch.full_like(_exact(seen)[:, 0], -math.inf), seen
         return torch.nn.functional.cosine_similarity(_exact(seen), _exact(memory), dim=1).clamp(-1, 1), seen
@@ -272,7 +299,7 @@ class Convergence(Policy):
 
 @dataclass(frozen=True)
 class AtDepth(Policy):
-    """Every sample leaves at one depth.
+    """Exit at one depth, whatever the sample.
 
     Args:
         threshold: that depth, 1..L.
@@ -282,97 +309,82 @@ class AtDepth(Policy):
         (3,)
     """
 
-    reads = "nothing"
+    reads = Reads.NOTHING
+    default_threshold = 1
     _range = (1.0, math.inf)
 
     @property
     def level(self) -> float:
-        """Whatever the score."""
+        """-inf: any score reaches it."""
         return -math.inf
 
     def tested(self, last: int) -> tuple[int, ...]:
         """The depth itself, if it is below L."""
         if self.threshold > last:
-            raise PolicyError(f"the policy leaves at depth {self.threshold}, and the model has {last} blocks")
+            raise PolicyError(f"the policy exits at depth {self.threshold}, and the model has {last} blocks")
         return (int(self.threshold),) if self.threshold < last else ()
 
-    def scores(
-        self, depth: int, seen: Float[Tensor, "n d"], memory: Float[Tensor, "n m"] | None
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n m"] | None]:
-        """Nothing is looked at: 0 for all."""
+    def scores(self, depth: int, seen: Float[Tensor, "n d"], memory: Memory) -> Scores:
+        """0 for all."""
         return torch.zeros(len(seen), device=seen.device), None
 
 
 # --- By name ---------------------------------------------------------------------------------------------------------
 
-POLICIES: dict[str, type[Policy]] = {
-    "confidence": Confidence,
-    "margin": Margin,
-    "entropy": Entropy,
-    "patience": Patience,
-    "convergence": Convergence,
-    "depth": AtDepth,
-}
-_START = {"patience": 2, "depth": 1}
+POLICIES: dict[str, type[Policy]] = {name: globals()[kind] for name, kind in POLICY_CLASSES.items()}
 
 
 def policy_named(name: str, *, depths: Sequence[int] | None = None) -> Policy:
-    """A policy of a kind, with a threshold that says nothing yet: what calibration starts from.
-
-    Args:
-        name: a key of `POLICIES`.
-        depths: those to test; None for all below L.
+    """A policy by its key in `POLICIES`, with its default threshold: what calibration starts from.
 
     Raises:
-        PolicyError: there is no such kind.
+        PolicyError: there is no such policy.
 
     Example:
         >>> policy_named("margin", depths=(2, 4))
         Margin(threshold=0.5, depths=(2, 4), temperature=1.0)
     """
-    choose(name, POLICIES, "policy", PolicyError)
-    return POLICIES[name](_START.get(name, 0.5), depths)
+    kind = POLICIES[choose(name, POLICIES, "policy", PolicyError)]
+    return kind(kind.default_threshold, depths)
 
 
 def as_plain(policy: Policy) -> dict[str, Any]:
     """A policy as values that JSON holds.
 
     Raises:
-        PolicyError: it is of a kind that `POLICIES` does not list.
+        PolicyError: its class is not in `POLICIES`.
     """
     name = next((name for name, kind in POLICIES.items() if type(policy) is kind), None)
     if name is None:
         raise PolicyError(f"{type(policy).__name__} is no policy of anydepth's, and cannot be saved: make it anew")
-    shared = policy.temperature
-    temperature = {str(depth): one for depth, one in shared.items()} if isinstance(shared, Mapping) else shared
-    depths = None if policy.depths is None else list(policy.depths)
+    temperature: Any = policy.temperature
+    if isinstance(temperature, Mapping):
+        temperature = {str(depth): value for depth, value in temperature.items()}
     return {
         "kind": name,
         "threshold": policy.threshold,
         "log_odds": policy.log_odds,
-        "depths": depths,
+        "depths": None if policy.depths is None else list(policy.depths),
         "temperature": temperature,
     }
 
 
 def from_plain(plain: Mapping[str, Any]) -> Policy:
-    """A policy from what `as_plain` gave.
+    """A policy from the values of `as_plain`.
 
     Raises:
-        PolicyError: it is none, or one out of range.
+        PolicyError: an unknown policy, or values out of range.
 
     Example:
         >>> from_plain(as_plain(Confidence(0.9, depths=(3,), temperature={3: 1.5})))
         Confidence(threshold=0.9, depths=(3,), temperature={3: 1.5})
     """
-    policy = policy_named(str(plain.get("kind")))
     temperature, depths = plain["temperature"], plain["depths"]
     if isinstance(temperature, Mapping):
-        temperature = {int(depth): one for depth, one in temperature.items()}
+        temperature = {int(depth): value for depth, value in temperature.items()}
     return replace(
-        policy,
+        policy_named(str(plain.get("kind")), depths=None if depths is None else tuple(depths)),
         threshold=plain["threshold"],
-        depths=None if depths is None else tuple(depths),
         temperature=temperature,
         log_odds=plain["log_odds"],
     )

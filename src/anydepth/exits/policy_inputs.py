@@ -1,4 +1,4 @@
-"""What a policy looks at of a model: the logits read out at a depth, or the states that stand for the samples."""
+"""Inputs of a policy from a model's hidden states: logits read out at a depth, or the states of the samples."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from anydepth.core.targets import require_one_class
 from anydepth.core.tokens import Policy as Tokens
 from anydepth.core.tokens import default_policy, select, valid_positions
 from anydepth.errors import UnsupportedHead
-from anydepth.exits.policies import Policy
+from anydepth.exits.policies import Policy, Reads
 
 
 class PolicyReader:
-    """Reads a model's states for a policy.
-
-    Args:
-        stack: the model.
-        policy: which depths it tests, and what it looks at there.
+    """Computes what a policy reads from the hidden states of a model.
 
     Raises:
         PolicyError: the policy tests a depth beyond L.
@@ -33,7 +29,7 @@ class PolicyReader:
         self._counts_padding: bool | None = None
 
     def prepare(self, batch: Batch) -> None:
-        """Check the padding, and find the positions that stand for the samples, if the policy looks at states.
+        """Check the padding, and choose the positions that stand for the samples, if the policy reads states.
 
         Needs gradients allowed.
 
@@ -43,27 +39,23 @@ class PolicyReader:
         require_tokens(batch, "the batch")
         if self._counts_padding is None:
             self._counts_padding = warn_of_padding(self.stack, batch)
-        if self.policy.reads == "state" and self._tokens is None:
+        if self.policy.reads == Reads.STATE and self._tokens is None:
             tokens = default_policy(self.stack, batch, labels_each=False)
             if self._tokens is None:  # still: another thread may have been sooner
                 self._tokens = tokens
 
     def logits(self, state: Tensor, batch: Batch, depth: int) -> Float[Tensor, "n c"]:
-        """What these samples would be answered at this depth.
-
-        Raises:
-            UnsupportedHead: the model answers for every position, or chooses no class.
-        """
+        """Readout at a depth: one row of logits for each sample; see `checked`."""
         return self.checked(self.stack.readout(state, batch, depth=depth))
 
     def checked(self, logits: Tensor) -> Float[Tensor, "n c"]:
-        """What a readout gave, if it is one class for each sample.
+        """The logits of a readout, checked to be one class for each sample.
 
         Raises:
-            UnsupportedHead: the model has no classifier, answers for every position, or chooses no class.
+            UnsupportedHead: the model has no classifier, predicts for every position, or chooses no class.
         """
         model = self.stack.model
-        # a bare tensor does not say what it is: who gives a policy for it takes it for logits
+        # A bare tensor does not say what it is: whoever gives a policy for it takes it for logits.
         if not self.stack.answers_with_logits(labelled=True):
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(logits.shape)} that are no logits: it has no classifier "
@@ -72,23 +64,17 @@ class PolicyReader:
         if logits.ndim != 2:
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(logits.shape)}, expected one answer for each sample: "
-                "positions of a text cannot leave one by one"
+                "positions of a text cannot exit one by one"
             )
         require_one_class(model, logits, None, "early exit is for classifiers")
         return logits
 
     def seen(self, state: Tensor, batch: Batch, logits: Tensor | None) -> Float[Tensor, "n m"]:
-        """What the policy looks at.
-
-        Args:
-            state: of some samples.
-            batch: the same samples.
-            logits: read out from the state; None if nobody has, as where the policy does not look at them.
-        """
-        if self.policy.reads == "logits":
+        """What the policy reads: one row for each sample. `logits` may be None where it does not read them."""
+        if self.policy.reads == Reads.LOGITS:
             assert logits is not None
             return logits
-        if self.policy.reads == "nothing":
+        if self.policy.reads == Reads.NOTHING:
             return state.flatten(1)[:, :0]
         assert self._tokens is not None
         return select(state, valid_positions(batch, state), self._tokens)[0]

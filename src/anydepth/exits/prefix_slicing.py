@@ -1,7 +1,7 @@
-"""What ran before the first block, cut down to the samples still on their way, so that it need not run again for them.
+"""Outputs of the modules before the first block, cut down to some samples, so that they need not run again for them.
 
-An answer may be (B, T, D), or (1, T, D) for all: that an axis is as long as the batch may be chance. So the modules run
-once more with every sample twice; the axes that became twice as long are the batch's.
+An output may be (B, T, D), or (1, T, D) for all: that an axis is as long as the batch may be chance. So the modules
+run once more with every sample twice; the axes that became twice as long are the batch's.
 """
 
 from __future__ import annotations
@@ -18,43 +18,33 @@ from anydepth.core.prefix_cache import Answers
 from anydepth.core.stack import Stack
 
 Axes = list[int | None]
-"""Of each leaf of an answer: the axis of the batch, or None."""
+"""Of each leaf of an output: the axis of the batch, or None."""
 
 
 class PrefixSlicer:
-    """Cuts what a model ran before its first block down to some samples.
-
-    Args:
-        stack: the model.
-    """
+    """Cuts the outputs of what a model runs before its first block down to some samples."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        # The same model may make a mask or none, by what is in the batch: one entry for each kind of answers seen.
+        # The same model may make a mask or none, by what is in the batch: one entry for each kind of outputs seen.
         self._known: dict[tuple[Any, ...], list[Axes | None]] = {}
 
-    def cut(self, answers: Answers, batch: Batch, rows: Int64[Tensor, " n"]) -> Answers:
-        """The answers on some samples, without those that cannot be cut: their modules have to run again.
-
-        Args:
-            answers: on the whole batch.
-            batch: all of it.
-            rows: the places of the samples in it.
-        """
+    def cut(self, outputs: Answers, batch: Batch, rows: Int64[Tensor, " n"]) -> Answers:
+        """The outputs on a batch for some of its rows, without those that cannot be cut: their modules run again."""
         return [
-            (module, _rows_of(answer, axes, rows))
-            for (module, answer), axes in zip(answers, self._axes(answers, batch), strict=True)
+            (module, _select_rows(output, axes, rows))
+            for (module, output), axes in zip(outputs, self._axes(outputs, batch), strict=True)
             if axes is not None
         ]
 
-    def _axes(self, answers: Answers, batch: Batch) -> list[Axes | None]:
+    def _axes(self, outputs: Answers, batch: Batch) -> list[Axes | None]:
         count = sample_count(batch)
-        kind = tuple(_kind(leaf, count) for leaf in pytree.tree_leaves([answer for _, answer in answers]))
+        kind = tuple(_kind(leaf, count) for leaf in pytree.tree_leaves([output for _, output in outputs]))
         if kind not in self._known:
             each_twice = samples_of(batch, torch.arange(count).repeat(2))
             with self._stack.cached_prefix(each_twice) as twice:
                 self._stack.replay(each_twice)
-            self._known[kind] = [_compared(one, other) for (_, one), (_, other) in zip(answers, twice, strict=True)]
+            self._known[kind] = [_batch_axes(a, b) for (_, a), (_, b) in zip(outputs, twice, strict=True)]
         return self._known[kind]
 
 
@@ -63,8 +53,8 @@ def _kind(leaf: Any, count: int) -> Any:
     return tuple(size == count for size in leaf.shape) if isinstance(leaf, Tensor) else type(leaf)
 
 
-def _compared(once: Any, twice: Any) -> Axes | None:
-    """The batch's axis in each leaf of an answer; None if the answer depends on the batch in any other way."""
+def _batch_axes(once: Any, twice: Any) -> Axes | None:
+    """The batch's axis in each leaf of an output; None if the output depends on the batch in any other way."""
     try:
         return [_batch_axis(*pair) for pair in zip(pytree.tree_leaves(once), pytree.tree_leaves(twice), strict=True)]
     except ValueError:
@@ -74,7 +64,7 @@ def _compared(once: Any, twice: Any) -> Axes | None:
 def _batch_axis(once: Any, twice: Any) -> int | None:
     if not isinstance(once, Tensor):
         if not isinstance(once, bool | int | float | str | None) or once != twice:
-            raise ValueError("a size of the batch, or something nobody can look into")
+            raise ValueError("a size of the batch, or an opaque object")
         return None
     differing = [axis for axis, (a, b) in enumerate(zip(once.shape, twice.shape, strict=True)) if a != b]
     if len(differing) > 1 or any(twice.shape[axis] != 2 * once.shape[axis] for axis in differing):
@@ -82,7 +72,7 @@ def _batch_axis(once: Any, twice: Any) -> int | None:
     return differing[0] if differing else None
 
 
-def _rows_of(answer: Any, axes: Axes, rows: Int64[Tensor, " n"]) -> Any:
-    leaves, shape = pytree.tree_flatten(answer)
+def _select_rows(output: Any, axes: Axes, rows: Int64[Tensor, " n"]) -> Any:
+    leaves, shape = pytree.tree_flatten(output)
     cut = [leaf if axis is None else leaf.index_select(axis, rows) for leaf, axis in zip(leaves, axes, strict=True)]
     return pytree.tree_unflatten(cut, shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,17 @@ EXIT_OUTPUT = OutputKind(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExitFile:
-    """What `exit.json` holds.
+    """Contents of `exit.json`.
 
     Attributes:
-        policy: when a sample has had enough.
-        calibration: what is promised of it; None if it was never calibrated.
-        model: what it is for: `anydepth.core.provenance.describe_model`, the dotted name of its classifier, its config
-            and dtype.
-        about: whatever else was written down: data, costs, notes.
-        inputs: how the inputs were made that it was calibrated on; None if nobody told.
+        policy: when a sample exits.
+        calibration: of the policy; None if it was never calibrated.
+        model: the model it is for: `anydepth.core.provenance.describe_model`, the dotted name of its classifier, its
+            config and dtype.
+        about: anything else that was stored: data, costs, notes.
+        inputs: how the inputs of the calibration were made; None if unknown.
     """
 
     policy: Policy
@@ -49,41 +49,15 @@ class ExitFile:
     about: dict[str, Any] = field(default_factory=dict)
     inputs: InputSettings | None = None
 
-    @classmethod
-    def of(
-        cls,
-        stack: Stack,
-        policy: Policy,
-        calibration: Calibration | None,
-        *,
-        name: str | None = None,
-        about: dict[str, Any] | None = None,
-        inputs: InputSettings | None = None,
-    ) -> ExitFile:
-        """What is to be written of a model and its policy.
-
-        Raises:
-            PolicyError: the model has heads and has seen no batch yet, so nobody knows where they go.
-        """
-        if stack.heads is not None and stack.classifier_path is None:
-            raise PolicyError("the model has a head for each depth, and no batch has shown yet where it goes: run one")
-        more = {
-            "classifier": stack.classifier_path,
-            "config": describe_config(stack.model),
-            "dtype": _dtype_of(stack.model),
-        }
-        return cls(policy, calibration, describe_model(stack, name) | more, about or {}, inputs)
-
     def write(self, folder: Path) -> Path:
-        """Write it; returns the file."""
-        calibration = None if self.calibration is None else asdict(self.calibration)
+        """Write `exit.json`; returns its path."""
         content = {
             "format": _FORMAT,
             "created": now(),
             "versions": versions(),
             "model": self.model,
             "policy": as_plain(self.policy),
-            "calibration": plain(calibration),
+            "calibration": plain(self.calibration),
             "inputs": None if self.inputs is None else self.inputs.as_plain(),
             "about": plain(self.about),
         }
@@ -93,34 +67,35 @@ class ExitFile:
 
     @classmethod
     def read(cls, folder: Path) -> ExitFile:
-        """Read what `write` wrote.
+        """Read `exit.json` of a folder.
 
         Raises:
             TraceFileError: it is missing, of another format, or was changed since.
         """
         settle(folder)
         path = folder / FILE
-        content = read_sealed(path, known=_FORMAT, again="calibrate again, what it promises would not hold")
+        content = read_sealed(path, known=_FORMAT, again="calibrate again, its guarantee would not hold")
         try:
             policy, calibration = from_plain(content["policy"]), content["calibration"]
             if calibration is not None:
                 certificate = calibration["certificate"]
                 calibration["certificate"] = None if certificate is None else Certificate(**certificate)
                 calibration["samples"] = tuple(calibration["samples"])
-                calibration["classes"] = tuple(Failures(**one) for one in calibration["classes"])
+                calibration["classes"] = tuple(Failures(**failures) for failures in calibration["classes"])
                 calibration["notes"] = tuple(calibration["notes"])
                 calibration = Calibration(**calibration)
             inputs = None if content["inputs"] is None else InputSettings.from_plain(content["inputs"])
-            return cls(policy, calibration, content["model"], content["about"], inputs)
+            model, about = content["model"], content["about"]
+            return cls(policy=policy, calibration=calibration, model=model, about=about, inputs=inputs)
         except (KeyError, TypeError, AttributeError, AnydepthError) as problem:
             raise TraceFileError(f"{path} is no calibrated policy: {problem}; calibrate again") from None
 
     def source(self, folder: Path) -> str:
-        """The name by which to load the model: the folder, if it lies there as transformers reads it, else its own."""
+        """Where to load the model from: the folder, if transformers can read it there, else the model's own name."""
         return str(folder) if (folder / "config.json").is_file() else str(self.model["name"])
 
     def stack(self, folder: Path) -> Stack:
-        """The model that lies beside the thresholds.
+        """Load the model beside `exit.json`.
 
         Raises:
             ModelError: there is none that transformers alone can read.
@@ -141,43 +116,29 @@ class ExitFile:
         return Stack(model, blocks=self.model["blocks"], heads=heads)
 
     def require_same(self, stack: Stack) -> None:
-        """See that a model is the one the thresholds are for.
+        """Check that a model is the one the thresholds are for.
 
         Raises:
             PolicyError: another depth, dtype or config, other weights, or heads where there were none.
         """
-        if stack.depth != self.model["depth"]:
-            raise PolicyError(
-                f"the thresholds are for a model of {self.model['depth']} blocks, and this one has {stack.depth}: "
-                "calibrate it"
-            )
-        if (dtype := _dtype_of(stack.model)) != self.model["dtype"]:
-            raise PolicyError(
-                f"the thresholds are for {self.model['dtype']} weights, and these are {dtype}: calibrate it"
-            )
-        if stack_fingerprint(stack) != self.model["fingerprint"]:
-            raise PolicyError(
-                f"the thresholds are for '{self.model['name']}' with other weights than this {self.model['class']} "
-                "has (its fingerprint differs): calibrate it"
-            )
-        before, config = self.model["config"], describe_config(stack.model)
-        changed = sorted(name for name in {*before, *config} if before.get(name) != config.get(name))
+        saved, name = self.model, f"'{self.model['name']}'"
+        if stack.depth != saved["depth"]:
+            raise _other_model(f"a model of {saved['depth']} blocks, and this one has {stack.depth}")
+        if (dtype := _dtype_of(stack.model)) != saved["dtype"]:
+            raise _other_model(f"{saved['dtype']} weights, and these are {dtype}")
+        if stack_fingerprint(stack) != saved["fingerprint"]:
+            raise _other_model(f"{name} with other weights than this {saved['class']} has (its fingerprint differs)")
+        before, config = saved["config"], describe_config(stack.model)
+        changed = sorted(key for key in {*before, *config} if before.get(key) != config.get(key))
         if changed:
-            raise PolicyError(
-                f"the thresholds are for '{self.model['name']}' with another config than this {self.model['class']} "
-                f"has ({', '.join(changed[:3])}): calibrate it"
-            )
+            differs = ", ".join(changed[:3])
+            raise _other_model(f"{name} with another config than this {saved['class']} has ({differs})")
 
     def calibration_for(self, stack: Stack, inputs: InputSettings | None = None) -> Calibration | None:
-        """What is promised of a model that `require_same` let pass.
+        """The calibration of a model that `require_same` accepts; None if it never was calibrated.
 
-        Args:
-            stack: the model; if its classes are called otherwise, nothing is promised.
-            inputs: how its inputs are made; None if the one who asks makes them.
-
-        Returns:
-            The calibration; without its certificate, and with the reason, where something is done otherwise than when
-            it was calibrated. None if it never was.
+        The certificate is withheld, with the reason, where its classes have other names or its inputs are made
+        otherwise than in the calibration. `inputs` is None where the caller makes them.
         """
         if self.calibration is None or self.calibration.certificate is None:
             return self.calibration
@@ -185,23 +146,27 @@ class ExitFile:
         return self.calibration.without_certificate("; ".join(reasons)) if reasons else self.calibration
 
     def _differences(self, stack: Stack, inputs: InputSettings | None) -> list[str]:
-        reasons, classes = [], class_names(stack.model)
-        for index in sorted({*classes, *self.model["classes"]}, key=int):
-            was, now = self.model["classes"].get(index), classes.get(index)
-            if was != now:
-                reasons.append(f"class {index} is called {now!r}, and was {was!r} when it was calibrated")
-                break
+        reasons, before, classes = [], self.model["classes"], class_names(stack.model)
+        changed = [index for index in {*classes, *before} if classes.get(index) != before.get(index)]
+        if changed:
+            index = min(changed, key=int)
+            name, old = classes.get(index), before.get(index)
+            reasons.append(f"class {index} is called {name!r}, and was {old!r} when it was calibrated")
         if inputs is not None and self.inputs is None:
-            reasons.append("it was calibrated in Python, on batches made there, and nobody told how")
+            reasons.append("it was calibrated in Python, on batches made there in an unknown way")
         elif inputs is not None and self.inputs is not None:
             reasons += self.inputs.differences(inputs)
         return reasons
 
 
+def _other_model(difference: str) -> PolicyError:
+    return PolicyError(f"the thresholds are for {difference}: calibrate it")
+
+
 def _dtype_of(model: nn.Module) -> str:
-    """Of the first weights that are floating point."""
-    found = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return str(next(found, torch.get_default_dtype())).removeprefix("torch.")
+    """Name of the dtype of the first floating-point weights."""
+    dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return str(next(dtypes, torch.get_default_dtype())).removeprefix("torch.")
 
 
 def save_exits(
@@ -218,10 +183,20 @@ def save_exits(
     """Fill a folder with a model, its heads, its processor, and `exit.json`.
 
     A model of transformers is saved as by `save_pretrained`, any other as its state dict.
+
+    Raises:
+        PolicyError: the model has adapters, or heads and has seen no batch yet, so their place is unknown.
     """
-    saved, model = ExitFile.of(stack, policy, calibration, name=name, about=about, inputs=inputs), stack.model
+    model = stack.model
+    if stack.heads is not None and stack.classifier_path is None:
+        raise PolicyError("the model has a head for each depth, and no batch has shown yet where it goes: run one")
     if hasattr(model, "peft_config"):
         raise PolicyError(f"{type(model).__name__} holds adapters: merge them (merge_and_unload) before it is saved")
+    described = describe_model(stack, name) | {
+        "classifier": stack.classifier_path,
+        "config": describe_config(model),
+        "dtype": _dtype_of(model),
+    }
     if hasattr(model, "save_pretrained"):
         model.save_pretrained(folder)  # type: ignore[operator]  # a model of transformers
     else:
@@ -232,4 +207,4 @@ def save_exits(
         stack.heads.save(folder)
     if processor is not None:
         processor.save_pretrained(folder)
-    saved.write(folder)
+    ExitFile(policy=policy, calibration=calibration, model=described, about=about or {}, inputs=inputs).write(folder)

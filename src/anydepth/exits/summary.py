@@ -1,4 +1,4 @@
-"""What the calibration of a model came to, and what the calibrated model does on samples that had no say in it."""
+"""Summary of a calibration: the certificate, and quality, depth and time on held-out samples."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from anydepth.exits.policies import Policy, as_plain
 from anydepth.stats.intervals import wilson
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExitSummary:
-    """What the calibration of a model came to.
+    """Result of the calibration of a model.
 
     Attributes:
-        folder: where the calibrated model is.
-        model: what was calibrated.
-        data: on what, with the split.
-        policy: when a sample leaves; `AtDepth(L)` if nothing could be certified.
-        calibration: what is promised of it, and on what grounds.
-        curve: the same policy at every threshold, on the samples that prove it.
-        leaving: (L,) how many of those leave at each depth, from 1 on.
-        agreement: share of their answers that are the full model's.
-        accuracy: share of them answered right; None without labels.
-        full_accuracy: of the full model; None without labels.
+        folder: of the calibrated model.
+        model: name of the model.
+        data: name of the data, with the split.
+        policy: when a sample exits; `AtDepth(L)` if nothing could be certified.
+        calibration: of the policy, with its certificate.
+        curve: the same policy at every threshold, on the held-out samples.
+        leaving: (L,) how many of the held-out samples exit at each depth, from 1 on.
+        agreement: share of their predictions that are the full model's.
+        accuracy: share of their predictions that are right; None without labels.
+        full_accuracy: the same of the full model; None without labels.
         predicted: time as a share of the plain model's, as the measured costs of its steps predict it.
-        measured: the same, by the clock.
-        readout_in_blocks: what one readout costs, in blocks.
+        measured: the same, as timed.
+        readout_in_blocks: the cost of one readout, in blocks.
         notes: what a reader of the result should know, one sentence each.
     """
 
@@ -57,11 +57,11 @@ class ExitSummary:
 
     @property
     def depth(self) -> float:
-        """Mean depth at which the proving samples leave."""
+        """Mean exit depth of the held-out samples."""
         return float(np.average(np.arange(1, self.last + 1), weights=self.leaving))
 
     def interval(self, share: float) -> tuple[float, float]:
-        """95 % interval of a share of the proving samples (Wilson)."""
+        """95 % interval of a share of the held-out samples (Wilson)."""
         count = sum(self.leaving)
         low, high = wilson(np.array([round(share * count)]), count)[:, 0]
         return float(low), float(high)

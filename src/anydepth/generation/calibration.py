@@ -24,13 +24,11 @@ from anydepth.core.patching import evaluating
 from anydepth.core.provenance import describe_model
 from anydepth.core.stack import Stack
 from anydepth.errors import CertificateError
-from anydepth.exits.policies import Entropy, Patience, Policy, as_plain
+from anydepth.exits.policies import Policy, as_plain
 from anydepth.generation.dynamic import DynamicExit, dynamic_exit
 from anydepth.stats.certificates import Certificate, certified, check_level, passes, repeats, require_samples
 from anydepth.storage.disk import atomic_write
 
-THRESHOLDS = (0.9999, 0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
-"""The thresholds that are tested by default, from strict to loose; fixed, so that no sample is used to choose them."""
 _BATCH = 16
 
 Progress = Callable[[int, int, str], None]
@@ -121,7 +119,7 @@ def calibrate(
         confidence: of the guarantee, over the draw of the prompts, in (0, 1).
         new_tokens: generated from each prompt; fewer where a sequence ends.
         share: of a sequence's tokens that may differ from the full model's; 0 for none at all.
-        thresholds: from strict to loose; tested until one fails. None for `path_of` the policy.
+        thresholds: the path, from strict to loose; tested until one fails. None for its `threshold_path`.
         padding: a token to fill shorter prompts with; it is never attended to.
         blocks: see `anydepth.Stack`.
         keep: a folder for the sequences of each threshold: the same call resumes from there after an interrupt.
@@ -150,7 +148,7 @@ def calibrate(
     given = len(prompts)
     prompts, times = _distinct(prompts)
     require_samples(len(prompts), tolerance=tolerance, confidence=confidence, count=given, what="prompts")
-    thresholds = path_of(policy) if thresholds is None else thresholds
+    thresholds = policy.threshold_path() if thresholds is None else thresholds
     generator = _Generator(
         model=model,
         prompts=prompts,
@@ -197,21 +195,6 @@ def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], Int64[np.ndarray
             first.append(prompt)
         counts[content] = counts.get(content, 0) + 1
     return first, np.array(list(counts.values()), dtype=np.int64)
-
-
-def path_of(policy: Policy) -> Sequence[int | float]:
-    """The default thresholds for a kind of policy, from strict to loose.
-
-    Example:
-        >>> from anydepth import Entropy, Patience
-        >>> path_of(Entropy(0.5))[:2], path_of(Patience(2, depths=(2, 4, 6)))
-        ([0.0001, 0.001], [3, 2, 1])
-    """
-    if isinstance(policy, Entropy):
-        return [round(1 - threshold, 6) for threshold in THRESHOLDS]
-    if isinstance(policy, Patience):
-        return list(range(len(policy.depths or (1,)), 0, -1))
-    return THRESHOLDS
 
 
 def _key(stack: Stack, prompts: Sequence[Tensor], policy: Policy, settings: tuple[int, int]) -> str:

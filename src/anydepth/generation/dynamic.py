@@ -20,7 +20,7 @@ from anydepth.core.patching import forward_as
 from anydepth.core.segments import Segments
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
-from anydepth.exits.policies import AtDepth, Policy
+from anydepth.exits.policies import AtDepth, Policy, Reads
 from anydepth.generation.cache import FixedLengthCache, KeysWritten, levelled, require_filled, whole_cache
 from anydepth.generation.decoder import GenerationStats
 from anydepth.generation.modes import GenerationMethod, LoopArguments, require_supported
@@ -133,7 +133,7 @@ class _Step:
         """Whether the rows, after this block, are to be read out."""
         if depth not in self._tested:
             return False
-        if self._policy.reads == "logits":
+        if self._policy.reads == Reads.LOGITS:
             return True
         self._exiting = self._test(depth, state[:, -1])
         return bool((self._exiting & ~self.exited).any())
@@ -149,7 +149,7 @@ class _Step:
         """
         self.depths = torch.where(self.exited, self.depths, depth)
         if depth in self._tested:
-            if self._policy.reads == "logits":
+            if self._policy.reads == Reads.LOGITS:
                 self._exiting = self._test(depth, logits[:, -1])
             self.exited = self.exited | self._exiting
 

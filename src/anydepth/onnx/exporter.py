@@ -1,9 +1,9 @@
-"""A model as ONNX graphs between which samples may leave, and one graph for a model that all leave at one depth.
+"""Export of a model with early exit to ONNX: one graph for each segment between two exits.
 
-A segment is what the engine does between two exits, traced: the blocks on the arguments that the model's own forward
-gives them, the model's own readout, the policy's own score. So there is one implementation of each, and what a segment
-does not need (the embeddings, in all but the first) is dead code that drops out of its graph. `anydepth.onnx.router`
-runs them without torch.
+A segment is traced from what early exit runs in torch: the blocks on the arguments that the model's own forward gives
+them, the model's own readout, the policy's own score. So there is one implementation of each, and what a segment does
+not need (the embeddings, in all but the first) is dead code that drops out of its graph. `anydepth.onnx.router` runs
+them without torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from anydepth.core.provenance import describe_model, now, versions
 from anydepth.core.stack import Stack
 from anydepth.dependencies import require
 from anydepth.errors import ExportError
-from anydepth.exits.policies import Policy
+from anydepth.exits.policies import Policy, Reads
 from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.onnx.router import FORMAT, MANIFEST, Router, memory_at, plain_level
 from anydepth.onnx.segments import Inputs, Segment, write_segment
@@ -42,20 +42,20 @@ EXPORT_OUTPUT = OutputKind(job="export", mark=MANIFEST, alone="holds something a
 _EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What was exported.
+    """Result of an export.
 
     Attributes:
-        folder: where it is; `anydepth.onnx.Router` runs it.
-        model: its name.
-        policy: when samples leave, as Python would write it.
+        folder: of the export; `anydepth.onnx.Router` runs it.
+        model: name of the model.
+        policy: when samples exit, as Python would write it.
         exits: the depths where they do, ascending.
         last: L.
-        files: the graph of each.
-        bytes: its size, with its weights.
-        apart: largest difference of onnxruntime's answers from torch's: logits relative to the largest, and scores.
-        batches: shapes of the first input of the batches on which that was seen.
+        files: the graph of each segment.
+        bytes: size of each graph, with its weights.
+        apart: largest difference between onnxruntime and torch: logits relative to the largest, and scores.
+        batches: shapes of the first input of the batches that were compared.
         notes: what a reader of the result should know, one sentence each.
     """
 
@@ -91,25 +91,25 @@ def export(
 
     Args:
         model: a classifier of texts or images, in float32 on the CPU; or a `Stack` of one.
-        policy: when samples leave. With `AtDepth(k)` there is one graph, from the inputs to the readout of h[k].
+        policy: when samples exit. With `AtDepth(k)` there is one graph, from the inputs to the readout of h[k].
         batch: any batch of it; at least 2 positions where it is text. The first axis of every tensor may later have any
             length, and of tokens the second. Images keep their size.
-        out: the folder. An earlier export there is replaced; of a folder that holds anything else, nothing is.
+        out: the folder. An earlier export there is replaced; a folder that holds anything else is refused.
         name: of the model; its own if None.
-        classes: their names; those of the model's config if left out.
-        about: what else to write down, as values that JSON holds: what is promised of the policy, say.
+        classes: names of the classes; those of the model's config if left out.
+        about: more to store, as values that JSON holds: the certificate of the policy, say.
         blocks: the dotted name of the list of blocks, for a model that has several.
         progress: called with what is done, how much there is, and what it is.
 
     Returns:
-        What was written, once onnxruntime was seen to answer as torch does: on the batch, on one sample of it without
-        padding, and on twice as many with more.
+        The files written, after onnxruntime was compared with torch: on the batch, on one sample of it without
+        padding, and on twice as many samples with more.
 
     Raises:
         ExportError: torch cannot trace the model, onnxruntime answers differently, a package is missing, or the folder
             holds something. Nothing is written then.
         PolicyError: the policy tests a depth beyond L.
-        UnsupportedHead: the model answers for every position, or chooses no class.
+        UnsupportedHead: the model predicts for every position, or chooses no class.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -119,9 +119,9 @@ def export(
         ...                    intermediate_size=32, num_channels=1, num_labels=5)
         >>> model, images = ViTForImageClassification(config).eval(), torch.rand(7, 1, 8, 8)
         >>> with TemporaryDirectory() as folder:
-        ...     found = export(model, AtDepth(1), {"pixel_values": images[:3]}, f"{folder}/out")
-        ...     answer = Router(found.folder)({"pixel_values": images.numpy()})
-        >>> found.files, answer.logits.shape, answer.depth.tolist()
+        ...     result = export(model, AtDepth(1), {"pixel_values": images[:3]}, f"{folder}/out")
+        ...     answer = Router(result.folder)({"pixel_values": images.numpy()})
+        >>> result.files, answer.logits.shape, answer.depth.tolist()
         (('blocks-1-1.onnx',), (7, 5), [1, 1, 1, 1, 1, 1, 1])
     """
     require_extras()
@@ -132,28 +132,30 @@ def export(
         reader.prepare(inputs.batch)
         with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:
             reader.logits(stack.states(inputs.batch)[-1], inputs.batch, stack.depth)  # no classifier, no graph
-            segments = _write(reader, inputs, beside, progress)
+            segments = _write_segments(reader, inputs, beside, progress)
             content = _manifest(reader, inputs, segments, beside)
-            content["model"] = _described(stack, name, classes)
+            content["model"] = describe_model(stack, name)
+            if classes:
+                content["model"]["classes"] = {str(index): label for index, label in enumerate(classes)}
             content["about"] = dict(about or {})
             write_json(beside / MANIFEST, with_checksum(content))
             router, others = Router(beside), list(inputs.others())
-            apart = max(_apart(reader, router, inputs, other) for other in others)
+            apart = max(_largest_difference(reader, router, inputs, other) for other in others)
     return ExportResult(
         folder=Path(out),
         model=content["model"]["name"],
         policy=content["policy"],
         exits=router.exits,
         last=stack.depth,
-        files=tuple(one["file"] for one in segments),
-        bytes=tuple(_size(content["files"], one["file"]) for one in segments),
+        files=tuple(segment["file"] for segment in segments),
+        bytes=tuple(_size(content["files"], segment["file"]) for segment in segments),
         apart=apart,
         batches=tuple(tuple(next(iter(inputs.named(other).values())).shape) for other in others),
     )
 
 
 def require_extras() -> None:
-    """See that all is there that an export takes.
+    """Check that the packages of an export are installed.
 
     Raises:
         ExportError: a package is not installed.
@@ -166,11 +168,7 @@ def require_extras() -> None:
 
 
 def require_float32(model: nn.Module) -> None:
-    """See that the weights are of a kind that numpy and onnxruntime's CPU kernels share.
-
-    Raises:
-        ExportError: they are not.
-    """
+    """Raise an `ExportError` if weights are not in float32 on the CPU."""
     placed = {(parameter.dtype, parameter.device.type) for parameter in model.parameters()}
     for dtype, device in placed - {(torch.float32, "cpu")}:
         raise ExportError(
@@ -179,35 +177,33 @@ def require_float32(model: nn.Module) -> None:
         )
 
 
-def _cuts(reader: PolicyReader) -> list[tuple[int, int]]:
-    """From where to where each segment goes."""
+def _write_segments(
+    reader: PolicyReader, inputs: Inputs, folder: Path, progress: Progress | None
+) -> list[dict[str, Any]]:
+    """Write the graphs of all segments; returns their entries in the manifest."""
     stops = (*reader.tested, reader.stack.depth)
-    if reader.policy.reads == "nothing":  # all leave at the first
+    if reader.policy.reads == Reads.NOTHING:  # all exit at the first
         stops = stops[:1]
-    return list(pairwise((0, *stops)))
-
-
-def _write(reader: PolicyReader, inputs: Inputs, folder: Path, progress: Progress | None) -> list[dict[str, Any]]:
-    """The graphs of all segments; returns what the manifest says of them."""
-    cuts, known, found = _cuts(reader), inputs.named(), []
-    for number, (start, stop) in enumerate(cuts, start=1):
-        segment = Segment(reader, inputs, start, stop, last=number == len(cuts), remembers=memory_at(start) in known)
+    tensors, entries = inputs.named(), []
+    for number, (start, stop) in enumerate(pairwise((0, *stops)), start=1):
+        last, remembers = number == len(stops), memory_at(start) in tensors
+        segment = Segment(reader, inputs, start, stop, last=last, remembers=remembers)
         file = f"blocks-{start + 1}-{stop}.onnx"
-        known = known | write_segment(segment.eval(), known, folder / file)
-        found.append({"file": file, "start": start, "stop": stop})
+        tensors = tensors | write_segment(segment.eval(), tensors, folder / file)
+        entries.append({"file": file, "start": start, "stop": stop})
         if progress:
-            progress(number, len(cuts), "segments")
-    return found
+            progress(number, len(stops), "segments")
+    return entries
 
 
 def _manifest(reader: PolicyReader, inputs: Inputs, segments: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """What is written down of the graphs in a folder."""
+    """Contents of `export.json` for the graphs in a folder."""
     return {
         "format": FORMAT,
         "created": now(),
         "versions": versions() | {package: version(package) for package in _EXTRAS},
         "policy": repr(reader.policy),
-        # JSON has no infinity: a level that all reach, or none, is written as a word
+        # JSON has no infinity: a level that all samples reach, or none, is written as a word.
         "level": plain_level(reader.policy.level) if len(segments) > 1 else None,
         "inputs": {
             name: {
@@ -221,49 +217,44 @@ def _manifest(reader: PolicyReader, inputs: Inputs, segments: list[dict[str, Any
     }
 
 
-def _described(stack: Stack, name: str | None, classes: Sequence[str]) -> dict[str, Any]:
-    described = describe_model(stack, name)
-    return described | ({"classes": {str(index): one for index, one in enumerate(classes)}} if classes else {})
-
-
 def _size(files: Mapping[str, Mapping[str, Any]], graph: str) -> int:
-    """Of a graph, and of the weights beside it if it has any there."""
-    return sum(int(one["bytes"]) for name, one in files.items() if name.startswith(graph))
+    """Bytes of a graph, and of the weights beside it if it has any there."""
+    return sum(int(record["bytes"]) for name, record in files.items() if name.startswith(graph))
 
 
 # --- Whether it is the same -------------------------------------------------------------------------------------------
 
 
-def _apart(reader: PolicyReader, router: Router, inputs: Inputs, batch: Batch) -> float:
-    """The largest difference of what onnxruntime shows at every exit of a batch from what torch does.
+def _largest_difference(reader: PolicyReader, router: Router, inputs: Inputs, batch: Batch) -> float:
+    """The largest difference between onnxruntime and torch at the exits of a batch.
 
     Raises:
         ExportError: it is more than `TOLERANCE`.
     """
     states, memory, worst = reader.stack.states(batch), None, 0.0
     arrays = {name: value.numpy() for name, value in inputs.named(batch).items()}
-    for shown in router.look(arrays):
-        state = states[shown.depth]
-        logits = reader.logits(state, batch, shown.depth)
-        apart = distance(torch.from_numpy(shown.logits), logits)
-        if shown.score is not None:
-            score, memory = reader.policy.scores(shown.depth, reader.seen(state, batch, logits), memory)
-            apart = max(apart, _scores_apart(shown.score, score.numpy()))
+    for output in router.look(arrays):
+        depth, state = output.depth, states[output.depth]
+        logits = reader.logits(state, batch, depth)
+        apart = distance(torch.from_numpy(output.logits), logits)
+        if output.score is not None:
+            score, memory = reader.policy.scores(depth, reader.seen(state, batch, logits), memory)
+            apart = max(apart, _score_difference(output.score, score.numpy()))
         if not apart <= TOLERANCE:
             first = next(iter(arrays.values())).shape
             raise ExportError(
-                f"{type(reader.stack.model).__name__}: at depth {shown.depth} onnxruntime is {apart:.2g} from torch, "
+                f"{type(reader.stack.model).__name__}: at depth {depth} onnxruntime is {apart:.2g} from torch, "
                 f"expected at most {TOLERANCE:.0e} (inputs of shape {first}): the model does what a graph cannot hold"
             )
         worst = max(worst, apart)
     return worst
 
 
-def _scores_apart(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The largest difference, beside the largest score above 1; infinities of one sign, and two NaN, are no difference.
+def _score_difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """The largest difference, over the largest score above 1; infinities of one sign, and two NaN, are no difference.
 
-    Log-odds grow with the logits, which are compared beside the largest of them.
+    Log-odds grow with the logits, whose difference is relative to the largest of them, too.
     """
-    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-    apart = np.abs(np.subtract(found, expected, where=~same, out=np.zeros_like(expected))).max(initial=0.0)
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    apart = np.abs(np.subtract(actual, expected, where=~same, out=np.zeros_like(expected))).max(initial=0.0)
     return float(apart / np.abs(expected[np.isfinite(expected)]).max(initial=1.0))

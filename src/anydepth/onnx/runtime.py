@@ -1,4 +1,4 @@
-"""The module `onnxruntime`, loaded so that it keeps to itself."""
+"""The module `onnxruntime`, loaded without its telemetry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def load_onnxruntime() -> Any:
-    """The module `onnxruntime`, without its telemetry, unless the user's own setting asks for that.
+    """Import `onnxruntime` without its telemetry, unless the user's own setting asks for that.
 
     It would write to the user's home folder and send from there, as soon as it is imported.
     """

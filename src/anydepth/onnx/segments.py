@@ -1,4 +1,4 @@
-"""What happens between two exits, as one ONNX graph."""
+"""ONNX graph of the segment of a forward between two exits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from anydepth.onnx.router import LOGITS, SCORE, memory_at, state_at
 OPSET = 20
 """Of the graphs. Fixed, so that they stay the same when torch's default moves on; runtimes keep reading old ones."""
 _EXPORTING = shared_lock()
-_BARE = "input"  # what graphs call the one tensor of a model that takes no names
+_BARE = "input"  # name in the graphs of the one tensor of a model that takes no names
 _LARGEST = 1_900_000_000  # protobuf holds 2 GB; weights beyond go to a file beside the graph
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch to trace with, and which of its axes may have other lengths.
+    """A batch to trace with, and its dynamic axes.
 
     Attributes:
-        batch: of at least two samples: what torch sees once only, it takes for a constant.
-        axes: of each tensor by name, the names of those axes.
+        batch: of at least two samples: torch takes a size of 1 for a constant.
+        axes: of each tensor by name, the axes that may have other lengths and their names.
     """
 
     batch: Batch
@@ -38,7 +38,7 @@ class Inputs:
 
     @classmethod
     def of(cls, batch: Batch) -> Inputs:
-        """Of a batch without labels."""
+        """The inputs of a batch without labels."""
         if sample_count(batch) < 2:
             batch = samples_of(batch, torch.zeros(2, dtype=torch.int64))
         named = _named(batch)
@@ -60,7 +60,7 @@ class Inputs:
         return _named(self.batch if batch is None else batch)
 
     def like(self, named: Mapping[str, Tensor]) -> Batch:
-        """What the model takes, made of these tensors."""
+        """The batch with these tensors in the place of its own."""
         return named[_BARE] if isinstance(self.batch, Tensor) else {**self.batch, **named}
 
     def others(self) -> Iterator[Batch]:
@@ -79,23 +79,18 @@ class Inputs:
 
 
 def _named(batch: Batch) -> dict[str, Tensor]:
-    """What holds something of each sample; the rest stays as it is."""
+    """The tensors of a batch with a row for each sample, by name."""
     if isinstance(batch, Tensor):
         return {_BARE: batch}
-    count, tensors = sample_count(batch), {name: one for name, one in batch.items() if isinstance(one, Tensor)}
-    return {name: one for name, one in tensors.items() if one.ndim and one.shape[0] == count}
+    count = sample_count(batch)
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.shape[:1] == (count,)}
 
 
 class Segment(nn.Module):
-    """Blocks start + 1..stop, and what the exit after them shows: what is traced.
+    """Blocks start + 1..stop, with the readout and score of the exit after them, as a module to trace.
 
-    Args:
-        reader: of the model, for the policy.
-        inputs: of the model.
-        start: the depth before the first block; 0 for the one that starts from the inputs.
-        stop: the depth of the exit.
-        last: whether all leave here: then there is no score, and no state to hand on.
-        remembers: whether the policy has kept something of the exit before.
+    The first segment starts from the inputs (start = 0). At the last one all samples exit: it has no score, and no
+    state to hand on. `remembers` says whether the policy has a memory of the exit before.
     """
 
     def __init__(
@@ -119,48 +114,45 @@ class Segment(nn.Module):
         return [LOGITS, SCORE, state_at(self.stop), memory_at(self.stop)][:count]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run it; see `takes` and `gives`."""
-        given = dict(zip(self.takes(), tensors, strict=True))
-        batch = self._inputs.like({name: given[name] for name in self._inputs.named()})
+        """Outputs in the order of `gives`, of inputs in the order of `takes`."""
+        named = dict(zip(self.takes(), tensors, strict=True))
+        batch = self._inputs.like({name: named[name] for name in self._inputs.named()})
         replay = self._reader.stack.replay(batch)
-        state = given[state_at(self.start)] if self.start else replay.state
+        state = named[state_at(self.start)] if self.start else replay.state
         for depth in range(self.start + 1, self.stop + 1):
             state = replay.step(state, depth)
         logits = self._reader.logits(state, batch, self.stop)
         if self._last:
             return (logits,)
         seen = self._reader.seen(state, batch, logits)
-        # one of nothing but padding would have no row there: that there is none makes this as long as the batch
+        # A sample that is all padding would have no row. There is none, so this is as long as the batch.
         torch._check(seen.shape[0] == state.shape[0])
-        score, memory = self._reader.policy.scores(self.stop, seen, given.get(memory_at(self.start)))
+        score, memory = self._reader.policy.scores(self.stop, seen, named.get(memory_at(self.start)))
         return (logits, score, state) if memory is None else (logits, score, state, memory)
 
-    def axes(self, given: Mapping[str, Tensor]) -> list[dict[int, str]]:
-        """The axes of each input that may have other lengths, by name."""
+    def axes(self, named: Mapping[str, Tensor]) -> list[dict[int, str]]:
+        """The dynamic axes of each input and their names, in the order of `takes`."""
         state = {0: "batch"}
-        if self.start and (length := self._inputs.length) and given[state_at(self.start)].ndim == 3:
-            state[1] = "sequence" if given[state_at(self.start)].shape[1] == length else "positions"
+        if self.start and (length := self._inputs.length) and named[state_at(self.start)].ndim == 3:
+            state[1] = "sequence" if named[state_at(self.start)].shape[1] == length else "positions"
         carried = {state_at(self.start): state, memory_at(self.start): {0: "batch"}}
         return [self._inputs.axes.get(name) or carried[name] for name in self.takes()]
 
 
-def write_segment(segment: Segment, given: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Trace a segment and write its graph.
+def write_segment(segment: Segment, named: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Trace a segment, in evaluation mode, on an example of each of its inputs, and write its graph.
 
-    Args:
-        segment: in evaluation mode.
-        given: an example of each of its inputs.
-        path: of the graph; weights beyond 2 GB go to a file beside it.
+    Weights beyond 2 GB go to a file beside the graph.
 
     Returns:
-        What the segment answers, by name, as torch computes it.
+        The outputs of the segment in torch, by name.
 
     Raises:
         ExportError: it cannot be traced.
     """
-    tensors, axes = tuple(given[name] for name in segment.takes()), segment.axes(given)
-    answer = segment(*tensors)
-    names = segment.gives(len(answer))
+    tensors, axes = tuple(named[name] for name in segment.takes()), segment.axes(named)
+    outputs = segment(*tensors)
+    names = segment.gives(len(outputs))
     try:
         with _EXPORTING, warnings.catch_warnings():  # one at a time: filters of warnings are the whole process's
             warnings.simplefilter("ignore")  # of torch's exporter to its authors
@@ -182,11 +174,11 @@ def write_segment(segment: Segment, given: Mapping[str, Tensor], path: Path) -> 
             f"{type(segment.model).__name__}: blocks {segment.start + 1}..{segment.stop} cannot be traced to ONNX: "
             f"{one_line(_first_cause(problem))}"
         ) from problem
-    return dict(zip(names, answer, strict=True))
+    return dict(zip(names, outputs, strict=True))
 
 
 def _tidy(model: Any, axes: Mapping[str, Mapping[int, str]]) -> int:
-    """Take away dead inputs, and what names the files of this machine; returns the size of the weights in bytes."""
+    """Remove dead inputs, and metadata with paths of this machine; returns the size of the weights in bytes."""
     graph = model.graph
     only_sized = [value for value in graph.inputs if all(use.node.op_type == "Shape" for use in value.uses())]
     live = [value for value in graph.inputs if value not in only_sized]
@@ -202,9 +194,9 @@ def _tidy(model: Any, axes: Mapping[str, Mapping[int, str]]) -> int:
 
 
 def _size_off(shape: Any, own: Mapping[int, str], live: list[Any], axes: Mapping[str, Mapping[int, str]]) -> None:
-    """Read a size off a live input that has an axis of the same name, if there is one.
+    """Take a size from a live input that has an axis of the same name, if there is one.
 
-    A size is all that is left of an input whose values nobody needs; a segment should not ask for images to count them.
+    Of an input whose values are not used only the size may be: a segment should not require images to count them.
     """
     from onnx_ir import AttrInt64
 

@@ -69,7 +69,7 @@ def exits(trace: Trace) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, 
     rows, depths = trace.rows, tuple(range(1, trace.depth + 1))
     assert rows is not None
     confidence, predictions = rows.confidence[:, 1:-1].astype(np.float64), rows.prediction[:, 1:].astype(np.int64)
-    shown = ExitScores(depths, confidence, predictions, rows.label)
+    shown = ExitScores(depths=depths, scores=confidence, predictions=predictions, labels=rows.label)
     # a policy leaves where its level is reached, the paper where the threshold is exceeded: at the next number
     reached = [float(np.nextafter(np.float32(threshold), np.float32(2))) for threshold in THRESHOLDS]
     accuracy = [(shown.answers(level) == rows.label).mean() for level in reached]
