@@ -157,16 +157,16 @@ def _declaration(command: Callable[..., None], name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-# Arguments of the library whose options have other names, where a command has none of the same name.
-_OPTION_OF = {
-    "text": "text_column",
-    "label": "label_column",
-    "image": "image_column",
-    "id": "id_column",
-    "eval_source": "eval_data",
-    "new_tokens": "max_new_tokens",
-    "sampled": "sample",
-    "resume=False": "restart",
+# What the library calls options that have another name there.
+_ARGUMENT_OF = {
+    "text_column": "text",
+    "label_column": "label",
+    "image_column": "image",
+    "id_column": "id",
+    "eval_data": "eval_source",
+    "max_new_tokens": "new_tokens",
+    "sample": "sampled",
+    "restart": "resume=False",
 }
 # An argument in a message: name=value, a name with an underscore, or names alone in brackets.
 _ARGUMENT = re.compile(
@@ -186,26 +186,23 @@ def with_flags(message: str, command: Callable[..., None]) -> str:
     Example:
         >>> def trace(*, tokens: str = "each", keep_states: bool = False, out: str | None = None) -> None: ...
         >>> with_flags("give tokens='mean', keep_states=True, or another folder (out)", trace)
-        "give --tokens mean, --keep-states, or another folder (--out)"
+        'give --tokens mean, --keep-states, or another folder (--out)'
     """
-    declared = {name: _declaration(command, name) for name in inspect.signature(command).parameters}
-    by_flag = {flag.partition("/")[0][2:].replace("-", "_"): flag for flag in declared.values()}
-
-    def option(name: str, value: str = "True") -> str | None:
-        replaced = f"{name}={value}" in _OPTION_OF
-        known = _OPTION_OF[f"{name}={value}"] if replaced else name
-        flag, _, negative = (declared | by_flag).get(known, declared.get(_OPTION_OF.get(name, ""), "")).partition("/")
-        if replaced or value == "True":
-            return flag or None
-        if value == "False":
-            return negative or None
-        return f"{flag} {value.strip(chr(39)).lower()}" if flag else None
+    flags: dict[str, str] = {}
+    for option in inspect.signature(command).parameters:
+        flag, _, negative = _declaration(command, option).partition("/")
+        for name in (option, flag.lstrip("-").replace("-", "_"), _ARGUMENT_OF.get(option, option)):
+            flags |= {name: flag, f"{name}=True": flag} | ({f"{name}=False": negative} if negative else {})
 
     def written(match: re.Match[str]) -> str:
         if match["list"]:
-            flags = [option(name) for name in match["list"].split(", ")]
-            return match[0] if None in flags else ", ".join(map(str, flags))
-        flag = option(match["bare"] or match["name"], match["value"] or "True")
-        return match[0] if flag is None or flag in message else flag
+            names = match["list"].split(", ")
+            return ", ".join(flags[name] for name in names) if set(names) <= set(flags) else match[0]
+        name, value = match["bare"] or match["name"], match["value"]
+        switch = value in ("True", "False")
+        flag = flags.get(f"{name}={value}" if switch else name)
+        if flag is None or flag in message:
+            return match[0]
+        return flag if switch or value is None else f"{flag} {value.replace(chr(39), '').lower()}"
 
     return _ARGUMENT.sub(written, message)
