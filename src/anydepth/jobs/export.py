@@ -164,10 +164,10 @@ def _uncalibrated_policy(settings: ExportSettings) -> tuple[Policy, tuple[str, .
             f"'{settings.model}' is not calibrated: name its exits (exits), or one for all (depth); or calibrate it "
             "first, with anydepth exit"
         )
-    threshold = settings.threshold
+    policy, threshold = policy_named(settings.policy or "confidence", depths=settings.exits), settings.threshold
     if threshold is None:
         if settings.policy is not None:
             raise ExportError(f"the threshold of {settings.policy} is missing: give it (threshold)")
         threshold = 0.9
-    policy = replace(policy_named(settings.policy or "confidence", depths=settings.exits), threshold=threshold)
+    policy = replace(policy, threshold=threshold)
     return policy, (f"{policy} is not calibrated: it has no guarantee, see anydepth exit",)
