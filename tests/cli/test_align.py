@@ -157,7 +157,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such option": ([*TEXT, "--learning-rates", "1"], r"No such option: --learning-rates .*--learning-rate"),
     "a number that is text": ([*TEXT, "--max-steps", "many"], r"Invalid value for '--max-steps': .*integer"),
     "a share above one": ([*TEXT, "--distillation", "2"], r"Invalid value for '--distillation'"),
-    "a rate below zero": ([*TEXT, "--learning-rate", "-1"], r"learning_rate is -1.0, expected at least 0"),
+    "a rate below zero": ([*TEXT, "--learning-rate", "-1"], r"--learning-rate is -1.0, expected at least 0"),
     "no such objective": ([*TEXT, "--objective", "algined"], r"unknown objective 'algined', .*did you mean aligned\?"),
     "weights": (
         [*TEXT, "--weights", "linaer"],
@@ -168,7 +168,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such depth": ([*TEXT, "--exits", "1,7"], r"exits are \[1, 7\], expected depths among 1..2, each once"),
     "no such schedule": ([*TEXT, "--lr-scheduler-type", "linaer"], r"linaer is not a valid SchedulerType"),
     "reports": ([*TEXT, "--report-to", "nobody"], r"cannot report to 'nobody' here"),
-    "nothing to do": ([*TEXT, "--max-steps", "0"], r"max_steps is 0, expected at least 1"),
+    "nothing to do": ([*TEXT, "--max-steps", "0"], r"--max-steps is 0, expected at least 1"),
     "a model that is nowhere": (["align", "./nowhere", "--data", "digits"], r"no folder './nowhere'"),
     "a model of timm's": (
         ["align", "timm:vit_tiny_patch16_224", "--data", "digits"],
@@ -209,7 +209,7 @@ def test_a_finished_model_is_not_overwritten(command: Command) -> None:
     before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
     done = command(*arguments)
     assert done.status == 2
-    assert done.err.startswith("anydepth: 'out' holds a finished model: give another folder with --out, or --restart")
+    assert done.err.startswith("anydepth: 'out' holds a finished model: give another folder (--out), or --restart")
     again = command(*arguments, "--resume")
     assert (again.status, again.out, again.err) == (0, first.out, "")
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before

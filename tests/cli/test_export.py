@@ -65,7 +65,7 @@ def test_a_plain_model(command: Command) -> None:
     assert (found["exits"], found["last"]) == ([1, 2], 2)
     assert Path(found["out"]).match("runs/vit-*-onnx")
     assert found["notes"][-1] == (
-        "Confidence(threshold=0.9, depths=(1,), temperature=1.0) is not calibrated: nothing is promised of it, see "
+        "Confidence(threshold=0.9, depths=(1,), temperature=1.0) is not calibrated: it has no guarantee, see "
         "anydepth exit"
     )
     router = Router(found["out"])
@@ -90,7 +90,7 @@ def test_one_depth_for_all(command: Command, assets: Path) -> None:
     [
         (
             ("~bert",),
-            "is not calibrated: name the exits with --exits, or one for all with --depth; or calibrate it firs",
+            "is not calibrated: name its exits (--exits), or one for all (--depth); or calibrate it firs",
         ),
         (("~bert", "--exits", "two"), "the tested depths are 'two', expected whole numbers with commas: 2,4,6"),
         (("~bert", "--exits", "2,7"), "the policy tests depth 7, and the model has 3 blocks"),
@@ -99,21 +99,21 @@ def test_one_depth_for_all(command: Command, assets: Path) -> None:
         (("~bert", "--depth", "0"), "the threshold of AtDepth is 0, expected 1..inf"),
         (
             ("~bert", "--depth", "2", "--exits", "1"),
-            "--depth is one exit for all: leave out --exits, --policy and --thr",
+            "--depth 2 is one exit for all: leave out the others (--exits, --policy, --thr",
         ),
         (("~bert", "--exits", "1", "--policy", "hope"), f"unknown policy 'hope', expected one of {POLICIES}, depth"),
         (
             ("~bert", "--exits", "1", "--policy", "margin"),
-            "the threshold of margin is missing: give it with --threshold",
+            "the threshold of margin is missing: give it (--threshold)",
         ),
         (("~bert", "--exits", "1", "--threshold", "7"), "the threshold of Confidence is 7.0, expected 0..1"),
         (
             ("~calibrated", "--exits", "1"),
-            "was calibrated for exits at 2: leave out --exits, or calibrate it for others",
+            "was calibrated for exits at 2: give no others (--exits), or calibrate it for them",
         ),
         (
             ("~calibrated", "--threshold", "1"),
-            "has a calibrated policy: leave out --policy and --threshold, or export ",
+            "has a calibrated policy: give no other (--policy, --threshold), or export ",
         ),
         (("~gpt2", "--depth", "1"), "GPT2LMHeadModel answers with (3, "),
         (("nowhere/at/all", "--depth", "2"), "no folder 'nowhere/at/all'"),
@@ -125,6 +125,16 @@ def test_bad_input(command: Command, arguments: tuple[str, ...], message: str) -
     assert message in done.err
     assert done.err.startswith("anydepth: ")
     assert done.err.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_an_interrupt_says_that_the_command_starts_over(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anydepth.jobs.export.export", stop)
+    done = command("export", "~bert", "--depth", "1", "--out", "out")
+    assert (done.status, done.err) == (130, "anydepth: interrupted; the same command starts over\n")
     assert not Path("out").exists()
 
 

@@ -121,13 +121,16 @@ def test_exits_of_a_language_model(assets: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["~gpt2"], "a prompt is empty: expected some text to write on from"),
+        (["~gpt2"], "a prompt is empty: expected some text to continue"),
         (["~gpt2", "--prompt", " "], "a prompt is empty"),
         (["~gpt2", "--prompt", "good " * 3000], "expected one that leaves room for a token"),
         (["~gpt2", "--prompt", "good", "--depth", "9"], "depth 9 of GPT2LMHeadModel"),
         (["~gpt2", "--prompt", "good", "--draft-depth", "0"], "depth 0 of GPT2LMHeadModel"),
         (["~gpt2", "--prompt", "good", "--draft-depth", "deep"], "--draft-depth is 'deep', expected a number"),
-        (["~gpt2", "--prompt", "good", "--depth", "1", "--draft-depth", "1"], "depth and draft_depth came together"),
+        (
+            ["~gpt2", "--prompt", "good", "--depth", "1", "--draft-depth", "1"],
+            "than one way to generate came (--depth, --dr",
+        ),
         (["~bert", "--prompt", "good"], "writes no text: expected a causal language model"),
         (["~gpt2", "--prompt", "good", "--exit", "nowhere"], "exit.json"),
         (["~gpt2", "--prompts", "nowhere.txt"], "the prompts in 'nowhere.txt' cannot be read"),
@@ -153,3 +156,12 @@ def test_what_a_model_writes_cannot_steer_the_terminal(capsys: Any) -> None:
 
     write("a\x1b[31mb\r\nc\td\x07")
     assert capsys.readouterr().out == "a\\x1b[31mb\nc\td\\x07"
+
+
+def test_an_interrupt_says_that_the_command_starts_over(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anydepth.jobs.generate._generated", stop)
+    done = command("generate", "~gpt2", "--prompt", "good")
+    assert (done.status, done.err) == (130, "anydepth: interrupted; the same command starts over\n")

@@ -11,7 +11,10 @@ import pytest
 import typer
 
 from anydepth.cli.app import app, run
-from anydepth.cli.option_checks import EFFECTS, RANGES, checked, flag_of
+from anydepth.cli.commands.align import align
+from anydepth.cli.commands.generate import generate
+from anydepth.cli.commands.trace import trace
+from anydepth.cli.option_checks import EFFECTS, RANGES, checked, flag_of, with_flags
 from anydepth.errors import OptionError
 
 GROUP: Any = typer.main.get_command(app)
@@ -104,3 +107,34 @@ def test_a_value_that_is_the_default_is_not_asked_for() -> None:
     with pytest.raises(OptionError, match="--against has no effect here"):
         run_it(depth="1", data=None, tolerance=0.01, against="labels")
     assert ran == ["1"]
+
+
+# --- arguments of the library, in messages of the command line --------------------------------------------------------
+
+NAMED = {
+    "a name with an underscore": (trace, "raise states_limit, or less", "raise --states-limit, or less"),
+    "in brackets": (trace, "give another folder (out)", "give another folder (--out)"),
+    "several in brackets": (trace, "windows (stride, pack) overlap", "windows (--stride, --pack) overlap"),
+    "a switch": (trace, "trace with keep_states=True", "trace with --keep-states"),
+    "a switch that is on": (trace, "give labels=False", "give --no-labels"),
+    "a value": (trace, "trace both with tokens='mean'", "trace both with --tokens mean"),
+    "none": (trace, "its similarity alone (readout=None)", "its similarity alone (--readout none)"),
+    "an argument of another name": (trace, "name one (label)", "name one (--label-column)"),
+    "a switch of another name": (trace, "start over with resume=False", "start over with --restart"),
+    "an option of another name": (generate, "ask for fewer (new_tokens)", "ask for fewer (--max-new-tokens)"),
+    "of transformers": (align, "per_device_train_batch_size is 0", "--per-device-train-batch-size is 0"),
+    "the option beside it": (trace, "a limit (states_limit, --states-limit)", "a limit (states_limit, --states-limit)"),
+    "ordinary words": (trace, "the data, the model and its tokens", "the data, the model and its tokens"),
+    "names of the user's": (
+        trace,
+        "column 'label_column', a/states_limit.csv",
+        "column 'label_column', a/states_limit.csv",
+    ),
+    "what is no option": (trace, "use trust_me=True and my_file (file)", "use trust_me=True and my_file (file)"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_message_names_options_in_the_place_of_arguments(kind: str) -> None:
+    command, message, expected = NAMED[kind]
+    assert with_flags(message, command) == expected

@@ -151,13 +151,30 @@ def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -
     assert not Path("small").exists()
 
 
+@pytest.mark.parametrize("depth", [("2",), ("auto", "--data", "~reviews.csv")])
+def test_an_interrupt_says_that_the_command_starts_over(
+    command: Command, depth: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anydepth.jobs.truncate.truncate", stop)
+    monkeypatch.setattr("anydepth.tracing.trace.Trace.minimal_depth", stop)  # once the data were traced
+    done = command("truncate", "~bert", "--depth", *depth, "--out", "small")
+    assert (done.status, done.err) == (130, "anydepth: interrupted; the same command starts over\n")
+    assert not Path("small").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("~bert", "--depth", "4"), "depth is 4, expected 1..3 for BertForSequenceClassification"),
         (("~bert", "--depth", "0"), "depth is 0, expected 1..3 for BertForSequenceClassification"),
         (("~bert", "--depth", "half"), "depth is 'half', expected a number of blocks, or auto"),
-        (("~bert", "--depth", "auto"), "to choose a depth takes data: give them with --data, or a number with --dep"),
+        (
+            ("~bert", "--depth", "auto"),
+            "to choose a depth takes data: give them (--data), or a number of blocks (--de",
+        ),
         (
             ("~bert", "--depth", "auto", "--data", "~reviews.csv", "--limit", "100"),
             "there are 100 samples, and to certify a tolerance of 0.01 with 0.95 confidence takes at least 299, ",

@@ -26,7 +26,7 @@ from anydepth.core.stack import Stack
 from anydepth.data.examples import load_to_train
 from anydepth.data.loading import DataSelection
 from anydepth.errors import AnydepthError, TraceFileError, TrainingError
-from anydepth.jobs.align import align
+from anydepth.jobs.align import run_align
 from anydepth.jobs.align_settings import AlignSettings
 from anydepth.jobs.run_folder import RunFolder
 from anydepth.models import loading as models
@@ -58,17 +58,17 @@ def _no_spring_cleaning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def images(assets: Path) -> AlignSettings:
-    return AlignSettings(str(assets / "vit"), str(assets / "digits"), training=FAST)
+    return AlignSettings(model=str(assets / "vit"), data=str(assets / "digits"), training=FAST)
 
 
 @pytest.fixture
 def texts(assets: Path) -> AlignSettings:
-    return AlignSettings(str(assets / "bert"), str(assets / "reviews.csv"), training=FAST)
+    return AlignSettings(model=str(assets / "bert"), data=str(assets / "reviews.csv"), training=FAST)
 
 
 @pytest.fixture
 def corpus(assets: Path) -> AlignSettings:
-    return AlignSettings(str(assets / "gpt2"), str(assets / "corpus.txt"), max_length=16, training=FAST)
+    return AlignSettings(model=str(assets / "gpt2"), data=str(assets / "corpus.txt"), max_length=16, training=FAST)
 
 
 def files(folder: Path) -> set[str]:
@@ -96,7 +96,7 @@ def test_the_licence_and_card_of_the_base_go_along(texts: AlignSettings, tmp_pat
     shutil.copytree(texts.model, base)
     for name in ("LICENSE", "README.md", "optimizer.pt", "exit.json"):
         (base / name).write_text(f"the base's {name}")
-    found = align(replace(texts, model=str(base), training={**FAST, "max_steps": 1}), tmp_path / "out")
+    found = run_align(replace(texts, model=str(base), training={**FAST, "max_steps": 1}), tmp_path / "out")
     assert files(found.folder) == {*MODEL, *TOKENIZER, "LICENSE", "README-base.md"}
     assert (found.folder / "README-base.md").read_text() == "the base's README.md"
     assert "carried over from 'base': LICENSE, README-base.md" in found.notes
@@ -120,7 +120,7 @@ def accuracies(folder: Path, rows: data.LoadedData) -> list[float]:
 
 
 def test_an_image_classifier_from_a_config(images: AlignSettings, tmp_path: Path) -> None:
-    found = align(images, tmp_path / "out")
+    found = run_align(images, tmp_path / "out")
     assert files(found.folder) == MODEL
     loads_alone(found.folder, "AutoModelForImageClassification")
     _, held_out = load_to_train(images.data, images.wanted, split=None, eval_source=None, eval_split=None)
@@ -138,7 +138,7 @@ def test_an_image_classifier_from_a_config(images: AlignSettings, tmp_path: Path
 
 
 def test_a_text_classifier_from_a_checkpoint_without_one(texts: AlignSettings, tmp_path: Path) -> None:
-    found = align(texts, tmp_path / "out")
+    found = run_align(texts, tmp_path / "out")
     assert files(found.folder) == MODEL | TOKENIZER
     model = loads_alone(found.folder, "AutoModelForSequenceClassification")
     assert model.config.id2label == {0: "dull", 1: "great"}
@@ -151,7 +151,7 @@ def test_a_text_classifier_from_a_checkpoint_without_one(texts: AlignSettings, t
 
 
 def test_a_language_model(corpus: AlignSettings, tmp_path: Path) -> None:
-    found = align(replace(corpus, objective="sampled"), tmp_path / "out")
+    found = run_align(replace(corpus, objective="sampled"), tmp_path / "out")
     assert files(found.folder) == MODEL | TOKENIZER | {"generation_config.json"}
     model = loads_alone(found.folder, "AutoModelForCausalLM")
     assert (found.measure, found.bounds, found.classes) == ("perplexity", (), ())
@@ -167,7 +167,7 @@ def test_a_language_model(corpus: AlignSettings, tmp_path: Path) -> None:
 
 
 def test_heads_are_saved_and_every_depth_is_traced_by_its_own(texts: AlignSettings, tmp_path: Path) -> None:
-    found = align(replace(texts, objective="heads"), tmp_path / "out")
+    found = run_align(replace(texts, objective="heads"), tmp_path / "out")
     assert files(found.folder) == MODEL | TOKENIZER | {"heads.safetensors"}
     loads_alone(found.folder, "AutoModelForSequenceClassification")
     loaded = models.load(str(found.folder), device="cpu")
@@ -187,15 +187,15 @@ def test_an_objective_may_be_changed(images: AlignSettings, tmp_path: Path) -> N
     job = replace(images, weights=(1.0, 3.0), exits=(1, 3), distillation=0.25, wanted=DataSelection(seed=5))
     loss = job.resolved().loss
     assert (loss.weights, loss.exits, loss.distillation, loss.seed) == ((1.0, 3.0), (1, 3), 0.25, 5)
-    found = align(job, tmp_path / "out")
+    found = run_align(job, tmp_path / "out")
     assert {"weights", "exits", "distillation"} <= set(found.settings)
-    assert not same(found.folder, align(images, tmp_path / "plain").folder)
+    assert not same(found.folder, run_align(images, tmp_path / "plain").folder)
 
 
 def test_the_seed_settles_everything(images: AlignSettings, tmp_path: Path) -> None:
     job = replace(images, training=FAST | {"max_steps": 2})
     other = replace(job, wanted=DataSelection(seed=1))
-    folders = [align(one, tmp_path / str(index)).folder for index, one in enumerate((job, job, other))]
+    folders = [run_align(one, tmp_path / str(index)).folder for index, one in enumerate((job, job, other))]
     assert same(folders[0], folders[1])
     assert not same(folders[0], folders[2])
 
@@ -224,15 +224,17 @@ def kill() -> None:
 
 def test_what_was_killed_goes_on_from_its_checkpoint(images: AlignSettings, tmp_path: Path) -> None:
     job = replace(images, objective="sampled", training=FAST | {"max_steps": 9, "save_steps": 2})
-    whole = align(job, tmp_path / "whole")
+    whole = run_align(job, tmp_path / "whole")
     with pytest.raises(Killed):
-        align(job, tmp_path / "cut", progress=at_step(5, kill))
+        run_align(job, tmp_path / "cut", progress=at_step(5, kill))
     assert files(tmp_path / "cut") == {".partial", "checkpoints"}
     assert "checkpoint-4" in files(tmp_path / "cut" / "checkpoints")
-    refused = "holds an interrupted training (checkpoint-4): go on with it by --resume, or start over with --restart"
+    refused = (
+        "holds an interrupted training (checkpoint-4): go on with it by resume=True, or start over with restart=True"
+    )
     with pytest.raises(TrainingError, match=re.escape(refused)):
-        align(job, tmp_path / "cut")
-    again = align(job, tmp_path / "cut", resume=True)
+        run_align(job, tmp_path / "cut")
+    again = run_align(job, tmp_path / "cut", resume=True)
     assert same(again.folder, whole.folder)
     assert (again.values, again.steps) == (whole.values, 9)
     assert files(again.folder) == MODEL
@@ -243,36 +245,36 @@ def test_ctrl_c_waits_for_the_step_and_leaves_a_checkpoint(images: AlignSettings
     before = signal.getsignal(signal.SIGINT)
     stop = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        align(images, tmp_path / "cut", progress=stop, say=said.append)
+        run_align(images, tmp_path / "cut", progress=stop, say=said.append)
     assert signal.getsignal(signal.SIGINT) is before
     assert said == ["stopping after this step, with a checkpoint; once more to stop at once"]
     (checkpoint,) = files(tmp_path / "cut" / "checkpoints")
     assert checkpoint == "checkpoint-3", "not one step more"
-    again = align(images, tmp_path / "cut", resume=True)
-    assert same(again.folder, align(images, tmp_path / "whole").folder)
+    again = run_align(images, tmp_path / "cut", resume=True)
+    assert same(again.folder, run_align(images, tmp_path / "whole").folder)
 
 
 def test_what_fails_before_a_checkpoint_leaves_nothing(images: AlignSettings, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        align(images, tmp_path / "out", progress=at_step(2, kill))
+        run_align(images, tmp_path / "out", progress=at_step(2, kill))
     assert files(tmp_path) == set()
     (tmp_path / "mine").mkdir()
     with pytest.raises(Killed):
-        align(images, tmp_path / "mine", resume=True, progress=at_step(2, kill))
+        run_align(images, tmp_path / "mine", resume=True, progress=at_step(2, kill))
     assert files(tmp_path) == {"mine"}, "an empty folder of the user's own"
     assert files(tmp_path / "mine") == set()
 
 
 def test_a_finished_folder(images: AlignSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = replace(images, objective="heads", training=FAST | {"max_steps": 2})
-    found = align(job, tmp_path / "out", keep_checkpoints=True)
+    found = run_align(job, tmp_path / "out", keep_checkpoints=True)
     assert files(found.folder) == MODEL | {"heads.safetensors", "checkpoints"}
-    monkeypatch.setattr(anydepth.jobs.align, "_ready", lambda *_: pytest.fail("nothing is to be loaded"))
-    with pytest.raises(TrainingError, match="holds a finished model: give another folder with --out, or --restart"):
-        align(job, found.folder)
-    assert align(job, found.folder, resume=True).values == found.values
+    monkeypatch.setattr(anydepth.jobs.align, "_load", lambda *_: pytest.fail("nothing is to be loaded"))
+    with pytest.raises(TrainingError, match=r"holds a finished model: give another folder \(out\), or restart=True"):
+        run_align(job, found.folder)
+    assert run_align(job, found.folder, resume=True).values == found.values
     monkeypatch.undo()
-    again = align(replace(job, objective="standard"), found.folder, restart=True)
+    again = run_align(replace(job, objective="standard"), found.folder, restart=True)
     assert files(again.folder) == MODEL, "no heads of the model before"
     assert json.loads((again.folder / "align.json").read_text())["settings"]["objective"] == "standard"
 
@@ -280,7 +282,7 @@ def test_a_finished_folder(images: AlignSettings, tmp_path: Path, monkeypatch: p
 def test_other_settings_do_not_go_on(images: AlignSettings, tmp_path: Path) -> None:
     job = replace(images, training=FAST | {"save_steps": 2})
     with pytest.raises(Killed):
-        align(job, tmp_path / "out", progress=at_step(3, kill))
+        run_align(job, tmp_path / "out", progress=at_step(3, kill))
     slower = job.training | {"learning_rate": 1e-4}
     for changed, says in (
         ({"objective": "uniform"}, 'objective "aligned", and is now asked for "uniform"'),
@@ -288,10 +290,14 @@ def test_other_settings_do_not_go_on(images: AlignSettings, tmp_path: Path) -> N
         ({"weights": "uniform"}, 'weights unset, and is now asked for "uniform"'),
         ({"training": slower}, "learning_rate 0.003, and is now asked for 0.0001"),
     ):
-        with pytest.raises(TrainingError, match=re.escape(f"was started with {says}: give the same, another --out")):
-            align(replace(job, **changed), tmp_path / "out", resume=True)
+        with pytest.raises(
+            TrainingError, match=re.escape(f"was started with {says}: give the same, another folder (out)")
+        ):
+            run_align(replace(job, **changed), tmp_path / "out", resume=True)
     # how often one looks does not matter
-    align(replace(job, training=job.training | {"logging_steps": 1, "save_steps": 3}), tmp_path / "out", resume=True)
+    run_align(
+        replace(job, training=job.training | {"logging_steps": 1, "save_steps": 3}), tmp_path / "out", resume=True
+    )
 
 
 def test_other_data_under_the_same_name_do_not_go_on(texts: AlignSettings, tmp_path: Path) -> None:
@@ -299,10 +305,10 @@ def test_other_data_under_the_same_name_do_not_go_on(texts: AlignSettings, tmp_p
     source.write_text(Path(texts.data).read_text())
     job = replace(texts, data=str(source), training=FAST | {"save_steps": 2})
     with pytest.raises(Killed):
-        align(job, tmp_path / "out", progress=at_step(3, kill))
+        run_align(job, tmp_path / "out", progress=at_step(3, kill))
     source.write_text(source.read_text() + "one more,dull\n" * 10)
     with pytest.raises(TrainingError, match=re.escape("was started with rows [54, 6], and is now asked for [63, 7]")):
-        align(job, tmp_path / "out", resume=True)
+        run_align(job, tmp_path / "out", resume=True)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -315,25 +321,25 @@ def test_folders_that_are_somebody_elses(tmp_path: Path) -> None:
     for name, says in (("mine", "holds other files than a training's"), ("file", "is a file, expected a folder")):
         for restart in (False, True):
             with pytest.raises(TrainingError, match=says):
-                RunFolder(tmp_path / name).standing({}, resume=False, restart=restart)
-    with pytest.raises(TrainingError, match="--resume goes on and --restart starts over: give one of them"):
-        RunFolder(tmp_path / "new").standing({}, resume=True, restart=True)
+                RunFolder(tmp_path / name, restart=restart).standing({})
+    with pytest.raises(TrainingError, match="resume=True goes on and restart=True starts over: give one of them"):
+        RunFolder(tmp_path / "new", resume=True, restart=True).standing({})
 
 
 def test_the_model_to_begin_with_is_not_overwritten(images: AlignSettings, assets: Path) -> None:
     for restart in (False, True):
         with pytest.raises(TrainingError, match="vit' is the model to begin with, and would be overwritten"):
-            align(images, assets / "vit", restart=restart)
+            run_align(images, assets / "vit", restart=restart)
 
 
 def test_logs_beside_the_checkpoints_stay(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with run.opened({}), run.begun({}, resume=False):
+    with run.opened({}), run.begun({}):
         (run.checkpoints / "runs").mkdir(parents=True)
         (run.checkpoints / "checkpoint-1").mkdir()
         (run.checkpoints / "checkpoint-best").mkdir()
         with run.finishing() as beside:
-            run.finish(beside, {}, {"files": []}, keep_checkpoints=False)
+            run.finish(beside, {}, {"files": []})
         run.clear()
     assert files(run.checkpoints) == {"runs", "checkpoint-best"}
     assert files(tmp_path) == {"align.json", "checkpoints"}
@@ -350,16 +356,16 @@ def test_a_model_comes_into_place_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fail()
     assert files(tmp_path) == set()
-    with run.opened({}), run.begun({}, resume=False), run.finishing() as beside:
+    with run.opened({}), run.begun({}), run.finishing() as beside:
         (beside / "config.json").write_text("{}")
-        run.finish(beside, {}, {"files": ["config.json"]}, keep_checkpoints=False)
+        run.finish(beside, {}, {"files": ["config.json"]})
     assert files(tmp_path) == {"align.json", "config.json"}
 
 
 def test_a_place_that_cannot_be_written(images: AlignSettings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TraceFileError, match="cannot write .*file/out: "):
-        align(images, tmp_path / "file" / "out")
+        run_align(images, tmp_path / "file" / "out")
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -382,12 +388,19 @@ def test_a_place_that_cannot_be_written(images: AlignSettings, tmp_path: Path) -
 )
 def test_settings_that_make_no_sense(training: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=says) as caught:
-        align(AlignSettings("no/model/anywhere", "no data", training={"use_cpu": True} | training), tmp_path / "out")
+        run_align(
+            AlignSettings(model="no/model/anywhere", data="no data", training={"use_cpu": True} | training),
+            tmp_path / "out",
+        )
     assert "\n" not in str(caught.value)
 
 
 def test_activation_checkpointing_has_its_usual_name(tmp_path: Path) -> None:
-    assert AlignSettings("m", "d", training={"gradient_checkpointing": True}).arguments(tmp_path).gradient_checkpointing
+    assert (
+        AlignSettings(model="m", data="d", training={"gradient_checkpointing": True})
+        .arguments(tmp_path)
+        .gradient_checkpointing
+    )
 
 
 REFUSED = {
@@ -413,7 +426,7 @@ REFUSED = {
 def test_what_is_refused_before_anything_is_written(what: str, texts: AlignSettings, tmp_path: Path) -> None:
     changed, says = REFUSED[what]
     with pytest.raises(AnydepthError, match=says):
-        align(replace(texts, **changed), tmp_path / "out")
+        run_align(replace(texts, **changed), tmp_path / "out")
     assert files(tmp_path) == set()
 
 
@@ -422,7 +435,7 @@ def test_what_is_refused_before_anything_is_written(what: str, texts: AlignSetti
 
 def test_what_is_told(images: AlignSettings, tmp_path: Path) -> None:
     told: list[tuple[int, int | None, str]] = []
-    found = align(images, tmp_path / "out", progress=lambda *said: told.append(said))
+    found = run_align(images, tmp_path / "out", progress=lambda *said: told.append(said))
     assert told[:2] == [(0, None, "loading"), (1, 1, "loading")]
     assert [count for count, total, what in told if what.startswith("training") and total == 6][-1] == 6
     shown = ", ".join(f"{depth}: {value:.3f}" for depth, value in enumerate(found.values, start=1))

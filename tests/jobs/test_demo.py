@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 import anydepth.jobs.demo
 from anydepth.cli.app import run
 from anydepth.errors import DataError, TraceFileError
-from anydepth.jobs.demo import BLOCKS, OBJECTIVES, show_digits, train_digits
+from anydepth.jobs.demo import BLOCKS, OBJECTIVES, DemoSettings, run_demo, train_digits
 from anydepth.tracing.trace import Trace
 
 
@@ -25,7 +25,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[in
     folder = tmp_path_factory.mktemp("shown") / "demo"
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    show_digits(folder, epochs=2, progress=lambda *said: told.append(said))
+    run_demo(DemoSettings(epochs=2), folder, progress=lambda *said: told.append(said))
     assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers are the caller's"
     return folder, told
 
@@ -172,6 +172,19 @@ def test_the_command_prints_a_table_that_has_both_side_by_side(
     found = json.loads(out)
     assert set(found) == {"out", "report", *OBJECTIVES}
     assert len(found["aligned"]["depths"]) == BLOCKS + 1
+
+
+@pytest.mark.usefixtures("few", "undrawn")
+def test_an_interrupt_says_that_the_command_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anydepth.report.pages.trace.write", stop)  # once both were trained and traced
+    assert run(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 130
+    assert capsys.readouterr().err == "anydepth: interrupted; the same command starts over\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_epochs_are_at_least_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

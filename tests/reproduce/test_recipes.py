@@ -121,7 +121,7 @@ def test_what_is_finished_is_not_made_again(toy: ReproduceSettings, monkeypatch:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(bench, "align", never)
+    monkeypatch.setattr(bench, "run_align", never)
     monkeypatch.setattr(bench, "trace", never)
     assert reproduce(toy) == first
     path_of(toy).unlink()
@@ -133,7 +133,7 @@ def test_what_is_finished_is_not_made_again(toy: ReproduceSettings, monkeypatch:
 
 
 def test_an_interrupted_run_goes_on(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, trained = bench.align, []
+    whole, trained = bench.run_align, []
 
     def align(job: AlignSettings, out: Path, **how: Any) -> TrainingSummary:
         if len(trained) == 3:
@@ -141,11 +141,11 @@ def test_an_interrupted_run_goes_on(toy: ReproduceSettings, monkeypatch: pytest.
         trained.append(out)
         return whole(job, out, **how)
 
-    monkeypatch.setattr(bench, "align", align)
+    monkeypatch.setattr(bench, "run_align", align)
     with pytest.raises(KeyboardInterrupt):
         reproduce(toy)
     assert set(RecipeResults.load(path_of(toy)).seeds) == {0}, "what is finished is kept"
-    monkeypatch.setattr(bench, "align", lambda job, out, **how: (trained.append(out), whole(job, out, **how)))
+    monkeypatch.setattr(bench, "run_align", lambda job, out, **how: (trained.append(out), whole(job, out, **how)))
     found = reproduce(toy)
     assert set(found.seeds) == {0, 1}
     assert len(trained) == len(set(trained)) == 4
@@ -199,7 +199,7 @@ def test_another_title_is_the_same_subject(toy: ReproduceSettings, monkeypatch: 
     monkeypatch.setitem(running.RECIPES, "toy", replace(old, plans=plans))
     assert reproduce(toy).seeds == first.seeds
     path_of(toy).unlink()
-    monkeypatch.setattr(bench, "align", None)
+    monkeypatch.setattr(bench, "run_align", None)
     assert reproduce(toy).seeds[0].values == first.seeds[0].values
 
 

@@ -498,4 +498,4 @@ def test_a_model_that_cannot_be_drawn_anew(command: Command, monkeypatch: pytest
     monkeypatch.setattr(models, "load", only_once)
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--theory")
     assert done.status == 0
-    assert "nothing with random weights to hold the model against: no" in done.out
+    assert "no model with random weights to compare with: no" in done.out

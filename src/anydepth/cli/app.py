@@ -1,9 +1,10 @@
-"""The command line: its verbs, what becomes of errors and interrupts, and the exit status.
+"""The command line: its commands, the messages of errors and interrupts, and the exit status.
 
 User errors, and failures of the world outside, are one line on standard error and exit status 2; `--debug` (or the
 variable ANYDEPTH_DEBUG) shows where they came from. A bug of ours is one line that says so, and status 1. Where nobody
-reads what is printed any more, the status is 141, as a shell has it of other programs. Ctrl-C, SIGTERM and SIGHUP end
-with status 128 + n, and one line that says whether the same command goes on from there.
+reads the output any more, the status is 141, as for other programs. Ctrl-C, SIGTERM and SIGHUP end with status 128 + n,
+and one line that says whether the same command goes on from there. The library's messages name arguments; here, and
+nowhere else, options take their place.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from anydepth.cli.commands.predict import predict
 from anydepth.cli.commands.reproduce import reproduce
 from anydepth.cli.commands.trace import trace
 from anydepth.cli.commands.truncate import truncate
-from anydepth.cli.option_checks import checked
+from anydepth.cli.option_checks import checked, with_flags
 from anydepth.errors import AnydepthError, one_line
 from anydepth.signals import Stopped, stopping
 
 
-class _Verbs(TyperGroup):
-    """Hands on what an interrupted job says of itself, where typer would make a mere exit status of it."""
+class _Commands(TyperGroup):
+    """Commands whose interrupts keep the notes of the job, where typer would make a mere exit status of them."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; Ctrl-C is a signal like any other."""
+        """Run a command; Ctrl-C is a signal like any other."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
@@ -54,7 +55,7 @@ class _Verbs(TyperGroup):
 
 app = typer.Typer(
     name="anydepth",
-    cls=_Verbs,
+    cls=_Commands,
     help="Show what every depth of a transformer knows, and train one classifier to work at all of them.",
     no_args_is_help=True,
     add_completion=False,
@@ -67,7 +68,7 @@ _PATIENCE = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit status."""
+    """Run the command line and end the process with its exit status."""
     terminal.prepare_streams()
     try:
         status = run(sys.argv[1:] if arguments is None else arguments)
@@ -99,17 +100,17 @@ def run(arguments: Sequence[str]) -> int:
     except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
-        then = getattr(stop, "__notes__", ["the same command starts over"])[-1]
-        terminal.say(f"anydepth: {how}; {then}")
+        note = getattr(stop, "__notes__", ["the same command starts over"])[-1]
+        terminal.say(f"anydepth: {how}; {_with_flags(note, arguments)}")
         return 128 + number
     except BaseException as error:
         if not isinstance(error, Exception) and not failures.is_panic(error):
             raise
-        return _failed(error, debug=debug)
+        return _failed(error, arguments, debug=debug)
 
 
 def _end_within(seconds: float, status: int) -> None:
-    """Have the process end with a status, even if it cannot of itself.
+    """End the process with a status after some seconds, if it has not ended by itself.
 
     A signal may come while a library hands work to its threads, in the middle of a lock. The interpreter waits for
     those threads at its end, and they would wait for that lock for ever.
@@ -122,14 +123,21 @@ def _end_within(seconds: float, status: int) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _failed(error: BaseException, *, debug: bool) -> int:
-    """Say in one line what went wrong; returns the exit status."""
+def _with_flags(message: str, arguments: Sequence[str]) -> str:
+    command = next((_COMMANDS[word] for word in arguments if word in _COMMANDS), None)
+    return message if command is None else with_flags(message, command)
+
+
+def _failed(error: BaseException, arguments: Sequence[str], *, debug: bool) -> int:
+    """Print one line on what went wrong; returns the exit status."""
     if debug:
         terminal.say("".join(traceback.format_exception(error)).rstrip())
-    message: str | None = str(error)
+    message: str | None
     if isinstance(error, typer.TyperException):
         message = error.format_message()
-    elif not isinstance(error, AnydepthError):
+    elif isinstance(error, AnydepthError):
+        message = _with_flags(str(error), arguments)
+    else:
         message = failures.described(error)
     if message is None:
         terminal.say(f"anydepth: {_of_bug(error)}")
@@ -140,29 +148,29 @@ def _failed(error: BaseException, *, debug: bool) -> int:
 
 
 def _of_bug(error: BaseException) -> str:
-    """What to say of an error that nobody foresaw; its traceback is kept in a file, since it may not come again."""
+    """The message of a bug; its traceback is kept in a file, since it may not come again."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    said = f"this is a bug in anydepth, {type(error).__name__} at {where}: {one_line(error)}"
+    message = f"this is a bug in anydepth, {type(error).__name__} at {where}: {one_line(error)}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="anydepth-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
         ) as file:
             file.write("".join(traceback.format_exception(error)))
     except OSError:
-        return f"{said}; please report it with what --debug shows"
-    return f"{said}; please report it with {file.name}"
+        return f"{message}; please report it with what --debug shows"
+    return f"{message}; please report it with {file.name}"
 
 
 def _flushed(status: int) -> int:
-    """Write out what was printed while somebody may still read it; returns the exit status."""
+    """Flush standard output and error; returns the exit status."""
     try:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
     except BrokenPipeError:
         status = _UNREAD
     except OSError as error:
-        status = _failed(error, debug=False)
+        status = _failed(error, (), debug=False)
     else:
         return status
     # what is still in the buffer can go nowhere, and the interpreter would complain of it at its end
@@ -170,13 +178,13 @@ def _flushed(status: int) -> int:
     return status
 
 
-def _show_version(asked: bool) -> bool:
-    if asked:
+def _show_version(wanted: bool) -> bool:
+    if wanted:
         from importlib.metadata import version
 
         print(f"anydepth {version('anydepth')}")
         raise typer.Exit
-    return asked
+    return wanted
 
 
 @app.callback()
@@ -185,11 +193,11 @@ def _anydepth(
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
-    """What stands before the verb."""
+    """Options before the command."""
 
 
 # in the order of the help: what one does first comes first
-_VERBS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "trace": trace,
     "align": align,
     "compare": compare,
@@ -201,5 +209,5 @@ _VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "reproduce": reproduce,
 }
-for name, verb in _VERBS.items():
-    app.command(name)(checked(verb))
+for name, command in _COMMANDS.items():
+    app.command(name)(checked(command))

@@ -1,6 +1,6 @@
-"""Failures of the world outside, in one line each: a full disk, a file that is damaged, memory that is short.
+"""Messages of one line for failures outside anydepth: a full disk, a damaged file, too little memory.
 
-Whatever is raised that is no `AnydepthError` and none of these is a bug of ours, and must look like one.
+All other exceptions that are no `AnydepthError` are bugs, and must look like bugs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 from anydepth.errors import one_line
 
-# Errors of these packages are about what they were given to read, or about where they were to write it.
+# Errors of these packages are about a file to read, or about where to write it.
 _LIBRARIES = {"PIL", "datasets", "httpx", "huggingface_hub", "pandas", "pyarrow", "requests", "safetensors", "urllib3"}
-# torch raises a bare RuntimeError for all that the system refuses it; these words tell such an error from a bug.
+# torch raises a bare RuntimeError for every failed system call; these words distinguish such an error from a bug.
 _MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "bad_alloc")
 _PROCESSES = (
     "DataLoader worker",
@@ -49,10 +49,10 @@ _HINTS = {
 
 
 def described(error: BaseException) -> str | None:
-    """What is wrong outside and what to do, in one line; None if the error is a bug.
+    """One line on what failed outside and what to do; None if the error is a bug.
 
     Args:
-        error: anything that is raised.
+        error: any exception; what it was raised from counts, too.
 
     Example:
         >>> described(OSError(errno.ENOSPC, "No space left on device", "out/model.safetensors"))
@@ -61,30 +61,30 @@ def described(error: BaseException) -> str | None:
         True
     """
     for link in _chain(error):
-        if (line := _of_one(link)) is not None:
+        if (line := _described_alone(link)) is not None:
             return line
     return None
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library written in Rust gave up; what it raises then is no `Exception`."""
+    """Whether an error is a panic of a library written in Rust, which is no `Exception`."""
     return type(error).__module__ == "pyo3_runtime"
 
 
-def _of_one(error: BaseException) -> str | None:
+def _described_alone(error: BaseException) -> str | None:
     if isinstance(error, OSError):
-        return _of_system(error)
+        return _system_failure(error)
     words = str(error)
     if is_panic(error) and (code := re.search(r"\bOs \{ code: (\d+)", words)):
-        return _of_system(OSError(int(code[1]), os.strerror(int(code[1]))))
+        return _system_failure(OSError(int(code[1]), os.strerror(int(code[1]))))
     if isinstance(error, MemoryError) or any(part in words for part in _MEMORY):
         return f"out of memory ({one_line(error)}): use a smaller --batch-size, or a machine with more"
     if isinstance(error, RuntimeError) and type(error).__module__.startswith("torch.distributed"):
-        return _of_processes(error)
+        return _process_failure(error)
     if type(error) is RuntimeError and any(part in words for part in _FILES):
         return f"a file cannot be read or written: {one_line(error)}"
     if type(error) is RuntimeError and any(part in words for part in _PROCESSES):
-        return _of_processes(error)
+        return _process_failure(error)
     if isinstance(error, UnicodeError | EOFError):
         return f"a file holds something else than it should: {one_line(error)}"
     if isinstance(error, RecursionError) and _raised_in(error, "json"):
@@ -94,8 +94,8 @@ def _of_one(error: BaseException) -> str | None:
     return None
 
 
-def _of_system(error: OSError) -> str:
-    """A failed call of the system's, with the file it was about."""
+def _system_failure(error: OSError) -> str:
+    """The message of a failed system call, with the files it was about."""
     if error.errno is None:  # libraries raise OSError with a sentence in it
         return one_line(error, limit=400)
     files = " and ".join(f"'{os.fsdecode(file)}'" for file in (error.filename, error.filename2) if _is_path(file))
@@ -108,7 +108,7 @@ def _is_path(file: object) -> bool:
     return isinstance(file, str | bytes | os.PathLike)
 
 
-def _of_processes(error: BaseException) -> str:
+def _process_failure(error: BaseException) -> str:
     return f"another process of this job cannot be reached or has ended ({one_line(error)}): start all of them again"
 
 

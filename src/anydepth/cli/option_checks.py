@@ -1,10 +1,11 @@
-"""What every option of the command line is held to before a verb runs: its range, and whether it has an effect."""
+"""Checks of every option before a command runs (its range, whether it has an effect), and how options are written."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -12,25 +13,19 @@ from typing import Any, get_type_hints
 from anydepth.errors import OptionError
 
 _LARGEST = 2**31 - 1
-"""Of whole numbers: what torch and numpy take everywhere."""
+"""The largest whole number that torch and numpy take everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers that an option may be.
-
-    Attributes:
-        least: the smallest.
-        most: the largest.
-        above: whether it has to be above `least`.
-    """
+    """Numbers from `least` to `most` that an option may be; `least` itself only unless `above`."""
 
     least: int | float = -_LARGEST
     most: int | float = _LARGEST
     above: bool = False
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number lies in it; neither NaN nor an infinity does."""
+        """Whether a number lies in the range; neither NaN nor an infinity does."""
         return self.least <= value <= self.most and not (self.above and value == self.least)
 
     def __str__(self) -> str:
@@ -51,13 +46,7 @@ RANGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """When options have an effect.
-
-    Attributes:
-        options: names of parameters of a verb.
-        when: whether they have one beside all others.
-        instead: what to do if not.
-    """
+    """Options (parameters of a command) that have an effect only `when` the others say so, and what to do `instead`."""
 
     options: tuple[str, ...]
     when: Callable[[Mapping[str, Any]], bool]
@@ -116,11 +105,11 @@ EFFECTS: dict[str, tuple[Effect, ...]] = {
 }
 
 
-def checked(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb that refuses options out of range, and those that have no effect, before it does anything.
+def checked(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that first refuses options out of range, and those that have no effect.
 
     Args:
-        verb: a function whose parameters are annotated as `anydepth.cli.options` has them.
+        command: a function whose parameters are annotated as `anydepth.cli.options` has them.
 
     Example:
         >>> def generate(*, temperature: float = 1.0, sample: bool = False) -> None: ...
@@ -128,38 +117,92 @@ def checked(verb: Callable[..., None]) -> Callable[..., None]:
         Traceback (most recent call last):
         anydepth.errors.OptionError: --temperature is nan, expected a number above 0
     """
-    defaults = {name: one.default for name, one in inspect.signature(verb).parameters.items()}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
 
-    @functools.wraps(verb)
-    def run(**given: Any) -> None:
-        asked = [name for name, value in given.items() if value is not None and value != defaults[name]]
-        for name in asked:
-            _require_range(verb, name, given[name])
-        for effect in EFFECTS.get(verb.__name__, ()):
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        changed = [name for name, value in values.items() if value is not None and value != defaults[name]]
+        for name in changed:
+            _require_range(command, name, values[name])
+        for effect in EFFECTS.get(command.__name__, ()):
             for name in effect.options:
-                if name in asked and not effect.when(given):
-                    raise OptionError(f"{flag_of(verb, name)} has no effect here: leave it out, or {effect.instead}")
-        verb(**given)
+                if name in changed and not effect.when(values):
+                    raise OptionError(f"{flag_of(command, name)} has no effect here: leave it out, or {effect.instead}")
+        command(**values)
 
     return run
 
 
-def _require_range(verb: Callable[..., None], name: str, value: Any) -> None:
+def _require_range(command: Callable[..., None], name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     allowed = RANGES.get(name, _ANY)
     if not allowed.holds(value):
-        what = str(allowed) if name in RANGES or not math.isfinite(value) else f"at most {_LARGEST:,}"
-        raise OptionError(
-            f"{flag_of(verb, name)} is {value}, expected {'a finite number' if what == str(_ANY) else what}"
-        )
+        expected = f"at most {_LARGEST:,}" if math.isfinite(value) else "a finite number"
+        raise OptionError(f"{flag_of(command, name)} is {value}, expected {allowed if name in RANGES else expected}")
 
 
-def flag_of(verb: Callable[..., None], name: str) -> str:
-    """How an option of a verb is written on the command line."""
-    for note in getattr(get_type_hints(verb, include_extras=True)[name], "__metadata__", ()):
+def flag_of(command: Callable[..., None], name: str) -> str:
+    """How an option of a command is written on the command line."""
+    return _declaration(command, name).partition("/")[0]
+
+
+def _declaration(command: Callable[..., None], name: str) -> str:
+    """An option as it is declared: "--seed", or "--labels/--no-labels"."""
+    for note in getattr(get_type_hints(command, include_extras=True)[name], "__metadata__", ()):
         # typer takes the first name that is given for a default, if one stands beside it in the signature
-        for written in (getattr(note, "default", None), *(getattr(note, "param_decls", None) or ())):
-            if isinstance(written, str) and written.startswith("--"):
-                return str(written).partition("/")[0]
+        for declared in (getattr(note, "default", None), *(getattr(note, "param_decls", None) or ())):
+            if isinstance(declared, str) and declared.startswith("--"):
+                return str(declared)
     return "--" + name.replace("_", "-")
+
+
+# What the library calls options that have another name there.
+_ARGUMENT_OF = {
+    "text_column": "text",
+    "label_column": "label",
+    "image_column": "image",
+    "id_column": "id",
+    "eval_data": "eval_source",
+    "max_new_tokens": "new_tokens",
+    "sample": "sampled",
+    "restart": "resume=False",
+}
+# An argument in a message: name=value, a name with an underscore, or names alone in brackets.
+_ARGUMENT = re.compile(
+    r"(?<![\w'./-])(?P<name>[a-z]\w*)=\[?(?P<value>\w+|'[^']*')\]?"
+    r"|(?<![\w'./-])(?P<bare>[a-z]+_\w+)(?![\w'./(-])"
+    r"|(?<=\()(?P<list>[a-z]\w*(?:, [a-z]\w*)*)(?=\))"
+)
+
+
+def with_flags(message: str, command: Callable[..., None]) -> str:
+    """A message of the library, with options of a command in the place of the arguments it names.
+
+    Args:
+        message: it writes an argument as `name=value`, as a name with an underscore, or alone in brackets.
+        command: arguments that it has no option for stay as they are.
+
+    Example:
+        >>> def trace(*, tokens: str = "each", keep_states: bool = False, out: str | None = None) -> None: ...
+        >>> with_flags("give tokens='mean', keep_states=True, or another folder (out)", trace)
+        'give --tokens mean, --keep-states, or another folder (--out)'
+    """
+    flags: dict[str, str] = {}
+    for option in inspect.signature(command).parameters:
+        flag, _, negative = _declaration(command, option).partition("/")
+        for name in (option, flag.lstrip("-").replace("-", "_"), _ARGUMENT_OF.get(option, option)):
+            flags |= {name: flag, f"{name}=True": flag} | ({f"{name}=False": negative} if negative else {})
+
+    def written(match: re.Match[str]) -> str:
+        if match["list"]:
+            names = match["list"].split(", ")
+            return ", ".join(flags[name] for name in names) if set(names) <= set(flags) else match[0]
+        name, value = match["bare"] or match["name"], match["value"]
+        switch = value in ("True", "False")
+        flag = flags.get(f"{name}={value}" if switch else name)
+        if flag is None or flag in message:
+            return match[0]
+        return flag if switch or value is None else f"{flag} {value.replace(chr(39), '').lower()}"
+
+    return _ARGUMENT.sub(written, message)

@@ -1,15 +1,21 @@
 """The options of the command line, each with its help: one name for each kind, however many commands have it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from anydepth.exits.policy_names import CALIBRATED_POLICIES
 from anydepth.storage.file_kinds import COMPRESSIONS, KINDS
 
-# Names only: a test holds them against `anydepth.training.objectives.OBJECTIVES`, which would bring torch with it.
+# Names only: a test compares them with `anydepth.training.objectives.OBJECTIVES`, which would import torch.
 OBJECTIVES = "standard, aligned, uniform, additive, alternating, mixture, sampled, distilled, cosine, heads"
+POLICIES = "confidence, margin, entropy, patience, convergence"
+
+
+def _folder(default: str) -> Any:
+    return typer.Option("--out", metavar="DIR", help=f"Output folder; default runs/{default}.")
+
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a local folder, or timm:NAME.")]
 Data = Annotated[
@@ -20,19 +26,14 @@ Data = Annotated[
         help=f"Hub data set id, file ({' '.join(KINDS)}; text also {' '.join(COMPRESSIONS)}), folder, or 'digits'.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 ReadSplit = Annotated[str | None, typer.Option(help="Which split; default test, else validation.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per forward pass; no result depends on it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; default the best there is.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many samples, drawn by --seed.")]
-MaxLength = Annotated[int | None, typer.Option(min=2, help="Most tokens of a text.")]
-Stride = Annotated[
-    int | None, typer.Option(metavar="S", help="Read longer texts in windows that advance by S tokens, none cut off.")
-]
-Pack = Annotated[bool, typer.Option("--pack", help="Join texts, and read them in full windows.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of samples, drawn by --seed.")]
+MaxLength = Annotated[int | None, typer.Option(min=2, help="Maximum number of tokens of a text.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; guessed if not given.")]
 LabelColumn = Annotated[
     str | None, typer.Option(help="Column of the label; guessed if not given. NAME:number takes it by number.")
@@ -41,49 +42,125 @@ ImageColumn = Annotated[str | None, typer.Option(help="Column of the image; gues
 Blocks = Annotated[str | None, typer.Option(help="Dotted path of the blocks, if there are several lists.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a checkpoint.")]
 
-# --- truncate -------------------------------------------------------------------------------------------------------
+# --- trace ----------------------------------------------------------------------------------------------------------
 
-DataToCheck = Annotated[
-    str | None,
-    typer.Option("--data", metavar="DATA", help="To certify the depth by, and to see that the cut is right."),
+TraceOut = Annotated[Path | None, _folder("MODEL-DATA")]
+Stride = Annotated[
+    int | None, typer.Option(metavar="S", help="Read longer texts in windows that advance by S tokens, none cut off.")
 ]
-Tolerance = Annotated[float, typer.Option(help="Share of answers that may fail.")]
-Confidence = Annotated[float, typer.Option(help="Of that promise, over the draw of the data.")]
+Pack = Annotated[bool, typer.Option("--pack", help="Join texts, and read them in full windows.")]
+Measures = Annotated[str, typer.Option(help="Similarities between depths, separated by commas.")]
+Tokens = Annotated[str | None, typer.Option(help="Positions that represent a sample: first, last, each, mean.")]
+Positions = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of positions of a sample that go into similarities.")
+]
+Readout = Annotated[str, typer.Option(help="tail, raw (no final norm below the last depth), or none.")]
+Labels = Annotated[bool, typer.Option("--labels/--no-labels", help="Whether the data have labels.")]
+IdColumn = Annotated[str | None, typer.Option(help="Column of sample ids; default the row's number.")]
+KeepStates = Annotated[bool, typer.Option("--keep-states", help="Keep the hidden states, to merge or compare.")]
+StatesLimit = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Maximum size of the hidden states on disk, such as 20GB.")
+]
+Sums = Annotated[bool, typer.Option("--sums/--no-sums", help="Keep the sums of CKA, to merge.")]
+TestTheory = Annotated[
+    bool, typer.Option("--theory", help="Test the paper's theory, beside random walks and random weights.")
+]
+LensTexts = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT", help="Logit lens: a language model's predictions for TEXT at every depth."),
+]
+RestartTrace = Annotated[bool, typer.Option("--restart", help="Start over instead of resuming an interrupted trace.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
+
+# --- truncate and exit ----------------------------------------------------------------------------------------------
+
+TruncateOut = Annotated[Path | None, _folder("MODEL-depth-K")]
+BlocksToKeep = Annotated[
+    str, typer.Option(metavar="K|auto", help="Number of blocks to keep; auto: the smallest certified on DATA.")
+]
+DataToCheck = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Certifies the depth, and verifies the cut model.")
+]
+Tolerance = Annotated[float, typer.Option(help="Maximum disagreement rate.")]
+Confidence = Annotated[float, typer.Option(help="Confidence level of the guarantee, over the draw of the data.")]
 Against = Annotated[
     str, typer.Option(help="A failure: model, another answer than the full model's; labels, wrong where it is right.")
 ]
-
-# --- exit -----------------------------------------------------------------------------------------------------------
-
 POLICIES = ", ".join(CALIBRATED_POLICIES)
-
+ExitOut = Annotated[Path | None, _folder("MODEL-DATA-exit")]
 ExitPolicy = Annotated[str, typer.Option("--policy", metavar="NAME", help=f"One of {POLICIES}.")]
 TestedDepths = Annotated[
     str | None,
-    typer.Option("--depths", metavar="2,4,...", help="Where to test; default where it pays, as measured here."),
+    typer.Option("--depths", metavar="2,4,...", help="Depths to test; default where it pays, as measured here."),
 ]
-Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Choose temperatures, and where to test.")]
+Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Choose temperatures and tested depths.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Language model: tokens of each text that are the prompt.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Language model: tokens to generate after each prompt.")]
+Share = Annotated[float, typer.Option(help="Share of them that may differ before a sequence has failed.")]
+
+# --- predict, compare and demo --------------------------------------------------------------------------------------
+
 Calibrated = Annotated[str, typer.Argument(metavar="DIR", help="A folder that `anydepth exit` wrote.")]
-
-PromptTokens = Annotated[int, typer.Option(min=1, help="Of a language model's texts, the start that is the prompt.")]
-NewTokens = Annotated[int, typer.Option(min=1, help="That a language model writes after each.")]
-Share = Annotated[float, typer.Option(help="Of these, what may differ before a sequence has failed.")]
-
-# --- compare --------------------------------------------------------------------------------------------------------
-
+PredictOut = Annotated[Path | None, _folder("DIR-DATA-predictions")]
 Traces = Annotated[list[Path], typer.Argument(metavar="A B ...", help="Folders that `anydepth trace` wrote.")]
-Despite = Annotated[str | None, typer.Option(metavar="data,tokens", help="In what the traces may differ all the same.")]
+CompareOut = Annotated[Path | None, _folder("A-B-compare")]
+CrossMeasures = Annotated[
+    str | None,
+    typer.Option(help="Similarities across models; default cka, and cosine where widths agree; none for none."),
+]
+Despite = Annotated[str | None, typer.Option(metavar="data,tokens", help="Differences between the traces to allow.")]
+Permutations = Annotated[
+    int, typer.Option(min=0, help="To test whether CKA across models is more than chance; 999 is usual, 0 for none.")
+]
+DemoOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder.")]
+DemoEpochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+
+# --- generate -------------------------------------------------------------------------------------------------------
+
+Prompt = Annotated[list[str] | None, typer.Option(help="A prompt; give it again for another.")]
+PromptFile = Annotated[Path | None, typer.Option(metavar="FILE", help="More prompts, one on each line.")]
+GenerateDepth = Annotated[
+    int | None, typer.Option(metavar="K", help="Read every token out at depth K; no block above it runs.")
+]
+DraftDepth = Annotated[
+    str | None, typer.Option(metavar="K|auto", help="Draft at depth K, verify with the rest: the same text, sooner.")
+]
+DraftLength = Annotated[
+    int | None, typer.Option(min=1, help="Tokens drafted in a round; default by how many are accepted.")
+]
+ExitFolder = Annotated[
+    str | None, typer.Option("--exit", metavar="DIR", help="Exit token by token, as `anydepth exit` calibrated.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum number of tokens for each prompt.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the most probable.")]
+Temperature = Annotated[float, typer.Option(help="Only with --sample: logits are divided by it.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Only with --sample: draw among the K most probable tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Only with --sample: draw among tokens of this total probability.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Print statistics: time, blocks, accepted drafts.")]
+
+# --- export ---------------------------------------------------------------------------------------------------------
+
+ExportOut = Annotated[Path | None, _folder("MODEL-onnx")]
+ExportExits = Annotated[
+    str | None,
+    typer.Option("--exits", metavar="3,6,9", help="Depths of exits; default those of a calibrated model."),
+]
+ExportDepth = Annotated[int | None, typer.Option("--depth", metavar="K", help="One graph, where all exit at depth K.")]
+ExportPolicy = Annotated[
+    str | None, typer.Option("--policy", metavar="NAME", help=f"Of a plain model: {POLICIES}; default confidence.")
+]
+ExportThreshold = Annotated[
+    float | None, typer.Option("--threshold", metavar="X", help="Of that policy; default 0.9 for confidence.")
+]
 
 # --- align ----------------------------------------------------------------------------------------------------------
 
-AlignedOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA-OBJECTIVE.")
-]
+AlignOut = Annotated[Path | None, _folder("MODEL-DATA-OBJECTIVE")]
 Objective = Annotated[
     str, typer.Option("--objective", metavar="NAME", help=f"One of {OBJECTIVES}; --list-objectives says what for.")
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="What each depth weighs: linear, uniform, final, additive, or numbers: 1,2,3.")
+    str | None, typer.Option(help="Weight of each depth's loss: linear, uniform, final, additive, or numbers: 1,2,3.")
 ]
 Exits = Annotated[str | None, typer.Option(help="Depths to train: all, sampled, or some: 4,8,12.")]
 Distillation = Annotated[
@@ -102,85 +179,41 @@ EvalData = Annotated[str | None, typer.Option(metavar="DATA", help="Other data t
 EvalSplit = Annotated[
     str | None, typer.Option(help="To evaluate on; default validation, else test, else a tenth of the rows.")
 ]
-TrainLimit = Annotated[int | None, typer.Option(min=1, help="At most so many samples of each split, drawn by --seed.")]
-BlockLength = Annotated[
-    int | None, typer.Option(min=2, help="Most tokens of a text; a language model's are packed in blocks of it.")
+TrainLimit = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of samples of each split, drawn by --seed.")
 ]
-
+BlockLength = Annotated[
+    int | None, typer.Option(min=2, help="Maximum tokens of a text; a language model's are packed in blocks of it.")
+]
 Augment = Annotated[bool, typer.Option("--augment", help="Train on random views of images: turned, shifted, mirrored.")]
 
-# Ranges are checked by `anydepth.jobs.align_settings`: in the help they would leave no room for the names.
-_TRAINING = "Training, by the names that transformers has for it"
 
-Epochs = Annotated[
-    float, typer.Option("--num-train-epochs", metavar="N", help="Passes over the data.", rich_help_panel=_TRAINING)
-]
-MaxSteps = Annotated[
-    int, typer.Option(metavar="N", help="Optimizer steps, instead of epochs.", rich_help_panel=_TRAINING)
-]
-LearningRate = Annotated[float, typer.Option(metavar="N", help="The highest.", rich_help_panel=_TRAINING)]
-Scheduler = Annotated[
-    str,
-    typer.Option(
-        "--lr-scheduler-type", metavar="NAME", help="linear, cosine, constant, ...", rich_help_panel=_TRAINING
-    ),
-]
-WarmupSteps = Annotated[
-    float, typer.Option(metavar="N", help="Until the highest rate; below 1, a share of all.", rich_help_panel=_TRAINING)
-]
-WeightDecay = Annotated[float, typer.Option(metavar="N", help="AdamW's.", rich_help_panel=_TRAINING)]
-MaxGradNorm = Annotated[float, typer.Option(metavar="N", help="Clip gradients to it.", rich_help_panel=_TRAINING)]
-Optimizer = Annotated[str, typer.Option("--optim", metavar="NAME", help="The optimizer.", rich_help_panel=_TRAINING)]
-TrainBatch = Annotated[
-    int,
-    typer.Option("--per-device-train-batch-size", metavar="N", help="Samples of a forward.", rich_help_panel=_TRAINING),
-]
-EvalBatch = Annotated[
-    int, typer.Option("--per-device-eval-batch-size", metavar="N", help="When evaluating.", rich_help_panel=_TRAINING)
-]
-Accumulation = Annotated[
-    int,
-    typer.Option("--gradient-accumulation-steps", metavar="N", help="Forwards of a step.", rich_help_panel=_TRAINING),
-]
-Smoothing = Annotated[
-    float,
-    typer.Option("--label-smoothing-factor", metavar="N", help="Share of a label spread.", rich_help_panel=_TRAINING),
-]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Mixed precision.", rich_help_panel=_TRAINING)]
-Fp16 = Annotated[bool, typer.Option("--fp16", help="The same, in float16.", rich_help_panel=_TRAINING)]
-Checkpointing = Annotated[
-    bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel=_TRAINING)
-]
-Compile = Annotated[bool, typer.Option("--torch-compile", help="Compile the blocks.", rich_help_panel=_TRAINING)]
-UseCpu = Annotated[bool, typer.Option("--use-cpu", help="Even where there is a GPU.", rich_help_panel=_TRAINING)]
-Workers = Annotated[
-    int,
-    typer.Option("--dataloader-num-workers", metavar="N", help="Processes that read data.", rich_help_panel=_TRAINING),
-]
-EvalSteps = Annotated[
-    float | None, typer.Option(metavar="N", help="Between evaluations; default an epoch.", rich_help_panel=_TRAINING)
-]
-SaveSteps = Annotated[float, typer.Option(metavar="N", help="Between checkpoints.", rich_help_panel=_TRAINING)]
-SaveLimit = Annotated[
-    int, typer.Option("--save-total-limit", metavar="N", help="Checkpoints to keep.", rich_help_panel=_TRAINING)
-]
-LoggingSteps = Annotated[
-    float, typer.Option(metavar="N", help="Between logs; below 1, a share of all.", rich_help_panel=_TRAINING)
-]
-ReportTo = Annotated[
-    str, typer.Option(metavar="NAME", help="tensorboard, wandb, ...: where logs go besides.", rich_help_panel=_TRAINING)
-]
+def _training(*names: str, help: str, metavar: str | None = "N") -> Any:
+    # ranges are checked by `anydepth.jobs.align_settings`: in the help they would leave no room for the names
+    panel = "Training, by the names that transformers has for it"
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel)
 
-# --- export ---------------------------------------------------------------------------------------------------------
 
-ExportExits = Annotated[
-    str | None,
-    typer.Option("--exits", metavar="3,6,9", help="Where samples may leave; default those of a calibrated model."),
-]
-ExportDepth = Annotated[int | None, typer.Option("--depth", metavar="K", help="One graph, all leave at depth K.")]
-ExportPolicy = Annotated[
-    str | None, typer.Option("--policy", metavar="NAME", help=f"Of a plain model: {POLICIES}; default confidence.")
-]
-ExportThreshold = Annotated[
-    float | None, typer.Option("--threshold", metavar="X", help="Of that policy; default a confidence of 0.9.")
-]
+Epochs = Annotated[float, _training("--num-train-epochs", help="Passes over the data.")]
+MaxSteps = Annotated[int, _training(help="Optimizer steps, instead of epochs.")]
+LearningRate = Annotated[float, _training(help="The highest.")]
+Scheduler = Annotated[str, _training("--lr-scheduler-type", metavar="NAME", help="linear, cosine, constant, ...")]
+WarmupSteps = Annotated[float, _training(help="Until the highest rate; below 1, a share of all.")]
+WeightDecay = Annotated[float, _training(help="AdamW's.")]
+MaxGradNorm = Annotated[float, _training(help="Clip gradients to it.")]
+Optimizer = Annotated[str, _training("--optim", metavar="NAME", help="The optimizer.")]
+TrainBatch = Annotated[int, _training("--per-device-train-batch-size", help="Samples of a forward pass.")]
+EvalBatch = Annotated[int, _training("--per-device-eval-batch-size", help="When evaluating.")]
+Accumulation = Annotated[int, _training("--gradient-accumulation-steps", help="Forward passes of a step.")]
+Smoothing = Annotated[float, _training("--label-smoothing-factor", help="Share of a label spread.")]
+Bf16 = Annotated[bool, _training("--bf16", metavar=None, help="Mixed precision.")]
+Fp16 = Annotated[bool, _training("--fp16", metavar=None, help="The same, in float16.")]
+Checkpointing = Annotated[bool, _training("--gradient-checkpointing", metavar=None, help="Less memory, more time.")]
+Compile = Annotated[bool, _training("--torch-compile", metavar=None, help="Compile the blocks.")]
+UseCpu = Annotated[bool, _training("--use-cpu", metavar=None, help="Even where there is a GPU.")]
+Workers = Annotated[int, _training("--dataloader-num-workers", help="Processes that read data.")]
+EvalSteps = Annotated[float | None, _training(help="Between evaluations; default an epoch.")]
+SaveSteps = Annotated[float, _training(help="Between checkpoints.")]
+SaveLimit = Annotated[int, _training("--save-total-limit", help="Checkpoints to keep.")]
+LoggingSteps = Annotated[float, _training(help="Between logs; below 1, a share of all.")]
+ReportTo = Annotated[str, _training(metavar="NAME", help="tensorboard, wandb, ...: where logs also go.")]

@@ -1,4 +1,4 @@
-"""What verbs make of the words they are given."""
+"""Values out of the text of options, and default output folders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anydepth.storage.paths import local_path, real_path
 
 
 def depths_of(text: str) -> tuple[int, ...]:
-    """Depths to test, out of "2,4,6".
+    """Depths out of "2,4,6".
 
     Raises:
-        PolicyError: there is something else between the commas than whole numbers.
+        PolicyError: something between the commas is no whole number.
     """
     try:
-        return tuple(int(one) for one in text.split(","))
+        return tuple(int(depth) for depth in text.split(","))
     except ValueError:
         raise PolicyError(f"the tested depths are {text!r}, expected whole numbers with commas: 2,4,6") from None
 
@@ -29,11 +29,11 @@ def names_of(text: str) -> tuple[str, ...]:
 
 
 def default_folder(*names: str | Path, suffix: str = "") -> Path:
-    """The folder to write to if none is given: in `runs/`, after the names, with a hash where others could read alike.
+    """Default output folder: in `runs/`, named after the inputs, with a hash where other inputs could be called alike.
 
     Args:
-        *names: of what is read: a model, data, traces. Paths in the same place are the same name, however written.
-        suffix: what tells the job.
+        *names: of a model, data, traces. Paths to the same place are the same name, however written.
+        suffix: for the command.
 
     Example:
         >>> default_folder("gpt2", "digits").as_posix()
@@ -45,13 +45,13 @@ def default_folder(*names: str | Path, suffix: str = "") -> Path:
     words = [re.sub(r"[^A-Za-z0-9.]+", "-", short).strip("-.") or "trace" for _, short in parts]
     readable = "-".join(words)[:100].strip("-.")
     if [identity for identity, _ in parts] != readable.split("-"):
-        named = "\0".join(identity for identity, _ in parts).encode(errors="surrogateescape")
-        readable += "-" + hashlib.blake2b(named, digest_size=4).hexdigest()
+        identities = "\0".join(identity for identity, _ in parts).encode(errors="surrogateescape")
+        readable += "-" + hashlib.blake2b(identities, digest_size=4).hexdigest()
     return Path("runs") / f"{readable}{suffix}"
 
 
 def _identity(name: str) -> tuple[str, str]:
-    """What a name stands for, and how to call it for short."""
+    """What identifies the input of a name (its real path, or the name), and a short name for it."""
     with suppress(OSError, ValueError):
         path = local_path(name)
         if path.exists():

@@ -1,11 +1,11 @@
-"""What came out, in the terminal: a trace, and what a training is worth by depth."""
+"""Results of the commands in the terminal: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.table import Column, Table
@@ -14,19 +14,19 @@ from rich.text import Text
 from anydepth.cli.terminal import output, say, write_json
 from anydepth.exits.summary import ExitSummary
 from anydepth.jobs.calibrate_lm import LmCalibrateResult
+from anydepth.jobs.compare import CompareResult
+from anydepth.jobs.demo import DemoResult
 from anydepth.jobs.generate import GenerateResult
 from anydepth.jobs.predict import PredictResult
+from anydepth.jobs.trace import TraceResult
 from anydepth.jobs.truncate import TruncateResult
 from anydepth.onnx.exporter import ExportResult
 from anydepth.results.comparison import Comparison
 from anydepth.storage.files import plain
 from anydepth.storage.sizes import in_words
-from anydepth.theory.findings import FILE, Theory
+from anydepth.theory.findings import FILE
 from anydepth.tracing.trace import Trace
 from anydepth.training.summary import TrainingSummary
-
-if TYPE_CHECKING:
-    import pandas
 
 _HEADS = {"accuracy": "accuracy", "cross_entropy": "cross-entropy", "confidence": "confidence", "agreement": "agrees"}
 
@@ -39,8 +39,8 @@ def as_table(trace: Trace) -> Table:
     table = Table(title=f"{title}: {origin.get('samples', 0):,} samples", title_justify="left")
     frame = trace.to_frame()
     table.add_column("depth", justify="right")
-    shown = [name for name in _HEADS if name in trace.statistics]
-    for name in shown:
+    statistics = [name for name in _HEADS if name in trace.statistics]
+    for name in statistics:
         table.add_column(_HEADS[name], justify="right", no_wrap=True)
     if "saturated" in frame:
         table.add_column("saturates", justify="right")
@@ -49,7 +49,7 @@ def as_table(trace: Trace) -> Table:
         table.add_column(f"{name} to last", justify="right")
     for row in frame.to_dict("records"):
         cells: list[str | Text] = [str(row["depth"])]
-        cells += [_with_interval(row, name) if name == "accuracy" else _number(row[name]) for name in shown]
+        cells += [_with_interval(row, name) if name == "accuracy" else _number(row[name]) for name in statistics]
         if "saturated" in row:
             cells.append(str(row["saturated"]) if str(row["depth"]) != "0" else "")
         cells += [_number(row[f"{name}_to_last"]) for name in similar]
@@ -68,20 +68,20 @@ def as_comparison(traces: Mapping[str, Trace]) -> Table:
             table.add_column(f"{name}:\n{what}", justify="right", no_wrap=True)
     for rows in zip(*frames.values(), strict=True):
         accuracies = [_with_interval(row, "accuracy") for row in rows]
-        settled = ["" if str(row["depth"]) == "0" else str(row["saturated"]) for row in rows]
-        table.add_row(str(rows[0]["depth"]), *accuracies, *settled, *(_number(row["cka_to_last"]) for row in rows))
+        saturated = ["" if str(row["depth"]) == "0" else str(row["saturated"]) for row in rows]
+        table.add_row(str(rows[0]["depth"]), *accuracies, *saturated, *(_number(row["cka_to_last"]) for row in rows))
     return table
 
 
-def as_quality(found: TrainingSummary) -> Group:
+def as_quality(summary: TrainingSummary) -> Group:
     """One line per depth of a trained model: accuracy with its 95 % interval, or perplexity."""
-    title = f"{found.model} on {found.data}, {found.objective}: {found.steps:,} steps; {found.evaluated}"
+    title = f"{summary.model} on {summary.data}, {summary.objective}: {summary.steps:,} steps; {summary.evaluated}"
     table = Table()
     table.add_column("depth", justify="right")
-    table.add_column(found.measure, justify="right", no_wrap=True)
-    for depth in range(1, len(found.values) + 1):
-        low, high = found.bounds[depth - 1] if found.bounds else (math.nan, math.nan)
-        table.add_row(str(depth), _with_bounds(found.value(depth), _between(low, high)))
+    table.add_column(summary.measure, justify="right", no_wrap=True)
+    for depth in range(1, len(summary.values) + 1):
+        low, high = summary.bounds[depth - 1] if summary.bounds else (math.nan, math.nan)
+        table.add_row(str(depth), _with_bounds(summary.value(depth), _between(low, high)))
     return Group(Text(title, style="italic"), table)  # as a table's own title it would be as narrow as the table
 
 
@@ -90,7 +90,7 @@ def _with_interval(row: dict[str, Any], name: str) -> Text:
 
 
 def _with_bounds(value: str, bounds: str) -> Text:
-    """A number, and beside it what it may be, in a lighter tone."""
+    """A number and its interval, which is dim."""
     return Text.assemble(value, " " if bounds else "", (bounds, "dim"))
 
 
@@ -103,189 +103,193 @@ def _number(value: float) -> str:
 
 
 def as_plain(trace: Trace, folder: Path) -> dict[str, Any]:
-    """What `--json` prints: the table's numbers (None where undefined), notes, provenance, and where the files are."""
+    """A trace as `--json` prints it: the numbers of the table (None where undefined), notes, provenance, and paths."""
     return {
         "out": str(folder),
         "report": str(folder / "report.html"),
-        "depths": _records(trace.to_frame()),
+        "depths": [
+            {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+            for row in trace.to_frame().to_dict("records")
+        ],
         "notes": list(trace.notes),
         "provenance": dict(trace.provenance),
     }
 
 
-def _records(frame: pandas.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
+def show_trace(result: TraceResult, *, as_json: bool) -> None:
+    """The table of a trace, findings on the theory if there are any, notes, and where the report is."""
+    trace, theory = result.trace, result.theory
+    values, shown, notes = as_plain(trace, result.folder), Group(as_table(trace)), trace.notes
+    if theory is not None:
+        from anydepth.report.theory_sentences import sentences
+
+        values["theory"] = str(result.folder / FILE)
+        shown = Group(*shown.renderables, *(Text(f"• {sentence}") for sentence in sentences(theory)))
+        notes = (*notes, *theory.notes)
+    present(values, shown, notes, f"Report: {result.folder / 'report.html'}", as_json)
 
 
-def show_trace(found: Trace, folder: Path, *, theory: Theory | None = None, as_json: bool) -> None:
-    """A trace: the table, what the theory says of it if it was asked, what to know, and where the report is."""
-    last = f"Report: {folder / 'report.html'}"
-    if theory is None:
-        present(as_plain(found, folder), as_table(found), found.notes, last, as_json)
-        return
-    from anydepth.report.theory_sentences import sentences
-
-    plain = as_plain(found, folder) | {"theory": str(folder / FILE)}
-    said = [Text(f"• {sentence}") for sentence in sentences(theory)]
-    present(plain, Group(as_table(found), *said), (*found.notes, *theory.notes), last, as_json)
+def show_demo(result: DemoResult, *, as_json: bool) -> None:
+    """The traces of both objectives side by side, and where the report is."""
+    report = result.folder / "report.html"
+    traces = {name: as_plain(trace, result.folder / name) for name, trace in result.traces.items()}
+    values = {"out": str(result.folder), "report": str(report), **traces}
+    present(values, as_comparison(result.traces), (), f"Report: {report}", as_json)
 
 
-def show_aligned(found: TrainingSummary, *, as_json: bool) -> None:
-    """What a training came to, and where the model is."""
-    plain = {"out": str(found.folder), **found.as_plain()}
-    present(plain, as_quality(found), found.notes, f"Model: {found.folder}", as_json)
+def show_aligned(summary: TrainingSummary, *, as_json: bool) -> None:
+    """Accuracy or perplexity of a trained model by depth, and where it is."""
+    values = {"out": str(summary.folder), **summary.as_plain()}
+    present(values, as_quality(summary), summary.notes, f"Model: {summary.folder}", as_json)
 
 
-def show_cut(found: TruncateResult, *, as_json: bool) -> None:
-    """The depth of a cut, what is promised of it, and where the model is."""
-    plain = {"out": str(found.folder) if found.folder else None, **found.as_plain()}
-    what = str(found.minimal) if found.minimal else f"depth {found.depth} of {found.last}"
-    last = f"Model: {found.folder}" if found.folder else "Nothing was written: the model stays as it is."
-    present(plain, Text(f"{found.model}: {what}"), found.notes, last, as_json)
+def show_cut(result: TruncateResult, *, as_json: bool) -> None:
+    """The depth of a cut, its certificate, and where the model is."""
+    values = {"out": str(result.folder) if result.folder else None, **result.as_plain()}
+    what = str(result.minimal) if result.minimal else f"depth {result.depth} of {result.last}"
+    last = f"Model: {result.folder}" if result.folder else "Nothing was written: the model stays as it is."
+    present(values, Text(f"{result.model}: {what}"), result.notes, last, as_json)
 
 
-def show_exited(found: ExitSummary, *, as_json: bool) -> None:
-    """What was certified, what it saves, and where the calibrated model is."""
-    plain = {"out": str(found.folder), "report": str(found.folder / "report.html"), **found.as_plain()}
-    promise = Text(str(found.calibration)[:1].upper() + str(found.calibration)[1:])
-    shown = Group(as_exits(found), promise) if found.calibration.certificate else promise
-    last = f"Calibrated model: {found.folder}; report: {found.folder / 'report.html'}"
-    present(plain, shown, found.notes, last, as_json)
+def show_calibrated(summary: ExitSummary, *, as_json: bool) -> None:
+    """The certificate of an exit policy, what it saves, and where the calibrated model is."""
+    report = summary.folder / "report.html"
+    values = {"out": str(summary.folder), "report": str(report), **summary.as_plain()}
+    guarantee = Text(_capitalized(str(summary.calibration)))
+    shown = Group(as_exits(summary), guarantee) if summary.calibration.certificate else guarantee
+    last = f"Calibrated model: {summary.folder}; report: {report}"
+    present(values, shown, summary.notes, last, as_json)
 
 
-def as_exits(found: ExitSummary) -> Table:
-    """What the certified policy does on the samples that had no say in it, beside the full model."""
-    table = Table(title=f"{found.model} on {found.data}", title_justify="left")
+def _capitalized(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def as_exits(summary: ExitSummary) -> Table:
+    """The certified policy on the held-out test samples, beside the full model."""
+    table = Table(title=f"{summary.model} on {summary.data}", title_justify="left")
     for name in ("", "mean depth", "accuracy", "agrees", "speed-up", "predicted", "blocks counted"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    full = "" if found.full_accuracy is None else f"{found.full_accuracy:.3f}"
-    right = Text()
-    if found.accuracy is not None:
-        right = _with_bounds(f"{found.accuracy:.3f}", _between(*found.interval(found.accuracy)))
-    times = (f"{one:.2f} ×" for one in (1 / found.measured, 1 / found.predicted, found.last / found.depth))
-    table.add_row("full model", str(found.last), full, "1.000", "1.00 ×", "1.00 ×", "1.00 ×")
-    table.add_row("early exit", f"{found.depth:.2f}", right, f"{found.agreement:.3f}", *times)
+    full, accuracy = ("" if summary.full_accuracy is None else f"{summary.full_accuracy:.3f}"), Text()
+    if summary.accuracy is not None:
+        accuracy = _with_bounds(f"{summary.accuracy:.3f}", _between(*summary.interval(summary.accuracy)))
+    speedups = (1 / summary.measured, 1 / summary.predicted, summary.last / summary.depth)
+    times = (f"{speedup:.2f} ×" for speedup in speedups)
+    table.add_row("full model", str(summary.last), full, "1.000", "1.00 ×", "1.00 ×", "1.00 ×")
+    table.add_row("early exit", f"{summary.depth:.2f}", accuracy, f"{summary.agreement:.3f}", *times)
     return table
 
 
-def show_predicted(found: PredictResult, *, as_json: bool) -> None:
-    """How many were answered at what depth, and where the answers are."""
-    total = sum(found.leaving)
+def show_predicted(result: PredictResult, *, as_json: bool) -> None:
+    """How many samples exited at each depth, and where the predictions are."""
+    total = sum(result.leaving)
     table = Table("depth", "samples", "share")
-    for depth, count in enumerate(found.leaving, 1):
+    for depth, count in enumerate(result.leaving, 1):
         table.add_row(str(depth), f"{count:,}", f"{count / total:.3f}")
-    full = total * len(found.leaving)
-    said = f"{total:,} samples, mean depth {found.depth:.2f}: {found.blocks:,} blocks run of {full:,}"
-    said_of_it = [] if found.promise is None else [found.promise]
-    if found.undecided:
-        said_of_it.append(f"scores that are NaN: {found.undecided:,}; those samples went on to the next tested depth")
-    plain = {"out": str(found.folder), **found.as_plain()}
-    last = f"Predictions: {found.folder / 'predictions.csv'}"
-    present(plain, Group(table, Text(said)), (*said_of_it, *found.notes), last, as_json)
+    full = total * len(result.leaving)
+    summary = f"{total:,} samples, mean depth {result.depth:.2f}: {result.blocks:,} blocks run of {full:,}"
+    notes = [] if result.promise is None else [result.promise]
+    if result.undecided:
+        notes.append(f"scores that are NaN: {result.undecided:,}; those samples went on to the next tested depth")
+    values = {"out": str(result.folder), **result.as_plain()}
+    last = f"Predictions: {result.folder / 'predictions.csv'}"
+    present(values, Group(table, Text(summary)), (*notes, *result.notes), last, as_json)
 
 
-def show_exported(found: ExportResult, *, as_json: bool) -> None:
-    """What graphs there are, that they answer as torch does, and what runs them."""
+def show_exported(result: ExportResult, *, as_json: bool) -> None:
+    """The graphs and their sizes, how closely onnxruntime agrees with torch, and how to run them."""
     table = Table("blocks", "graph", Column("size", justify="right"))
-    for start, stop, file, size in zip((0, *found.exits), found.exits, found.files, found.bytes, strict=False):
+    for start, stop, file, size in zip((0, *result.exits), result.exits, result.files, result.bytes, strict=False):
         table.add_row(f"{start + 1}–{stop}", file, in_words(size))
-    same = f"onnxruntime answers as torch does, to {found.apart:.1e}, on inputs of {_listed(found.batches)}"
-    title = Text(f"{found.model}: {found.policy}", style="italic")
-    plain = {"out": str(found.folder), **found.as_plain()}
-    last = f'Exported: {found.folder}; in Python: anydepth.onnx.Router("{found.folder}")'
-    present(plain, Group(title, table, Text(same)), found.notes, last, as_json)
+    shapes = ", ".join(" × ".join(map(str, shape)) for shape in result.batches)
+    agreement = f"onnxruntime answers as torch does, to {result.apart:.1e}, on inputs of {shapes}"
+    title = Text(f"{result.model}: {result.policy}", style="italic")
+    values = {"out": str(result.folder), **result.as_plain()}
+    last = f'Exported: {result.folder}; in Python: anydepth.onnx.Router("{result.folder}")'
+    present(values, Group(title, table, Text(agreement)), result.notes, last, as_json)
 
 
-def _listed(shapes: Sequence[Sequence[int]]) -> str:
-    return ", ".join(" × ".join(map(str, shape)) for shape in shapes)
+def show_compared(result: CompareResult, *, as_json: bool) -> None:
+    """Differences between each model and the first, depth by depth, and where the report is."""
+    report = result.folder / "report.html"
+    values = {"out": str(result.folder), "report": str(report), **result.as_plain()}
+    notes = tuple(dict.fromkeys(note for comparison in result.comparisons for note in comparison.notes))
+    tables = Group(*(as_differences(comparison) for comparison in result.comparisons))
+    present(values, tables, notes, f"Report: {report}", as_json)
 
 
-def show_compared(found: Sequence[Comparison], folder: Path, *, as_json: bool) -> None:
-    """What differs between each model and the first, depth by depth, and where the report is."""
-    plain = {
-        "out": str(folder),
-        "report": str(folder / "report.html"),
-        "comparisons": [one.as_plain() for one in found],
-    }
-    notes = tuple(dict.fromkeys(note for one in found for note in one.notes))
-    tables = Group(*(as_differences(one) for one in found))
-    present(plain, tables, notes, f"Report: {folder / 'report.html'}", as_json)
-
-
-def as_differences(found: Comparison) -> Table:
-    """One line per pair of depths: difference in accuracy (or agreement), its joint band, and which depth is alike."""
-    a, b = found.names
-    table = Table(title=f"{b} against {a}: {found.samples:,} samples", title_justify="left")
-    name = next((one for one in ("accuracy", "agreement") if one in found.differences), None)
+def as_differences(comparison: Comparison) -> Table:
+    """One line per pair of depths: difference in accuracy (or agreement), its joint band, the most similar depth."""
+    first, second = comparison.names
+    table = Table(title=f"{second} against {first}: {comparison.samples:,} samples", title_justify="left")
+    statistic = next((name for name in ("accuracy", "agreement") if name in comparison.differences), None)
     table.add_column("depths", justify="right")
-    for column in (f"{name}, first", "second", "difference (for all depths together)", "so it is") if name else ():
+    for column in (
+        (f"{statistic}, first", "second", "difference (for all depths together)", "so it is") if statistic else ()
+    ):
         table.add_column(column, justify="right")
-    measure = next(iter(found.similarity), None)
-    matches = found.matches(measure) if measure else ()
+    measure = next(iter(comparison.similarity), None)
+    matches = comparison.matches(measure) if measure else ()
     if measure:
         table.add_column(f"most alike by {measure}", justify="right")
-    for place, (one, other) in enumerate(found.depths):
-        cells: list[str | Text] = [str(one) if one == other else f"{one} and {other}"]
-        if name:
-            means, shown = found.values[name][:, place], found.differences[name]
-            band = f"{shown.low_all[place]:+.3f} to {shown.high_all[place]:+.3f}"
+    for place, (depth, other) in enumerate(comparison.depths):
+        cells: list[str | Text] = [str(depth) if depth == other else f"{depth} and {other}"]
+        if statistic:
+            means, difference = comparison.values[statistic][:, place], comparison.differences[statistic]
+            band = f"{difference.low_all[place]:+.3f} to {difference.high_all[place]:+.3f}"
             cells += [_number(means[0]), _number(means[1])]
-            cells += [_with_bounds(f"{shown.value[place]:+.3f}", band), shown.verdicts[place]]
+            cells += [_with_bounds(f"{difference.value[place]:+.3f}", band), difference.verdicts[place]]
         if measure:
-            match = matches[one]
+            match = matches[depth]
             cells.append("" if match is None else f"{match.depth} ({match.value:.3f})")
         table.add_row(*cells)
     return table
 
 
-def show_spoken(found: GenerateResult, *, stats: bool, as_json: bool) -> None:
-    """What it took to write the text, beside it: on standard error, so that the text can go elsewhere."""
+def show_generated(result: GenerateResult, *, stats: bool, as_json: bool) -> None:
+    """Statistics of generated text, on standard error, so that the text can go elsewhere."""
     if as_json:
-        write_json(plain(found.as_plain()))
+        write_json(plain(result.as_plain()))
         return
-    if stats or found.advice is not None:
-        say(found.way)
+    if stats or result.advice is not None:
+        say(result.way)
     if not stats:
         return
-    say(f"{found.tokens:,} tokens in {found.seconds:.2f} s: {found.tokens / found.seconds:.1f} tokens per second")
-    spent = found.spent
-    if spent is None:
+    say(f"{result.tokens:,} tokens in {result.seconds:.2f} s: {result.tokens / result.seconds:.1f} tokens per second")
+    counts = result.spent
+    if counts is None:
         return
-    say(f"blocks run: {spent.blocks:,}, readouts: {spent.readouts:,}")
-    if spent.filled:
-        say(f"blocks that only left keys and values: {spent.filled:,}")
-    if spent.depths:
-        say(f"mean depth: {sum(spent.depths) / len(spent.depths):.2f}")
-    if spent.drafted:
-        kept = f"{spent.accepted:,} of {spent.drafted:,} drafts accepted ({spent.acceptance:.0%})"
-        say(f"{kept}, {spent.rounds:,} rounds")
-    for note in found.notes:
+    say(f"blocks run: {counts.blocks:,}, readouts: {counts.readouts:,}")
+    if counts.filled:
+        say(f"blocks that only left keys and values: {counts.filled:,}")
+    if counts.depths:
+        say(f"mean depth: {sum(counts.depths) / len(counts.depths):.2f}")
+    if counts.drafted:
+        accepted = f"{counts.accepted:,} of {counts.drafted:,} drafts accepted ({counts.acceptance:.0%})"
+        say(f"{accepted}, {counts.rounds:,} rounds")
+    for note in result.notes:
         say(note)
 
 
-def show_promised(found: LmCalibrateResult, *, as_json: bool) -> None:
-    """What is promised of a language model's exits, what the path showed, and where the calibrated model is."""
-    table = Table(title=f"{found.model} on {found.data}", title_justify="left")
+def show_lm_calibrated(result: LmCalibrateResult, *, as_json: bool) -> None:
+    """The guarantee of a language model's exits, the thresholds that were tested, and where the calibrated model is."""
+    table = Table(title=f"{result.model} on {result.data}", title_justify="left")
     for name in ("threshold", "sequences that fail", "tokens that differ", "mean depth", ""):
         table.add_column(name, justify="right")
-    for place, step in enumerate(found.promise.steps, start=1):
-        verdict = "certified" if place <= found.promise.passed else "not certified: the path ends here"
+    for place, step in enumerate(result.promise.steps, start=1):
+        verdict = "certified" if place <= result.promise.passed else "not certified: the path ends here"
         table.add_row(
             f"{step.threshold:g}", f"{step.failures:,}", f"{step.differing:.2%}", f"{step.depth:.2f}", verdict
         )
-    promise = str(found.promise)
-    shown = Group(table, Text(promise[:1].upper() + promise[1:]))
-    what = {"out": str(found.folder), **plain(found.as_plain())}
-    present(what, shown, found.notes, f"Calibrated model: {found.folder}", as_json)
+    shown = Group(table, Text(_capitalized(str(result.promise))))
+    values = {"out": str(result.folder), **plain(result.as_plain())}
+    present(values, shown, result.notes, f"Calibrated model: {result.folder}", as_json)
 
 
-def present(plain: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:
-    """For machines one line of JSON; for people what there is to see, to know about it, and where it is."""
+def present(values: dict[str, Any], shown: Any, notes: Sequence[str], last: str, as_json: bool) -> None:
+    """Print values as a line of JSON for machines; or what is to be shown, notes, and a last line for people."""
     if as_json:
-        write_json(plain)
+        write_json(values)
         return
     console = output()
     console.print(shown, soft_wrap=isinstance(shown, Text))

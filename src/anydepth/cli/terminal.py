@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: bars on standard error, or lines where there is no terminal."""
+"""Progress bars, lines and tables in the terminal: safe against control characters, narrow terminals, closed pipes."""
 
 from __future__ import annotations
 
@@ -23,41 +23,35 @@ from anydepth.safe_text import printable
 if TYPE_CHECKING:
     from anydepth.progress import Progress as Reporter
 
-# How our own characters are written where a terminal or a pipe takes ASCII, or Latin-1, only.
+# Replacements of our own characters where a terminal or a pipe takes only ASCII or Latin-1.
 _PLAINLY = {"×": "x", "–": "-", "−": "-", "…": "...", "•": "*", "·": ".", "≤": "<=", "≥": ">=", "→": "->", "δ": "delta"}
 
 
 class _Printable:
-    """What is printed, with control characters of names and data spelled out."""
+    """A renderable with control characters of names and data spelled out."""
 
-    def __init__(self, shown: Any) -> None:
-        self._shown = shown
+    def __init__(self, content: Any) -> None:
+        self._content = content
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self._shown, options):
+        for segment in console.render(self._content, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 class SafeConsole(Console):
-    """A console on which nothing that is printed is markup, an emoji's name, or an escape sequence of data's.
-
-    Args:
-        settings: rich's own.
-    """
+    """A rich console that prints markup, emoji names and escape sequences of data as plain text."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def print(self, *objects: Any, **settings: Any) -> None:
-        """Print, as rich does; what nobody reads any more is for the command line to end on."""
-        super().print(*(one if isinstance(one, Control) else _Printable(one) for one in objects), **settings)
+        """Print, as rich does."""
+        super().print(
+            *(content if isinstance(content, Control) else _Printable(content) for content in objects), **settings
+        )
 
     def on_broken_pipe(self) -> None:
-        """Raise it: rich would end the process by itself, with status 1.
-
-        Raises:
-            BrokenPipeError: always.
-        """
+        """Raise the error, which the command line handles: rich would end the process by itself, with status 1."""
         raise BrokenPipeError
 
 
@@ -65,7 +59,7 @@ stderr = SafeConsole(stderr=True)
 
 
 def prepare_streams() -> None:
-    """See that there are three standard streams, and that printing never fails for want of a character."""
+    """Make sure that there are three standard streams, and that any character can be printed to them."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -81,26 +75,26 @@ def _in_other_characters(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    return "".join(_PLAINLY.get(one, ascii(one)[1:-1]) for one in text), error.end
+    return "".join(_PLAINLY.get(character, ascii(character)[1:-1]) for character in text), error.end
 
 
 @contextmanager
 def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
-    """A bar for each kind of work, on standard error, and only where somebody may be looking.
+    """Context manager: progress bars on standard error, one for each kind of work, if it is a terminal.
 
     Args:
         enabled: False for no progress at all.
-        lines: without a terminal, print a line whenever there is something new to say beside the count.
+        lines: without a terminal, print a line whenever there is news beside the count.
 
     Yields:
-        What to call with what is done, how much there is, and what it is: the kind, and after a comma what is new.
+        A function of what is done, how much there is, and what it is: the kind, and after a comma the news.
     """
-    with _warnings_as_lines(), _shown(enabled=enabled, lines=lines) as report:
+    with _warnings_as_lines(), _progress(enabled=enabled, lines=lines) as report:
         yield report
 
 
 @contextmanager
-def _shown(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
+def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
     moves = stderr.is_terminal and stderr.file.isatty()  # FORCE_COLOR makes a terminal of a file, for colours
     if not enabled or not (moves or lines):
         yield None
@@ -113,33 +107,33 @@ def _shown(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=stderr) as shown:
+        with Progress(*columns, console=stderr) as progress:
             tasks: dict[str, TaskID] = {}
 
             def report(done: int, total: int | None, what: str) -> None:
                 kind = what.split(",")[0]
                 if kind not in tasks:
-                    tasks[kind] = shown.add_task(what, total=total)
-                shown.update(tasks[kind], completed=done, total=total, description=what)
+                    tasks[kind] = progress.add_task(what, total=total)
+                progress.update(tasks[kind], completed=done, total=total, description=what)
 
             yield report
 
 
 def _lines() -> Reporter:
-    said: dict[str, str] = {}
+    latest: dict[str, str] = {}
 
     def report(done: int, total: int | None, what: str) -> None:
         kind, _, news = what.partition(",")
-        if news and said.get(kind) != news:
+        if news and latest.get(kind) != news:
             say(f"{done}/{total} {what}" if total else what)
-            said[kind] = news
+            latest[kind] = news
 
     return report
 
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Our own warnings; those of libraries stay as they are."""
+    """Print warnings of anydepth as lines; those of libraries stay as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", AnydepthWarning)
         as_it_was = warnings.showwarning
@@ -162,25 +156,22 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """One line to the user, beside whatever is written to standard output."""
+    """Print a line to standard error."""
     stderr.print(Text(line), soft_wrap=True)
 
 
 def write(text: str) -> None:
-    """A piece of text to standard output, at once; its control characters are spelled out.
-
-    What a model writes must not move the cursor or colour the terminal.
-    """
+    """Print generated text to standard output at once, without control characters, which would steer the terminal."""
     print(printable(text.replace("\r\n", "\n")), end="", flush=True)
 
 
 def write_json(content: Mapping[str, Any]) -> None:
-    """One line of JSON, for machines, to standard output: ASCII without control characters, and no NaN."""
+    """Print a line of JSON to standard output: ASCII without control characters, and no NaN."""
     print(json.dumps(content, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def quiet_libraries() -> None:
-    """No loading bars, advice and retries of the libraries below; errors still come through."""
+    """Turn off progress bars and advice of transformers, datasets and huggingface_hub; errors still come through."""
     import datasets
     import huggingface_hub
     import transformers

@@ -1,4 +1,4 @@
-"""What is to be trained, on what, and how: all that can be checked of it before anything is loaded."""
+"""Settings of a training, and what can be checked of them before anything is loaded."""
 
 from __future__ import annotations
 
@@ -57,32 +57,23 @@ _LEAST: dict[str, int | float] = {
 _INTERVALS = ("logging_steps", "eval_steps", "save_steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlignSettings:
-    """What is to be trained, on what, and how.
+    """Model, data, objective and training; see `anydepth.jobs` for the fields that are not here.
 
     Attributes:
-        model: see `anydepth.models.loading.load`; a folder that holds only a config is trained from scratch.
-        data: see `anydepth.data.sources.splits`.
+        model: a folder that holds only a config is trained from scratch.
         objective: a name of `anydepth.training.objectives.OBJECTIVES`.
-        weights: in place of the objective's own; see `AlignedLoss`, as are the next two.
-        exits: likewise.
-        distillation: likewise.
-        task: what to train it for; by default what the model was saved for, else what the data hold.
+        weights: in place of the objective's own, as for `exits` and `distillation`; see `anydepth.AlignedLoss`.
+        task: what to train for; by default what the model was saved for, else what the data hold.
         from_scratch: random weights instead of the model's.
-        split: to train on; see `anydepth.data.examples.load_to_train`, as are the next two.
-        eval_data: other data to evaluate on.
-        eval_split: to evaluate on.
-        wanted: columns, a limit for each split, and the seed of everything random.
-        eval_limit: of the rows to evaluate on, in place of that limit; drawn alike for every seed.
-        max_length: cut texts at so many tokens; of a language model, the length of the blocks its texts are packed in.
+        split: to train on; see `anydepth.data.examples.load_to_train`, as for `eval_data`, `eval_split`, `eval_limit`.
+        max_length: tokens at which texts are cut; for a language model, the length of the blocks they are packed in.
         augment: train on random views of images; see `anydepth.data.augment`.
-        blocks: the dotted name of the list of blocks, for a model that has several.
-        trust_remote_code: run the Python code that comes with the checkpoint.
         training: fields of `transformers.TrainingArguments`.
 
     Example:
-        >>> AlignSettings("./vit", "digits", objective="sampled", training={"max_steps": 100}).resolved().loss.exits
+        >>> AlignSettings(model="./vit", data="digits", objective="sampled").resolved().loss.exits
         'sampled'
     """
 
@@ -106,18 +97,18 @@ class AlignSettings:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def resolved(self) -> NamedObjective:
-        """The objective, with what was asked for in place of its own.
+        """The objective, with weights, exits and distillation of these settings in place of its own.
 
         Raises:
             ObjectiveError: there is none of that name, or a setting is out of range.
         """
-        found = objective_named(self.objective)
-        asked = {name: getattr(self, name) for name in ("weights", "exits", "distillation")}
-        given = {name: value for name, value in asked.items() if value is not None}
-        return replace(found, loss=replace(found.loss, seed=self.wanted.seed, **given))
+        objective = objective_named(self.objective)
+        settings = {name: getattr(self, name) for name in ("weights", "exits", "distillation")}
+        changes = {name: value for name, value in settings.items() if value is not None}
+        return replace(objective, loss=replace(objective.loss, seed=self.wanted.seed, **changes))
 
     def starts_from_scratch(self) -> bool:
-        """Whether the weights are to be random, as far as can be seen without loading.
+        """Whether training starts from random weights, as far as can be seen without loading.
 
         Raises:
             ModelError: the name leads nowhere, to pickles, or to a model that Trainer does not train.
@@ -136,33 +127,30 @@ class AlignSettings:
         return scratch
 
     def arguments(self, folder: Path) -> TrainingArguments:
-        """Trainer's arguments.
-
-        Args:
-            folder: for its checkpoints.
+        """Trainer's arguments, with a folder for its checkpoints.
 
         Raises:
-            TrainingError: one makes no sense, or cannot be had here.
+            TrainingError: one makes no sense, or is not available here.
         """
-        given = {"seed": self.wanted.seed, **self.training}
-        for name, value in given.items():
+        training = {"seed": self.wanted.seed, **self.training}
+        for name, value in training.items():
             _check(name, value)
-        ours = {
+        own = {
             "output_dir": str(folder),
-            "eval_strategy": "steps" if given.get("eval_steps") else "epoch",
+            "eval_strategy": "steps" if training.get("eval_steps") else "epoch",
             "disable_tqdm": True,
             "remove_unused_columns": False,
             "dataloader_pin_memory": torch.cuda.is_available(),
         }
         try:
-            found = TrainingArguments(**ours | _renamed(given))
-            _ = found.device  # starts the process group, where there is one
+            arguments = TrainingArguments(**own | _renamed(training))
+            _ = arguments.device  # starts the process group, where there is one
         except (ValueError, TypeError, ImportError, RuntimeError) as error:
             raise TrainingError(f"these settings of the training do not work: {one_line(error)}") from error
-        return found
+        return arguments
 
     def settings(self, arguments: TrainingArguments) -> dict[str, Any]:
-        """Everything that decides what comes out, as plain values."""
+        """All settings that decide the result, as plain values."""
         training = {name: getattr(arguments, name) for name in _DECISIVE}
         return asdict(self) | {"training": {name: getattr(value, "value", value) for name, value in training.items()}}
 
@@ -182,22 +170,23 @@ def _check(name: str, value: Any) -> None:
     if name == "max_steps" and value == 0:
         raise TrainingError("max_steps is 0, expected at least 1, or -1 to count epochs")
     if name == "report_to" and value not in ("none", "all"):
-        there = get_available_reporting_integrations()
-        for one in [value] if isinstance(value, str) else value:
-            if one not in there:
-                raise TrainingError(f"cannot report to {one!r} here, only to {', '.join(there) or 'none'}: install it")
+        available = get_available_reporting_integrations()
+        for name in [value] if isinstance(value, str) else value:
+            if name not in available:
+                raise TrainingError(
+                    f"cannot report to {name!r} here, only to {', '.join(available) or 'none'}: install it"
+                )
 
 
-def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`gradient_checkpointing` under the name that newer releases of transformers have for it."""
-    new = {one.name for one in dataclasses.fields(TrainingArguments)} & {"activation_checkpointing"}
-    return {
-        next(iter(new)) if name == "gradient_checkpointing" and new else name: value for name, value in given.items()
-    }
+def _renamed(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with `gradient_checkpointing` under the name that newer releases of transformers have for it."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    new = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {new if name == "gradient_checkpointing" else name: value for name, value in training.items()}
 
 
 def check_weights(weights: str) -> str | tuple[float, ...]:
-    """Weights as they are written on the command line: a name, or numbers separated by commas.
+    """Weights out of the text of an option: a name, or numbers separated by commas.
 
     Raises:
         ObjectiveError: neither.
@@ -207,13 +196,13 @@ def check_weights(weights: str) -> str | tuple[float, ...]:
         ('uniform', (1.0, 2.5))
     """
     try:
-        return weights if weights in WEIGHTS else tuple(float(one) for one in weights.split(","))
+        return weights if weights in WEIGHTS else tuple(float(weight) for weight in weights.split(","))
     except ValueError:
         return choose(weights, WEIGHTS, "weights", ObjectiveError, otherwise="numbers such as 1,2,3")
 
 
 def check_exits(exits: str) -> str | tuple[int, ...]:
-    """Exits as they are written on the command line: "all", "sampled", or depths separated by commas.
+    """Exits out of the text of an option: "all", "sampled", or depths separated by commas.
 
     Raises:
         ObjectiveError: neither.
@@ -223,6 +212,6 @@ def check_exits(exits: str) -> str | tuple[int, ...]:
         ('all', (4, 8, 12))
     """
     try:
-        return exits if exits in ("all", "sampled") else tuple(int(one) for one in exits.split(","))
+        return exits if exits in ("all", "sampled") else tuple(int(depth) for depth in exits.split(","))
     except ValueError:
         raise ObjectiveError(f"exits are {exits!r}, expected all, sampled, or depths: 4,8,12") from None

@@ -1,4 +1,4 @@
-"""One calibration of a language model, from names to a finished folder: what `anydepth exit` does with one."""
+"""Calibrate the exits of a language model on texts: what the job of `anydepth exit` does with one."""
 
 from __future__ import annotations
 
@@ -18,37 +18,23 @@ from anydepth.errors import CertificateError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.saving import EXIT_OUTPUT, save_exits
 from anydepth.generation.calibration import SequenceGuarantee, calibrate
+from anydepth.jobs.calibrate_settings import CalibrateSettings
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder
 from anydepth.storage.output_folder import PARTIAL
 
 
-@dataclass(frozen=True)
-class SequenceSettings:
-    """How sequences are written and held against each other.
-
-    Attributes:
-        prompt_tokens: of each text, those that are the prompt.
-        new_tokens: written after each.
-        share: of them, what may differ from the full model's before a sequence counts as failed.
-    """
-
-    prompt_tokens: int = 32
-    new_tokens: int = 64
-    share: float = 0.0
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LmCalibrateResult:
-    """What the calibration of a language model came to.
+    """The certified exits of a language model.
 
     Attributes:
         folder: where the calibrated model is.
-        model: what was calibrated.
-        data: on what, with the split.
-        policy: when a token leaves; `AtDepth(L)` if nothing could be certified.
-        promise: what is promised of it.
+        model: its name.
+        data: name and split of the texts.
+        policy: when a token exits; `AtDepth(L)` if nothing could be certified.
+        promise: its guarantee.
         last: L.
         notes: what a reader of the result should know, one sentence each.
     """
@@ -73,60 +59,53 @@ class LmCalibrateResult:
         }
 
 
-def promise_named(
+def calibrate_language_model(
+    settings: CalibrateSettings,
     loaded: LoadedModel,
     rows: LoadedData,
     policy: Policy,
     folder: Path,
-    *,
-    writing: SequenceSettings,
-    tolerance: float,
-    confidence: float,
-    blocks: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | None,
 ) -> LmCalibrateResult:
     """Calibrate a language model's exits on texts, and save it with `exit.json`.
 
     Args:
+        settings: levels, and how sequences are generated.
         loaded: the model.
         rows: texts; the start of each is a prompt.
         policy: of the kind wanted; without depths, two are tested.
-        folder: to write; an interrupted calibration there goes on.
-        writing: how sequences are written.
-        tolerance: the probability of a sequence that fails which must not be exceeded.
-        confidence: of that promise.
-        blocks: see `anydepth.Stack`.
-        progress: called with what is done, how much there is, and what it is.
+        folder: the output folder; an interrupted calibration there goes on.
+        progress: see `anydepth.jobs`.
 
     Raises:
         CertificateError: too few texts that are long enough.
     """
-    stack = Stack(loaded.model, blocks=blocks)
+    sequences, stack = settings.writing, Stack(loaded.model, blocks=settings.blocks)
     notes = [*loaded.notes, *rows.notes]
-    prompts = _prompts(loaded, with_text(rows, loaded, notes), writing.prompt_tokens, notes)
-    # each test asks the head: two, at one and two thirds of the depth, unless told otherwise
+    prompts = _prompts(loaded, with_text(rows, loaded, notes), sequences.prompt_tokens, notes)
+    # every tested depth costs a readout per token: two by default, at one and two thirds of the depth
     depths = policy.depths or sorted({max(1, stack.depth * part // 3) for part in (1, 2)})
-    found, promise = calibrate(
+    certified, guarantee = calibrate(
         loaded.model,
         prompts,
         replace(policy, depths=tuple(depths)),
-        tolerance=tolerance,
-        confidence=confidence,
-        new_tokens=writing.new_tokens,
-        share=writing.share,
-        blocks=blocks,
+        tolerance=settings.tolerance,
+        confidence=settings.confidence,
+        new_tokens=sequences.new_tokens,
+        share=sequences.share,
+        blocks=settings.blocks,
         keep=folder / PARTIAL,
         progress=progress,
     )
     stack.verify({"input_ids": prompts[0][None].to(device_of(loaded.model))})
     result = LmCalibrateResult(
-        folder,
-        loaded.name,
-        f"{rows.name} ({rows.split})",
-        found or AtDepth(stack.depth),
-        promise,
-        stack.depth,
-        (*notes, *promise.notes),
+        folder=folder,
+        model=loaded.name,
+        data=f"{rows.name} ({rows.split})",
+        policy=certified or AtDepth(stack.depth),
+        promise=guarantee,
+        last=stack.depth,
+        notes=(*notes, *guarantee.notes),
     )
     with replacing_folder(folder, EXIT_OUTPUT) as beside:
         save_exits(
@@ -140,7 +119,7 @@ def promise_named(
             inputs=InputSettings(
                 kind="text",
                 processor=processor_fingerprint(loaded),
-                max_length=writing.prompt_tokens,
+                max_length=sequences.prompt_tokens,
                 columns=(str(rows.columns.text),),
                 device=device_of(loaded.model).type,
             ),
@@ -149,12 +128,12 @@ def promise_named(
 
 
 def _prompts(loaded: LoadedModel, rows: LoadedData, tokens: int, notes: list[str]) -> list[torch.Tensor]:
-    """The first tokens of each text that has as many."""
+    """The first tokens, (tokens,), of each text that has as many."""
     texts = list(rows.dataset[rows.columns.text])
-    ids = loaded.processor(texts, truncation=True, max_length=tokens)["input_ids"]
-    long = [torch.tensor(one) for one in ids if len(one) == tokens]
-    if not long:
+    encoded = loaded.processor(texts, truncation=True, max_length=tokens)["input_ids"]
+    prompts = [torch.tensor(ids) for ids in encoded if len(ids) == tokens]
+    if not prompts:
         raise CertificateError(f"no text of '{rows.name}' has {tokens} tokens to be a prompt: ask for fewer")
-    if short := len(ids) - len(long):
+    if short := len(encoded) - len(prompts):
         notes.append(f"{short:,} texts have fewer than {tokens} tokens and were left out")
-    return long
+    return prompts

@@ -1,9 +1,11 @@
-"""Saved traces compared, from folders to a report: what `anydepth compare` does."""
+"""Compare saved traces with the first of them: the job of `anydepth compare`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anydepth.core.provenance import entry
 from anydepth.errors import IncompatibleTraces
@@ -20,26 +22,40 @@ _OUTPUT = OutputKind(
 )
 
 
-def compare_folders(
-    folders: Sequence[str | Path],
-    out: str | Path,
-    *,
-    measures: Sequence[str] | None = None,
-    despite: Sequence[str] = (),
-    permutations: int = 0,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> list[Comparison]:
-    """Compare each of several saved traces with the first, and write `compare.json` and a report.
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Folders of saved traces; see `anydepth.results.comparison.compare` for the other fields.
+
+    Attributes:
+        traces: folders of two traces or more; in the order of training, for checkpoints of one model.
+    """
+
+    traces: tuple[str | Path, ...]
+    measures: tuple[str, ...] | None = None
+    despite: tuple[str, ...] = ()
+    permutations: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareResult:
+    """The comparison of each other trace with the first, and the folder of `compare.json` and the report."""
+
+    folder: Path
+    comparisons: tuple[Comparison, ...]
+
+    def as_plain(self) -> dict[str, Any]:
+        """The comparisons, as values that JSON holds."""
+        return {"comparisons": [comparison.as_plain() for comparison in self.comparisons]}
+
+
+def run_compare(settings: CompareSettings, out: str | Path, *, progress: Progress | None = None) -> CompareResult:
+    """Compare each trace with the first, and write `compare.json` and a report.
 
     Args:
-        folders: of two traces or more; in the order of training, for checkpoints of one model.
-        out: where to write; an earlier comparison there is replaced.
-        measures: see `anydepth.results.comparison.compare`.
-        despite: likewise.
-        permutations: likewise.
-        seed: likewise.
-        progress: likewise.
+        settings: the traces, and how to compare them.
+        out: the folder; an earlier comparison there is replaced.
+        progress: see `anydepth.jobs`.
 
     Raises:
         IncompatibleTraces: fewer than two traces, a folder that holds something else, or traces that do not compare.
@@ -47,33 +63,34 @@ def compare_folders(
     """
     from anydepth.report.pages.comparison import write
 
-    place = Path(out)
-    if len(folders) < 2:
-        raise IncompatibleTraces(f"{len(folders)} trace came, expected two or more: anydepth compare A B")
-    with output(place, _OUTPUT, inputs={f"trace {folder}": folder for folder in folders}):
-        traces = [Trace.load(folder) for folder in folders]
-        names = _names(folders, traces)
-        found = [
+    folder = Path(out)
+    if len(settings.traces) < 2:
+        raise IncompatibleTraces(f"{len(settings.traces)} trace came, expected two or more: anydepth compare A B")
+    with output(folder, _OUTPUT, inputs={f"trace {path}": path for path in settings.traces}):
+        traces = [Trace.load(path) for path in settings.traces]
+        names = _names(settings.traces, traces)
+        comparisons = tuple(
             compare(
                 traces[0],
                 other,
-                measures=measures,
-                despite=despite,
+                measures=settings.measures,
+                despite=settings.despite,
                 names=(names[0], name),
-                permutations=permutations,
-                seed=seed,
+                permutations=settings.permutations,
+                seed=settings.seed,
                 progress=progress,
             )
             for other, name in zip(traces[1:], names[1:], strict=True)
-        ]
-        with replacing_folder(place, _OUTPUT) as beside:
-            write_json(beside / RESULT, {"format": 1, "comparisons": [one.as_plain() for one in found]})
-            write(found, beside / REPORT, dict(zip(names, traces, strict=True)))
-    return found
+        )
+        result = CompareResult(folder=folder, comparisons=comparisons)
+        with replacing_folder(folder, _OUTPUT) as beside:
+            write_json(beside / RESULT, {"format": 1, **result.as_plain()})
+            write(comparisons, beside / REPORT, dict(zip(names, traces, strict=True)))
+    return result
 
 
 def _names(folders: Sequence[str | Path], traces: Sequence[Trace]) -> list[str]:
-    """What to call the traces: as their models are called, or as their folders where these are called alike."""
+    """Names of the traces: those of their models, or of their folders where models have the same name."""
     models = [str(entry(trace.provenance, "model", "name", default="states")) for trace in traces]
     if len(set(models)) == len(models):
         return models

@@ -1,7 +1,8 @@
-"""The demo: a small vision transformer trained on real digits twice, the usual way and aligned, and both traced."""
+"""Train a small vision transformer on real digits, as usual and aligned, and trace both: the job of `anydepth demo`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +28,56 @@ _OUTPUT = OutputKind(job="demo", mark=FILE, alone="holds something already")
 _MODEL = OutputKind(job="demo", mark=FILE, names=("config.json", "model.safetensors"))
 
 
-def show_digits(out: Path, *, epochs: int = 20, seed: int = 0, progress: Progress | None = None) -> dict[str, Trace]:
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Passes over the training images, and the seed of everything random."""
+
+    epochs: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """The trace of each objective, and the folder of `standard/`, `aligned/` and `report.html`."""
+
+    folder: Path
+    traces: dict[str, Trace]
+
+
+def run_demo(settings: DemoSettings, out: str | Path, *, progress: Progress | None = None) -> DemoResult:
     """Train both ways, from the same weights with the same batches, and trace both on the test images.
 
     Args:
-        out: where to: `standard/` and `aligned/`, each a trace with its `model/`, and `report.html` with both.
-        epochs: passes over the training images.
-        seed: of everything random.
-        progress: called with what is done, how much there is, and what it is.
-
-    Returns:
-        The traces by objective.
+        settings: how long to train, and the seed.
+        out: the folder for `standard/` and `aligned/`, each a trace with its `model/`, and `report.html` with both.
+        progress: see `anydepth.jobs`.
 
     Raises:
         DataError: scikit-learn, which brings the digits, is not installed.
         OutputError: the folder holds something else than an earlier demo.
         TraceFileError: it cannot be written.
     """
-    with replacing_folder(out, _OUTPUT) as beside:
-        found = _show(beside, epochs=epochs, seed=seed, progress=progress)
-        write_json(beside / FILE, {"format": 1, "epochs": epochs, "seed": seed})
-    return found
+    with replacing_folder(Path(out), _OUTPUT) as beside:
+        traces = _train_and_trace(settings, beside, progress)
+        write_json(beside / FILE, {"format": 1, "epochs": settings.epochs, "seed": settings.seed})
+    return DemoResult(folder=Path(out), traces=traces)
 
 
-def _show(out: Path, *, epochs: int, seed: int, progress: Progress | None) -> dict[str, Trace]:
+def _train_and_trace(settings: DemoSettings, out: Path, progress: Progress | None) -> dict[str, Trace]:
     from anydepth.report.pages.trace import write
 
-    found = {}
     for objective in OBJECTIVES:
-        train_digits(out / objective / "model", objective, epochs=epochs, seed=seed, progress=progress)
+        folder = out / objective / "model"
+        train_digits(folder, objective, epochs=settings.epochs, seed=settings.seed, progress=progress)
+    traces = {}
     for objective in OBJECTIVES:
         loaded = models.load(str(out / objective / "model"))
         batches = data.batches(data.load("digits", split="test"), loaded, batch_size=32)
-        found[objective] = trace(
+        traces[objective] = trace(
             loaded.model,
             batches,
             out=out / objective,
-            seed=seed,
+            seed=settings.seed,
             describe={
                 "model": f"{objective} ViT",
                 "data": {"name": "digits", "split": "test"},
@@ -71,8 +85,8 @@ def _show(out: Path, *, epochs: int, seed: int, progress: Progress | None) -> di
             },
             progress=progress,
         )
-    write(list(found.values()), out / "report.html", labels=list(found))
-    return found
+    write(list(traces.values()), out / "report.html", labels=list(traces))
+    return traces
 
 
 def train_digits(
@@ -81,11 +95,11 @@ def train_digits(
     """Train an 8-block ViT on scikit-learn's digits and save it as an ordinary model folder.
 
     Args:
-        folder: where; written all or nothing. A model that it wrote there before is replaced.
+        folder: written all or nothing; a model that was written there before is replaced.
         objective: a name of `anydepth.training.objectives.OBJECTIVES`, but one without separate heads.
         epochs: passes over the 1,347 training images.
         seed: of weights and order.
-        progress: called after each epoch with (done, total, what).
+        progress: called after each epoch.
 
     Returns:
         The folder, which `transformers` loads by itself.
@@ -111,14 +125,16 @@ def _trained(objective: str, epochs: int, seed: int, progress: Progress | None) 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
     for epoch in range(epochs):
         for chosen in torch.randperm(len(images), generator=generator).split(64):  # type: ignore[no-untyped-call]  # torch
-            found = loss(stack, {"pixel_values": images[chosen], "labels": labels[chosen]}, step=step)
+            losses = loss(stack, {"pixel_values": images[chosen], "labels": labels[chosen]}, step=step)
             optimizer.zero_grad()
-            found.loss.backward()  # type: ignore[no-untyped-call]  # torch
+            losses.loss.backward()  # type: ignore[no-untyped-call]  # torch
             optimizer.step()
             schedule.step()
             step += 1
         if progress:
-            progress(epoch + 1, epochs, f"training {objective}, loss at depth {BLOCKS} {found.by_depth[-1].item():.2f}")
+            progress(
+                epoch + 1, epochs, f"training {objective}, loss at depth {BLOCKS} {losses.by_depth[-1].item():.2f}"
+            )
     return model.eval()
 
 
@@ -143,7 +159,7 @@ def _model(seed: int) -> Any:
 
 
 def _digits(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """The training images, made into pixels the way a trace of the saved model will make them."""
+    """The training images and labels, preprocessed as a trace of the saved model preprocesses them."""
     classes = tuple(str(digit) for digit in range(CLASSES))
     reader = LoadedModel(
         model=model,

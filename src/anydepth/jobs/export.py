@@ -1,9 +1,8 @@
-"""One export, from names to a finished folder: what `anydepth export` does."""
+"""Export a model to ONNX graphs: the job of `anydepth export`."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,20 @@ _TEXTS = ("The film was good.", "It was not, and I would not see it again for an
 _PIXELS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What is to be exported.
+    """Model and exits; see `anydepth.jobs` for the fields that are not here.
 
     Attributes:
-        model: see `anydepth.models.loading.load`; or a folder that `anydepth exit` wrote.
-        exits: the depths at which samples may leave; None for those of a calibrated model.
-        depth: one depth at which all leave.
-        policy: a key of `anydepth.exits.policies.POLICIES`, for a model that is not calibrated.
-        threshold: of that policy; None for 0.9, if that is left out too: a confidence of 0.9.
-        blocks: the dotted name of the list of blocks, for a model that has several.
-        trust_remote_code: run the Python code that comes with the checkpoint.
+        model: may also be a folder that `anydepth exit` wrote.
+        exits: depths at which samples may exit; None for those of a calibrated model.
+        depth: one depth at which all samples exit.
+        policy: a key of `anydepth.exits.policies.POLICIES`, for a model that is not calibrated; by default confidence.
+        threshold: of that policy; by default 0.9 for the default policy.
     """
 
     model: str
-    exits: Sequence[int] | None = None
+    exits: tuple[int, ...] | None = None
     depth: int | None = None
     policy: str | None = None
     threshold: int | float | None = None
@@ -50,13 +47,13 @@ class ExportSettings:
     trust_remote_code: bool = False
 
 
-def ship(wish: ExportSettings, out: str | Path, *, progress: Progress | None = None) -> ExportResult:
+def run_export(settings: ExportSettings, out: str | Path, *, progress: Progress | None = None) -> ExportResult:
     """Export a model by name.
 
     Args:
-        wish: what.
+        settings: the model and its exits.
         out: the folder; see `anydepth.onnx.export`.
-        progress: called with what is done, how much there is, and what it is.
+        progress: see `anydepth.jobs`.
 
     Raises:
         ExportError: no exits are named, or others than the model was calibrated for; and as `export` does.
@@ -64,55 +61,57 @@ def ship(wish: ExportSettings, out: str | Path, *, progress: Progress | None = N
         TraceFileError: `exit.json` was changed.
     """
     require_extras()
-    entry_at(wish.model, ModelError)  # before anything is read of it
-    with output(out, EXPORT_OUTPUT, inputs={"model": wish.model}):
-        return _ship(wish, out, progress)
+    entry_at(settings.model, ModelError)  # before anything is read of it
+    with output(out, EXPORT_OUTPUT, inputs={"model": settings.model}):
+        return _export(settings, out, progress)
 
 
-def _ship(wish: ExportSettings, out: str | Path, progress: Progress | None) -> ExportResult:
-    folder = local_path(wish.model)
+def _export(settings: ExportSettings, out: str | Path, progress: Progress | None) -> ExportResult:
+    folder = local_path(settings.model)
     saved = ExitFile.read(folder) if (folder / FILE).is_file() else None
-    policy, notes = _policy(wish, saved)
+    policy, notes = _policy(settings, saved)
     loaded = models.load(
-        wish.model if saved is None else saved.source(folder),
+        settings.model if saved is None else saved.source(folder),
         device="cpu",
         dtype="float32" if saved is None else "auto",
-        trust_remote_code=wish.trust_remote_code,
+        trust_remote_code=settings.trust_remote_code,
     )
     batch = sample_batch(loaded)
-    stack = models.stack_of(loaded, [batch], blocks=wish.blocks if saved is None else saved.model["blocks"])
+    stack = models.stack_of(loaded, [batch], blocks=settings.blocks if saved is None else saved.model["blocks"])
     about: dict[str, Any] = {}
     if saved is not None:
         saved.require_same(stack)
-        about, why = _about(wish, saved, stack, loaded)
-        notes = (*why, *notes)
-    found = export(stack, policy, batch, out, name=wish.model, classes=loaded.classes, about=about, progress=progress)
-    return replace(found, notes=(*loaded.notes, *notes))
+        about, on_guarantee = _about(settings, saved, stack, loaded)
+        notes = (*on_guarantee, *notes)
+    result = export(
+        stack, policy, batch, out, name=settings.model, classes=loaded.classes, about=about, progress=progress
+    )
+    return replace(result, notes=(*loaded.notes, *notes))
 
 
 def _about(
-    wish: ExportSettings, saved: ExitFile, stack: Stack, loaded: LoadedModel
+    settings: ExportSettings, saved: ExitFile, stack: Stack, loaded: LoadedModel
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the graphs are to say of inputs and promise, and what to know about that."""
+    """Input settings and guarantee to store with the graphs, and notes on the guarantee."""
+    about: dict[str, Any] = {}
     if saved.inputs is None:
-        found = saved.calibration_for(stack)
+        calibration = saved.calibration_for(stack)
     else:
-        # how texts will be cut and columns be read is the server's affair: the settings go with the graphs
-        now = replace(saved.inputs, processor=processor_fingerprint(loaded))
-        found = saved.calibration_for(stack, now)
-    about: dict[str, Any] = {} if saved.inputs is None else {"inputs": saved.inputs.as_plain()}
-    if wish.depth is not None or found is None:
+        # whoever runs the graphs cuts texts and reads columns: the settings go with them
+        about["inputs"] = saved.inputs.as_plain()
+        calibration = saved.calibration_for(stack, replace(saved.inputs, processor=processor_fingerprint(loaded)))
+    if settings.depth is not None or calibration is None:
         return about, ()
-    if found.withheld is not None:
-        return about, (found.withheld,)
-    return about | {"promise": found.promise}, (found.promise,)
+    if calibration.withheld is not None:
+        return about, (calibration.withheld,)
+    return about | {"promise": calibration.promise}, (calibration.promise,)
 
 
 def sample_batch(loaded: LoadedModel) -> dict[str, Any]:
-    """A batch of a loaded model, of made-up samples: texts of three lengths, or noise.
+    """A batch of three made-up samples for a loaded model: texts of three lengths, or noise images.
 
     Raises:
-        ExportError: nobody knows what the model takes.
+        ExportError: the inputs of the model are not known.
     """
     if loaded.kind == "text":
         tokens = loaded.processor(
@@ -124,50 +123,51 @@ def sample_batch(loaded: LoadedModel) -> dict[str, Any]:
             return_tensors="pt",
         )
         check_vocabulary(int(tokens["input_ids"].max()), loaded)
-        takes = inspect.signature(loaded.model.forward).parameters
-        return {name: tensor for name, tensor in tokens.items() if name in takes}
+        parameters = inspect.signature(loaded.model.forward).parameters
+        return {name: tensor for name, tensor in tokens.items() if name in parameters}
     if loaded.kind == "image":
         from PIL import Image
 
         noise = np.random.default_rng(0).integers(0, 256, (3, _PIXELS, _PIXELS, 3), dtype=np.uint8)
         name, dtype = pixel_input(loaded)
-        return {name: loaded.processor([Image.fromarray(one) for one in noise]).to(dtype)}
+        return {name: loaded.processor([Image.fromarray(pixels) for pixels in noise]).to(dtype)}
     raise ExportError(f"'{loaded.name}' takes tensors: use anydepth.onnx.export in Python, with a batch of yours")
 
 
-def _policy(wish: ExportSettings, saved: ExitFile | None) -> tuple[Policy, tuple[str, ...]]:
-    """When samples leave, and what to know about that."""
-    if wish.depth is not None:
-        if (wish.exits, wish.policy, wish.threshold) != (None, None, None):
-            raise ExportError("--depth is one exit for all: leave out --exits, --policy and --threshold")
-        return AtDepth(wish.depth), ()
+def _policy(settings: ExportSettings, saved: ExitFile | None) -> tuple[Policy, tuple[str, ...]]:
+    """The exit policy, and notes on it."""
+    if settings.depth is not None:
+        if (settings.exits, settings.policy, settings.threshold) != (None, None, None):
+            raise ExportError(
+                f"depth={settings.depth} is one exit for all: leave out the others (exits, policy, threshold)"
+            )
+        return AtDepth(settings.depth), ()
     if saved is None:
-        return _given(wish)
-    if wish.policy is not None or wish.threshold is not None:
+        return _uncalibrated_policy(settings)
+    if settings.policy is not None or settings.threshold is not None:
         raise ExportError(
-            f"'{wish.model}' has a calibrated policy: leave out --policy and --threshold, or export the plain model"
+            f"'{settings.model}' has a calibrated policy: give no other (policy, threshold), or export the plain model"
         )
-    tested = saved.policy.tested(saved.model["depth"])
-    if wish.exits is not None and set(wish.exits) - {saved.model["depth"]} != set(tested):
+    depth = saved.model["depth"]
+    tested = saved.policy.tested(depth)
+    if settings.exits is not None and set(settings.exits) - {depth} != set(tested):
         raise ExportError(
-            f"'{wish.model}' was calibrated for exits at {', '.join(map(str, tested)) or 'no depth'}: leave out "
-            "--exits, or calibrate it for others with anydepth exit --depths"
+            f"'{settings.model}' was calibrated for exits at {', '.join(map(str, tested)) or 'no depth'}: give no "
+            "others (exits), or calibrate it for them with anydepth exit"
         )
     return saved.policy, ()
 
 
-def _given(wish: ExportSettings) -> tuple[Policy, tuple[str, ...]]:
-    """The policy of a model that is not calibrated."""
-    if wish.exits is None:
+def _uncalibrated_policy(settings: ExportSettings) -> tuple[Policy, tuple[str, ...]]:
+    if settings.exits is None:
         raise ExportError(
-            f"'{wish.model}' is not calibrated: name the exits with --exits, or one for all with --depth; or calibrate "
-            "it first, with anydepth exit"
+            f"'{settings.model}' is not calibrated: name its exits (exits), or one for all (depth); or calibrate it "
+            "first, with anydepth exit"
         )
-    policy = policy_named(wish.policy or "confidence", depths=tuple(wish.exits))
-    if wish.threshold is not None:
-        policy = replace(policy, threshold=wish.threshold)
-    elif wish.policy is None:
-        policy = replace(policy, threshold=0.9)
-    else:
-        raise ExportError(f"the threshold of {wish.policy} is missing: give it with --threshold")
-    return policy, (f"{policy} is not calibrated: nothing is promised of it, see anydepth exit",)
+    policy, threshold = policy_named(settings.policy or "confidence", depths=settings.exits), settings.threshold
+    if threshold is None:
+        if settings.policy is not None:
+            raise ExportError(f"the threshold of {settings.policy} is missing: give it (threshold)")
+        threshold = 0.9
+    policy = replace(policy, threshold=threshold)
+    return policy, (f"{policy} is not calibrated: it has no guarantee, see anydepth exit",)

@@ -1,4 +1,4 @@
-"""Text from a language model by name, in whichever way saves time: what `anydepth generate` does."""
+"""Generate text with a language model, in fewer blocks where possible: the job of `anydepth generate`."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from anydepth.models.loaded import LoadedModel
 from anydepth.storage.paths import local_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How a token is chosen.
 
     Attributes:
-        sampled: drawn, rather than the likeliest taken.
+        sampled: drawn at random, instead of the most probable.
         temperature: logits are divided by it.
-        top_k: only the likeliest so many; None for the model's own setting.
-        top_p: only the likeliest that together have this probability; None likewise.
+        top_k: draw among this many most probable tokens; None for the model's own setting.
+        top_p: draw among the most probable tokens that together have this probability; None likewise.
         seed: of the draws.
     """
 
@@ -46,29 +46,28 @@ class Sampling:
 
     @property
     def options(self) -> dict[str, Any]:
-        """As `generate` takes them."""
+        """Keyword arguments for `generate` of transformers."""
         if not self.sampled:
             return {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-        given = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
-        return {"do_sample": True, **{name: value for name, value in given.items() if value is not None}}
+        limits = {"top_k": self.top_k, "top_p": self.top_p}
+        limits = {name: value for name, value in limits.items() if value is not None}
+        return {"do_sample": True, "temperature": self.temperature, **limits}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
-    """What is to be written, by which model, and in which way. One way at most; none is the plain one.
+    """Model, prompts and method; see `anydepth.jobs` for the fields that are not here.
+
+    At most one of `depth`, `draft_depth` and `exits`; with none, all blocks run for every token.
 
     Attributes:
-        model: see `anydepth.models.loading.load`.
-        prompts: what to write on from, one after the other.
+        prompts: texts to continue, one after the other.
         depth: generate at this depth.
-        draft_depth: speculate with drafts from this depth; "auto" measures which pays.
-        draft_length: drafts in a round; None to go by what is accepted.
+        draft_depth: self-speculative decoding with drafts from this depth; "auto" measures which pays.
+        draft_length: drafts in a round; None to adapt it to how many are accepted.
         exits: a folder that `anydepth exit` wrote for a language model.
-        new_tokens: at most so many for each prompt, and no more than the model has positions for.
+        new_tokens: maximum number for each prompt; never more than the model has positions for.
         sampling: how a token is chosen.
-        blocks: the dotted name of the list of blocks, for a model that has several.
-        device: as torch names it; if None the first there is.
-        trust_remote_code: run the Python code that comes with the checkpoint.
     """
 
     model: str
@@ -84,19 +83,19 @@ class GenerateSettings:
     trust_remote_code: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerateResult:
-    """What was written, and what it took.
+    """Generated texts, and statistics.
 
     Attributes:
-        model: by what.
-        way: in words.
-        prompts: what it was written on from.
-        texts: what was written after each.
-        tokens: that were written.
-        seconds: by the clock, without loading and measuring.
-        spent: tokens, blocks and the like, over all prompts; None for the plain way, which counts nothing.
-        advice: what was measured, where drafts were left to be chosen.
+        model: name of the model.
+        way: the method, in words.
+        prompts: what each text continues.
+        texts: what was generated after each prompt.
+        tokens: number of generated tokens.
+        seconds: wall time, without loading and measuring.
+        spent: tokens, blocks and the like, over all prompts; None with all blocks, where nothing is counted.
+        advice: measurements, where the draft depth was chosen by them.
         notes: what a reader should know, one sentence each.
     """
 
@@ -115,61 +114,71 @@ class GenerateResult:
         return {**asdict(self), "tokens_per_second": self.tokens / self.seconds}
 
 
-def speak(wish: GenerateSettings, *, say: Callable[[str], None] | None = None) -> GenerateResult:
-    """Write on from each prompt.
+def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | None = None) -> GenerateResult:
+    """Generate a continuation of each prompt.
 
     Args:
-        wish: what, and how.
-        say: called with each piece of text as it is decided, the prompts' too.
+        settings: the model, the prompts, and the method.
+        say: called with each piece of text as soon as it is final, the prompts' too.
 
     Raises:
-        GenerationError: no prompt or an empty one, more than one way, a model that writes nothing.
+        GenerationError: no prompt or an empty one, more than one method, a model that generates no text.
         PolicyError: exits of another model.
     """
-    ways = [name for name in ("depth", "draft_depth", "exits") if getattr(wish, name) is not None]
-    if len(ways) > 1:
-        raise GenerationError(f"{' and '.join(ways)} came together, expected one way to generate")
-    if not wish.prompts or not all(prompt.strip() for prompt in wish.prompts):
-        raise GenerationError("a prompt is empty: expected some text to write on from")
-    loaded = models.load(wish.model, device=wish.device, trust_remote_code=wish.trust_remote_code)
+    methods = [name for name in ("depth", "draft_depth", "exits") if getattr(settings, name) is not None]
+    if len(methods) > 1:
+        raise GenerationError(f"more than one way to generate came ({', '.join(methods)}), expected one")
+    if not settings.prompts or not all(prompt.strip() for prompt in settings.prompts):
+        raise GenerationError("a prompt is empty: expected some text to continue")
+    loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
     if loaded.task != "causal-lm":
         raise GenerationError(
-            f"'{wish.model}' is a {type(loaded.model).__name__} ({loaded.task}), which writes no text: expected a "
-            "causal language model"
+            f"'{settings.model}' is a {type(loaded.model).__name__} ({loaded.task}), which generates no text: expected "
+            "a causal language model"
         )
-    model: Any = loaded.model
-    prompts = [_encoded(loaded, prompt) for prompt in wish.prompts]
-    with evaluating(model), torch.inference_mode():
-        mode, way, advice = _way(wish, loaded, prompts)
-        torch.manual_seed(wish.sampling.seed)
-        texts, tokens, seconds, spent = [], 0, 0.0, GenerationStats()
+    prompts = [_encoded(loaded, prompt) for prompt in settings.prompts]
+    with evaluating(loaded.model), torch.inference_mode():
+        method, description, advice = _method(settings, loaded, prompts)
+        torch.manual_seed(settings.sampling.seed)
+        texts, tokens, seconds, stats = [], 0, 0.0, GenerationStats()
         for prompt in prompts:
             streamer = None if say is None else _streamer(loaded.processor, say)
             start = time.perf_counter()
-            output = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=min(wish.new_tokens, positions_of(model) - prompt.shape[1]),
-                pad_token_id=loaded.processor.pad_token_id,
-                **wish.sampling.options,
-                **_with(mode, streamer),
-            )
+            new = _generated(settings, loaded, prompt, method, streamer)
             seconds += time.perf_counter() - start
-            new = output[0, prompt.shape[1] :]
             texts.append(loaded.processor.decode(new, skip_special_tokens=True))
             tokens += len(new)
-            spent += GenerationStats() if mode is None else mode.spent
+            stats += GenerationStats() if method is None else method.spent
     return GenerateResult(
-        wish.model,
-        way,
-        wish.prompts,
-        tuple(texts),
-        tokens,
-        seconds,
-        None if mode is None else spent,
-        advice,
-        loaded.notes,
+        model=settings.model,
+        way=description,
+        prompts=settings.prompts,
+        texts=tuple(texts),
+        tokens=tokens,
+        seconds=seconds,
+        spent=None if method is None else stats,
+        advice=advice,
+        notes=loaded.notes,
     )
+
+
+def _generated(
+    settings: GenerateSettings, loaded: LoadedModel, prompt: Tensor, method: GenerationMethod | None, streamer: Any
+) -> Tensor:
+    """The token ids, (T',), that are generated after a prompt, (1, T)."""
+    how: dict[str, Any] = {"streamer": streamer}
+    if method is not None:
+        method.streamer, how = streamer, {"custom_generate": method}
+    model: Any = loaded.model
+    output: Tensor = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=min(settings.new_tokens, positions_of(model) - prompt.shape[1]),
+        pad_token_id=loaded.processor.pad_token_id,
+        **settings.sampling.options,
+        **how,
+    )
+    return output[0, prompt.shape[1] :]
 
 
 def _encoded(loaded: LoadedModel, prompt: str) -> Tensor:
@@ -177,63 +186,54 @@ def _encoded(loaded: LoadedModel, prompt: str) -> Tensor:
     require_text(prompt, "the prompt")
     ids = loaded.processor(prompt, return_tensors="pt")["input_ids"]
     if not ids.shape[1]:
-        raise GenerationError(f"the prompt {prompt!r:.40} becomes no tokens, expected some text to write on from")
+        raise GenerationError(f"the prompt {prompt!r:.40} becomes no tokens, expected some text to continue")
     if ids.shape[1] >= (room := positions_of(loaded.model)):
         raise GenerationError(
             f"a prompt has {ids.shape[1]:,} tokens, and '{loaded.name}' has positions for {room:,}: expected one that "
             "leaves room for a token"
         )
-    found: Tensor = ids.to(device_of(loaded.model))
-    return found
+    on_device: Tensor = ids.to(device_of(loaded.model))
+    return on_device
 
 
-def _way(
-    wish: GenerateSettings, loaded: LoadedModel, prompts: list[Tensor]
+def _method(
+    settings: GenerateSettings, loaded: LoadedModel, prompts: list[Tensor]
 ) -> tuple[GenerationMethod | None, str, Advice | None]:
-    """The mode to generate with, None for the plain one; what it is, in words; and what was measured for it."""
-    if wish.depth is not None:
-        return at_depth(wish.depth, blocks=wish.blocks), f"at depth {wish.depth}", None
-    if wish.draft_depth == "auto":
-        advice = advise(loaded.model, prompts, blocks=wish.blocks)
+    """The method to generate with, None for all blocks; its description; and what was measured to choose it."""
+    depth, length, blocks = settings.draft_depth, settings.draft_length, settings.blocks
+    if settings.depth is not None:
+        return at_depth(settings.depth, blocks=blocks), f"at depth {settings.depth}", None
+    if depth == "auto":
+        advice = advise(loaded.model, prompts, blocks=blocks)
         if advice.depth is None:
             return None, str(advice), advice
-        mode = self_speculative(advice.depth, draft_length=wish.draft_length or advice.length, blocks=wish.blocks)
-        return mode, str(advice), advice
-    if wish.draft_depth is not None:
-        depth = int(wish.draft_depth)
-        return self_speculative(depth, draft_length=wish.draft_length, blocks=wish.blocks), f"drafts at {depth}", None
-    if wish.exits is None:
+        method = self_speculative(advice.depth, draft_length=length or advice.length, blocks=blocks)
+        return method, str(advice), advice
+    if depth is not None:
+        return self_speculative(int(depth), draft_length=length, blocks=blocks), f"drafts at {int(depth)}", None
+    if settings.exits is None:
         return None, "all blocks", None
-    saved = ExitFile.read(local_path(wish.exits))
-    stack = Stack(loaded.model, blocks=saved.model["blocks"])
-    saved.require_same(stack)
-    promise = _promise(saved, loaded)
+    saved = ExitFile.read(local_path(settings.exits))
+    saved.require_same(Stack(loaded.model, blocks=saved.model["blocks"]))
     if "generation" not in saved.about:
         raise GenerationError(
-            f"the exits in '{wish.exits}' are not a language model's: calibrate one with anydepth exit"
+            f"the exits in '{settings.exits}' are not a language model's: calibrate one with anydepth exit"
         )
+    guarantee = _guarantee(saved, loaded)
     if isinstance(saved.policy, AtDepth):
-        return None, promise, None
-    return dynamic_exit(saved.policy, blocks=saved.model["blocks"]), promise, None
+        return None, guarantee, None
+    return dynamic_exit(saved.policy, blocks=saved.model["blocks"]), guarantee, None
 
 
-def _promise(saved: ExitFile, loaded: LoadedModel) -> str:
-    """What is promised of the exits, of prompts of the tokenizer that they were calibrated with."""
+def _guarantee(saved: ExitFile, loaded: LoadedModel) -> str:
+    """The guarantee of saved exits in words, which holds for the tokenizer that they were calibrated with."""
     if saved.inputs is not None and processor_fingerprint(loaded) != saved.inputs.processor:
-        return "nothing is promised: the tokenizer is another than when it was calibrated"
+        return "no guarantee: the tokenizer is another than at calibration"
     return str(saved.about.get("promise", "never calibrated"))
 
 
-def _with(mode: GenerationMethod | None, streamer: Any) -> dict[str, Any]:
-    """What `generate` is to be given for a mode; its streamer goes the way of the mode."""
-    if mode is None:
-        return {"streamer": streamer}
-    mode.streamer = streamer
-    return {"custom_generate": mode}
-
-
 def _streamer(tokenizer: Any, say: Callable[[str], None]) -> Any:
-    """Hands on text as soon as no further token can change it."""
+    """A streamer that calls `say` with text as soon as no further token can change it."""
     from transformers import TextStreamer
 
     class Streamer(TextStreamer):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Predictions of a calibrated model, with the depth of each: what `anydepth predict` does."""
+"""Predict with a calibrated model, which exits early: the job of `anydepth predict`."""
 
 from __future__ import annotations
 
@@ -37,20 +37,14 @@ SUMMARY = "predict.json"
 _OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS,))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """What is to be predicted, by which calibrated model.
+    """Calibrated model, and data to predict; see `anydepth.jobs` for the fields that are not here.
 
     Attributes:
         model: a folder that `anydepth exit` wrote.
-        data: see `anydepth.data.sources.splits`.
-        split: which; by default test, else validation, else the only one.
-        wanted: columns, a limit, and the seed of what is drawn.
-        batch_size: samples of a forward.
-        max_length: tokens at which texts are cut; None for as many as when the model was calibrated. By another number,
-            other columns or another tokenizer nothing is promised.
-        device: as torch names it; if None the first there is.
-        trust_remote_code: run the Python code that comes with the checkpoint.
+        max_length: None for that of the calibration. The guarantee does not hold for another length, other columns or
+            another tokenizer.
     """
 
     model: str
@@ -63,17 +57,17 @@ class PredictSettings:
     trust_remote_code: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """What was predicted.
+    """Exit depths of the predictions, and where these are.
 
     Attributes:
         folder: with `predictions.csv`: id, prediction, probability and depth of each sample.
-        model: by what.
-        data: of what, with the split.
-        policy: when samples left.
-        promise: what is promised of it; None if it was never calibrated, or on inputs made otherwise (a note says how).
-        leaving: (L,) how many left at each depth, from 1 on.
+        model: name of the model.
+        data: name and split of the data.
+        policy: when samples exit, as Python would write it.
+        promise: its guarantee; None if it was never calibrated, or for other inputs (a note says how they differ).
+        leaving: (L,) how many samples exited at each depth, from 1 on.
         blocks: how many blocks were run, of one sample each.
         readouts: how many readouts.
         undecided: how many samples had a score that is NaN at some depth, and so went on.
@@ -93,7 +87,7 @@ class PredictResult:
 
     @property
     def depth(self) -> float:
-        """Mean depth at which samples left."""
+        """Mean depth at which samples exited."""
         return float(np.average(np.arange(1, len(self.leaving) + 1), weights=self.leaving))
 
     def as_plain(self) -> dict[str, Any]:
@@ -101,66 +95,67 @@ class PredictResult:
         return {name: value for name, value in asdict(self).items() if name != "folder"} | {"depth": self.depth}
 
 
-def predict(request: PredictSettings, out: str | Path, *, progress: Progress | None = None) -> PredictResult:
-    """Answer data by a calibrated model.
+def run_predict(settings: PredictSettings, out: str | Path, *, progress: Progress | None = None) -> PredictResult:
+    """Predict the class of each sample with a calibrated model, and write `predictions.csv`.
 
     Args:
-        request: what, and by which model.
+        settings: the model and the data.
         out: the folder; an interrupted prediction there goes on, a finished one is replaced.
-        progress: called with what is done, how much there is, and what it is.
+        progress: see `anydepth.jobs`.
 
     Raises:
         TraceFileError: `exit.json` is missing, of another format, or was changed.
         PolicyError: the model is another than the one the policy was calibrated for.
         DataError: the data cannot be read, or do not fit the model.
     """
-    entry_at(request.model, ModelError)  # before anything is read of it
-    saved = ExitFile.read(local_path(request.model))
-    with output(out, _OUTPUT, inputs={"model": request.model, "data": request.data}):
-        return _predict(request, saved, Path(out), progress)
+    entry_at(settings.model, ModelError)  # before anything is read of it
+    saved = ExitFile.read(local_path(settings.model))
+    with output(out, _OUTPUT, inputs={"model": settings.model, "data": settings.data}):
+        return _predict(settings, saved, Path(out), progress)
 
 
-def _predict(request: PredictSettings, saved: ExitFile, folder: Path, progress: Progress | None) -> PredictResult:
-    loaded = models.load(
-        saved.source(local_path(request.model)), device=request.device, trust_remote_code=request.trust_remote_code
-    )
-    rows = _rows_of(request, saved)
-    found = batches(rows, loaded, batch_size=request.batch_size, max_length=_max_length(request, saved), labels=False)
-    stack = models.stack_of(loaded, found, blocks=saved.model["blocks"])
+def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress: Progress | None) -> PredictResult:
+    source = saved.source(local_path(settings.model))
+    loaded = models.load(source, device=settings.device, trust_remote_code=settings.trust_remote_code)
+    rows, max_length = _rows_of(settings, saved), settings.max_length
+    if max_length is None and saved.inputs is not None:
+        max_length = saved.inputs.max_length
+    inputs = batches(rows, loaded, batch_size=settings.batch_size, max_length=max_length, labels=False)
+    stack = models.stack_of(loaded, inputs, blocks=saved.model["blocks"])
     saved.require_same(stack)
-    promise, why = _promise(saved, stack, settings_of(found))
+    guarantee, notes = _guarantee(saved, stack, settings_of(inputs))
     exits = EarlyExit(stack, saved.policy)
     with (
         working_folder(folder, _OUTPUT, resume=True) as begun,
         closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {as_plain(saved.policy)}")) as workspace,
     ):
-        run_pass(found, workspace, partial(_rows, exits), labels=False, progress=progress)
+        run_pass(inputs, workspace, partial(_predicted, exits), labels=False, progress=progress)
         ids = workspace.ids()
         answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts")}
-        kept = {name: np.array(values) for name, values in answers.items() if values is not None}
-    names = loaded.classes or tuple(str(one) for one in range(int(kept["prediction"].max()) + 1))
-    run, read, undecided = (int(one) for one in kept["counts"].sum(0))
+        columns = {name: np.array(values) for name, values in answers.items() if values is not None}
+    classes = loaded.classes or tuple(str(number) for number in range(int(columns["prediction"].max()) + 1))
+    blocks, readouts, undecided = (int(count) for count in columns["counts"].sum(0))
     result = PredictResult(
-        folder,
-        request.model,
-        f"{request.data} ({rows.split})",
-        repr(saved.policy),
-        promise,
-        tuple(np.bincount(kept["depth"], minlength=stack.depth + 1)[1:].tolist()),
-        run,
-        read,
-        undecided,
-        (*why, *loaded.notes, *rows.notes, *found.notes),
+        folder=folder,
+        model=settings.model,
+        data=f"{settings.data} ({rows.split})",
+        policy=repr(saved.policy),
+        promise=guarantee,
+        leaving=tuple(np.bincount(columns["depth"], minlength=stack.depth + 1)[1:].tolist()),
+        blocks=blocks,
+        readouts=readouts,
+        undecided=undecided,
+        notes=(*notes, *loaded.notes, *rows.notes, *inputs.notes),
     )
     with replacing_folder(folder, _OUTPUT) as beside:
-        _write(beside / PREDICTIONS, ids, [names[one] for one in kept["prediction"]], kept)
+        _write(beside / PREDICTIONS, ids, [classes[number] for number in columns["prediction"]], columns)
         write_json(beside / SUMMARY, result.as_plain())
     return result
 
 
-def _rows_of(request: PredictSettings, saved: ExitFile) -> LoadedData:
-    """The rows, read from the columns that the model was calibrated on, if these are there and none are asked for."""
-    rows, wanted = load_split(request.data, request.split, request.wanted), request.wanted
+def _rows_of(settings: PredictSettings, saved: ExitFile) -> LoadedData:
+    """The rows, read from the columns of the calibration if the data have them and the settings name no others."""
+    rows, wanted = load_split(settings.data, settings.split, settings.wanted), settings.wanted
     columns = () if saved.inputs is None else saved.inputs.columns
     if not columns or wanted.text is not None or wanted.image is not None:
         return rows
@@ -169,44 +164,39 @@ def _rows_of(request: PredictSettings, saved: ExitFile) -> LoadedData:
     assert saved.inputs is not None
     text = saved.inputs.kind == "text"
     wanted = replace(wanted, text=",".join(columns)) if text else replace(wanted, image=columns[0])
-    return load_split(request.data, request.split, wanted)
+    return load_split(settings.data, settings.split, wanted)
 
 
-def _max_length(request: PredictSettings, saved: ExitFile) -> int | None:
-    return request.max_length if request.max_length is not None or saved.inputs is None else saved.inputs.max_length
-
-
-def _promise(saved: ExitFile, stack: Stack, now: InputSettings) -> tuple[str | None, tuple[str, ...]]:
-    """What is promised of inputs made like this; and why nothing is, or what else to know."""
-    found = saved.calibration_for(stack, now)
-    if found is None:
+def _guarantee(saved: ExitFile, stack: Stack, now: InputSettings) -> tuple[str | None, tuple[str, ...]]:
+    """The guarantee for such inputs, in words; None, and a note that says why, if it does not hold for them."""
+    calibration = saved.calibration_for(stack, now)
+    if calibration is None:
         return None, ()
-    if found.withheld is not None:
-        return None, (found.withheld,)
+    if calibration.withheld is not None:
+        return None, (calibration.withheld,)
     before = None if saved.inputs is None else saved.inputs.device
-    other = (
-        ()
-        if before in (None, now.device)
-        else (f"calibrated on {before}, run on {now.device}, which rounds otherwise",)
-    )
-    return found.promise, other
+    if before in (None, now.device):
+        return calibration.promise, ()
+    return calibration.promise, (f"calibrated on {before}, run on {now.device}, which rounds otherwise",)
 
 
-def _rows(
+def _predicted(
     exits: EarlyExit, index: int, batch: Batch, labels: Tensor | None, first: int
 ) -> Iterator[tuple[str, np.ndarray, Any]]:
-    """The answer to each sample, and in one row what the batch cost."""
+    """Prediction, top probability and exit depth of each sample; counts of the batch in one row."""
     out = exits(to_device(batch, device_of(exits.stack.model)))
     top = out.logits.float().softmax(1).max(1)
     yield "prediction", top.indices.cpu().numpy(), np.int64
     yield "probability", top.values.cpu().numpy(), np.float32
     yield "depth", out.depth.cpu().numpy(), np.int64
-    yield "counts", np.array([[int(one.sum()) for one in (out.blocks, out.readouts, out.undecided)]]), np.int64
+    yield "counts", np.array([[int(count.sum()) for count in (out.blocks, out.readouts, out.undecided)]]), np.int64
 
 
-def _write(path: Path, ids: list[Any], names: list[str], kept: dict[str, np.ndarray]) -> None:
+def _write(path: Path, ids: list[Any], predictions: list[str], columns: dict[str, np.ndarray]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "prediction", "probability", "depth"])
-        for row in zip(ids, names, kept["probability"], kept["depth"], strict=True):
-            writer.writerow([cell(row[0]), cell(row[1]), f"{row[2]:.6g}", row[3]])
+        for id_, prediction, probability, depth in zip(
+            ids, predictions, columns["probability"], columns["depth"], strict=True
+        ):
+            writer.writerow([cell(id_), cell(prediction), f"{probability:.6g}", depth])

@@ -1,4 +1,4 @@
-"""One cut, from names to a finished folder: what `anydepth truncate` does."""
+"""Cut a model after a depth, given or certified on data: the job of `anydepth truncate`."""
 
 from __future__ import annotations
 
@@ -32,38 +32,39 @@ _OUTPUT = OutputKind(job="truncate", mark=FILE, alone="holds something already",
 OLD_CARD = "README-uncut.md"
 
 
-@dataclass(frozen=True)
-class DepthChoice:
-    """By what the depth is chosen, and the cut seen to be right.
+@dataclass(frozen=True, kw_only=True)
+class TruncateSettings:
+    """Model, depth, and the data to certify it on; see `anydepth.jobs` for the fields that are not here.
 
     Attributes:
-        data: see `anydepth.data.sources.splits`.
-        split: which; by default test, else validation, else the only one.
-        wanted: columns, a limit, and the seed of what is drawn.
-        batch_size: samples of a forward.
-        tolerance: the probability of a failure that must not be exceeded.
-        confidence: of that promise.
-        against: "model" or "labels"; see `anydepth.stats.certificates.minimal_depth`.
+        depth: k in 1..L, how many blocks stay; None for the smallest depth that can be certified on the data.
+        data: needed to choose the depth. If that is given, its first batch verifies the cut model; without data, a
+            made-up batch does.
     """
 
-    data: str
+    model: str
+    depth: int | None = None
+    data: str | None = None
     split: str | None = None
     wanted: DataSelection = field(default_factory=DataSelection)
     batch_size: int = 32
     tolerance: float = 0.01
     confidence: float = 0.95
     against: str = "model"
+    blocks: str | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TruncateResult:
-    """What came of a cut.
+    """The depth of a cut, its certificate, and where the model is.
 
     Attributes:
-        folder: where the model is; None if there was nothing to cut.
-        model: what was cut.
-        depth: 1..L, how many blocks are left.
-        last: L, how many there were.
+        folder: where the model is; None if nothing below L could be certified, and nothing was written.
+        model: name of the model that was cut.
+        depth: 1..L, how many blocks it has now.
+        last: L, how many it had.
         minimal: what the depth was chosen by; None if it was given.
         notes: what a reader of the result should know, one sentence each.
     """
@@ -82,74 +83,55 @@ class TruncateResult:
         return plain | {"certificate": asdict(certificate) if certificate else None}
 
 
-def cut(
-    name: str,
-    depth: int | None,
-    out: str | Path,
-    *,
-    choice: DepthChoice | None = None,
-    blocks: str | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-    progress: Progress | None = None,
-) -> TruncateResult:
-    """Cut a model after a depth that is given, or the shallowest that can be certified, and save what is left.
+def run_truncate(settings: TruncateSettings, out: str | Path, *, progress: Progress | None = None) -> TruncateResult:
+    """Cut a model after a depth that is given, or the smallest that can be certified, and save it.
+
+    Other files of the model's folder are copied, or named in the notes; see `anydepth.models.companion_files`.
 
     Args:
-        name: see `anydepth.models.loading.load`.
-        depth: k, 1..L; None to choose it.
+        settings: the model, the depth, and the data to certify it on.
         out: the folder. An earlier cut there is replaced; of a folder that holds anything else, nothing is.
-        choice: by what to choose; if the depth is given, its data are only looked at to see that the cut is right, as a
-            made-up batch is without it.
-        blocks: the dotted name of the list of blocks, for a model that has several.
-        device: as torch names it; if None the first there is.
-        trust_remote_code: run the Python code that comes with the checkpoint.
-        progress: called with what is done, how much there is, and what it is.
-
-    Returns:
-        What came of it. If nothing shallower than L could be certified, nothing is written. What else the model's
-        folder holds goes along, or is named in the notes; see `anydepth.models.companion_files`.
+        progress: see `anydepth.jobs`.
 
     Raises:
-        TruncationError: no such depth, nothing to choose by, a folder that holds something else, or a timm model.
+        TruncationError: no such depth, no data to choose it, a folder that holds something else, or a timm model.
         CertificateError: levels outside (0, 1), or too few samples.
     """
-    if name.startswith(TIMM):
-        raise TruncationError(f"'{name}' has no folder that timm reads k blocks from: use anydepth.truncate in Python")
-    if depth is None:
-        if choice is None:
-            raise TruncationError("to choose a depth takes data: give them with --data, or a number with --depth")
-        check_against(choice.against)
-        least_samples(choice.tolerance, choice.confidence)
-    inputs = {"model": name, "data": None if choice is None else choice.data}
-    with output(out, _OUTPUT, inputs=inputs):
-        loaded = models.load(name, device=device, trust_remote_code=trust_remote_code)
-        return _cut(loaded, depth, Path(out), choice=choice, blocks=blocks, progress=progress)
+    if settings.model.startswith(TIMM):
+        raise TruncationError(
+            f"'{settings.model}' has no folder that timm reads k blocks from: use anydepth.truncate in Python"
+        )
+    if settings.depth is None:
+        if settings.data is None:
+            raise TruncationError("to choose a depth takes data: give them (data), or a number of blocks (depth)")
+        check_against(settings.against)
+        least_samples(settings.tolerance, settings.confidence)
+    with output(out, _OUTPUT, inputs={"model": settings.model, "data": settings.data}):
+        return _truncate(settings, Path(out), progress)
 
 
-def _cut(
-    loaded: LoadedModel,
-    depth: int | None,
-    out: Path,
-    *,
-    choice: DepthChoice | None,
-    blocks: str | None,
-    progress: Progress | None,
-) -> TruncateResult:
-    found = None if choice is None else _batches(loaded, choice)
-    batch = sample_batch(loaded) if found is None else as_batch(next(iter(found)), 0)[0]
+def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) -> TruncateResult:
+    loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
+    inputs = _inputs(loaded, settings)
+    batch = sample_batch(loaded) if inputs is None else as_batch(next(iter(inputs)), 0)[0]
     batch = to_device(batch, device_of(loaded.model))
-    stack = models.stack_of(loaded, [batch], blocks=blocks)
+    stack = models.stack_of(loaded, [batch], blocks=settings.blocks)
     minimal = None
-    if depth is None and choice is not None and found is not None:
-        minimal = _minimal(stack, found, choice, progress)
-        depth = minimal.depth
-    chosen = stack.depth if depth is None else depth
-    notes = (*loaded.notes, *(found.notes if found else ()), *(minimal.notes if minimal else ()))
-    result = TruncateResult(out, loaded.name, chosen, stack.depth, minimal, notes)
-    if minimal and chosen == stack.depth:
+    if settings.depth is None and inputs is not None:
+        minimal = _minimal_depth(stack, inputs, settings, progress)
+    depth = settings.depth if minimal is None else minimal.depth
+    assert depth is not None
+    result = TruncateResult(
+        folder=out,
+        model=loaded.name,
+        depth=depth,
+        last=stack.depth,
+        minimal=minimal,
+        notes=(*loaded.notes, *(inputs.notes if inputs else ()), *(minimal.notes if minimal else ())),
+    )
+    if minimal and depth == stack.depth:
         return replace(result, folder=None)
-    small = truncate(stack, chosen, batch=batch)
+    small = truncate(stack, depth, batch=batch)
     with replacing_folder(out, _OUTPUT) as beside:
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
         if loaded.to_save is not None:
@@ -160,20 +142,18 @@ def _cut(
 
 
 def _with_companions(result: TruncateResult, beside: Path) -> TruncateResult:
-    """Put what goes along with the model into its folder, and a card of its own."""
+    """Copy the companion files of the model into the new folder, and write a model card."""
     source = local_path(result.model)
-    if not source.is_dir():
-        note = f"'{result.model}' is no folder here: the licence and other files of its repository were not looked for"
-        result = replace(result, notes=(*result.notes, note))
-    else:
-        result = replace(result, notes=(*result.notes, *carry(source, beside, card=OLD_CARD).notes))
+    note = f"'{result.model}' is no folder here: the licence and other files of its repository were not looked for"
+    notes = carry(source, beside, card=OLD_CARD).notes if source.is_dir() else (note,)
+    result = replace(result, notes=(*result.notes, *notes))
     with write_errors(beside):
         (beside / "README.md").write_text(_card(result, beside / OLD_CARD), encoding="utf-8", errors="backslashreplace")
     return result
 
 
 def _card(result: TruncateResult, old: Path) -> str:
-    """The model card: what was cut, on what grounds, and under which licence the uncut model stands."""
+    """The model card: what was cut, its certificate, and the licence of the uncut model."""
     what = f"{code(short_name(result.model))} cut after block {result.depth} of {result.last}."
     parts = [
         f"# {plain(Path(str(result.folder)).resolve().name)}\n",
@@ -187,12 +167,16 @@ def _card(result: TruncateResult, old: Path) -> str:
     return front(result.model, licence_in(old)) + "\n".join(parts) + "\n"
 
 
-def _batches(loaded: LoadedModel, choice: DepthChoice) -> Batches:
-    rows = load_split(choice.data, choice.split, choice.wanted)
-    found = batches(rows, loaded, batch_size=choice.batch_size, labels=choice.against == "labels")
-    return replace(found, notes=(*rows.notes, *found.notes))
+def _inputs(loaded: LoadedModel, settings: TruncateSettings) -> Batches | None:
+    if settings.data is None:
+        return None
+    rows = load_split(settings.data, settings.split, settings.wanted)
+    inputs = batches(rows, loaded, batch_size=settings.batch_size, labels=settings.against == "labels")
+    return replace(inputs, notes=(*rows.notes, *inputs.notes))
 
 
-def _minimal(stack: Stack, found: Batches, choice: DepthChoice, progress: Progress | None) -> MinimalDepth:
-    traced = trace(stack, found, measures=(), labels=choice.against == "labels", progress=progress)
-    return traced.minimal_depth(choice.tolerance, choice.confidence, against=choice.against)
+def _minimal_depth(
+    stack: Stack, inputs: Batches, settings: TruncateSettings, progress: Progress | None
+) -> MinimalDepth:
+    traced = trace(stack, inputs, measures=(), labels=settings.against == "labels", progress=progress)
+    return traced.minimal_depth(settings.tolerance, settings.confidence, against=settings.against)

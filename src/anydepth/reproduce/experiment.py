@@ -22,7 +22,7 @@ from anydepth.core.provenance import now
 from anydepth.data.loading import DataSelection
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import AnydepthError, ReproduceError
-from anydepth.jobs.align import align
+from anydepth.jobs.align import run_align
 from anydepth.jobs.align_settings import AlignSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
@@ -112,7 +112,8 @@ class Experiment:
             if not done:
                 if self.say is not None:
                     self.say(f"seed {self.seed}: {subject.title}, {objective}")
-                align(self.job(subject, objective), folder / _MODEL, resume=True, progress=self.progress, say=self.say)
+                job, model = self.job(subject, objective), folder / _MODEL
+                run_align(job, model, resume=True, progress=self.progress, say=self.say)
         return folder / _MODEL
 
     def untrained(self, name: str) -> Path:

@@ -1,1 +1,1 @@
-"""The commands: each reads its arguments, calls the library, and shows what came out."""
+"""The commands: each reads its arguments, calls the library, and prints its result."""

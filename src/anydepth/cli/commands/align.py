@@ -27,7 +27,7 @@ def align(
     model: options.Model,
     data: options.Data,
     objective: options.Objective = "aligned",
-    out: options.AlignedOut = None,
+    out: options.AlignOut = None,
     list_objectives: Annotated[
         bool,
         typer.Option(
@@ -88,14 +88,14 @@ def align(
     from anydepth.cli.render import show_aligned
     from anydepth.data.loading import DataSelection
     from anydepth.distributed import check_launcher, leave, rank_and_count
-    from anydepth.jobs.align import align as run_align
+    from anydepth.jobs.align import run_align
     from anydepth.jobs.align_settings import AlignSettings, check_exits, check_weights
 
     terminal.quiet_libraries()
     check_launcher()
-    job = AlignSettings(
-        model,
-        data,
+    settings = AlignSettings(
+        model=model,
+        data=data,
         objective=objective,
         weights=None if weights is None else check_weights(weights),
         exits=None if exits is None else check_exits(exits),
@@ -137,8 +137,8 @@ def align(
         },
     )
     with terminal.bars(enabled=not as_json, lines=True) as progress:
-        found = run_align(
-            job,
+        summary = run_align(
+            settings,
             out or default_folder(model, data, suffix=f"-{objective}"),
             resume=resume,
             restart=restart,
@@ -147,5 +147,5 @@ def align(
             say=terminal.say,
         )
     if rank_and_count()[0] == 0:
-        show_aligned(found, as_json=as_json)
+        show_aligned(summary, as_json=as_json)
     leave()

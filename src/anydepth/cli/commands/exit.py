@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from anydepth.cli import options, terminal
 from anydepth.cli.parsing import default_folder, depths_of
 
@@ -14,9 +9,7 @@ from anydepth.cli.parsing import default_folder, depths_of
 def exit_early(
     model: options.Model,
     data: options.Data,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-DATA-exit.")
-    ] = None,
+    out: options.ExitOut = None,
     policy: options.ExitPolicy = "confidence",
     depths: options.TestedDepths = None,
     tolerance: options.Tolerance = 0.01,
@@ -41,15 +34,16 @@ def exit_early(
     debug: options.Debug = False,
 ) -> None:
     """Calibrate MODEL on DATA to stop early with a guarantee; DIR then holds the model, its policy and a report."""
-    from anydepth.cli.render import show_exited, show_promised
+    from anydepth.cli.render import show_calibrated, show_lm_calibrated
     from anydepth.data.loading import DataSelection
-    from anydepth.jobs.calibrate import CalibrateSettings, calibrate_named
-    from anydepth.jobs.calibrate_lm import LmCalibrateResult, SequenceSettings
+    from anydepth.jobs.calibrate import run_calibrate
+    from anydepth.jobs.calibrate_lm import LmCalibrateResult
+    from anydepth.jobs.calibrate_settings import CalibrateSettings, SequenceSettings
 
     terminal.quiet_libraries()
-    job = CalibrateSettings(
-        model,
-        data,
+    settings = CalibrateSettings(
+        model=model,
+        data=data,
         split=split,
         wanted=DataSelection(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
         batch_size=batch_size,
@@ -60,17 +54,16 @@ def exit_early(
         confidence=confidence,
         against=against,
         tune=tune,
-        writing=SequenceSettings(prompt_tokens, new_tokens, share),
+        writing=SequenceSettings(prompt_tokens=prompt_tokens, new_tokens=new_tokens, share=share),
         blocks=blocks,
         device=device,
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
-        found = calibrate_named(job, out or default_folder(model, data, suffix="-exit"), progress=progress)
-    if isinstance(found, LmCalibrateResult):
-        show_promised(found, as_json=as_json)
-    elif (prompt_tokens, new_tokens, share) != (32, 64, 0.0):
-        terminal.say("anydepth: --prompt-tokens, --new-tokens and --share had no effect: the model writes no text")
-        show_exited(found, as_json=as_json)
-    else:
-        show_exited(found, as_json=as_json)
+        result = run_calibrate(settings, out or default_folder(model, data, suffix="-exit"), progress=progress)
+    if isinstance(result, LmCalibrateResult):
+        show_lm_calibrated(result, as_json=as_json)
+        return
+    if settings.writing != SequenceSettings():
+        terminal.say("anydepth: --prompt-tokens, --new-tokens and --share had no effect: the model generates no text")
+    show_calibrated(result, as_json=as_json)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from anydepth.cli import options, terminal
 from anydepth.cli.parsing import default_folder, depths_of
 
@@ -15,9 +10,7 @@ def export(
     model: options.Model,
     exits: options.ExportExits = None,
     depth: options.ExportDepth = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-onnx.")
-    ] = None,
+    out: options.ExportOut = None,
     policy: options.ExportPolicy = None,
     threshold: options.ExportThreshold = None,
     blocks: options.Blocks = None,
@@ -25,13 +18,13 @@ def export(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write MODEL as ONNX graphs between which samples may leave; anydepth.onnx.router runs them without torch."""
+    """Write MODEL as ONNX graphs between which samples may exit; anydepth.onnx.router runs them without torch."""
     from anydepth.cli.render import show_exported
-    from anydepth.jobs.export import ExportSettings, ship
+    from anydepth.jobs.export import ExportSettings, run_export
 
     terminal.quiet_libraries()
-    wish = ExportSettings(
-        model,
+    settings = ExportSettings(
+        model=model,
         exits=None if exits is None else depths_of(exits),
         depth=depth,
         policy=policy,
@@ -40,5 +33,5 @@ def export(
         trust_remote_code=trust_remote_code,
     )
     with terminal.bars(enabled=not as_json) as progress:
-        found = ship(wish, out or default_folder(model, suffix="-onnx"), progress=progress)
-    show_exported(found, as_json=as_json)
+        result = run_export(settings, out or default_folder(model, suffix="-onnx"), progress=progress)
+    show_exported(result, as_json=as_json)

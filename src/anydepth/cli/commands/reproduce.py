@@ -20,9 +20,9 @@ def reproduce(
     ] = False,
     # names only, as in `anydepth.cli.options`
     scale: Annotated[str, typer.Option(help="cpu, for two cores; full, as in the paper, for a large GPU.")] = "cpu",
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on; those that are there stay.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on; finished ones are kept.")] = 3,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="A trial: stop every training after N steps.")
+        int | None, typer.Option(metavar="N", min=1, help="Trial: stop every training after N steps.")
     ] = None,
     as_printed: Annotated[
         bool, typer.Option("--as-printed", help="Train with the paper's settings where they are not plausible, too.")
@@ -48,7 +48,7 @@ def reproduce(
     from anydepth.storage.output_folder import output
 
     terminal.quiet_libraries()
-    _check_what_is_asked(name, list_all=list_all, verdict=verdict)
+    _check_arguments(name, list_all=list_all, verdict=verdict)
     if list_all:
         show_listed(listed(out, seeds), out, seeds, as_json=as_json)
         return
@@ -60,31 +60,39 @@ def reproduce(
             every = kept(out)
             if not every:
                 raise ReproduceError(f"'{out}' holds no results, expected some: run a recipe with this --out first")
-            for one, found in every:
-                require_own(out, one, found.scale)
-            pictures = [path for one, found in every for path in draw(one, found, out)]
+            for each, results in every:
+                require_own(out, each, results.scale)
+            pictures = [path for each, results in every for path in draw(each, results, out)]
             show_page(write(out), pictures, as_json=as_json)
         return
-    replaced = _replacements(use or ())
     device = join() or device
     recipe = recipe_named(name or "")
-    order = ReproduceSettings(recipe.name, out, scale, seeds, steps, as_printed, replaced, device)
+    settings = ReproduceSettings(
+        recipe=recipe.name,
+        out=out,
+        scale=scale,
+        seeds=seeds,
+        steps=steps,
+        as_printed=as_printed,
+        use=_replacements(use or ()),
+        device=device,
+    )
     require_own(out, recipe, plan_of(recipe, scale), steps)
     if steps is None:
-        kept(out)  # what the verdict page cannot tell of is refused now, not after hours of training
+        kept(out)  # results that the verdict page cannot show are refused now, not after hours of training
     rank, ranks = rank_and_count()
     with (
         output(out, REPRODUCE_OUTPUT, rank=rank, ranks=ranks, resumable=True),
         terminal.bars(enabled=not as_json, lines=True) as progress,
     ):
-        found = run_recipe(order, progress=progress, say=terminal.say)
-        figures = draw(recipe, found, out) if rank == 0 else ()
+        results = run_recipe(settings, progress=progress, say=terminal.say)
+        figures = draw(recipe, results, out) if rank == 0 else ()
         page = write(out) if rank == 0 and steps is None else None
     if rank == 0:
         show_found(
             recipe,
-            found,
-            recipe.claims(found),
+            results,
+            recipe.claims(results),
             results=results_path(out, recipe, plan_of(recipe, scale), steps),
             figures=figures,
             page=page,
@@ -93,7 +101,7 @@ def reproduce(
     leave()
 
 
-def _check_what_is_asked(name: str | None, *, list_all: bool, verdict: bool) -> None:
+def _check_arguments(name: str | None, *, list_all: bool, verdict: bool) -> None:
     if list_all and verdict:
         raise ReproduceError("--list and --verdict came together: give one of them")
     if name is not None and (list_all or verdict):
@@ -104,15 +112,15 @@ def _check_what_is_asked(name: str | None, *, list_all: bool, verdict: bool) -> 
 
 
 def _replacements(use: Sequence[str]) -> dict[str, str]:
-    """What `--use` says: local folders and files by the name that they stand in for."""
-    found = {}
-    for one in use:
-        name, equals, path = one.partition("=")
+    """Local folders and files by the name that they replace, out of `--use`."""
+    replacements = {}
+    for text in use:
+        name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise ReproduceError(
-                f"--use is {one!r}, expected NAME=PATH, such as google-bert/bert-base-uncased=models/bert"
+                f"--use is {text!r}, expected NAME=PATH, such as google-bert/bert-base-uncased=models/bert"
             )
         if entry_at(path, ReproduceError) is None:
             raise ReproduceError(f"--use {name}: there is no folder or file '{path}'")
-        found[name] = path
-    return found
+        replacements[name] = path
+    return replacements

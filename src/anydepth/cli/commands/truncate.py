@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from anydepth.cli import options, terminal
 from anydepth.cli.parsing import default_folder
@@ -14,11 +10,9 @@ from anydepth.cli.parsing import default_folder
 
 def truncate(
     model: options.Model,
-    depth: Annotated[str, typer.Option(metavar="K|auto", help="How many blocks to keep; auto certifies it by DATA.")],
+    depth: options.BlocksToKeep,
     data: options.DataToCheck = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write; default runs/MODEL-depth-K.")
-    ] = None,
+    out: options.TruncateOut = None,
     split: options.ReadSplit = None,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 32,
@@ -39,24 +33,25 @@ def truncate(
     from anydepth.cli.render import show_cut
     from anydepth.data.loading import DataSelection
     from anydepth.errors import TruncationError
-    from anydepth.jobs.truncate import DepthChoice, cut
+    from anydepth.jobs.truncate import TruncateSettings, run_truncate
 
     terminal.quiet_libraries()
     if depth != "auto" and not re.fullmatch(r"-?\d+", depth):
         raise TruncationError(f"depth is {depth!r}, expected a number of blocks, or auto")
-    wanted = DataSelection(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed)
-    choice = None
-    if data is not None:
-        choice = DepthChoice(data, split, wanted, batch_size, tolerance, confidence, against)
+    settings = TruncateSettings(
+        model=model,
+        depth=None if depth == "auto" else int(depth),
+        data=data,
+        split=split,
+        wanted=DataSelection(limit=limit, text=text_column, label=label_column, image=image_column, seed=seed),
+        batch_size=batch_size,
+        tolerance=tolerance,
+        confidence=confidence,
+        against=against,
+        blocks=blocks,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     with terminal.bars(enabled=not as_json) as progress:
-        found = cut(
-            model,
-            None if depth == "auto" else int(depth),
-            out or default_folder(model, suffix=f"-depth-{depth}"),
-            choice=choice,
-            blocks=blocks,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
-    show_cut(found, as_json=as_json)
+        result = run_truncate(settings, out or default_folder(model, suffix=f"-depth-{depth}"), progress=progress)
+    show_cut(result, as_json=as_json)
