@@ -11,7 +11,7 @@ from rich.text import Text
 
 from anydepth.cli.render import present
 from anydepth.reproduce.claims import Claim
-from anydepth.reproduce.listing import Listed
+from anydepth.reproduce.listing import RecipeStatus
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.subjects import SCALES
@@ -20,7 +20,7 @@ from anydepth.storage.files import plain
 _STYLES = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
 
 
-def show_listed(found: Sequence[Listed], out: Path, seeds: int, *, as_json: bool) -> None:
+def show_listed(found: Sequence[RecipeStatus], out: Path, seeds: int, *, as_json: bool) -> None:
     """All recipes: one line each, with what so many seeds take at each scale and how far they are in a folder."""
     table = Table(title=f"Recipes, {seeds} seed{'' if seeds == 1 else 's'}", title_justify="left", show_lines=True)
     for name in ("recipe", "figures", "about", *(f"--scale {scale}" for scale in SCALES)):
@@ -102,7 +102,7 @@ def _table(claims: Sequence[Claim]) -> Table:
         table.add_column(name, no_wrap=name != "measured", justify="right" if name == "value" else "left")
     for one in claims:
         verdict = Text(one.verdict, style=_STYLES[one.verdict])
-        table.add_row(one.where, one.measured, one.told(), f"{one.sense} {one.bound:g}", verdict)
+        table.add_row(one.where, one.measured, one.describe(), f"{one.sense} {one.bound:g}", verdict)
     return table
 
 

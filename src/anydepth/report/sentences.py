@@ -130,9 +130,10 @@ def turn(trace: Source) -> Finding | None:
     at = int(np.nanargmin(steps))
     pair = at, at + 1
     least = with_interval(steps[at], similarity.low[pair], similarity.high[pair], plain)
+    median = plain(float(np.nanmedian(steps)))
     return Finding(
         f"Of all neighbours, depths {trace.names[at]} and {trace.names[at + 1]} are least alike.",
-        f"Their {measure_title(measure)} is {least}; the median over neighbours is {plain(float(np.nanmedian(steps)))}.",
+        f"Their {measure_title(measure)} is {least}; the median over neighbours is {median}.",
     )
 
 

@@ -82,8 +82,8 @@ def section(trace: Source, tag: str = "") -> Section | None:
     choice = choose(trace)
     colour = _colour(choice, [banding.statistics.values[choice.name] for banding in bandings])
     about = (
-        f"{choice.reason} The stronger the colour, the better, and one colour is one value in both maps. Intervals take "
-        "texts, not positions, for independent.",
+        f"{choice.reason} The stronger the colour, the better, and one colour is one value in both maps. Intervals "
+        "take texts, not positions, for independent.",
         "Ranks go by how often a token is the one to come in these data; 1 is the most frequent.",
     )
     maps = (
