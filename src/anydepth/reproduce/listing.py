@@ -90,9 +90,8 @@ def load_results(out: Path) -> tuple[tuple[Recipe, RecipeResults], ...]:
 
 def _require_own(results: RecipeResults, path: Path, out: Path) -> None:
     if results.recipe not in RECIPES:
-        known = ", ".join(RECIPES)
         raise ReproduceError(
-            f"'{path}' holds results of '{results.recipe}', expected one of {known}: move it elsewhere"
+            f"'{path}' holds results of '{results.recipe}', expected one of {', '.join(RECIPES)}: move it elsewhere"
         )
     recipe = RECIPES[results.recipe]
     if results.steps is not None:

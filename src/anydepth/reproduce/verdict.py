@@ -136,9 +136,7 @@ def _abstract(evaluations: Sequence[_Evaluation]) -> Iterator[str]:
     yield "## The claims of the abstract"
     rows = []
     for about, words in ABSTRACT.items():
-        claims = [
-            (evaluation, claim) for evaluation in evaluations for claim in evaluation.claims if claim.about == about
-        ]
+        claims = [(of, claim) for of in evaluations for claim in of.claims if claim.about == about]
         verdicts = [
             f"**{claim.verdict}**: {claim.describe()}, {claim.measured} ([{of.recipe.name}](#{of.recipe.name}), "
             f"{claim.where}{', full scale' if of.results.scale == 'full' else ''})"
@@ -219,9 +217,7 @@ def _numbers(results: RecipeResults) -> str:
 
 def _problems() -> Iterator[str]:
     yield "## What the paper gets wrong or leaves open"
-    notes = [
-        f"[{recipe.name}](#{recipe.name}): {_one_line(note)}" for recipe in RECIPES.values() for note in recipe.notes
-    ]
+    notes = [f"[{of.name}](#{of.name}): {_one_line(note)}" for of in RECIPES.values() for note in of.notes]
     yield "\n".join(f"- {note}" for note in (*_GENERAL, *notes))
     changed: dict[tuple[str, str, str], list[str]] = {}
     for recipe in RECIPES.values():

@@ -68,7 +68,16 @@ def reproduce(
     replaced = _replacements(use or ())
     device = join() or device
     recipe = recipe_named(name or "")
-    order = ReproduceSettings(recipe.name, out, scale, seeds, steps, as_printed, replaced, device)
+    order = ReproduceSettings(
+        recipe=recipe.name,
+        out=out,
+        scale=scale,
+        seeds=seeds,
+        steps=steps,
+        as_printed=as_printed,
+        use=replaced,
+        device=device,
+    )
     require_own(out, recipe, plan_of(recipe, scale), steps)
     if steps is None:
         load_results(out)  # what the verdict page cannot tell of is refused now, not after hours of training
