@@ -422,9 +422,9 @@ def test_what_tokens_say_is_text_and_nothing_else(tmp_path):
 @given(st.text())
 def test_all_of_a_token_is_seen(token):
     parts = shown.visible(token)
-    assert all(text and not any(unicodedata.category(c) in shown._HIDDEN for c in text) for text, _ in parts)
+    assert all(text and not any(unicodedata.category(c) in shown._INVISIBLE for c in text) for text, _ in parts)
     plain = "".join(text for text, mark in parts if not mark)
-    assert plain == "".join(c for c in token if unicodedata.category(c) not in shown._HIDDEN)
+    assert plain == "".join(c for c in token if unicodedata.category(c) not in shown._INVISIBLE)
     assert all(one[1] != other[1] for one, other in pairwise(parts))
 
 
