@@ -198,7 +198,8 @@ def figure(rows: list[dict[str, Any]]) -> None:
             for depth in SHALLOW:
                 values = np.array([value for name, value in known.items() if name.startswith(f"{depth} blocks")])
                 low, high = t_interval(values[:, None])[:, 0]
-                others.append(charts.Rival("trained shallow", depth, float(values.mean()), float(low), float(high)))
+                quality, (low, high) = float(values.mean()), (float(low), float(high))
+                others.append(charts.Rival(name="trained shallow", depth=depth, quality=quality, low=low, high=high))
         for against in ("depth", "time"):
             chart = charts.tradeoff(curves, against, rivals=others if against == "depth" else ())
             panels.append(chart.properties(width=330, height=240, title=f"{TITLES[task]}: against {against}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,9 @@ RECIPE = Recipe(
     ),
     notes=("It prints a | b.",),
 )
-OTHER = Recipe("other", "Another", ("Fig. 3",), "Nothing.", RECIPE.plans, measure, claims, lambda found: ())
+OTHER = replace(
+    RECIPE, name="other", title="Another", figures=("Fig. 3",), shows="Nothing.", panels=lambda found: (), notes=()
+)
 
 
 RECIPES = {"made-up": RECIPE, "other": OTHER}
@@ -91,7 +94,9 @@ def results(count: int = 3, *, scale: Scale = "cpu", version: int = 1, steps: in
     """What so many seeds of it found."""
     versions = {"versions": {"anydepth": "0.1.0"}, "created": "2020-01-01"}
     seeds = {number: Seed(values(number), 60.0 * (number + 1), versions) for number in range(count)}
-    return RecipeResults(RECIPE.name, version, scale, RECIPE.settings(scale), steps, seeds)
+    return RecipeResults(
+        recipe=RECIPE.name, version=version, scale=scale, settings=RECIPE.settings(scale), steps=steps, seeds=seeds
+    )
 
 
 def put(out: Path, found: RecipeResults) -> Path:

@@ -430,9 +430,9 @@ def test_what_tokens_say_is_text_and_nothing_else(tmp_path):
 @given(st.text())
 def test_all_of_a_token_is_seen(token):
     parts = shown.visible(token)
-    assert all(text and not any(unicodedata.category(c) in shown._HIDDEN for c in text) for text, _ in parts)
+    assert all(text and not any(unicodedata.category(c) in shown._INVISIBLE for c in text) for text, _ in parts)
     plain = "".join(text for text, mark in parts if not mark)
-    assert plain == "".join(c for c in token if unicodedata.category(c) not in shown._HIDDEN)
+    assert plain == "".join(c for c in token if unicodedata.category(c) not in shown._INVISIBLE)
     assert all(one[1] != other[1] for one, other in pairwise(parts))
 
 
@@ -449,9 +449,9 @@ def test_the_table_is_the_lens(tmp_path):
             k = int(row[0])
             for t, cell in zip(here, row[1:], strict=True):
                 assert cell.startswith(found.top[k][t].replace(" ", "␣"))
-                assert cell.endswith(" settled") == (found.saturation[t] == k)
+                assert cell.endswith(" saturated") == (found.saturation[t] == k)
     body = shown.section(found).body
-    assert body.count('settles" title') == 17
+    assert body.count('saturates" title') == 17
     first = found.top[2][0].replace(" ", "␣")
     told = f"Depth 2, position 0: {first} with {found.probability[2, 0]:.1%}, entropy {found.entropy[2, 0]:.2f} nats."
     assert told in body
@@ -468,7 +468,7 @@ def test_levels_of_colour_are_the_nearest_stops():
     assert [[cell.right for cell in cells] for _, cells in strip.rows] == [
         [True, True, False], [True, False, False], [False, False, False],
     ]  # fmt: skip
-    assert [[cell.settles for cell in cells] for _, cells in strip.rows] == [
+    assert [[cell.saturates for cell in cells] for _, cells in strip.rows] == [
         [False, True, False], [True, False, True], [False, False, False],
     ]  # fmt: skip
 
@@ -478,17 +478,17 @@ def test_levels_of_colour_are_the_nearest_stops():
     [
         (
             [[9, 9, 9], [1, 9, 9], [1, 2, 9]],
-            "Half of the 3 positions have their final answer by depth 1 of 2.",
-            "It is settled for 66.7% by depth 1, for 66.7% before the last block.",
+            "Half of the 3 positions have saturated by depth 1 of 2.",
+            "Saturated: 66.7% by depth 1, 66.7% before the last block.",
         ),
         (
             [[1, 2, 9], [9, 9, 9], [1, 2, 9]],
-            "Most of the 3 positions get their final answer only at the last depth.",
-            "It is settled for 33.3% before the last block.",
+            "Most of the 3 positions saturate only at the last depth.",
+            "Saturated: 33.3% before the last block.",
         ),
     ],
 )
-def test_settling_in_words(top, claim, detail):
+def test_saturation_in_words(top, claim, detail):
     finding = shown.findings(small(top_id=np.array(top)))[0]
     assert (finding.claim, finding.detail) == (claim, detail)
 

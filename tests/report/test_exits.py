@@ -142,7 +142,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, written: Any) -> None
 
 
 def test_rivals_and_axes() -> None:
-    rival = page.Rival("trained shallow", 3, 0.8, 0.78, 0.82)
+    rival = page.Rival(name="trained shallow", depth=3, quality=0.8, low=0.78, high=0.82)
     chart = page.tradeoff({"aligned": curve()}, "depth", rivals=[rival]).to_dict()
     points = [layer["data"]["values"] for layer in chart["layer"] if len(layer.get("data", {}).get("values", [])) == 1]
     assert points[0][0]["quality"] == 0.8

@@ -21,7 +21,7 @@ from anydepth.report import sentences as words
 from anydepth.report.charts import trace as charts
 from anydepth.report.pages import tables
 from anydepth.report.pages import trace as page
-from anydepth.report.pages.agreement import agreeing
+from anydepth.report.pages.agreement import summary
 from anydepth.report.protocols import Source
 from anydepth.stats.agreement import Agreement
 
@@ -197,16 +197,16 @@ def test_accuracy_that_is_undefined_is_not_spoken_of():
     [
         (
             [0, 1, 1, 1, 1],
-            "Half of the samples have their final answer by depth 2 of 4.",
-            "50.0% by depth 2, for 75.0%",
+            "Half of the samples have saturated by depth 2 of 4.",
+            "50.0% by depth 2, 75.0%",
         ),
-        ([0, 0, 0, 1, 9], "Most samples get their final answer only at the last depth.", "for 10.0% before the last"),
+        ([0, 0, 0, 1, 9], "Most of the samples saturate only at the last depth.", "Saturated: 10.0% before the last"),
     ],
 )
-def test_settling_names_the_first_depth_at_which_half_have_settled(counts, claim, detail):
+def test_saturation_names_the_first_depth_at_which_half_have_saturated(counts, claim, detail):
     trace = fake_trace.make(samples=40, depth=4, classes=4)
     trace.counts[:] = counts
-    finding = words.settling(trace)
+    finding = words.findings(trace)[0]
     assert finding.claim == claim
     assert detail in finding.detail
 
@@ -214,7 +214,7 @@ def test_settling_names_the_first_depth_at_which_half_have_settled(counts, claim
 def test_positions_are_not_called_samples():
     trace = fake_trace.plausible()
     trace.provenance.update(positions=5000, answers=5000, tokens="each")
-    assert "the positions have" in words.settling(trace).claim
+    assert "the positions have" in words.findings(trace)[0].claim
     assert words.what(trace).startswith(
         "The states of 12 blocks on 240 samples of clothes (test) (5,000 positions), at"
     )
@@ -251,7 +251,7 @@ def test_least_alike_neighbours():
 def test_the_verdict_on_agreement_rests_on_the_lower_end(low, verdict, monkeypatch):
     one = Agreement(pearson=(0.99, 0.98, 0.995), spearman=(0.97, low, 0.99), pairs=10)
     monkeypatch.setattr(fake_trace.FakeTrace, "measure_agreement", lambda self: {("cka", "cosine"): one})
-    agreement = agreeing(fake_trace.plausible())
+    agreement = summary(fake_trace.plausible())
     assert f"Over the 10 pairs of different depths, CKA and cosine {verdict}" in agreement.meaning
     assert agreement.title == "Do CKA and cosine agree?"
     assert agreement.pearson == "0.990 (0.980 to 0.995)"
@@ -261,7 +261,7 @@ def test_the_verdict_on_agreement_rests_on_the_lower_end(low, verdict, monkeypat
 
 def test_of_several_measures_the_page_tells_which_agree_best_and_least():
     trace = fake_trace.plausible()
-    found, agreement = trace.measure_agreement(), agreeing(trace)
+    found, agreement = trace.measure_agreement(), summary(trace)
     assert agreement.title == "Do cosine and CKA agree?"
     ranked = sorted(found, key=lambda pair: found[pair].spearman[0])
     assert set(ranked[-1]) == {"cosine", "cosine_raw"}, "the one is a straight-line function of the other"
@@ -282,13 +282,13 @@ def test_of_several_measures_the_page_tells_which_agree_best_and_least():
 
 
 def test_undefined_agreement_says_so():
-    agreement = agreeing(fake_trace.tiny())
+    agreement = summary(fake_trace.tiny())
     assert "0 pairs" in agreement.meaning
     assert agreement.map.table.rows[-1][3].why == "too few pairs of depths, or one measure is the same for all"
     trace = fake_trace.plausible()
     for name in ("cka", "cosine_raw", "cka_biased"):
         del trace.similarity[name]
-    assert agreeing(trace) is None
+    assert summary(trace) is None
 
 
 def test_the_page_holds_how_well_measures_agree():
@@ -488,8 +488,8 @@ def test_the_numbers_in_the_table_are_the_trace_s():
         "Agreement": trace.agreement,
         "Cross-entropy": trace.cross_entropy,
         "Stays right": trace.stays_correct,
-        "Settle here": trace.saturation,
-        "Settled by here": np.cumsum(trace.saturation) / 240,
+        "Saturate here": trace.saturation,
+        "Saturated by here": np.cumsum(trace.saturation) / 240,
         "Cosine to last": trace.similarity["cosine"][:, 12],
         "CKA to last": trace.similarity["cka"][:, 12],
     }

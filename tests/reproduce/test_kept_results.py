@@ -8,7 +8,7 @@ import recipe_models
 from run_cli import in_folder
 
 from anydepth.reproduce.figures import figure, figure_paths
-from anydepth.reproduce.listing import listed
+from anydepth.reproduce.listing import list_recipes
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.results import RecipeResults
@@ -80,4 +80,4 @@ def test_the_two_fastest_run_a_few_steps(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_all_are_done() -> None:
-    assert {one.scales["cpu"].state for one in listed(KEPT, LEAST)} == {"done"}
+    assert {one.scales["cpu"].state for one in list_recipes(KEPT, LEAST)} == {"done"}

@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def order(root: Path, name: str, scale: Scale = "cpu", seeds: int = 1) -> ReproduceSettings:
     use = recipe_models.use(root / "standins", running.RECIPES[name].plans[scale].sources())
-    return ReproduceSettings(name, root / scale, scale=scale, seeds=seeds, steps=2, use=use)
+    return ReproduceSettings(recipe=name, out=root / scale, scale=scale, seeds=seeds, steps=2, use=use)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ELSEWHERE])
@@ -88,7 +88,16 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
         }
 
     plans = {scale: Plan({"vit": subject}, 1, "CPU minutes") for scale in SCALES}
-    toy = Recipe("toy", "A toy", ("Fig. 0",), "Nothing.", plans, measure, lambda found: [], lambda found: [])
+    toy = Recipe(
+        name="toy",
+        title="A toy",
+        figures=("Fig. 0",),
+        shows="Nothing.",
+        plans=plans,
+        measure=measure,
+        claims=lambda found: [],
+        panels=lambda found: [],
+    )
     monkeypatch.setattr(running, "RECIPES", {**RECIPES, "toy": toy})
     folder = tmp_path / "vit"
     recipe_models.deit(folder, blocks=3, channels=1)
@@ -175,7 +184,7 @@ def test_a_damaged_curve_is_told(toy: ReproduceSettings) -> None:
 def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
     plan = running.RECIPES["toy"].plans["cpu"]
     for seed in (0, 1):
-        one = bench.Experiment(toy.out, "cpu", plan.subjects, seed=seed, use=toy.use)
+        one = bench.Experiment(out=toy.out, scale="cpu", subjects=plan.subjects, seed=seed, use=toy.use)
         assert one.samples(plan.subjects["vit"]).split == "test"
         assert one.samples(plan.subjects["vit"], training=True).split == "train"
 
@@ -229,7 +238,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path))
     monkeypatch.setattr("anydepth.reproduce.experiment.align", pytest.fail)
     with pytest.raises(AnydepthError, match=r"anydepth\.assets get fashion-mnist"):
-        reproduce(ReproduceSettings("weights", tmp_path / "out", steps=2))
+        reproduce(ReproduceSettings(recipe="weights", out=tmp_path / "out", steps=2))
 
 
 @pytest.mark.parametrize(

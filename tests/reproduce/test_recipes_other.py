@@ -70,7 +70,13 @@ def small_clip(tmp_path_factory):
 def trial(name, folder, scale, use):
     """Two steps, two seeds; once more from what was kept."""
     order = ReproduceSettings(
-        name, folder, scale=scale, seeds=2, steps=2, use={one: str(path) for one, path in use.items()}, device="cpu"
+        recipe=name,
+        out=folder,
+        scale=scale,
+        seeds=2,
+        steps=2,
+        use={one: str(path) for one, path in use.items()},
+        device="cpu",
     )
     found = reproduce(order)
     assert set(found.seeds) == {0, 1}
@@ -116,10 +122,10 @@ def made_up(cosine_with, cosine_without, accuracy_without, seeds=3):
         }
 
     return RecipeResults(
-        "skip",
-        1,
-        "cpu",
-        {},
+        recipe="skip",
+        version=1,
+        scale="cpu",
+        settings={},
         seeds={
             seed: Seed(
                 {
@@ -170,7 +176,13 @@ def test_across_towers_are_the_models_own_embeddings(pictures, small_clip, tmp_p
     from anydepth.reproduce.experiment import Experiment
 
     (subject,) = recipe_named("clip").plans["full"].subjects.values()
-    bench = Experiment(tmp_path, "full", {}, use={RELEASED: str(small_clip), CIFAR: str(pictures["img"])}, device="cpu")
+    bench = Experiment(
+        out=tmp_path,
+        scale="full",
+        subjects={},
+        use={RELEASED: str(small_clip), CIFAR: str(pictures["img"])},
+        device="cpu",
+    )
     pair = clip.Pair.load(bench, subject, random=False)
     assert pair.classes == NAMES
     model = CLIPModel.from_pretrained(small_clip).eval()
@@ -197,7 +209,7 @@ def test_the_printed_text_tower_is_not_monotone():
 
 
 def test_parameters_are_counted_exactly(tmp_path):
-    found = reproduce(ReproduceSettings("parameters", tmp_path, seeds=3))
+    found = reproduce(ReproduceSettings(recipe="parameters", out=tmp_path, seeds=3))
     assert set(found.seeds) == {0}, "nothing is drawn"
     assert found.variants == tuple(parameters.SHAPES)
     assert found.seeds[0].values["GPT-2 small"] | {"share": 0} == {
@@ -211,7 +223,7 @@ def test_parameters_are_counted_exactly(tmp_path):
     kept = json.loads((tmp_path / "results" / "parameters.json").read_text())
     assert kept["seeds"]["0"]["values"]["Llama-3-8B"]["multi"] == 24_315_695_104
     exact, vocabulary, few = parameters.claims(found)
-    assert (exact.values, exact.verdict, exact.told()) == ((0.0,), "holds", "0")
+    assert (exact.values, exact.verdict, exact.describe()) == ((0.0,), "holds", "0")
     assert vocabulary.verdict == "holds"
     assert few.verdict == "does not hold", "with two classes there is next to nothing to save"
 

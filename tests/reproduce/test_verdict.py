@@ -14,7 +14,7 @@ from PIL import Image
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.reproduce.claims import ABSTRACT, claim
 from anydepth.reproduce.figures import draw, figure
-from anydepth.reproduce.listing import cost, kept, listed
+from anydepth.reproduce.listing import cost, list_recipes, load_results
 from anydepth.reproduce.recipe import Panel, Recipe
 from anydepth.reproduce.results import RecipeResults, Seed
 from anydepth.reproduce.verdict import render, write
@@ -175,7 +175,7 @@ def test_a_copy_is_not_counted_twice(tmp_path: Path) -> None:
     path = put(tmp_path, results())
     path.with_name("copy.json").write_bytes(path.read_bytes())
     with pytest.raises(ReproduceError, match=r"copy.json' holds .* expected in 'made-up.json'"):
-        kept(tmp_path)
+        load_results(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', '{"format": 99}'])
@@ -184,7 +184,7 @@ def test_corrupt_results_are_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(AnydepthError, match=r"made-up.json"):
         render(tmp_path)
-    assert listed(tmp_path, 3)[0].scales["cpu"].state == "unreadable"
+    assert list_recipes(tmp_path, 3)[0].scales["cpu"].state == "unreadable"
 
 
 def test_trials_are_not_rendered(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_trials_are_not_rendered(tmp_path: Path) -> None:
 
 def test_the_list_tells_how_far_a_recipe_is(tmp_path: Path) -> None:
     def state() -> str:
-        return listed(tmp_path, 3)[0].scales["cpu"].state
+        return list_recipes(tmp_path, 3)[0].scales["cpu"].state
 
     assert state() == "not run"
     put(tmp_path, results(1))
@@ -210,7 +210,7 @@ def test_the_list_tells_how_far_a_recipe_is(tmp_path: Path) -> None:
     assert state() == "other settings"
     put(tmp_path, replace(results(), settings=RECIPE.settings("cpu", as_printed=True)))
     assert state() == "done"
-    assert listed(tmp_path, 3)[0].scales["full"].state == "not run"
+    assert list_recipes(tmp_path, 3)[0].scales["full"].state == "not run"
 
 
 def test_costs_are_told_in_hours_where_minutes_are_many() -> None:

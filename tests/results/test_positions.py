@@ -284,13 +284,13 @@ def test_states_alone_have_no_bands():
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def test_the_section_draws_both_maps_and_where_answers_settle():
+def test_the_section_draws_both_maps_and_where_answers_saturate():
     found = report.section(made(), ", mine")
     assert found.title == "By position, and by token, mine"
     assert [one.title for one in found.figures] == [
         "Cross-entropy, in nats, by depth and tokens of context, mine",
         "Cross-entropy, in nats, by depth and rank of the token to come, mine",
-        "Where answers settle, by band, mine",
+        "Mean saturation depth, by band, mine",
     ]
     for one in found.figures:
         spec = {key: value for key, value in one.spec.items() if key != "autosize"} | {"width": 300, "height": 200}

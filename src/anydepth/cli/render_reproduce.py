@@ -11,7 +11,7 @@ from rich.text import Text
 
 from anydepth.cli.render import present
 from anydepth.reproduce.claims import Claim
-from anydepth.reproduce.listing import Listed
+from anydepth.reproduce.listing import RecipeStatus
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.subjects import SCALES
@@ -20,7 +20,7 @@ from anydepth.storage.files import plain
 _STYLES = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
 
 
-def show_listed(recipes: Sequence[Listed], out: Path, seeds: int, *, as_json: bool) -> None:
+def show_listed(recipes: Sequence[RecipeStatus], out: Path, seeds: int, *, as_json: bool) -> None:
     """All recipes: one line each, with the cost of so many seeds at each scale, and how many are done in a folder."""
     table = Table(title=f"Recipes, {seeds} seed{'' if seeds == 1 else 's'}", title_justify="left", show_lines=True)
     for name in ("recipe", "figures", "about", *(f"--scale {scale}" for scale in SCALES)):
@@ -86,7 +86,7 @@ def _table(claims: Sequence[Claim]) -> Table:
         table.add_column(name, no_wrap=name != "measured", justify="right" if name == "value" else "left")
     for claim in claims:
         verdict = Text(claim.verdict, style=_STYLES[claim.verdict])
-        table.add_row(claim.where, claim.measured, claim.told(), f"{claim.sense} {claim.bound:g}", verdict)
+        table.add_row(claim.where, claim.measured, claim.describe(), f"{claim.sense} {claim.bound:g}", verdict)
     return table
 
 

@@ -1,4 +1,4 @@
-"""How numbers and names are written, the same in charts, tables and sentences."""
+"""Text for numbers, intervals and names, the same in charts, tables and sentences."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ Unit = Callable[[float], str]
 
 
 def percent(value: float) -> str:
-    """A share as a percentage.
+    """Percentage with one decimal, from a share.
 
     Example:
         >>> percent(0.9425)
@@ -20,7 +20,7 @@ def percent(value: float) -> str:
 
 
 def plain(value: float) -> str:
-    """A number with three decimals and a true minus.
+    """Number with three decimals and a true minus sign.
 
     Example:
         >>> plain(-0.0315), plain(-0.0001)
@@ -30,7 +30,7 @@ def plain(value: float) -> str:
 
 
 def interval(low: float, high: float, unit: Unit) -> str:
-    """Both ends of an interval; nothing where it is undefined.
+    """Both ends of an interval; an empty string where one is undefined.
 
     Example:
         >>> interval(0.5, 0.625, percent), interval(float("nan"), 1.0, plain)
@@ -40,7 +40,7 @@ def interval(low: float, high: float, unit: Unit) -> str:
 
 
 def with_interval(value: float, low: float, high: float, unit: Unit) -> str:
-    """A number with its interval in brackets, if it has one; a dash where it is undefined.
+    """Number with its interval in brackets, if it has one; a dash where it is undefined.
 
     Example:
         >>> with_interval(0.5, 0.25, 0.75, percent), with_interval(float("nan"), 0.0, 1.0, percent)
@@ -53,12 +53,12 @@ def with_interval(value: float, low: float, high: float, unit: Unit) -> str:
 
 
 def number(value: float) -> float | None:
-    """A float for JSON: None for NaN and infinity, which JSON lacks."""
+    """Float for JSON: None for NaN and infinity, which JSON lacks."""
     return float(value) if np.isfinite(value) else None
 
 
 def measure_title(name: str) -> str:
-    """How a measure is called; a name that is not known stays as it is.
+    """Title of a similarity measure; an unknown name stays as it is.
 
     Example:
         >>> measure_title("cka"), measure_title("svcca")
@@ -68,7 +68,7 @@ def measure_title(name: str) -> str:
 
 
 def plain_name(statistic: str) -> str:
-    """How a statistic is called in running text.
+    """Name of a readout statistic in running text.
 
     Example:
         >>> plain_name("cross_entropy"), plain_name("stays_correct")
@@ -78,7 +78,7 @@ def plain_name(statistic: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The same words with a capital at the start, and the rest as it is.
+    """Text with a capital first letter; `str.capitalize` would lower the rest.
 
     Example:
         >>> sentence("cosine, not centred"), sentence("CKA, biased")

@@ -1,4 +1,4 @@
-"""HTML files that need nothing from outside: one copy of Vega, data that can't become markup, no network."""
+"""Self-contained HTML files: Vega inlined once, data escaped, a policy that forbids the network."""
 
 import base64
 import hashlib
@@ -33,12 +33,12 @@ def _environment() -> Environment:
 
 
 def _strict_json(value: object, **options: Any) -> str:
-    """JSON as browsers read it: no NaN. Jinja's `tojson` then escapes <, >, & and ' in it."""
+    """JSON without NaN, which browsers refuse. Jinja's `tojson` then escapes <, >, & and ' in it."""
     return json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
 
 
 def _policy(scripts: tuple[str, ...]) -> str:
-    """A content security policy: these scripts run and no other, and nothing is fetched or sent."""
+    """Content security policy: only these scripts run, and nothing is fetched or sent."""
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -48,29 +48,27 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 
 def page(**context: Any) -> str:
-    """A page of sections, in the colours of both schemes."""
+    """HTML of a page of sections, with the chart colours of both schemes."""
     return render("page.html.j2", themes={"light": theme.config(), "dark": theme.config(dark=True)}, **context)
 
 
 def save(content: str, path: Path) -> Path:
-    """Write a page; an existing file is replaced at once or not at all.
-
-    In names of files, what is no text is spelled out.
-    """
-    with atomic_write(path) as beside:
-        beside.write_text(content, encoding="utf-8", errors="backslashreplace")
+    """Write a page; an existing file is replaced at once or not at all."""
+    with atomic_write(path) as temporary:
+        # Names of files may hold bytes that are no text: those are escaped.
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from a template of this folder, with Vega, the style and the script that draws inlined."""
+    """HTML from a template of this folder, with Vega, the style sheet and the drawing script inlined."""
     scripts = (_bundle(), _FOLDER.joinpath("page.js").read_text("utf-8"))
     return (
         _environment()
         .from_string(_FOLDER.joinpath(template).read_text("utf-8"))
         .render(
             policy=_policy(scripts),
-            scripts=[Markup(text) for text in scripts],  # ours, and proved by test to hold no closing tag
+            scripts=[Markup(text) for text in scripts],  # our own; a test checks that they hold no closing tag
             style=Markup(_FOLDER.joinpath("page.css").read_text("utf-8")),
             **context,
         )

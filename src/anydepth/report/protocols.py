@@ -1,4 +1,4 @@
-"""What a report reads of a trace, and nothing more."""
+"""Protocols of traces and lenses that reports read, and the checks of what a chart needs."""
 
 import re
 from collections.abc import Mapping
@@ -11,21 +11,33 @@ from anydepth.errors import MeasureError
 from anydepth.stats.agreement import Agreement
 
 
-@runtime_checkable
-class Source(Protocol):
-    """The part of `anydepth.Trace` that charts and pages read; K = L + 1 depths, NaN where a value is undefined.
-
-    What a trace may lack is no part of it: the statistics named in `statistics` and, with "agreement" among them, the
-    counts `saturation`. They are read by `statistic`.
-    """
+class Result(Protocol):
+    """Attributes that traces and lenses share."""
 
     @property
     def depth(self) -> int:
         """L, the number of blocks."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is blank and why, and what else a reader should know."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the numbers come from."""
+
+
+@runtime_checkable
+class Source(Result, Protocol):
+    """The part of `anydepth.Trace` that charts and pages read; K = L + 1 depths, NaN where a value is undefined.
+
+    Attributes that a trace may lack are no part of it: the statistics named in `statistics` and, with "agreement" among
+    them, the counts `saturation`. They are read by `statistic`.
+    """
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """What each depth is called: "0".."L" for a model, the names of the arrays where there is none."""
+        """Name of each depth: "0".."L" for a model, the names of the arrays where there is none."""
 
     @property
     def similarity(self) -> Mapping[str, np.ndarray]:
@@ -43,14 +55,6 @@ class Source(Protocol):
     def statistics(self) -> tuple[str, ...]:
         """The readout statistics that were measured, each an attribute of shape (K,)."""
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is blank and why."""
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Where the numbers come from."""
-
     def interval(self, name: str, confidence: float = 0.95) -> np.ndarray:
         """(2, K): lower and upper end for a statistic."""
 
@@ -61,7 +65,7 @@ class Source(Protocol):
         """Names of two measures → how well they agree over the pairs of different depths."""
 
 
-class LensSource(Protocol):
+class LensSource(Result, Protocol):
     """The part of `anydepth.Lens` that its page reads: T positions of a text, K = L + 1 depths."""
 
     @property
@@ -105,18 +109,6 @@ class LensSource(Protocol):
         """Whether targets are the tokens that follow."""
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader should know."""
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Where the numbers come from."""
-
-    @property
-    def depth(self) -> int:
-        """L, the number of blocks."""
-
-    @property
     def saturation(self) -> np.ndarray:
         """(T,) depth of each position from which on the top token is the final one."""
 
@@ -128,11 +120,11 @@ class LensSource(Protocol):
 Sources = Mapping[str, Source]  # label → trace, in the order they are shown
 
 
-def named(trace: Source, key: str, default: str = "") -> str:
-    """The name of the model or data set in a trace's provenance; of a folder given in full, the last part.
+def provenance_name(trace: Source, key: str, default: str = "") -> str:
+    """Name of the model or data set of a trace; of an absolute path, its last part.
 
     Args:
-        trace: what was traced.
+        trace: whose provenance is read.
         key: "model" or "data".
         default: returned where the provenance has no name.
     """
@@ -149,7 +141,7 @@ def statistic(trace: Source, name: str) -> np.ndarray:
     return np.asarray(getattr(trace, name))
 
 
-def reason(trace: Source, *depths: int) -> str:
+def blank_reason(trace: Source, *depths: int) -> str:
     """Why the value at these depths is blank: the first note that names one of them."""
     for depth in depths:
         for note in trace.notes:
@@ -170,11 +162,11 @@ def require_statistic(trace: Source, name: str, chart: str) -> None:
 
 def require_similarity(trace: Source, names: tuple[str, ...], chart: str) -> tuple[str, ...]:
     """Those of the similarities `names` that were measured; `MeasureError` where none was."""
-    found = tuple(name for name in names if name in trace.similarity)
-    if not found:
+    measured = tuple(name for name in names if name in trace.similarity)
+    if not measured:
         have = ", ".join(trace.similarity) or "none"
         raise MeasureError(
             f"the chart {chart!r} needs {' or '.join(names)}, which this trace lacks "
             f"(its similarities: {have}); trace again with that measure"
         )
-    return found
+    return measured

@@ -1,4 +1,4 @@
-"""What a trace shows, in plain sentences: every one computed from the numbers, none saying more than they do."""
+"""Sentences on what a trace shows, each computed from its numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 
 from anydepth.report.formats import Unit, measure_title, percent, plain, with_interval
-from anydepth.report.protocols import Source, named, statistic
-from anydepth.report.rows import Row
+from anydepth.report.protocols import Source, provenance_name, statistic
+from anydepth.report.rows import Row, saturated_by, similarity_estimate
 
-_POLICIES = {
+_TOKENS = {
     "first": "at the first token",
     "last": "at the last token",
     "each": "at every token",
@@ -29,14 +29,14 @@ def ends(values: Sequence[Row], unit: Unit) -> str:
 
 
 def unit_of(trace: Source) -> str:
-    """What one row is: a sample, or a position where a sample has several."""
-    found = trace.provenance
-    counted = found.get("answers") or found.get("positions")  # what was read out; without a readout, what was measured
-    return "samples" if counted in (None, found.get("samples")) else "positions"
+    """What one row of a trace is, in the plural: a sample, or a position where a sample has several."""
+    provenance = trace.provenance
+    counted = provenance.get("answers") or provenance.get("positions")  # without a readout, what was measured
+    return "samples" if counted in (None, provenance.get("samples")) else "positions"
 
 
 def reader(trace: Source) -> str:
-    """Who reads a state, with the verb."""
+    """The part of the model that reads a state, with the verb."""
     if trace.provenance.get("readout") == "raw":
         return "the model's classifier, with the final norm at the last depth only, reads"
     return "the model's own final norm and classifier read"
@@ -44,7 +44,8 @@ def reader(trace: Source) -> str:
 
 def what(trace: Source) -> str:
     """One sentence on what was traced."""
-    data, split = named(trace, "data"), _entry(trace, "data", "split")
+    data, entry = provenance_name(trace, "data"), trace.provenance.get("data")
+    split = entry.get("split") if isinstance(entry, Mapping) else None
     where = f" of {data}" + (f" ({split})" if split else "") if data else ""
     count = trace.provenance.get("samples")
     read = f"{count:,} samples{where}" if isinstance(count, int) else f"samples{where}"
@@ -52,14 +53,9 @@ def what(trace: Source) -> str:
         read += f" ({positions:,} positions)"
     if "model" not in trace.provenance:
         return f"{len(trace.names)} sets of states of {read}."
-    policy = _POLICIES.get(str(trace.provenance.get("tokens")), "")
+    tokens = _TOKENS.get(str(trace.provenance.get("tokens")), "")
     how = "" if not trace.statistics else ", with a readout at every depth"
-    return f"The states of {trace.depth} blocks on {read}{', ' + policy if policy else ''}{how}."
-
-
-def _entry(trace: Source, key: str, inner: str) -> str:
-    entry = trace.provenance.get(key)
-    return str(entry.get(inner) or "") if isinstance(entry, Mapping) else ""
+    return f"The states of {trace.depth} blocks on {read}{', ' + tokens if tokens else ''}{how}."
 
 
 @dataclass(frozen=True)
@@ -72,30 +68,31 @@ class Finding:
 
 def findings(trace: Source) -> list[Finding]:
     """The two or three things to know first."""
-    found: list[Finding | None] = []
-    if "agreement" in trace.statistics:
-        found.append(settling(trace))
+    candidates: list[Finding | None] = []
+    if "agreement" in trace.statistics and statistic(trace, "saturation").sum():
+        candidates.append(saturation(saturated_by(trace), unit_of(trace)))
     if "accuracy" in trace.statistics:
-        found.append(accuracy(trace))
-    found.append(turn(trace))
+        candidates.append(accuracy(trace))
+    candidates.append(turn(trace))
     if not trace.statistics:
-        found.append(halfway(trace))
-    return [finding for finding in found if finding is not None]
+        candidates.append(halfway(trace))
+    return [finding for finding in candidates if finding is not None]
 
 
-def settling(trace: Source) -> Finding | None:
-    """By which depth half of the samples have their final answer."""
-    settled = np.cumsum(statistic(trace, "saturation"))
-    total = int(settled[-1])
-    if total == 0:
-        return None
-    half, unit = int(np.argmax(2 * settled >= total)), unit_of(trace)
-    before = f"{percent(settled[-2] / total)} before the last block."
-    if half == trace.depth:
-        return Finding(f"Most {unit} get their final answer only at the last depth.", f"It is settled for {before}")
+def saturation(shares: np.ndarray, counted: str) -> Finding:
+    """By which depth half of the answers have saturated.
+
+    Args:
+        shares: (K,) that have saturated by each depth.
+        counted: what they are shares of, in the plural.
+    """
+    last, half = len(shares) - 1, int(np.argmax(shares >= 0.5))
+    before = f"{percent(shares[-2])} before the last block."
+    if half == last:
+        return Finding(f"Most of the {counted} saturate only at the last depth.", f"Saturated: {before}")
     return Finding(
-        f"Half of the {unit} have their final answer by depth {half} of {trace.depth}.",
-        f"It is settled for {percent(settled[half] / total)} by depth {half}, for {before}",
+        f"Half of the {counted} have saturated by depth {half} of {last}.",
+        f"Saturated: {percent(shares[half])} by depth {half}, {before}",
     )
 
 
@@ -114,9 +111,9 @@ def accuracy(trace: Source) -> Finding | None:
         if start < last
         else "No depth before the last comes within one point of its accuracy."
     )
-    shown = (start, last) if start < last else (max(last - 1, 0), last)
+    depths = (start, last) if start < last else (max(last - 1, 0), last)
     detail = "; ".join(
-        f"{with_interval(value[k], low[k], high[k], percent)} at depth {k}" for k in dict.fromkeys(shown)
+        f"{with_interval(value[k], low[k], high[k], percent)} at depth {k}" for k in dict.fromkeys(depths)
     )
     return Finding(claim, f"{detail}.")
 
@@ -126,13 +123,14 @@ def turn(trace: Source) -> Finding | None:
     measure = next((name for name in ("cosine", "cka") if name in trace.similarity), None)
     if measure is None:
         return None
-    value = trace.similarity[measure]
-    steps = np.array([value[a, b] for a, b in pairwise(range(trace.depth + 1))])
+    similarity = similarity_estimate(trace, measure)
+    steps = np.array([similarity.value[a, b] for a, b in pairwise(range(trace.depth + 1))])
     if not np.isfinite(steps).any():
         return None
     at = int(np.nanargmin(steps))
-    low, high = trace.similarity_intervals.get(measure, np.full((2, *value.shape), np.nan))[:, at, at + 1]
-    least, median = with_interval(steps[at], low, high, plain), plain(float(np.nanmedian(steps)))
+    pair = at, at + 1
+    least = with_interval(steps[at], similarity.low[pair], similarity.high[pair], plain)
+    median = plain(float(np.nanmedian(steps)))
     return Finding(
         f"Of all neighbours, depths {trace.names[at]} and {trace.names[at + 1]} are least alike.",
         f"Their {measure_title(measure)} is {least}; the median over neighbours is {median}.",
@@ -140,7 +138,7 @@ def turn(trace: Source) -> Finding | None:
 
 
 def halfway(trace: Source) -> Finding | None:
-    """From which depth on states are more like the last than half."""
+    """From which depth on the mean cosine with the last depth is at least one half."""
     if "cosine" not in trace.similarity:
         return None
     value = trace.similarity["cosine"][:, -1]

@@ -1,4 +1,4 @@
-"""What a theory shows on the data, one sentence a figure: every claim follows from intervals, or says it cannot."""
+"""Sentences on the theory, one a figure: every claim follows from intervals, or says that it cannot."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ from anydepth.theory.findings import MEASURED, RANDOM_WEIGHTS, SHUFFLED_LABELS, 
 from anydepth.theory.geometry import Geometry
 
 WALK = "random walk"
-_OFF = 0.05  # a cosine further than this from a line's is not on it, whatever is further still
+_OFF = 0.05  # a cosine further than this from a line's is not on the line
 
 
 def line(theory: Theory) -> str:
-    """How far the cosine is from Theorem 2.1's, and whether chance comes as near."""
+    """Distance of the cosine from that of Theorem 2.1, beside a random walk's."""
     measured, walk = theory.geometry[MEASURED].gap, theory.geometry[WALK].gap
     if not np.isfinite(measured.value):
         return "There is no depth between the ends with a cosine to predict."
@@ -27,13 +27,13 @@ def line(theory: Theory) -> str:
     )
     return (
         f"If states lay on a straight line between the same ends, as Theorem 2.1 has it, the cosine would differ from "
-        f"what is measured by {_said(measured)} on average; for a random walk with the same steps the line is off by "
-        f"{_said(walk)}, {verdict}."
+        f"what is measured by {_text(measured)} on average; for a random walk with the same steps the line is off by "
+        f"{_text(walk)}, {verdict}."
     )
 
 
 def monotone(theory: Theory) -> str:
-    """How often similarity does not fall off with distance, and whether chance does as well."""
+    """How often similarity does not fall off with distance, beside a random walk."""
     measured, walk = theory.geometry[MEASURED].violations, theory.geometry[WALK].violations
     if not np.isfinite(measured.value):
         return "There are no three depths with a direction."
@@ -44,38 +44,38 @@ def monotone(theory: Theory) -> str:
         "so similarity falls off with distance less strictly than by chance",
     )
     return (
-        f"In {_said(measured, percent)} of all triples of depths the far pair is more alike than one of the near "
-        f"pairs; in a random walk, whose steps know nothing of each other, in {_said(walk, percent)}, {verdict}."
+        f"In {_text(measured, percent)} of all triples of depths the far pair is more alike than one of the near "
+        f"pairs; in a random walk, whose steps know nothing of each other, in {_text(walk, percent)}, {verdict}."
     )
 
 
 def straight(theory: Theory) -> str:
-    """How straight the way is, beside a random walk's."""
+    """Straightness of the paths, beside a random walk's."""
     measured, walk = theory.geometry[MEASURED].straightness, theory.geometry[WALK].straightness
     if not np.isfinite(measured.value):
         return "The states do not move."
     verdict = _verdict(measured, walk, "so the way winds more than by chance", "so it is straighter than by chance")
     return (
-        f"From first to last depth a state gets {_said(measured, percent)} as far as its path is long, where a "
-        f"straight line gives 100%; a random walk with the same steps gets {_said(walk, percent)}, {verdict}."
+        f"From first to last depth a state gets {_text(measured, percent)} as far as its path is long, where a "
+        f"straight line gives 100%; a random walk with the same steps gets {_text(walk, percent)}, {verdict}."
     )
 
 
 def turning(theory: Theory) -> str:
-    """Where updates turn most."""
+    """Angle between successive updates, and where it is largest."""
     angle = theory.geometry[MEASURED].turning.value
     if not np.isfinite(angle).any():
         return "There are no two successive updates to compare."
     at = int(np.nanargmax(angle))
     return (
-        f"Successive updates meet at {_degrees(float(np.nanmean(angle)))} on average, at most at "
-        f"{_degrees(float(angle[at]))}, at depth {at + 1}; updates without relation meet at about 90° in many "
+        f"Successive updates meet at {degrees(float(np.nanmean(angle)))} on average, at most at "
+        f"{degrees(float(angle[at]))}, at depth {at + 1}; updates without relation meet at about 90° in many "
         "dimensions, and those on a straight line at 0°."
     )
 
 
 def growth(theory: Theory) -> str:
-    """How the norm grows."""
+    """Growth of the norm over depths."""
     norm = theory.geometry[UNCENTRED].norm.value
     if not norm[0] > 0:
         return f"The states begin at the origin and end {plain(float(norm[-1]))} from it."
@@ -90,30 +90,30 @@ def growth(theory: Theory) -> str:
 
 
 def nearer(theory: Theory) -> str:
-    """Theorem 2.2: does coming closer go with a rise of probability."""
-    found = theory.closeness["final"]
-    closer, farther = found.all_closer, found.all_farther
+    """Theorem 2.2: how often the final class becomes more probable where a state comes closer."""
+    closeness = theory.closeness["final"]
+    closer, farther = closeness.all_closer, closeness.all_farther
     if not np.isfinite(closer.value):
         return "Before the last block no state comes closer to the last one while its probability changes."
     text = (
         f"Before the last block, where a state comes closer to the last one, its final class becomes more probable in "
-        f"{_said(closer, percent)} of the cases; Theorem 2.2 has it in all of them."
+        f"{_text(closer, percent)} of the cases; Theorem 2.2 has it in all of them."
     )
     if not np.isfinite(farther.value):
         return f"{text} There is no case in which it moves away."
-    return f"{text} Where it moves away, it does so in {_said(farther, percent)}: {_told_apart(found)}."
+    return f"{text} Where it moves away, it does so in {_text(farther, percent)}: {_compared(closeness)}."
 
 
-def _told_apart(found: Closeness) -> str:
-    if found.all_closer.low > found.all_farther.high:
+def _compared(closeness: Closeness) -> str:
+    if closeness.all_closer.low > closeness.all_farther.high:
         return "it rises more often where the state comes closer"
-    if found.all_closer.high < found.all_farther.low:
+    if closeness.all_closer.high < closeness.all_farther.low:
         return "it rises less often where the state comes closer, against the theorem"
     return "these samples do not tell the two apart"
 
 
 def spread(theory: Theory) -> str:
-    """NC1 from the first depth that has it to the last."""
+    """NC1, the spread within classes, from the first depth that has it to the last."""
     nc1, chance = theory.collapse[MEASURED].nc1, theory.collapse[SHUFFLED_LABELS].nc1[-1]
     known = np.flatnonzero(np.isfinite(nc1))
     if not len(known):
@@ -127,59 +127,60 @@ def spread(theory: Theory) -> str:
 
 
 def simplex(theory: Theory) -> str:
-    """NC2 and NC3 at the last depth."""
-    found = theory.collapse[MEASURED]
-    weights = f"the classifier's weights are {plain(float(found.nc3[-1]))} from them, of 4 at most"
-    if found.classes == 2:
+    """NC2 and NC3, the distance from a simplex, at the last depth."""
+    collapse = theory.collapse[MEASURED]
+    weights = f"the classifier's weights are {plain(float(collapse.nc3[-1]))} from them, of 4 at most"
+    if collapse.classes == 2:
         two = "Two class means are a simplex wherever they lie, so NC2 is 0"
-        return f"{two}; at the last depth {weights} (NC3)." if np.isfinite(found.nc3[-1]) else f"{two}."
+        return f"{two}; at the last depth {weights} (NC3)." if np.isfinite(collapse.nc3[-1]) else f"{two}."
     text = (
-        f"At the last depth the class means differ in length by {percent(float(found.nc2_norm[-1]))} (standard "
-        f"deviation over mean), and their cosines are {plain(float(found.nc2_angle[-1]))} from a simplex's"
-        if np.isfinite(found.nc2_norm[-1])
+        f"At the last depth the class means differ in length by {percent(float(collapse.nc2_norm[-1]))} (standard "
+        f"deviation over mean), and their cosines are {plain(float(collapse.nc2_angle[-1]))} from a simplex's"
+        if np.isfinite(collapse.nc2_norm[-1])
         else "At the last depth the class means have no angles"
     )
-    if np.isfinite(found.nc3[-1]):
+    if np.isfinite(collapse.nc3[-1]):
         text += f"; {weights}"
     return f"{text}. All of these are 0 in full collapse."
 
 
-def written(theory: Theory) -> str:
-    """Where updates go, over all blocks."""
+def updates(theory: Theory) -> str:
+    """Shares of the updates along the weights of classes, over all blocks."""
     name = "final" if "final" in theory.updates else "true"
-    found = theory.updates[name]
-    own, others, outside = (_mean(one.value) for one in (found.own, found.others, found.outside))
+    update = theory.updates[name]
+    own, others, outside = (_mean(part.value) for part in (update.own, update.others, update.outside))
     if not np.isfinite(own):
         return "Nothing is written: what enters the classifier is the same at every depth."
-    if found.rank == 1:
+    if update.rank == 1:
         return (
             f"On average over the blocks, {percent(own)} of an update's squared length lies along the difference of "
             f"the two classes' weights, and {percent(outside)} past it, where it changes no probability; an update "
-            f"without aim would have {percent(1 / found.width)} along it. With two classes there are no others."
+            f"without aim would have {percent(1 / update.width)} along it. With two classes there are no others."
         )
     return (
         f"On average over the blocks, {percent(own)} of an update's squared length lies along the weight of the {name} "
         f"class, {percent(others)} along those of others, and {percent(outside)} where no weight reaches; an update "
-        f"without aim would have {percent(1 / found.width)}, {percent(max(found.rank - 1, 0) / found.width)} and "
-        f"{percent(1 - found.rank / found.width)}. Theorem 2.2 allows none along others."
+        f"without aim would have {percent(1 / update.width)}, {percent(max(update.rank - 1, 0) / update.width)} and "
+        f"{percent(1 - update.rank / update.width)}. Theorem 2.2 allows none along others."
     )
 
 
 def sentences(theory: Theory) -> list[str]:
-    """All of them that these data have something to say to, in the order of the figures."""
-    found = [line(theory), monotone(theory), straight(theory), turning(theory), growth(theory)]
-    found += [nearer(theory)] if "final" in theory.closeness else []
-    found += [spread(theory), simplex(theory)] if MEASURED in theory.collapse else []
-    return found + ([written(theory)] if theory.updates else [])
+    """All sentences that these data allow, in the order of the figures."""
+    parts = [line, monotone, straight, turning, growth]
+    parts += [nearer] if "final" in theory.closeness else []
+    parts += [spread, simplex] if MEASURED in theory.collapse else []
+    parts += [updates] if theory.updates else []
+    return [part(theory) for part in parts]
 
 
-def beside(geometry: Mapping[str, Geometry]) -> list[str]:
-    """The kinds of paths that are shown side by side, what was measured first."""
+def kinds_of_paths(geometry: Mapping[str, Geometry]) -> list[str]:
+    """The kinds of paths that are shown side by side, the measured ones first."""
     return [name for name in (MEASURED, WALK, "shuffled", RANDOM_WEIGHTS) if name in geometry]
 
 
 def _verdict(measured: Estimate, chance: Estimate, below: str, above: str) -> str:
-    """What two intervals that do not touch allow to be said."""
+    """`below` or `above` where the two intervals do not overlap."""
     if measured.high < chance.low:
         return below
     if measured.low > chance.high:
@@ -187,11 +188,12 @@ def _verdict(measured: Estimate, chance: Estimate, below: str, above: str) -> st
     return "and these samples do not tell the two apart"
 
 
-def _said(one: Estimate, unit: Unit = plain) -> str:
-    return with_interval(float(one.value), float(one.low), float(one.high), unit)
+def _text(estimate: Estimate, unit: Unit = plain) -> str:
+    return with_interval(float(estimate.value), float(estimate.low), float(estimate.high), unit)
 
 
-def _degrees(value: float) -> str:
+def degrees(value: float) -> str:
+    """An angle as text."""
     return f"{value:.0f}°"
 
 

@@ -1,4 +1,4 @@
-"""What the paper claims, held against an interval over seeds."""
+"""Claims of the paper, each a number over seeds whose interval is compared with a bound."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ABSTRACT = {
     "one-classifier": "One classifier for all depths is on a par with one for each, as a multi-exit model.",
     "last-layer": "Alignment does not cost the last layer.",
 }
-"""The claims of the abstract, by the names under which claims of single experiments speak to them."""
+"""The claims of the abstract, by the names that claims of single experiments give in `about`."""
 
 Sense = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One number that decides whether something the paper shows holds here.
 
@@ -32,13 +32,13 @@ class Claim:
         about: a key of `ABSTRACT`, or "" for what only a figure shows.
         where: the figure or table.
         paper: what the paper shows, in a sentence.
-        measured: what the number is, in words.
+        measured: name of the number.
         values: the number, one for each seed.
-        bound: what it must be above, or below.
-        sense: which of the two.
+        bound: of the number.
+        sense: the side of the bound on which the claim holds.
         digits: decimals that are shown.
-        certain: nothing is drawn in it, so that the number itself decides: one value is all there is.
-        correlation: it is a correlation, in -1..1, and so is its interval.
+        certain: nothing is drawn at random, so that the number itself decides: one value is all there is.
+        correlation: the number is a correlation, in -1..1, and so is its interval.
     """
 
     about: str
@@ -54,7 +54,7 @@ class Claim:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return float(np.mean(self.values))
 
     @property
@@ -70,7 +70,7 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says of the bound, or the number itself where it is certain.
+        """On which side of the bound the whole interval is, or the number itself where it is certain.
 
         Example:
             >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).verdict
@@ -84,18 +84,19 @@ class Claim:
             return "undecided"
         return "holds" if above == (self.sense == "above") else "does not hold"
 
-    def told(self) -> str:
-        """The number with its interval.
+    def describe(self) -> str:
+        """The number with its interval, as text.
 
         Example:
-            >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).told()
+            >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).describe()
             '0.250 (0.126 to 0.374)'
         """
         if np.isnan(self.mean):
             return "undefined"
         low, high = self.interval
-        shown, first, last = (f"{round(one, self.digits) + 0.0:.{self.digits}f}" for one in (self.mean, low, high))
-        return shown if self.certain or np.isnan(low) else f"{shown} ({first} to {last})"
+        numbers = (self.mean, low, high)
+        mean, first, last = (f"{round(number, self.digits) + 0.0:.{self.digits}f}" for number in numbers)
+        return mean if self.certain or np.isnan(low) else f"{mean} ({first} to {last})"
 
 
 def claim(
@@ -117,7 +118,15 @@ def claim(
         >>> claim("", "Table 1", "it adds nothing", "parameters added", [0], below=1.0, digits=0, certain=True).verdict
         'holds'
     """
-    each = tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=float)))
-    if below is not None:
-        return Claim(about, where, paper, measured, each, float(below), "below", digits, certain, correlation)
-    return Claim(about, where, paper, measured, each, float(above or 0), "above", digits, certain, correlation)
+    return Claim(
+        about=about,
+        where=where,
+        paper=paper,
+        measured=measured,
+        values=tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=float))),
+        bound=float((above or 0) if below is None else below),
+        sense="above" if below is None else "below",
+        digits=digits,
+        certain=certain,
+        correlation=correlation,
+    )

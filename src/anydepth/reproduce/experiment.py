@@ -1,4 +1,4 @@
-"""Where a recipe works: it trains, traces and remembers, and what is finished is never made twice.
+"""One seed of a recipe: it trains and traces models, and finished parts are never made twice.
 
 A part (a trained model, a trace, some numbers) lies in a folder named after a hash of all that decides it. Recipes that
 need the same part share it; one that was interrupted goes on where it stopped.
@@ -38,7 +38,7 @@ from anydepth.tracing.trace import Trace
 
 MEASURES = ("cosine", "cosine_raw", "cka")
 PARTS = "parts"
-_DONE, _SPENT = "part.json", "spent.json"
+_DONE, _SPENT = "part.json", "spent.json"  # of an interrupted part, the CPU seconds so far
 _MODEL, _TRACE, _VALUES = "model", "trace", "values.json"
 
 
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 """Takes a line for the user."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Experiment:
     """One seed of a recipe, at one scale.
 
@@ -60,7 +60,7 @@ class Experiment:
         as_printed: train with the paper's settings where they are not plausible, too.
         use: local folders and files in the place of hub ids and assets, by name.
         device: as torch names it; None for the best there is. Training takes it for "cpu" only: else Trainer decides.
-        progress: called with what is done, how much there is, and what it is.
+        progress: called with steps done, steps in all, and what is being done.
         say: called with a line for the user; Ctrl-C then ends a training after a step, with a checkpoint.
         cpu_seconds: that the parts took that were asked for, when they were made.
         traces: fingerprints of the model and the data of each trace that was asked for, by the name of the part.
@@ -80,10 +80,8 @@ class Experiment:
     cpu_seconds: float = 0.0
     traces: dict[str, Any] = field(default_factory=dict)
 
-    # --- what there is ---------------------------------------------------------------------------------------------
-
     def source(self, name: str) -> str:
-        """What a model or data set of a subject is called where it is read: a hub id, a folder or a file.
+        """Hub id, folder or file of a model or data set of a subject.
 
         Raises:
             AssetError: an asset has not been fetched; the message says how.
@@ -97,8 +95,8 @@ class Experiment:
             return name
         folder = self.out / PARTS / f"made-{rest}"
         if rank_and_count()[0] == 0 and not is_filled(folder):
-            with replacing_folder(folder) as beside:
-                MADE[rest](beside)
+            with replacing_folder(folder) as temporary:
+                MADE[rest](temporary)
         wait_for_all()
         return str(folder)
 
@@ -117,7 +115,7 @@ class Experiment:
         return folder / _MODEL
 
     def untrained(self, name: str) -> Path:
-        """The folder of a subject's model with random weights: a null to hold a trained one against."""
+        """The folder of a subject's model with random weights, to compare a trained one with."""
         import torch
 
         subject = self.subjects[name]
@@ -126,13 +124,13 @@ class Experiment:
             if not done and rank_and_count()[0] == 0:
                 classes = self._classes(subject)
                 torch.manual_seed(self.seed)
-                found = models.load(
+                loaded = models.load(
                     self.source(subject.model), task=subject.task, classes=classes, device="cpu", pretrained=False
                 )
-                with replacing_folder(folder / _MODEL) as beside:
-                    found.model.save_pretrained(beside)  # type: ignore[operator]  # transformers'
-                    if found.to_save is not None:
-                        found.to_save.save_pretrained(beside)
+                with replacing_folder(folder / _MODEL) as temporary:
+                    loaded.model.save_pretrained(temporary)  # type: ignore[operator]  # transformers'
+                    if loaded.to_save is not None:
+                        loaded.to_save.save_pretrained(temporary)
             wait_for_all()
         return folder / _MODEL
 
@@ -161,17 +159,18 @@ class Experiment:
             keep_states: keep the states.
         """
         subject = self.subjects[name]
-        told = model.parent.name if isinstance(model, Path) else model
-        what: dict[str, Any] = {"trace": subject.decisive(), "model": told, "source": source}
+        model_name = model.parent.name if isinstance(model, Path) else model
+        what: dict[str, Any] = {"trace": subject.decisive(), "model": model_name, "source": source}
         what |= {"measures": measures, "readout": readout}
         if split is not None or keep_states or not labels:
             what |= {"split": split, "labels": labels, "states": keep_states}
         with self._part(f"{name}-trace", what) as (folder, done):
-            found = Trace.load(folder / _TRACE) if done else None
-            if found is None:
+            if done:
+                result = Trace.load(folder / _TRACE)
+            else:
                 loaded = models.load(str(model), device=self.device)
                 batches = self.batches(subject, loaded, source=source, split=split, labels=labels)
-                found = trace(
+                result = trace(
                     models.stack_of(loaded, batches),
                     batches,
                     measures=measures,
@@ -181,29 +180,25 @@ class Experiment:
                     out=folder / _TRACE,
                     keep_states=keep_states,
                     sums=False,
-                    describe={"model": told, "data": {"name": source or subject.data}, "notes": batches.notes},
+                    describe={"model": model_name, "data": {"name": source or subject.data}, "notes": batches.notes},
                     progress=self.progress,
                 )
-        prints = {of: found.provenance[of]["fingerprint"] for of in ("model", "data")}
-        self.traces[folder.name] = prints
-        return found
+        self.traces[folder.name] = {of: result.provenance[of]["fingerprint"] for of in ("model", "data")}
+        return result
 
     def remembered(self, what: str, settings: Mapping[str, Any], compute: Callable[[Path], Any]) -> Any:
-        """Numbers that are computed once, by this version of the recipe.
+        """Numbers that are computed once, by this version of the recipe, as JSON holds them.
 
         Args:
-            what: names them.
+            what: name of the numbers.
             settings: all that decides them, beside the seed and the version.
-            compute: gives them; it is handed a folder of its own, for traces: several processes need one they share.
-
-        Returns:
-            What `compute` returned, as JSON holds it.
+            compute: returns them, from a folder of its own that several processes share.
         """
         with self._part(what, {"values": what, "version": self.version, **settings}) as (folder, done):
             if not done:
-                found = plain(compute(folder))
+                values = plain(compute(folder))
                 if rank_and_count()[0] == 0:
-                    write_json(folder / _VALUES, found)
+                    write_json(folder / _VALUES, values)
                 wait_for_all()
         return read_json(folder / _VALUES)
 
@@ -227,13 +222,13 @@ class Experiment:
             yield folder, done
         except BaseException:
             if rank_and_count()[0] == 0:
-                with suppress(AnydepthError):  # a full disk is told by the first error, not by this
-                    # what was spent counts, for whoever goes on from here
+                with suppress(AnydepthError):  # a full disk is reported by the first error, not by this one
+                    # The time so far counts when the part is resumed.
                     write_json(folder / _SPENT, before + time.process_time() - started)
             raise
         if not done and rank_and_count()[0] == 0:
-            spent = before + time.process_time() - started
-            write_json(folder / _DONE, {"settings": settings, "cpu_seconds": round(spent, 1), "created": now()})
+            seconds = before + time.process_time() - started
+            write_json(folder / _DONE, {"settings": settings, "cpu_seconds": round(seconds, 1), "created": now()})
             (folder / _SPENT).unlink(missing_ok=True)
         wait_for_all()
         self.cpu_seconds += read_json(folder / _DONE)["cpu_seconds"]
@@ -241,7 +236,7 @@ class Experiment:
     # --- what parts are made of ------------------------------------------------------------------------------------
 
     def job(self, subject: Subject, objective: str) -> AlignSettings:
-        """What `anydepth align` would be asked for."""
+        """Settings of `anydepth align` for a subject and an objective."""
         training: dict[str, Any] = {
             "per_device_train_batch_size": 32,
             "per_device_eval_batch_size": subject.batch_size,
@@ -273,7 +268,7 @@ class Experiment:
         )
 
     def rows(self, count: int | None) -> int | None:
-        """So many rows, or the few of a trial."""
+        """`count` rows, or the few of a trial."""
         return count if self.steps is None else min(count or TRIAL_ROWS, TRIAL_ROWS)
 
     def samples(
@@ -314,7 +309,7 @@ class Experiment:
         split: str | None = None,
         labels: bool = True,
     ) -> data.Batches:
-        """What a subject holds out, or other data, as its model takes it."""
+        """Batches of the rows a subject holds out, or of other data, for its model."""
         samples = self.samples(subject, source=source, split=split)
         return data.batches(
             samples,
@@ -333,12 +328,12 @@ class Experiment:
         return class_names(self.samples(subject))
 
     def at(self, seed: int) -> Experiment:
-        """The same bench for another seed, with nothing counted yet."""
+        """The same experiment for another seed, with nothing counted yet."""
         return replace(self, seed=seed, cpu_seconds=0.0, traces={})
 
 
 def shared(training: Mapping[str, Any], processes: int) -> dict[str, Any]:
-    """The same batches over several processes: first less accumulation for each, then fewer samples.
+    """Training arguments for the same batches over several processes: first less accumulation, then fewer samples.
 
     Args:
         training: fields of `transformers.TrainingArguments`, for one process.

@@ -1,4 +1,4 @@
-"""Which recipes there are, what each takes, and how far it has come in a folder."""
+"""List of the recipes with their cost and progress, and the results in a folder."""
 
 from __future__ import annotations
 
@@ -14,59 +14,50 @@ from anydepth.reproduce.runner import RESULTS, results_path
 from anydepth.reproduce.subjects import Scale
 
 _LONG = 90
-"""Minutes beyond which a cost is told in hours."""
+"""Minutes beyond which a cost is given in hours."""
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """A recipe at one scale.
+class ScaleStatus:
+    """Cost and progress of a recipe at one scale.
 
     Attributes:
         cost: of all seeds from nothing, in words.
-        state: "not run", "1 of 3 seeds", "done"; or why what lies there is not these results.
+        state: "not run", "1 of 3 seeds", "done"; or why the file there does not hold these results.
     """
 
     cost: str
     state: str
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A recipe, as a list shows it.
-
-    Attributes:
-        name: what a user types.
-        figures: those of the paper.
-        title: what it is about.
-        scales: what it takes at each scale, and how far it is.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RecipeStatus:
+    """A recipe in a list, with its status at each scale."""
 
     name: str
     figures: tuple[str, ...]
     title: str
-    scales: Mapping[Scale, Scaled]
+    scales: Mapping[Scale, ScaleStatus]
 
 
-def listed(out: Path, seeds: int) -> tuple[Listed, ...]:
-    """All recipes, in the order of the paper.
-
-    Args:
-        out: the folder where their results would lie.
-        seeds: how many are asked for.
-    """
+def list_recipes(out: Path, seeds: int) -> tuple[RecipeStatus, ...]:
+    """All recipes, in the order of the paper, with the cost of `seeds` seeds and their progress in the folder `out`."""
     return tuple(
-        Listed(
-            recipe.name,
-            recipe.figures,
-            recipe.title,
-            {scale: Scaled(cost(recipe, scale, seeds), _state(recipe, scale, out, seeds)) for scale in recipe.plans},
+        RecipeStatus(
+            name=recipe.name,
+            figures=recipe.figures,
+            title=recipe.title,
+            scales={
+                scale: ScaleStatus(cost(recipe, scale, seeds), _state(recipe, scale, out, seeds))
+                for scale in recipe.plans
+            },
         )
         for recipe in RECIPES.values()
     )
 
 
 def cost(recipe: Recipe, scale: Scale, seeds: int) -> str:
-    """What so many seeds of a recipe take from nothing.
+    """Cost of so many seeds of a recipe from nothing, in words.
 
     Example:
         >>> from anydepth.reproduce.recipes import RECIPES
@@ -77,57 +68,58 @@ def cost(recipe: Recipe, scale: Scale, seeds: int) -> str:
     amount, unit = plan.cost * (seeds if recipe.seeded else 1), str(plan.unit)
     if unit == "CPU minutes" and amount > _LONG:
         amount, unit = amount / 60, "CPU hours"
-    shown = f"{amount:,.0f}" if amount >= 10 else f"{amount:.2g}"
-    return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}"
+    text = f"{amount:,.0f}" if amount >= 10 else f"{amount:.2g}"
+    return f"{text} {unit.removesuffix('s') if text == '1' else unit}"
 
 
-def kept(out: Path) -> tuple[tuple[Recipe, RecipeResults], ...]:
+def load_results(out: Path) -> tuple[tuple[Recipe, RecipeResults], ...]:
     """All results in a folder, in the order of the paper, those of the small scale first.
 
     Raises:
         ReproduceError: one is of no recipe, of another version of it, of a trial, or lies under another name.
         TraceFileError: one is corrupt.
     """
-    found = {}
+    by_recipe = {}
     for path in sorted((out / RESULTS).glob("*.json")):
-        one = RecipeResults.load(path)
-        _refuse_others(one, path, out)
-        found[one.recipe, one.scale] = one
-    order = [(recipe, scale) for recipe in RECIPES.values() for scale in recipe.plans]
-    return tuple((recipe, found[recipe.name, scale]) for recipe, scale in order if (recipe.name, scale) in found)
+        results = RecipeResults.load(path)
+        _require_own(results, path, out)
+        by_recipe[results.recipe, results.scale] = results
+    order = [(recipe, (recipe.name, scale)) for recipe in RECIPES.values() for scale in recipe.plans]
+    return tuple((recipe, by_recipe[key]) for recipe, key in order if key in by_recipe)
 
 
-def _refuse_others(found: RecipeResults, path: Path, out: Path) -> None:
-    if found.recipe not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise ReproduceError(f"'{path}' holds results of '{found.recipe}', expected one of {known}: move it elsewhere")
-    recipe = RECIPES[found.recipe]
-    if found.steps is not None:
+def _require_own(results: RecipeResults, path: Path, out: Path) -> None:
+    if results.recipe not in RECIPES:
         raise ReproduceError(
-            f"'{path}' is a trial of {found.steps} steps, expected whole trainings: remove it; trials lie in "
+            f"'{path}' holds results of '{results.recipe}', expected one of {', '.join(RECIPES)}: move it elsewhere"
+        )
+    recipe = RECIPES[results.recipe]
+    if results.steps is not None:
+        raise ReproduceError(
+            f"'{path}' is a trial of {results.steps} steps, expected whole trainings: remove it; trials lie in "
             f"'{out / 'trial'}'"
         )
-    if found.scale not in recipe.plans:
+    if results.scale not in recipe.plans:
         raise ReproduceError(
-            f"'{path}' is of scale '{found.scale}', expected one of {', '.join(recipe.plans)}: remove it"
+            f"'{path}' is of scale '{results.scale}', expected one of {', '.join(recipe.plans)}: remove it"
         )
-    if difference := _difference(recipe, found):
+    if difference := _difference(recipe, results):
         raise ReproduceError(f"'{path}' {difference}: remove it, and run `anydepth reproduce {recipe.name}` anew")
-    expected = results_path(out, recipe, found.scale)
+    expected = results_path(out, recipe, results.scale)
     if path != expected:
         raise ReproduceError(
-            f"'{path}' holds results of '{recipe.name}' at scale '{found.scale}', expected in '{expected.name}': "
+            f"'{path}' holds results of '{recipe.name}' at scale '{results.scale}', expected in '{expected.name}': "
             "rename or remove it"
         )
-    if not found.seeds:
+    if not results.seeds:
         raise ReproduceError(f"'{path}' holds no seed, expected at least one: remove it")
 
 
-def _difference(recipe: Recipe, found: RecipeResults) -> str | None:
-    """How results differ from what the recipe finds today: with copies of what it reads, if they were made of such."""
-    own = found.settings
-    asked = recipe.settings(found.scale, as_printed=bool(own.get("as_printed")), use=own.get("use"))
-    return recipe.difference(found, asked)
+def _difference(recipe: Recipe, results: RecipeResults) -> str | None:
+    """How results differ from those of today's recipe, with the same local copies of models and data."""
+    own = results.settings
+    settings = recipe.settings(results.scale, as_printed=bool(own.get("as_printed")), use=own.get("use"))
+    return recipe.difference(results, settings)
 
 
 def _state(recipe: Recipe, scale: Scale, out: Path, seeds: int) -> str:
@@ -135,13 +127,13 @@ def _state(recipe: Recipe, scale: Scale, out: Path, seeds: int) -> str:
     if not path.exists():
         return "not run"
     try:
-        found = RecipeResults.load(path)
+        results = RecipeResults.load(path)
     except AnydepthError:
         return "unreadable"
-    if (found.recipe, found.scale, found.steps) != (recipe.name, scale, None):
+    if (results.recipe, results.scale, results.steps) != (recipe.name, scale, None):
         return "of something else"
-    if _difference(recipe, found):
-        return "other version" if found.version != recipe.version else "other settings"
-    asked = set(range(seeds if recipe.seeded else 1))
-    have = len(asked & set(found.seeds))
-    return "done" if have == len(asked) else f"{have} of {len(asked)} seeds"
+    if _difference(recipe, results):
+        return "other version" if results.version != recipe.version else "other settings"
+    wanted = seeds if recipe.seeded else 1
+    have = len(set(range(wanted)) & set(results.seeds))
+    return "done" if have == wanted else f"{have} of {wanted} seeds"

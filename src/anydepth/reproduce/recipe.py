@@ -62,12 +62,12 @@ class Plan:
     besides: tuple[str, ...] = ()
 
     def sources(self) -> tuple[str, ...]:
-        """All it reads, by the names that `--use` takes."""
+        """Names of all models and data it reads, as `use` takes them."""
         named = (name for subject in self.subjects.values() for name in subject.sources())
         return tuple(dict.fromkeys((*named, *self.besides)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One experiment of the paper.
 

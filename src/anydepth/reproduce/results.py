@@ -1,4 +1,4 @@
-"""What a recipe found: the numbers of every seed, kept in one readable file, and their means over seeds."""
+"""Results of a recipe: the numbers of every seed, kept in one readable file, and their means over seeds."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Seed:
     provenance: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecipeResults:
-    """What a recipe found.
+    """Results of a recipe.
 
     Attributes:
         recipe: its name.
@@ -85,11 +85,11 @@ class RecipeResults:
         """Its mean over seeds, with the 95 % interval of Student's t; NaN ends of a single seed."""
         rows = self.each(variant, quantity)
         low, high = t_interval(rows)
-        return Estimate(*(np.asarray(one) for one in (rows.mean(0), low, high)))
+        return Estimate(*map(np.asarray, (rows.mean(0), low, high)))
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """In the order they were measured."""
+        """Variants in the order they were measured."""
         first = next(iter(self.seeds.values()), None)
         return () if first is None else tuple(first.values)
 
@@ -98,19 +98,20 @@ class RecipeResults:
         return replace(self, seeds=dict(sorted({**self.seeds, number: seed}.items())))
 
     def save(self, path: Path) -> None:
-        """Write it, all or nothing."""
+        """Write the file, all or nothing."""
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, **asdict(self)}
         content["seeds"] = {str(number): asdict(seed) for number, seed in self.seeds.items()}
         lines = json.dumps(plain(content), indent=1, allow_nan=False)
-        with atomic_write(path) as beside:
-            # a curve is a line
-            beside.write_text(re.sub(r'\[[^][{}"]*\]', lambda one: " ".join(one[0].split()), lines) + "\n", "utf-8")
+        # A curve is one line.
+        text = re.sub(r'\[[^][{}"]*\]', lambda match: " ".join(match[0].split()), lines) + "\n"
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> RecipeResults:
-        """Read it back.
+        """Read results from a file.
 
         Raises:
             ReproduceError: it is of a newer format, or corrupt.
@@ -126,14 +127,14 @@ class RecipeResults:
         try:
             seeds = {int(number): Seed(**seed) for number, seed in content["seeds"].items()}
             known = {name: content[name] for name in ("recipe", "version", "scale", "settings", "steps")}
-            found = cls(**known, seeds=seeds)
-            found.require_whole()
+            results = cls(**known, seeds=seeds)
+            results.require_whole()
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise ReproduceError(f"'{path}' is corrupt: {type(problem).__name__} at {problem}") from None
-        return found
+        return results
 
     def require_whole(self) -> None:
-        """See that everything is of its kind, and every curve of one length in all seeds.
+        """Check that everything is of its type, and every curve of one length in all seeds.
 
         Raises:
             ValueError: something is not.
@@ -163,7 +164,7 @@ def as_kept(values: Any) -> Any:
     """
     value = plain(values)
     if isinstance(value, dict):
-        return {name: as_kept(one) for name, one in value.items()}
+        return {name: as_kept(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [as_kept(one) for one in value]
+        return [as_kept(entry) for entry in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value

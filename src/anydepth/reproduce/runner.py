@@ -1,4 +1,4 @@
-"""A recipe from its name to its results: seed by seed, each kept as soon as it is there."""
+"""Run a recipe seed by seed; each seed's results are saved as soon as they are there."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RESULTS = "results"
 REPRODUCE_OUTPUT = OutputKind(job="reproduce")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
-    """What is to be run, and how.
+    """Settings of a run of a recipe.
 
     Attributes:
         recipe: its name.
@@ -57,15 +57,12 @@ class ReproduceSettings:
 
 
 def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say: Say | None = None) -> RecipeResults:
-    """Run a recipe, or what is missing of it.
+    """Run the missing seeds of a recipe, and return the numbers of all of them.
 
     Args:
-        order: what, and how.
-        progress: called with what is done, how much there is, and what it is.
+        order: the recipe and its settings.
+        progress: called with steps done, steps in all, and what is being done.
         say: called with a line for the user.
-
-    Returns:
-        The numbers of all its seeds.
 
     Raises:
         ReproduceError: no such recipe; or `out` holds results of another version of it, or with other settings.
@@ -73,21 +70,23 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
     """
     recipe = recipe_named(order.recipe)
     scale = plan_of(recipe, order.scale)
-    _check_what_it_takes(recipe, scale, order)
+    _check_replacements(recipe, scale, order)
     settings = recipe.settings(scale, as_printed=order.as_printed, use=order.use)
-    found = RecipeResults(recipe.name, recipe.version, scale, settings, order.steps)
+    results = RecipeResults(
+        recipe=recipe.name, version=recipe.version, scale=scale, settings=settings, steps=order.steps
+    )
     path = results_path(order.out, recipe, scale, order.steps)
     if path.is_file():
-        found = RecipeResults.load(path)
-        difference = recipe.difference(found, settings)
-        if found.steps != order.steps:
-            difference = f"was stopped after {found.steps} steps, and is now asked for {order.steps}"
+        results = RecipeResults.load(path)
+        difference = recipe.difference(results, settings)
+        if results.steps != order.steps:
+            difference = f"was stopped after {results.steps} steps, and is now asked for {order.steps}"
         if difference:
             raise ReproduceError(f"'{path}' {difference}: give another --out, or remove the file to begin anew")
-    bench = Experiment(
-        order.out if order.steps is None else order.out / "trial",
-        scale,
-        recipe.plans[scale].subjects,
+    experiment = Experiment(
+        out=order.out if order.steps is None else order.out / "trial",
+        scale=scale,
+        subjects=recipe.plans[scale].subjects,
         steps=order.steps,
         version=recipe.version,
         as_printed=order.as_printed,
@@ -97,29 +96,29 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
         say=say,
     )
     for name in recipe.plans[scale].sources():
-        bench.source(name)  # what is missing is missed now, not after the first training
+        experiment.source(name)  # missing sources fail now, not after the first training
     for number in range(order.seeds if recipe.seeded else 1):
-        if number in found.seeds:
+        if number in results.seeds:
             continue
-        one = bench.at(number)
-        values = as_kept(recipe.measure(one))
+        of_seed = experiment.at(number)
+        values = as_kept(recipe.measure(of_seed))
         origin = {
             "created": now(),
             "machine": platform.machine(),
-            "device": bench.device or "the best there is",
+            "device": experiment.device or "the best there is",
             "processes": rank_and_count()[1],
             "versions": versions(),
-            "traces": one.traces,
+            "traces": of_seed.traces,
         }
-        found = found.with_seed(number, Seed(values, round(one.cpu_seconds, 1), origin))
+        results = results.with_seed(number, Seed(values, round(of_seed.cpu_seconds, 1), origin))
         if rank_and_count()[0] == 0:
-            found.save(path)
+            results.save(path)
         wait_for_all()
-    return found
+    return results
 
 
-def _check_what_it_takes(recipe: Recipe, scale: Scale, order: ReproduceSettings) -> None:
-    """That what is to be replaced, or trained as printed, is there to be."""
+def _check_replacements(recipe: Recipe, scale: Scale, order: ReproduceSettings) -> None:
+    """Refuse replacements of what the recipe does not read, and printed settings that it lacks."""
     known = recipe.plans[scale].sources()
     for name in order.use:
         if name not in known:
@@ -158,6 +157,6 @@ def plan_of(recipe: Recipe, scale: str) -> Scale:
 
 
 def results_path(out: Path, recipe: Recipe, scale: Scale, steps: int | None = None) -> Path:
-    """Where the results of a recipe lie; those of a trial apart."""
+    """Path of the results of a recipe; those of a trial lie apart."""
     folder = out if steps is None else out / "trial"
     return folder / RESULTS / f"{recipe.name}{'' if scale == 'cpu' else '-' + scale}.json"

@@ -1,4 +1,4 @@
-"""What an experiment is made on: a model, its data, and how the one is trained on the other."""
+"""Subjects of experiments: a model, its data, and how it is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRIAL_ROWS = 48
 """Rows of each split that a trial of a few steps reads at most."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """A model, its data, and how it is trained.
 
@@ -59,10 +59,11 @@ class Subject:
         return self.task == "causal-lm"
 
     def sources(self) -> tuple[str, ...]:
-        """What it is made of, by the names that `--use` takes.
+        """Names of the model and the data, as `use` takes them.
 
         Example:
-            >>> Subject("BERT", "google-bert/bert-base-uncased", "nyu-mll/glue:rte", "text-classification").sources()
+            >>> model = {"model": "google-bert/bert-base-uncased", "task": "text-classification"}
+            >>> Subject(title="BERT", data="nyu-mll/glue:rte", **model).sources()
             ('google-bert/bert-base-uncased', 'nyu-mll/glue:rte')
         """
         return tuple(name for name in (self.model, self.data) if name)

@@ -1,4 +1,4 @@
-"""The verdict page: what of the paper holds here, from the results in a folder and the recipes' own words."""
+"""The verdict page: which claims of the paper hold, from the results in a folder and the texts of the recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from anydepth.errors import ReproduceError
 from anydepth.reproduce.claims import ABSTRACT, Claim
 from anydepth.reproduce.figures import FIGURES, SUFFIXES, figure_paths
-from anydepth.reproduce.listing import cost, kept
+from anydepth.reproduce.listing import cost, load_results
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.results import RecipeResults
@@ -32,25 +32,22 @@ _GENERAL = (
     "Theorem 2.2 needs that a block's update leaves all other classes alone, too; `anydepth trace --theory` counts how "
     "often that is so.",
 )
-"""What is wrong with no experiment in particular."""
+"""Problems of the paper that belong to no experiment in particular."""
 _MISSED = 0.025
 """The share of 95 % intervals that lie wholly on one side of what they are of."""
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Results, and what they say of each claim."""
+class _Evaluation:
+    """A recipe, its results, and its claims with their verdicts."""
 
     recipe: Recipe
-    found: RecipeResults
+    results: RecipeResults
     claims: Sequence[Claim]
 
 
 def write(out: Path) -> Path:
-    """Write the verdict page of the results in a folder.
-
-    Returns:
-        Where it lies.
+    """Write the verdict page of the results in a folder, and return its path.
 
     Raises:
         ReproduceError: some of the results are none of these recipes'.
@@ -60,13 +57,13 @@ def write(out: Path) -> Path:
     path = out / PAGE
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
 def require_own(out: Path, recipe: Recipe, scale: Scale, steps: int | None = None) -> None:
-    """See, before the work, that the page and the figures to be written take the places of nothing but earlier ones.
+    """Check, before the work, that the page and the figures to be written replace nothing but earlier ones.
 
     Raises:
         ReproduceError: something else is there.
@@ -96,22 +93,21 @@ def render(out: Path) -> str:
         ReproduceError: some of the results are none of these recipes'.
         TraceFileError: some are corrupt.
     """
-    judged = [_Judged(recipe, found, recipe.claims(found)) for recipe, found in kept(out)]
-    lines = [*_head(judged), *_abstract(judged)]
+    evaluations = [_Evaluation(recipe, results, recipe.claims(results)) for recipe, results in load_results(out)]
+    blocks = [*_head(evaluations), *_abstract(evaluations)]
     for recipe in RECIPES.values():
-        lines += _section(recipe, [one for one in judged if one.recipe is recipe])
-    return "\n".join([*lines, *_wrong()]).rstrip() + "\n"
+        blocks += _section(recipe, [evaluation for evaluation in evaluations if evaluation.recipe is recipe])
+    return "\n\n".join([*blocks, *_problems()]) + "\n"
 
 
 # --- the top ----------------------------------------------------------------------------------------------------------
 
 
-def _head(judged: Sequence[_Judged]) -> Iterator[str]:
-    claims = [one for each in judged for one in each.claims]
-    intervals = sum(bool(np.isfinite(one.interval).all()) and not one.certain for one in claims)
-    run = len({each.recipe.name for each in judged})
+def _head(evaluations: Sequence[_Evaluation]) -> Iterator[str]:
+    claims = [claim for evaluation in evaluations for claim in evaluation.claims]
+    intervals = sum(bool(np.isfinite(claim.interval).all()) and not claim.certain for claim in claims)
+    run = len({evaluation.recipe.name for evaluation in evaluations})
     yield "# What of the paper holds"
-    yield ""
     yield (
         "The experiments of *Tracing Representation Progression* "
         "([arXiv:2406.14479](https://arxiv.org/abs/2406.14479)), run again by `anydepth reproduce NAME`. "
@@ -119,7 +115,6 @@ def _head(judged: Sequence[_Judged]) -> Iterator[str]:
         f"else; `--out` names this folder to both. {run} of {len(RECIPES)} experiments have results here: of "
         f"{_many(len(claims), 'claim')}, {_counted(claims)}."
     )
-    yield ""
     yield (
         "A claim is one number held against a bound. It *holds* where the whole 95 % interval is on the side the "
         "paper says, it *does not hold* where all of it is on the other side, and it is *undecided* where the bound "
@@ -129,130 +124,109 @@ def _head(judged: Sequence[_Judged]) -> Iterator[str]:
         "counted, not drawn, has no interval; where all seeds give the same number the interval has no width, and the "
         "verdict rests on their agreement alone."
     )
-    yield ""
     yield (
         f"Many claims are tested, {intervals} of them by an interval. At 95 %, chance alone is expected to turn at "
         f"most {intervals * _MISSED:.2g} of their verdicts wrong, and it cannot be told which. At the small scale, "
         "small models on small data stand in for the paper's: what does not hold there may hold at the full one, and "
         "the other way round."
     )
-    yield ""
 
 
-def _abstract(judged: Sequence[_Judged]) -> Iterator[str]:
+def _abstract(evaluations: Sequence[_Evaluation]) -> Iterator[str]:
     yield "## The claims of the abstract"
-    yield ""
-    yield from _row("claim", "experiments that speak to it", "overall")
-    yield from _row("---", "---", "---")
+    rows = []
     for about, words in ABSTRACT.items():
-        spoken = [(each, one) for each in judged for one in each.claims if one.about == about]
-        told = [
-            f"**{one.verdict}**: {one.told()}, {one.measured} ([{each.recipe.name}](#{each.recipe.name}), "
-            f"{one.where}{', full scale' if each.found.scale == 'full' else ''})"
-            for each, one in spoken
+        claims = [(of, claim) for of in evaluations for claim in of.claims if claim.about == about]
+        verdicts = [
+            f"**{claim.verdict}**: {claim.describe()}, {claim.measured} ([{of.recipe.name}](#{of.recipe.name}), "
+            f"{claim.where}{', full scale' if of.results.scale == 'full' else ''})"
+            for of, claim in claims
         ]
-        yield from _row(words, "<br>".join(told) or "none so far", _counted([one for _, one in spoken]))
-    yield ""
+        rows.append((words, "<br>".join(verdicts) or "none so far", _counted([claim for _, claim in claims])))
+    yield _table(("claim", "experiments that speak to it", "overall"), rows)
 
 
 # --- one experiment ---------------------------------------------------------------------------------------------------
 
 
-def _section(recipe: Recipe, judged: Sequence[_Judged]) -> Iterator[str]:
+def _section(recipe: Recipe, evaluations: Sequence[_Evaluation]) -> Iterator[str]:
     yield f"## {recipe.name}"
-    yield ""
     yield f"**{recipe.title}** ({', '.join(recipe.figures)}). {recipe.shows}"
-    yield ""
-    for one in judged:
-        yield from _results(one)
-    missing = [scale for scale in recipe.plans if scale not in [one.found.scale for one in judged]]
-    for scale in missing:
-        yield from _not_run(recipe, scale)
-    for note in (*recipe.notes, *recipe.ours):
-        yield f"- {_line(note)}"
+    for evaluation in evaluations:
+        yield from _results(evaluation)
+    scales = [evaluation.results.scale for evaluation in evaluations]
+    yield from (_not_run(recipe, scale) for scale in recipe.plans if scale not in scales)
     if recipe.notes or recipe.ours:
-        yield ""
+        yield "\n".join(f"- {_one_line(note)}" for note in (*recipe.notes, *recipe.ours))
 
 
-def _not_run(recipe: Recipe, scale: Scale) -> Iterator[str]:
+def _not_run(recipe: Recipe, scale: Scale) -> str:
     command = f"anydepth reproduce {recipe.name}" + (" --scale full" if scale == "full" else "")
     seeds = 3 if recipe.seeded else 1
     estimate = "" if recipe.plans[scale].unit == "CPU minutes" else ", estimated and not tried"
-    yield (
+    return (
         f"Not run at the {_SCALES[scale]} scale: `{command}` does, in about {cost(recipe, scale, seeds)} for "
         f"{_many(seeds, 'seed')}{estimate}."
     )
-    yield ""
 
 
-def _results(judged: _Judged) -> Iterator[str]:
-    recipe, found = judged.recipe, judged.found
-    plan = recipe.plans[found.scale]
-    subjects = [str(one["title"]) for one in found.settings["subjects"].values()]
-    spent = float(np.mean([seed.cpu_seconds for seed in found.seeds.values()])) / 60
+def _results(evaluation: _Evaluation) -> Iterator[str]:
+    recipe, results = evaluation.recipe, evaluation.results
+    plan = recipe.plans[results.scale]
+    subjects = [str(subject["title"]) for subject in results.settings["subjects"].values()]
+    minutes = float(np.mean([seed.cpu_seconds for seed in results.seeds.values()])) / 60
     versions = dict.fromkeys(
         ", ".join(f"{name} {number}" for name, number in seed.provenance.get("versions", {}).items())
-        for seed in found.seeds.values()
+        for seed in results.seeds.values()
     )
-    yield f"**Run at the {_SCALES[found.scale]} scale.** " + " ".join(
+    yield " ".join(
         [
+            f"**Run at the {_SCALES[results.scale]} scale.**",
             *([f"{'; '.join(subjects)}."] if subjects else []),
-            *(["With the settings as the paper prints them."] if found.settings.get("as_printed") else []),
-            f"{_many(len(found.seeds), 'seed')}, {_minutes(spent)} a seed as measured "
+            *(["With the settings as the paper prints them."] if results.settings.get("as_printed") else []),
+            f"{_many(len(results.seeds), 'seed')}, {_minutes(minutes)} a seed as measured "
             f"({plan.cost:g} {plan.unit} stated);",
             f"{'; '.join(versions)}.",
             *plan.notes,
         ]
     )
-    yield ""
-    yield from _row("where", "the paper", "measured", "verdict")
-    yield from _row("---", "---", "---", "---")
-    for one in judged.claims:
-        measured = f"{one.measured}<br>**{one.told()}**, asked: {one.sense} {one.bound:g}"
-        yield from _row(one.where, one.paper, measured, f"**{one.verdict}**")
-    yield ""
-    if not recipe.panels(found):
-        yield from _numbers(found)
-    for path in figure_paths(recipe, found, Path())[:1]:
+    rows = []
+    for claim in evaluation.claims:
+        measured = f"{claim.measured}<br>**{claim.describe()}**, asked: {claim.sense} {claim.bound:g}"
+        rows.append((claim.where, claim.paper, measured, f"**{claim.verdict}**"))
+    yield _table(("where", "the paper", "measured", "verdict"), rows)
+    if not recipe.panels(results):
+        yield _numbers(results)
+    for path in figure_paths(recipe, results, Path())[:1]:
         yield f"![{recipe.title}]({FIGURES}/{path.name})"
-        yield ""
 
 
-def _numbers(found: RecipeResults) -> Iterator[str]:
-    """The single numbers of a recipe that has no figure: a line for each variant."""
-    first = found.seeds[min(found.seeds)].values
-    names = list(dict.fromkeys(name for values in first.values() for name, one in values.items() if np.ndim(one) == 0))
-    yield from _row("", *names)
-    yield from _row(*["---"] * (1 + len(names)))
-    for variant in found.variants:
-        means = [found.mean(variant, name).value if found.has(variant, name) else np.nan for name in names]
-        yield from _row(variant, *(_number(float(mean)) for mean in means))
-    yield ""
+def _numbers(results: RecipeResults) -> str:
+    """Table of the single numbers of a recipe that has no figure: a row for each variant."""
+    first = results.seeds[min(results.seeds)].values
+    names = dict.fromkeys(name for values in first.values() for name, value in values.items() if np.ndim(value) == 0)
+    rows = []
+    for variant in results.variants:
+        means = [results.mean(variant, name).value if results.has(variant, name) else np.nan for name in names]
+        rows.append((variant, *(_number(float(mean)) for mean in means)))
+    return _table(("", *names), rows)
 
 
 # --- what is wrong with the paper -------------------------------------------------------------------------------------
 
 
-def _wrong() -> Iterator[str]:
+def _problems() -> Iterator[str]:
     yield "## What the paper gets wrong or leaves open"
-    yield ""
-    for note in _GENERAL:
-        yield f"- {note}"
-    for recipe in RECIPES.values():
-        for note in recipe.notes:
-            yield f"- [{recipe.name}](#{recipe.name}): {_line(note)}"
-    yield ""
+    notes = [f"[{of.name}](#{of.name}): {_one_line(note)}" for of in RECIPES.values() for note in of.notes]
+    yield "\n".join(f"- {note}" for note in (*_GENERAL, *notes))
     changed: dict[tuple[str, str, str], list[str]] = {}
     for recipe in RECIPES.values():
-        for row in _implausible(recipe):
-            changed.setdefault(row, []).append(f"[{recipe.name}](#{recipe.name})")
+        for setting in _implausible(recipe):
+            changed.setdefault(setting, []).append(f"[{recipe.name}](#{recipe.name})")
     if changed:
         yield "Settings that the paper prints and that are not plausible; `--as-printed` trains with them:"
-        yield ""
-        yield from _row("setting", "as printed", "here", "in")
-        yield from _row("---", "---", "---", "---")
-        for (name, printed, here), recipes in changed.items():
-            yield from _row(f"`{name}`", printed, here, ", ".join(recipes))
+        rows = [(f"`{name}`", printed, here, ", ".join(names)) for (name, printed, here), names in changed.items()]
+        yield _table(("setting", "as printed", "here", "in"), rows)
 
 
 def _implausible(recipe: Recipe) -> list[tuple[str, str, str]]:
@@ -277,15 +251,14 @@ def _counted(claims: Sequence[Claim]) -> str:
         >>> _counted([claim("", "Fig. 1", "", "", [1, 1]), claim("", "Fig. 1", "", "", [-1, 1])])
         '1 holds, 1 undecided'
     """
-    of: Counter[str] = Counter(one.verdict for one in claims)
-    words = (("holds", "hold"), ("does not hold", "do not hold"), ("undecided", "undecided"))
-    counts = zip(("holds", "does not hold", "undecided"), words, strict=True)
-    told = [f"{of[name]} {one if of[name] == 1 else several}" for name, (one, several) in counts if of[name]]
-    return ", ".join(told) or "no results"
+    counts = Counter[str](claim.verdict for claim in claims)
+    plurals = {"holds": "hold", "does not hold": "do not hold", "undecided": "undecided"}
+    words = [f"{n} {name if n == 1 else plural}" for name, plural in plurals.items() if (n := counts[name])]
+    return ", ".join(words) or "no results"
 
 
-def _minutes(spent: float) -> str:
-    return "under 0.1 CPU minutes" if spent < 0.1 else f"{spent:,.1f} CPU minutes"
+def _minutes(value: float) -> str:
+    return "under 0.1 CPU minutes" if value < 0.1 else f"{value:,.1f} CPU minutes"
 
 
 def _number(value: float) -> str:
@@ -304,15 +277,18 @@ def _many(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _row(*cells: str) -> Iterator[str]:
-    r"""A line of a table.
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""A table in GitHub's Markdown.
 
     Example:
-        >>> list(_row("P(a | b)", "two\nlines"))
-        ['| P(a \\| b) | two lines |']
+        >>> print(_table(("a", "b"), [("P(a | b)", "two\nlines")]))
+        | a | b |
+        | --- | --- |
+        | P(a \| b) | two lines |
     """
-    yield "| " + " | ".join(_line(cell).replace("|", r"\|") for cell in cells) + " |"
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "\n".join("| " + " | ".join(_one_line(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())

@@ -42,7 +42,7 @@ def reproduce(
     """Run an experiment of the paper by its NAME, and say which of the paper's claims hold."""
     from anydepth.cli.render_reproduce import show_found, show_listed, show_page
     from anydepth.distributed import join, leave, rank_and_count
-    from anydepth.reproduce.listing import kept, listed
+    from anydepth.reproduce.listing import list_recipes, load_results
     from anydepth.reproduce.runner import REPRODUCE_OUTPUT, ReproduceSettings, plan_of, recipe_named, results_path
     from anydepth.reproduce.runner import reproduce as run_recipe
     from anydepth.storage.output_folder import output
@@ -50,14 +50,14 @@ def reproduce(
     terminal.quiet_libraries()
     _check_arguments(name, list_all=list_all, verdict=verdict)
     if list_all:
-        show_listed(listed(out, seeds), out, seeds, as_json=as_json)
+        show_listed(list_recipes(out, seeds), out, seeds, as_json=as_json)
         return
     from anydepth.reproduce.figures import draw  # charts take a second to load, and a list has none
     from anydepth.reproduce.verdict import require_own, write
 
     if verdict:
         with output(out, REPRODUCE_OUTPUT):
-            every = kept(out)
+            every = load_results(out)
             if not every:
                 raise ReproduceError(f"'{out}' holds no results, expected some: run a recipe with this --out first")
             for each, results in every:
@@ -79,7 +79,7 @@ def reproduce(
     )
     require_own(out, recipe, plan_of(recipe, scale), steps)
     if steps is None:
-        kept(out)  # results that the verdict page cannot show are refused now, not after hours of training
+        load_results(out)  # results that the verdict page cannot show are refused now, not after hours of training
     rank, ranks = rank_and_count()
     with (
         output(out, REPRODUCE_OUTPUT, rank=rank, ranks=ranks, resumable=True),

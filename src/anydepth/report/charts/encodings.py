@@ -1,6 +1,7 @@
-"""What charts are made of: data, axes, colours, and the layers of a curve."""
+"""Parts of charts: data, axes, colours, and the layers of a curve or a map."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 import altair as alt
@@ -10,7 +11,7 @@ from anydepth.report.protocols import Sources
 
 Chart = alt.LayerChart
 Domain = tuple[float, float]
-Names = tuple[str, ...]  # what the depths are called, from 0 on
+Names = tuple[str, ...]  # of the depths, from 0 on
 
 
 def data(values: list[rows.Row]) -> alt.Data:
@@ -23,8 +24,8 @@ def layered(*layers: alt.Chart) -> Chart:
     return cast(alt.LayerChart, alt.layer(*layers))  # a facet only where a layer is one
 
 
-def titled(chart: Chart, title: str, subtitle: str, description: str) -> Chart:
-    """A chart with its heading, and the words a screen reader says for it."""
+def titled(chart: Chart, title: str, description: str, subtitle: str = "") -> Chart:
+    """A chart with its heading, and the description that a screen reader reads."""
     return chart.properties(title=alt.TitleParams(title, subtitle=subtitle), description=description)
 
 
@@ -33,12 +34,22 @@ def by_trace(traces: Sources, *, side_by_side: bool = False) -> dict[str, Any]:
     if len(traces) == 1:
         return {}
     names = list(traces)
-    colour = {"color": alt.Color("trace:N", sort=names, legend=alt.Legend(orient="bottom", title=None))}
+    colour = {"color": category("trace", names)}
     return colour | ({"xOffset": alt.XOffset("trace:N", sort=names)} if side_by_side else {})
 
 
+def category(field: str, order: Sequence[str] | None = None) -> alt.Color:
+    """A colour for each value of a column, by default in the order of the rows, with a legend below the chart."""
+    return alt.Color(f"{field}:N", sort=order, legend=alt.Legend(orient="bottom", title=None))
+
+
+def value_axis() -> alt.Axis:
+    """A value axis with light grid lines and no frame."""
+    return alt.Axis(tickCount=5, domain=False, ticks=False)
+
+
 def share_axis() -> alt.Axis:
-    """A value axis in percent: light grid lines, no frame."""
+    """A value axis in percent."""
     return alt.Axis(format=".0%", tickCount=5, domain=False, ticks=False)
 
 
@@ -82,25 +93,25 @@ def accuracy_colour() -> alt.Color:
 
 
 def _gradient(values: list[float], form: str) -> alt.Legend:
-    return alt.Legend(
-        orient="bottom",
-        title=None,
-        gradientLength=220,
-        gradientThickness=8,
-        values=values,
-        format=form,
-    )
+    return alt.Legend(orient="bottom", title=None, gradientLength=220, gradientThickness=8, values=values, format=form)
+
+
+def blank_and_known(base: alt.Chart, colour: alt.Color, field: str = "value") -> tuple[alt.Chart, alt.Chart]:
+    """The two layers of a map: its undefined cells, dashed, and the others in their colour."""
+    blank = base.transform_filter(f"datum.{field} === null").mark_rect(style="blank")
+    known = base.transform_filter(f"datum.{field} !== null").mark_rect().encode(color=colour)
+    return blank, known
 
 
 def lines(values: list[rows.Row], y: alt.Y, split: dict[str, Any], names: Names, line: str) -> Chart:
-    """Band, line and points by depth; at every depth one tooltip tells the values of all lines.
+    """Band, line and points by depth; at every depth one tooltip with the values of all lines.
 
     Args:
         values: rows of depth, value, low, high, text, and what `split` names.
         y: the channel of the value.
         split: the colour that tells lines apart, if there are several.
         names: of the depths.
-        line: what a single line is called.
+        line: name of a single line.
     """
     depth = len(names) - 1
     ticks = _named(alt.Axis(tickMinStep=1, tickCount=min(depth, 12), format="d", grid=False), names)
@@ -109,8 +120,8 @@ def lines(values: list[rows.Row], y: alt.Y, split: dict[str, Any], names: Names,
     band = base.mark_area(style="band").encode(y=alt.Y("low:Q"), y2="high:Q")
     points = base.mark_point(size=34 if depth <= 40 else 10).encode(y=y)
     key = split["color"].shorthand.removesuffix(":N") if split else None
-    wide, told = rows.columns(values, names, key, line)
-    tooltip = [alt.Tooltip("name:N", title="depth"), *(alt.Tooltip(f"s{i}:N", title=t) for i, t in enumerate(told))]
+    wide, labels = rows.columns(values, names, key, line)
+    tooltip = [alt.Tooltip("name:N", title="depth"), *(alt.Tooltip(f"s{i}:N", title=t) for i, t in enumerate(labels))]
     # Unseen, over the whole height: the style sheet of the page lights it up under the pointer by this name.
     hits = alt.Chart(data(wide), name="hits").mark_rect(opacity=0, aria=False)
     return layered(band, base.mark_line().encode(y=y), points, hits.encode(x="from:Q", x2="to:Q", tooltip=tooltip))

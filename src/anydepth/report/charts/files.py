@@ -1,4 +1,4 @@
-"""Charts as files: pictures, a page of their own, or the specification."""
+"""Save a chart as a picture, a page of its own, or its specification."""
 
 import io
 from pathlib import Path
@@ -29,8 +29,8 @@ def save(chart: alt.TopLevelMixin, path: str | Path) -> Path:
     if kind not in FORMATS:
         raise TraceFileError(f"cannot save a chart as {Path(path).name!r}: end the name in one of {', '.join(FORMATS)}")
     content = _rendered(chart, kind)
-    with atomic_write(Path(path)) as beside:
-        beside.write_bytes(content)
+    with atomic_write(Path(path)) as temporary:
+        temporary.write_bytes(content)
     return Path(path)
 
 

@@ -1,8 +1,4 @@
-"""The charts: each a function from traces to an Altair chart.
-
-`plot` gives one by name, for a notebook or for `save`; the report page asks for the same charts one by one. Curves of
-several traces share a chart; a map shows one trace.
-"""
+"""Altair charts of traces: `plot` by name, the others one by one. Curves of several traces share a chart."""
 
 from collections.abc import Callable
 
@@ -15,7 +11,7 @@ from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart, Domain
 from anydepth.report.charts.files import save
 from anydepth.report.formats import measure_title, percent, plain, plain_name, sentence
-from anydepth.report.protocols import Source, Sources, named, require_similarity, require_statistic
+from anydepth.report.protocols import Source, Sources, provenance_name, require_similarity, require_statistic
 from anydepth.report.sentences import ends
 
 __all__ = ["AnyChart", "by_class", "curve", "plot", "saturation", "save", "similarity_map", "spread", "to_last"]
@@ -29,7 +25,7 @@ STATISTICS = {
     "cross_entropy": "Cross-entropy by depth, in nats",
     "stays_correct": "Right here and at every later depth",
 }
-_SETTLING = ("settle at this depth", "have settled by this depth")
+_SATURATION = ("saturate at this depth", "have saturated by this depth")
 _NEGLIGIBLE = -0.02  # a similarity between this and 0 looks like 0: no second hue for it, no more room on an axis
 
 
@@ -39,32 +35,27 @@ def curve(traces: Sources, statistic: str) -> Chart:
     if unit is percent:
         axis, scale = enc.share_axis(), alt.Scale(domain=[0, 1])
     else:
-        axis, scale = alt.Axis(tickCount=5, domain=False, ticks=False), alt.Scale(zero=True)
+        axis, scale = enc.value_axis(), alt.Scale(zero=True)
     y = alt.Y("value:Q", title=None, axis=axis, scale=scale)
     return enc.titled(
         enc.lines(values, y, enc.by_trace(traces), _names(traces), plain_name(statistic)),
         STATISTICS[statistic],
-        _whose(traces),
         f"Line chart: {STATISTICS[statistic]}. {ends(values, unit)}",
+        _only_name(traces),
     )
 
 
 def to_last(traces: Sources, measures: tuple[str, ...]) -> Chart:
-    """The similarity of every depth to the last one: a line per measure or, of several traces, per trace.
-
-    Args:
-        traces: label → trace.
-        measures: names of similarities; one where there are several traces.
-    """
+    """The similarity of every depth to the last one: a line per measure or, of several traces, per trace."""
     values = rows.to_last(traces, measures)
     y = alt.Y("value:Q", title=None, axis=enc.similarity_axis(), scale=_from_zero(values, "value"))
-    by_measure = {"color": alt.Color("measure:N", sort=None, legend=alt.Legend(orient="bottom", title=None))}
+    by_measure = {"color": enc.category("measure")}
     subject = sentence(measure_title(measures[0])) if len(measures) == 1 else "Similarity"
     return enc.titled(
         enc.lines(values, y, enc.by_trace(traces) or by_measure, _names(traces), subject),
         f"{subject} with the last depth",
-        _whose(traces),
         f"Line chart: {subject} of each depth with the last. {ends(values, plain)}",
+        _only_name(traces),
     )
 
 
@@ -72,7 +63,7 @@ def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
     """The similarity of every pair of depths as a map; undefined cells are dashed and say why.
 
     Args:
-        trace: what was traced.
+        trace: whose depths are compared.
         measure: a name in `trace.similarity`.
         domain: (0, 1) or (-1, 1), the values the colours span; a value has the same colour in both.
     """
@@ -84,40 +75,40 @@ def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
     base = alt.Chart(enc.data(rows.pairs(trace, measure))).encode(
         x=enc.depth_band(trace.names, "a"), y=enc.depth_band(trace.names, "b", downwards=True)
     )
-    blank = base.transform_filter("datum.value === null").mark_rect(style="blank")
-    known = base.transform_filter("datum.value !== null").mark_rect()
+    blank, known = enc.blank_and_known(base, enc.similarity_colour(domain))
     chart = enc.layered(
-        blank.encode(tooltip=[*where, alt.Tooltip("why:N", title="blank")]),
-        known.encode(color=enc.similarity_colour(domain), tooltip=[*where, *value]),
+        blank.encode(tooltip=[*where, alt.Tooltip("why:N", title="blank")]), known.encode(tooltip=[*where, *value])
     )
-    return enc.titled(chart, sentence(title), named(trace, "model"), f"Map: {title} of every pair of depths.")
+    model = provenance_name(trace, "model")
+    return enc.titled(chart, sentence(title), f"Map: {title} of every pair of depths.", model)
 
 
 def saturation(traces: Sources) -> Chart:
-    """How many samples settle on their final answer at each depth (bars), and have settled by it (line)."""
+    """Share of samples that saturate at each depth (bars), and that have saturated by it (line)."""
     base = alt.Chart(enc.data(rows.saturation(traces))).encode(x=enc.depth_band(_names(traces)))
     bar_split, line_split = enc.by_trace(traces, side_by_side=True), enc.by_trace(traces)
     here, by_then = base, base
     if len(traces) == 1:
-        here, by_then = (base.transform_calculate(shows=f"'{name}'") for name in _SETTLING)
+        here, by_then = (base.transform_calculate(shows=f"'{name}'") for name in _SATURATION)
         legend = alt.Legend(orient="bottom", title=None)
-        bar_split = line_split = {"color": alt.Color("shows:N", scale=alt.Scale(domain=list(_SETTLING)), legend=legend)}
+        scale = alt.Scale(domain=list(_SATURATION))
+        bar_split = line_split = {"color": alt.Color("shows:N", scale=scale, legend=legend)}
     share = alt.Y("share:Q", title=None, axis=enc.share_axis(), scale=alt.Scale(domain=[0, 1]))
     tooltip = [
         *_trace_tooltip(traces),
         alt.Tooltip("depth:O"),
-        alt.Tooltip("count:Q", title="settle here", format=",d"),
+        alt.Tooltip("count:Q", title="saturate here", format=",d"),
         alt.Tooltip("share:Q", title="share", format=".1%"),
-        alt.Tooltip("cumulative:Q", title="settled by here", format=".1%"),
+        alt.Tooltip("cumulative:Q", title="saturated by here", format=".1%"),
     ]
     bars = here.mark_bar(style="bars").encode(y=share, tooltip=tooltip, **bar_split)
     line = by_then.mark_line().encode(y="cumulative:Q", **line_split)
     points = by_then.mark_point().encode(y="cumulative:Q", tooltip=tooltip, **line_split)
     return enc.titled(
         enc.layered(bars, line, points),
-        "Where samples settle on their final answer",
-        _whose(traces),
-        "Bar chart: share of samples whose answer is final from this depth on. Line: the share settled by then.",
+        "Saturation: from where on answers are final",
+        "Bar chart: share of samples that saturate at each depth. Line: the share saturated by then.",
+        _only_name(traces),
     )
 
 
@@ -132,7 +123,7 @@ def spread(traces: Sources, measure: str, against: str) -> Chart:
     values = rows.spread(traces, measure, against)
     # Both sides on one scale: they are looked at side by side.
     both = values + rows.spread(traces, measure, "next" if against == "last" else "last")
-    title, whom = measure_title(measure), f"the {against} depth"
+    title, other = measure_title(measure), f"the {against} depth"
     percentiles = (("95", "95th percentile"), ("75", "75th"), ("50", "median"), ("25", "25th"), ("05", "5th"))
     tooltip = [
         *_trace_tooltip(traces),
@@ -150,9 +141,9 @@ def spread(traces: Sources, measure: str, against: str) -> Chart:
     median = base.mark_tick(style="median", thickness=2.5, width=width).encode(y="q50:Q")
     return enc.titled(
         enc.layered(whisker, box, median),
-        f"{sentence(title)} with {whom}, sample by sample",
-        _whose(traces),
-        f"Box-like chart: distribution over samples of {title} of each depth with {whom}.",
+        f"{sentence(title)} with {other}, sample by sample",
+        f"Box-like chart: distribution over samples of {title} of each depth with {other}.",
+        _only_name(traces),
     )
 
 
@@ -160,7 +151,7 @@ def by_class(trace: Source, order: tuple[str, ...] = ()) -> Chart:
     """Accuracy of each class at each depth as a map.
 
     Args:
-        trace: what was traced.
+        trace: with a readout on labelled data.
         order: the classes from top to bottom; by default the class that is right earliest comes first.
     """
     values = rows.classes(trace)
@@ -172,18 +163,13 @@ def by_class(trace: Source, order: tuple[str, ...] = ()) -> Chart:
             alt.Tooltip("class:N"),
             alt.Tooltip("depth:O"),
             alt.Tooltip("accuracy:Q", format=".1%"),
-            alt.Tooltip("saturated:Q", title="settled by here", format=".1%"),
+            alt.Tooltip("saturated:Q", title="saturated by here", format=".1%"),
             alt.Tooltip("count:Q", title="samples of the class", format=",d"),
         ],
     )
-    blank = base.transform_filter("datum.accuracy === null").mark_rect(style="blank")
-    known = base.transform_filter("datum.accuracy !== null").mark_rect().encode(color=enc.accuracy_colour())
-    return enc.titled(
-        enc.layered(blank, known),
-        "Accuracy by class and depth",
-        named(trace, "model"),
-        "Map: accuracy by class and depth.",
-    )
+    chart = enc.layered(*enc.blank_and_known(base, enc.accuracy_colour(), "accuracy"))
+    title = "Accuracy by class and depth"
+    return enc.titled(chart, title, "Map: accuracy by class and depth.", provenance_name(trace, "model"))
 
 
 def domain_of(traces: Sources, measures: tuple[str, ...]) -> Domain:
@@ -194,11 +180,11 @@ def domain_of(traces: Sources, measures: tuple[str, ...]) -> Domain:
 
 
 def _names(traces: Sources) -> tuple[str, ...]:
-    """What depths are called: as in the deepest trace."""
+    """Names of the depths: those of the deepest trace."""
     return max(traces.values(), key=lambda trace: trace.depth).names
 
 
-def _whose(traces: Sources) -> str:
+def _only_name(traces: Sources) -> str:
     return next(iter(traces)) if len(traces) == 1 else ""
 
 
@@ -287,7 +273,7 @@ def plot(trace: Source, name: str) -> AnyChart:
     """A chart of one trace by its name, to show in a notebook or to `save`.
 
     Args:
-        trace: what was traced.
+        trace: what the chart shows.
         name: one of the keys of `PLOTS`.
 
     Raises:
@@ -295,6 +281,6 @@ def plot(trace: Source, name: str) -> AnyChart:
     """
     if name not in PLOTS:
         raise MeasureError(f"no chart is called {name!r}; choose one of {', '.join(PLOTS)}")
-    chart: AnyChart = PLOTS[name](trace, {named(trace, "model", "states"): trace})
+    chart: AnyChart = PLOTS[name](trace, {provenance_name(trace, "model", "states"): trace})
     chart.config = theme.config()
     return chart

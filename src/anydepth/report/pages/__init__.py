@@ -1,1 +1,1 @@
-"""The pages of reports, one for each kind of result."""
+"""HTML pages of reports, one module for each kind of result."""

@@ -1,4 +1,4 @@
-"""How well the measures of a trace agree: in words, as a map, and as numbers."""
+"""How well the similarity measures of a trace agree: in words, as a map, and as numbers."""
 
 from collections.abc import Mapping
 
@@ -7,35 +7,36 @@ import numpy as np
 
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart
-from anydepth.report.formats import interval, measure_title, number, plain, with_interval
-from anydepth.report.pages.sections import Agreeing, Figure, figure
-from anydepth.report.pages.tables import Cell, Table
+from anydepth.report.formats import measure_title, number, plain, with_interval
+from anydepth.report.pages.sections import AgreementSummary, Figure, figure
+from anydepth.report.pages.tables import Table, cell, heads
 from anydepth.report.protocols import Source
 from anydepth.report.rows import Row
 from anydepth.stats.agreement import Agreement
 
-Found = Mapping[tuple[str, str], Agreement]
+Agreements = Mapping[tuple[str, str], Agreement]
 
-_PAPERS = {"cosine", "cka"}  # the two of which the paper says so
+_PAPERS = {"cosine", "cka"}  # the two that the paper compares
 _NOTE = (
     "Spearman's coefficient of every two measures over pairs of depths: whether they put the pairs in the same order. "
     "Intervals and Pearson's are under the pointer."
 )
+_BLANK = "too few pairs of depths, or one measure is the same for all"
 
 
-def agreeing(trace: Source) -> Agreeing | None:
-    """What the page says of how well a trace's measures agree; None where there are fewer than two."""
-    found = trace.measure_agreement()
-    if not found:
+def summary(trace: Source) -> AgreementSummary | None:
+    """How well a trace's measures agree; None where there are fewer than two."""
+    agreements = trace.measure_agreement()
+    if not agreements:
         return None
-    pair = next((pair for pair in found if set(pair) == _PAPERS), next(iter(found)))
-    one = found[pair]
-    return Agreeing(
+    pair = next((pair for pair in agreements if set(pair) == _PAPERS), next(iter(agreements)))
+    agreement = agreements[pair]
+    return AgreementSummary(
         title=f"Do {_both(pair)} agree?",
-        pearson=with_interval(*one.pearson, plain),
-        spearman=with_interval(*one.spearman, plain),
-        meaning=_meaning(pair, one) + _extremes(found),
-        map=_figure(found) if len(found) > 1 else None,
+        pearson=with_interval(*agreement.pearson, plain),
+        spearman=with_interval(*agreement.spearman, plain),
+        meaning=_meaning(pair, agreement) + _extremes(agreements),
+        map=_figure(agreements) if len(agreements) > 1 else None,
     )
 
 
@@ -45,15 +46,15 @@ def _both(pair: tuple[str, str]) -> str:
     return " and ".join(short if short[0] != short[1] else titles)
 
 
-def _meaning(pair: tuple[str, str], one: Agreement) -> str:
-    value, low, _ = one.spearman
+def _meaning(pair: tuple[str, str], agreement: Agreement) -> str:
+    value, low, _ = agreement.spearman
     if not np.isfinite(value):
-        return f"Not defined here: {one.pairs} pairs of different depths have a value of both."
+        return f"Not defined here: {agreement.pairs} pairs of different depths have a value of both."
     return (
-        f"Over the {one.pairs} pairs of different depths, {_both(pair)} {_verdict(value, low)}. Pearson asks whether "
-        "one is a straight-line function of the other, Spearman only whether they order the pairs alike. The interval "
-        "is a jackknife over depths: what another choice of depths would have given, not other samples. Agreement does "
-        "not make either measure right."
+        f"Over the {agreement.pairs} pairs of different depths, {_both(pair)} {_verdict(value, low)}. Pearson asks "
+        "whether one is a straight-line function of the other, Spearman only whether they order the pairs alike. The "
+        "interval is a jackknife over depths: what another choice of depths would have given, not other samples. "
+        "Agreement does not make either measure right."
     )
 
 
@@ -71,9 +72,9 @@ def _verdict(spearman: float, low: float) -> str:
     return "do not clearly agree on the order of the pairs"
 
 
-def _extremes(found: Found) -> str:
+def _extremes(agreements: Agreements) -> str:
     """Which two of several measures agree best, and which least."""
-    known = {pair: one for pair, one in found.items() if np.isfinite(one.spearman[0])}
+    known = {pair: agreement for pair, agreement in agreements.items() if np.isfinite(agreement.spearman[0])}
     if len(known) < 2:
         return ""
     order = sorted(known, key=lambda pair: known[pair].spearman[0])
@@ -84,26 +85,24 @@ def _extremes(found: Found) -> str:
     return f" Of all measures here, {best}; {least}."
 
 
-def _figure(found: Found) -> Figure:
-    return figure(agreement_map(found), _NOTE, shape="map", table=_table(found))
+def _figure(agreements: Agreements) -> Figure:
+    names = list(dict.fromkeys(name for pair in agreements for name in pair))
+    return figure(agreement_map(agreements, names), _NOTE, shape="map", table=_table(agreements, names))
 
 
-def agreement_map(found: Found) -> Chart:
+def agreement_map(agreements: Agreements, names: list[str]) -> Chart:
     """Spearman's coefficient of every two measures as a map; a pair without one is dashed."""
-    names = _names(found)
-    signed = any(one.spearman[0] < 0 for one in found.values())
-    base = alt.Chart(enc.data([row for pair, one in found.items() for row in _rows(pair, one)])).encode(
+    signed = any(agreement.spearman[0] < 0 for agreement in agreements.values())
+    rows = [row for pair, agreement in agreements.items() for row in _two_rows(pair, agreement)]
+    base = alt.Chart(enc.data(rows)).encode(
         x=alt.X("a:N", title=None, sort=names, axis=_axis(-45)),
         y=alt.Y("b:N", title=None, sort=names, axis=_axis(0)),
         tooltip=[alt.Tooltip("pair:N", title="measures"), "Spearman:N", "Pearson:N", "pairs:Q"],
     )
-    blank = base.transform_filter("datum.value === null").mark_rect(style="blank")
-    known = base.transform_filter("datum.value !== null").mark_rect()
     colour = enc.similarity_colour((-1.0, 1.0) if signed else (0.0, 1.0))
     return enc.titled(
-        enc.layered(blank, known.encode(color=colour)),
+        enc.layered(*enc.blank_and_known(base, colour)),
         "Which measures agree",
-        "",
         f"Map: Spearman's coefficient of every two of {len(names)} measures over pairs of depths.",
     )
 
@@ -112,35 +111,22 @@ def _axis(angle: int) -> alt.Axis:
     return alt.Axis(labelAngle=angle, grid=False, ticks=False, domain=False)
 
 
-def _rows(pair: tuple[str, str], one: Agreement) -> list[Row]:
-    """A pair's two cells."""
-    told = {
-        "value": number(one.spearman[0]),
+def _two_rows(pair: tuple[str, str], agreement: Agreement) -> list[Row]:
+    """The two cells of a pair, above and below the diagonal."""
+    values = {
+        "value": number(agreement.spearman[0]),
         "pair": " and ".join(measure_title(name) for name in pair),
-        "Spearman": with_interval(*one.spearman, plain),
-        "Pearson": with_interval(*one.pearson, plain),
-        "pairs": one.pairs,
+        "Spearman": with_interval(*agreement.spearman, plain),
+        "Pearson": with_interval(*agreement.pearson, plain),
+        "pairs": agreement.pairs,
     }
-    return [{"a": a, "b": b} | told for a, b in (pair, pair[::-1])]
+    return [{"a": a, "b": b} | values for a, b in (pair, pair[::-1])]
 
 
-def _table(found: Found) -> Table:
+def _table(agreements: Agreements, names: list[str]) -> Table:
     """Spearman's coefficients below the diagonal, with their intervals."""
-    names = _names(found)
-    rows = [
-        (Cell(name, float(place)), *(_cell(found[other, name]) for other in names[:place]))
-        for place, name in enumerate(names)
-        if place
-    ]
+    rows = []
+    for place, first in enumerate(heads(names)[1:], start=1):
+        row = (agreements[other, names[place]].spearman for other in names[:place])
+        rows.append((first, *(cell(value, plain, low, high, why=_BLANK) for value, low, high in row)))
     return Table(("Spearman", *names[:-1]), tuple(rows))
-
-
-def _cell(one: Agreement) -> Cell:
-    value, low, high = one.spearman
-    if not np.isfinite(value):
-        return Cell("–", why="too few pairs of depths, or one measure is the same for all")
-    return Cell(plain(value), value, interval(low, high, plain))
-
-
-def _names(found: Found) -> list[str]:
-    return list(dict.fromkeys(name for pair in found for name in pair))

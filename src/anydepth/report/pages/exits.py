@@ -1,4 +1,4 @@
-"""What early exit trades, as charts and as a page: quality against depth, operations and time."""
+"""Charts and page of an early-exit calibration: quality against depth, operations and time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from anydepth.exits.summary import ExitSummary
 from anydepth.report import html
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart
-from anydepth.report.formats import interval, number, percent, plain
+from anydepth.report.formats import interval, number, percent, plain, sentence
 from anydepth.report.pages.sections import Section, figure, flat
-from anydepth.report.pages.tables import Cell, Table
+from anydepth.report.pages.tables import Cell, Table, cell, cells, table
 from anydepth.report.rows import Row
 from anydepth.report.sentences import Finding
+from anydepth.stats.means import Estimate
 
 Curves = Mapping[str, ExitCurve]
 
@@ -35,16 +36,16 @@ _WAYS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rival:
-    """A model to compare with that has no exits: one trained shallow from the start.
+    """A model without exits to compare with: one trained shallow from the start.
 
     Attributes:
         name: of the kind; rivals of one name are one series.
         depth: its blocks.
         quality: its accuracy.
-        low: of the 95 % interval.
-        high: likewise.
+        low: lower end of the 95 % interval of the accuracy.
+        high: upper end.
     """
 
     name: str
@@ -66,7 +67,7 @@ def tradeoff(
     Args:
         curves: by name; they share the chart.
         against: a key of `AXES`.
-        points: where the calibrated policy of a name stands: what it costs, and its quality.
+        points: name → (cost, quality) of its calibrated policy.
         rivals: models without exits, against depth only.
 
     Raises:
@@ -76,11 +77,7 @@ def tradeoff(
         raise MeasureError(f"curves are drawn against {', '.join(AXES)}, not {against!r}")
     values = [row for name, curve in curves.items() for row in _rows(name, curve, against)]
     names = [*curves, *dict.fromkeys(rival.name for rival in rivals)]
-    colour: dict[str, Any] = (
-        {}
-        if len(names) == 1
-        else {"color": alt.Color("curve:N", sort=names, legend=alt.Legend(orient="bottom", title=None))}
-    )
+    colour: dict[str, Any] = {} if len(names) == 1 else {"color": enc.category("curve", names)}
     title = "Accuracy" if all(curve.accuracy is not None for curve in curves.values()) else "Agreement"
     scale = alt.Scale(domain=_range([row["low"] for row in values], [row["high"] for row in values]))
     x = alt.X("cost:Q", title=AXES[against], scale=alt.Scale(zero=False, nice=False), axis=_axis(against))
@@ -92,19 +89,18 @@ def tradeoff(
         base.mark_line().encode(y=y, order="place:Q"),
         base.mark_point(size=16).encode(y=y, tooltip=tooltip),
     ]
-    marked = [
+    certified = [
         {"curve": name, "cost": cost, "quality": quality, "text": f"certified: {percent(quality)}"}
         for name, (cost, quality) in (points or {}).items()
     ]
-    if marked:
-        where = alt.Chart(enc.data(marked)).encode(x=x, y=y, tooltip=tooltip, **colour)
-        layers.append(where.mark_point(size=170, filled=True, shape="diamond", opacity=1))
+    if certified:
+        diamonds = alt.Chart(enc.data(certified)).encode(x=x, y=y, tooltip=tooltip, **colour)
+        layers.append(diamonds.mark_point(size=170, filled=True, shape="diamond", opacity=1))
     if rivals:
         layers += _rivals(rivals, x, y, colour)
     return enc.titled(
         enc.layered(*layers),
         f"{title} against {AXES[against].partition(',')[0]}",
-        "",
         f"Line chart: {title.lower()} at every threshold against {AXES[against]}.",
     )
 
@@ -156,7 +152,7 @@ def _range(low: Sequence[float], high: Sequence[float]) -> list[float]:
 
 def speedups(curve: ExitCurve) -> Chart:
     """How many times faster than the plain model: as blocks are counted, as costs predict, and by the clock."""
-    found = {
+    speedup = {
         "paper_speedup": curve.paper_speedup,
         "flops": 1 / curve.flops,
         "predicted": 1 / curve.predicted,
@@ -164,14 +160,14 @@ def speedups(curve: ExitCurve) -> Chart:
     }
     values = [
         {"way": _WAYS[way], "depth": float(depth), "times": float(times), "text": f"{times:.2f} ×"}
-        for way, all_times in found.items()
+        for way, all_times in speedup.items()
         for depth, times in zip(curve.depth, all_times, strict=True)
         if np.isfinite(times)
     ]
     base = alt.Chart(enc.data(values)).encode(
         x=alt.X("depth:Q", title="mean depth", scale=alt.Scale(zero=False, nice=False), axis=_axis("depth")),
         y=alt.Y("times:Q", title=None, axis=alt.Axis(format=".1f", domain=False, ticks=False)),
-        color=alt.Color("way:N", sort=list(_WAYS.values()), legend=alt.Legend(orient="bottom", title=None)),
+        color=enc.category("way", list(_WAYS.values())),
         tooltip=["way:N", alt.Tooltip("depth:Q", format=".2f"), "text:N"],
     )
     clock = f"datum.way === '{_WAYS['measured']}'"
@@ -181,17 +177,12 @@ def speedups(curve: ExitCurve) -> Chart:
             base.transform_filter(clock).mark_point(size=60, filled=True, opacity=1),
         ),
         "Speed-up, counted and measured",
-        "",
         "Line chart: speed-up against mean depth, as blocks, operations and measured costs tell it, and by the clock.",
     )
 
 
-def leaving(counts: Sequence[int]) -> Chart:
-    """The share of samples that leave at each depth.
-
-    Args:
-        counts: (L,) of depth 1 on.
-    """
+def exit_depths(counts: Sequence[int]) -> Chart:
+    """The share of samples that exit at each depth; `counts` is (L,), from depth 1 on."""
     total = sum(counts)
     values = [{"depth": depth, "share": count / total, "count": count} for depth, count in enumerate(counts, 1)]
     bars = (
@@ -203,114 +194,97 @@ def leaving(counts: Sequence[int]) -> Chart:
             tooltip=["depth:O", alt.Tooltip("count:Q", format=",d"), alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    return enc.titled(enc.layered(bars), "Where samples leave", "", "Bar chart: share of samples leaving at a depth.")
+    return enc.titled(enc.layered(bars), "Where samples exit", "Bar chart: share of samples that exit at each depth.")
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def write(found: Mapping[str, ExitSummary], path: Path) -> Path:
-    """Write the page of one calibration, or of several side by side.
-
-    Args:
-        found: by name.
-        path: where to; an existing file is replaced at once or not at all.
-    """
+def write(summaries: Mapping[str, ExitSummary], path: Path) -> Path:
+    """Write the page of one calibration, or of several side by side, and return its path."""
     content = html.page(
-        eyebrow="Calibrated to stop early",
-        fine="Depth l is the raw output of block l. Charts and shares are of samples that had no say in the policy.",
-        title=" and ".join(found),
-        shown={name: (_what(one), list(_findings(one))) for name, one in found.items()},
-        sections=[_traded(found), *(_where(name, one, many=len(found) > 1) for name, one in found.items())],
-        numbers={f"Thresholds of {name}": _numbers(one.curve) for name, one in found.items()},
+        eyebrow="Calibrated for early exit",
+        fine="Depth l is the raw output of block l. Charts and shares are of the held-out test set.",
+        title=" and ".join(summaries),
+        shown={name: (_what(summary), list(_findings(summary))) for name, summary in summaries.items()},
+        sections=[_quality_section(summaries), *(_savings_section(name, summaries) for name in summaries)],
+        numbers={f"Thresholds of {name}": _numbers(summary.curve) for name, summary in summaries.items()},
         notes_title="What was chosen, and what it costs here",
-        notes={name: one.notes for name, one in found.items() if one.notes},
-        provenance={name: dict(flat(_origin(one))) for name, one in found.items()},
+        notes={name: summary.notes for name, summary in summaries.items() if summary.notes},
+        provenance={name: dict(flat(_origin(summary))) for name, summary in summaries.items()},
     )
     return html.save(content, path)
 
 
-def _what(one: ExitSummary) -> str:
-    return f"{one.model} on {one.data}: {one.last} blocks; {sum(one.calibration.samples):,} samples."
+def _what(summary: ExitSummary) -> str:
+    return f"{summary.model} on {summary.data}: {summary.last} blocks; {sum(summary.calibration.samples):,} samples."
 
 
-def _findings(one: ExitSummary) -> Iterator[Finding]:
-    certificate = one.calibration.certificate
-    if certificate is None:
+def _findings(summary: ExitSummary) -> Iterator[Finding]:
+    if summary.calibration.certificate is None:
         yield Finding("Nothing could be certified", "Every sample goes to the last depth, so nothing is saved.")
         return
     yield Finding(
-        f"A mean depth of {one.depth:.2f} instead of {one.last}",
-        f"By the clock {1 / one.measured:.2f} times as fast as the plain model, in batches of {one.curve.batch}; "
-        f"measured costs predict {1 / one.predicted:.2f}, blocks counted alone {one.last / one.depth:.2f}.",
+        f"A mean depth of {summary.depth:.2f} instead of {summary.last}",
+        f"By the clock {1 / summary.measured:.2f} times as fast as the plain model, in batches of "
+        f"{summary.curve.batch}; measured costs predict {1 / summary.predicted:.2f}, blocks counted alone "
+        f"{summary.last / summary.depth:.2f}.",
     )
-    yield Finding(f"{percent(one.agreement)} of the answers are the full model's", _proved(one))
-    if one.accuracy is not None and one.full_accuracy is not None:
-        low, high = one.interval(one.accuracy)
+    guarantee = sentence(str(summary.calibration))
+    yield Finding(f"{percent(summary.agreement)} of the answers are the full model's", f"{guarantee}.")
+    if summary.accuracy is not None and summary.full_accuracy is not None:
+        low, high = summary.interval(summary.accuracy)
         yield Finding(
-            f"{percent(one.accuracy)} are right, against {percent(one.full_accuracy)} of the full model",
-            f"On the same {sum(one.leaving):,} samples; interval {interval(low, high, percent)}.",
+            f"{percent(summary.accuracy)} are right, against {percent(summary.full_accuracy)} of the full model",
+            f"On the same {sum(summary.leaving):,} samples; interval {interval(low, high, percent)}.",
         )
 
 
-def _proved(one: ExitSummary) -> str:
-    text = str(one.calibration)
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _traded(found: Mapping[str, ExitSummary]) -> Section:
-    curves = {name: one.curve for name, one in found.items()}
-    certified = {name: one for name, one in found.items() if one.calibration.certificate is not None}
-
-    def at(cost: str) -> dict[str, tuple[float, float]]:
-        quality = {name: one.agreement if one.accuracy is None else one.accuracy for name, one in certified.items()}
-        costs = {name: one.depth if cost == "depth" else one.predicted for name, one in certified.items()}
-        return {name: (costs[name], quality[name]) for name in certified}
-
+def _quality_section(summaries: Mapping[str, ExitSummary]) -> Section:
+    curves = {name: summary.curve for name, summary in summaries.items()}
+    at_depth, at_time = {}, {}
+    for name, summary in summaries.items():
+        if summary.calibration.certificate is not None:
+            quality = summary.agreement if summary.accuracy is None else summary.accuracy
+            at_depth[name], at_time[name] = (summary.depth, quality), (summary.predicted, quality)
     note = "Every threshold, from the strictest on the right to the loosest. Diamond: the policy that was certified."
     return Section(
-        "What is traded",
-        (
-            figure(tradeoff(curves, "depth", points=at("depth")), note),
-            figure(tradeoff(curves, "time", points=at("time")), "The same against the time a batch takes."),
+        title="Quality against cost",
+        figures=(
+            figure(tradeoff(curves, "depth", points=at_depth), note),
+            figure(tradeoff(curves, "time", points=at_time), "The same against the time a batch takes."),
         ),
     )
 
 
-def _where(name: str, one: ExitSummary, *, many: bool) -> Section:
-    tag = f", {name}" if many else ""
+def _savings_section(name: str, summaries: Mapping[str, ExitSummary]) -> Section:
+    summary, tag = summaries[name], f", {name}" if len(summaries) > 1 else ""
+    note = "Blocks counted leave out what testing costs; points are measured in turn with the plain model."
     return Section(
-        f"What it saves{tag}",
-        (
-            figure(
-                speedups(one.curve),
-                "Blocks counted leave out what testing costs; points are measured in turn with the plain model.",
-                tag,
-            ),
-            figure(leaving(one.leaving), "Of the samples that prove the policy.", tag),
+        title=f"What it saves{tag}",
+        figures=(
+            figure(speedups(summary.curve), note, tag),
+            figure(exit_depths(summary.leaving), "Of the held-out test set.", tag),
         ),
     )
 
 
 def _numbers(curve: ExitCurve) -> Table:
-    low, high = curve.interval()
-    columns: dict[str, list[Cell]] = {
-        "Accuracy" if curve.accuracy is not None else "Agreement": [
-            Cell(percent(value), float(value), interval(a, b, percent))
-            for value, a, b in zip(curve.quality, low, high, strict=True)
-        ],
-        "Agreement ": [Cell(percent(value), float(value)) for value in curve.agreement],
-        "Operations": [Cell(percent(value), float(value)) for value in curve.flops],
-        "Time, predicted": [Cell(percent(value), float(value)) for value in curve.predicted],
-        "Time, measured": [
-            Cell(percent(value), float(value)) if np.isfinite(value) else Cell("–", why="not measured there")
-            for value in curve.measured
-        ],
+    columns: dict[str, Sequence[Cell]] = {
+        "Accuracy" if curve.accuracy is not None else "Agreement": cells(
+            Estimate(curve.quality, *curve.interval()), percent, why="undefined"
+        )
     }
-    first = [Cell(plain(depth), float(depth)) for depth in curve.depth]
-    return Table(("Mean depth", *columns), tuple(zip(first, *columns.values(), strict=True)))
+    for title, shares, why in (
+        ("Agreement ", curve.agreement, ""),
+        ("Operations", curve.flops, ""),
+        ("Time, predicted", curve.predicted, ""),
+        ("Time, measured", curve.measured, "not measured there"),
+    ):
+        columns[title] = [cell(share, percent, why=why) for share in shares]
+    return table([cell(depth, plain, why="") for depth in curve.depth], columns, "Mean depth")
 
 
-def _origin(one: ExitSummary) -> dict[str, object]:
-    plain_values = one.as_plain()
-    return {name: plain_values[name] for name in ("model", "data", "policy", "calibration", "area")}
+def _origin(summary: ExitSummary) -> dict[str, object]:
+    values = summary.as_plain()
+    return {name: values[name] for name in ("model", "data", "policy", "calibration", "area")}

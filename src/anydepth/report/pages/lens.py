@@ -1,4 +1,4 @@
-"""A lens as tables on a page: positions side by side, depths one above the other, the deepest on top."""
+"""Logit lens as tables on a page: positions side by side, depths one above the other, the deepest on top."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -13,45 +13,50 @@ from anydepth.report import html, theme
 from anydepth.report.formats import percent
 from anydepth.report.pages.sections import Section, flat
 from anydepth.report.protocols import LensSource
-from anydepth.report.sentences import Finding
+from anydepth.report.sentences import Finding, saturation
 
 ACROSS = 12
-"""Positions side by side. More of them go below, as lines of a text do: nothing has to be scrolled, and it prints."""
+"""Positions side by side. More of them go below, as lines of a text do, so that nothing is scrolled and it prints."""
 
 Parts = tuple[tuple[str, bool], ...]
-"""A text in pieces, each with whether it stands for something that can't be seen."""
+"""A text in pieces, each with whether it is a mark for something invisible."""
 
 _MARKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
-_HIDDEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")  # Unicode's kinds of characters that leave nothing to see
+_INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs")  # Unicode categories
 _LEVELS = len(theme.HEAT_STOPS)
 
 
-@dataclass(frozen=True)
-class Lines(Section):
-    """A section that brings its own HTML, which stands where others have their figures."""
+@dataclass(frozen=True, kw_only=True)
+class HtmlSection(Section):
+    """A section with HTML of its own, which stands where others have their figures."""
 
     body: Markup = field(default=Markup(""))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What the model would say at one depth and position."""
+    """The most probable token at one depth and position.
+
+    Attributes:
+        parts: its text.
+        share: its probability as text.
+        level: place of its colour among `theme.HEAT_STOPS`.
+        saturates: whether it is the final one from this depth on, and was not before.
+        right: whether it is the target.
+        description: all of it in words, for the pointer.
+    """
 
     parts: Parts
     share: str
     level: int
-    """Place of its colour among `theme.HEAT_STOPS`."""
-    settles: bool
-    """Whether the answer is the final one from this depth on, and was not before."""
+    saturates: bool
     right: bool
-    """Whether it is the target."""
-    told: str
-    """All of it in words, for the pointer."""
+    description: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Some positions side by side."""
+    """Positions side by side."""
 
     title: str
     tokens: tuple[Parts, ...]
@@ -60,13 +65,8 @@ class Strip:
     """Depth and cells, the deepest first."""
 
 
-def section(lens: LensSource, tag: str = "") -> Lines:
-    """The lens as a section of a page.
-
-    Args:
-        lens: what to show.
-        tag: told behind the heading.
-    """
+def section(lens: LensSource) -> HtmlSection:
+    """The lens as a section of a page."""
     body = html.render(
         "lens.html.j2",
         strips=list(strips(lens)),
@@ -76,28 +76,24 @@ def section(lens: LensSource, tag: str = "") -> Lines:
         next_token=lens.next_token,
         final_norm=lens.provenance.get("readout") != "raw",
     )
-    return Lines(f"What it would say at every depth{tag}", (), body=Markup(body))  # escaped by the template
+    return HtmlSection(title="Logit lens: the most probable token at every depth", body=Markup(body))  # escaped there
 
 
 def write(lens: LensSource, path: str | Path) -> Path:
-    """Write the page of a lens by itself.
+    """Write the page of a lens by itself, and return its path.
 
     Args:
-        lens: what to show.
+        lens: of a text.
         path: where to; an existing file is replaced at once or not at all.
-
-    Returns:
-        The path.
 
     Raises:
         TraceFileError: the file cannot be written; nothing is left behind.
     """
-    found = section(lens)
     content = html.render(
         "lens_page.html.j2",
         title=_name(lens),
         what=_what(lens),
-        section=found,
+        section=section(lens),
         notes=lens.notes,
         provenance=dict(flat(lens.provenance)),
     )
@@ -105,24 +101,10 @@ def write(lens: LensSource, path: str | Path) -> Path:
 
 
 def findings(lens: LensSource) -> list[Finding]:
-    """What the numbers of a lens say, in sentences."""
-    found = [_settling(lens)]
-    if (right := _right(lens)) is not None:
-        found.append(right)
-    return found
-
-
-def _settling(lens: LensSource) -> Finding:
-    """By which depth half of the positions have their final answer."""
-    last, count = lens.depth, len(lens.tokens)
-    settled = np.array([(lens.saturation <= depth).mean() for depth in range(last + 1)])
-    half = int(np.argmax(settled >= 0.5))
-    before = f"{percent(float(settled[-2]))} before the last block"
-    if half == last:
-        claim = f"Most of the {count} positions get their final answer only at the last depth."
-        return Finding(claim, f"It is settled for {before}.")
-    claim = f"Half of the {count} positions have their final answer by depth {half} of {last}."
-    return Finding(claim, f"It is settled for {percent(float(settled[half]))} by depth {half}, for {before}.")
+    """Sentences on saturation, and on how probable the targets are."""
+    shares = np.array([(lens.saturation <= depth).mean() for depth in range(lens.depth + 1)])
+    of_targets = _right(lens)
+    return [saturation(shares, f"{len(lens.tokens)} positions"), *([of_targets] if of_targets else [])]
 
 
 def _right(lens: LensSource) -> Finding | None:
@@ -132,10 +114,10 @@ def _right(lens: LensSource) -> Finding | None:
     if not count:
         return None
     right = (lens.top_id == lens.target_id)[:, have].sum(1)
-    shown = dict.fromkeys((lens.depth, (lens.depth + 1) // 2, 0))
-    told = "; ".join(f"{_number(lens.perplexity[k])} at depth {k}, where {right[k]} are on top" for k in shown)
+    depths = dict.fromkeys((lens.depth, (lens.depth + 1) // 2, 0))
+    values = "; ".join(f"{_number(lens.perplexity[k])} at depth {k}, where {right[k]} are on top" for k in depths)
     claim = f"At the last depth, {_target(lens)} is the most probable one at {right[-1]} of {count} positions."
-    return Finding(claim, f"Perplexity of these {count} tokens: {told}.")
+    return Finding(claim, f"Perplexity of these {count} tokens: {values}.")
 
 
 def strips(lens: LensSource) -> Iterator[Strip]:
@@ -147,32 +129,32 @@ def strips(lens: LensSource) -> Iterator[Strip]:
         here = range(start, min(start + ACROSS, count))
         rows = tuple((k, tuple(_cell(lens, k, t) for t in here)) for k in reversed(range(lens.depth + 1)))
         title = f"Positions {start} to {here[-1]} of {count}" if len(here) > 1 else f"Position {start} of {count}"
-        yield Strip(title, tuple(tokens[t] for t in here), tuple(targets[t] for t in here), rows)
+        here_tokens, here_targets = tuple(tokens[t] for t in here), tuple(targets[t] for t in here)
+        yield Strip(title=title, tokens=here_tokens, targets=here_targets, rows=rows)
 
 
 def _cell(lens: LensSource, depth: int, position: int) -> Cell:
     share = float(lens.probability[depth, position])
-    settled = int(lens.saturation[position])
     return Cell(
         parts=visible(lens.top[depth][position]),
         share=_share(share),
         level=round(share * (_LEVELS - 1)),
-        settles=depth == settled,
+        saturates=depth == int(lens.saturation[position]),
         right=int(lens.top_id[depth, position]) == int(lens.target_id[position]),
-        told=_told(lens, depth, position, settled),
+        description=_description(lens, depth, position),
     )
 
 
-def _told(lens: LensSource, depth: int, position: int, settled: int) -> str:
+def _description(lens: LensSource, depth: int, position: int) -> str:
     top, target = lens.top[depth][position], lens.targets[position]
-    said = (
+    text = (
         f"Depth {depth}, position {position}: {_plain(top)} with {percent(float(lens.probability[depth, position]))}, "
         f"entropy {lens.entropy[depth, position]:.2f} nats."
     )
     if target is not None:
         share = percent(float(lens.target_probability[depth, position]))
-        said += f" The target {_plain(target)}: {share}, rank {lens.target_rank[depth, position]:,}."
-    return said + (" Its final answer, from here on." if depth == settled else "")
+        text += f" The target {_plain(target)}: {share}, rank {lens.target_rank[depth, position]:,}."
+    return text + (" Saturated: its final token from here on." if depth == int(lens.saturation[position]) else "")
 
 
 def visible(token: str) -> Parts:
@@ -184,15 +166,15 @@ def visible(token: str) -> Parts:
         >>> visible("")
         (('∅', True),)
     """
-    pieces = [_seen(character) for character in token] or [("∅", True)]
+    pieces = [_visible_character(character) for character in token] or [("∅", True)]
     joined = groupby(pieces, key=lambda piece: piece[1])
     return tuple(("".join(text for text, _ in group), marks) for marks, group in joined)
 
 
-def _seen(character: str) -> tuple[str, bool]:
+def _visible_character(character: str) -> tuple[str, bool]:
     if character in _MARKS:
         return _MARKS[character], True
-    if unicodedata.category(character) not in _HIDDEN:
+    if unicodedata.category(character) not in _INVISIBLE:
         return character, False
     return f"U+{ord(character):04X}", True
 
@@ -229,6 +211,6 @@ def _name(lens: LensSource) -> str:
 
 
 def _what(lens: LensSource) -> str:
-    says = "What it would say next" if lens.next_token else "What it would put there"
+    token = "next token" if lens.next_token else "token in each place"
     where = f"at {len(lens.tokens)} positions of a text"
-    return f"{says} {where}: read from the embedding, and after each of {lens.depth} blocks."
+    return f"The most probable {token} {where}: read from the embedding, and after each of {lens.depth} blocks."

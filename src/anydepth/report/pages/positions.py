@@ -1,4 +1,4 @@
-"""The section of a report on a language model's answers: by position, and by how frequent the token to come is."""
+"""Report section on a language model: readout statistics by position, and by frequency of the token to come."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from jaxtyping import Int64
 from anydepth.report import theme
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Names
-from anydepth.report.formats import Unit, interval, number, percent, plain, with_interval
+from anydepth.report.formats import Unit, number, percent, plain, with_interval
 from anydepth.report.pages.sections import Figure, Section, figure
-from anydepth.report.pages.tables import Cell, Table
+from anydepth.report.pages.tables import cells, heads, table
 from anydepth.report.protocols import Source
-from anydepth.report.rows import Row
+from anydepth.report.rows import Row, with_ends
 from anydepth.results.positions import BandedStatistics, by_frequency, by_position, tells_next_token
 from anydepth.results.trace_data import TraceData
 from anydepth.stats.means import Estimate
@@ -22,26 +22,26 @@ from anydepth.stats.means import Estimate
 _ROW, _DOT, _AROUND = 34, 24, 110  # pixels of a row of a map, of one of dots, and of what is around them
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Bands of one kind, and how they are spoken of.
+@dataclass(frozen=True, kw_only=True)
+class Banding:
+    """Statistics by band, and the words for the bands.
 
     Attributes:
-        found: the statistics by band.
-        axis: what the bands are of.
-        short: one of them, on an axis that has other kinds too.
-        within: one of them, in a sentence.
+        statistics: by band.
+        axis: title of an axis of these bands.
+        short: name of a band on an axis that has other kinds too.
+        within: name of a band in a sentence.
     """
 
-    found: BandedStatistics
+    statistics: BandedStatistics
     axis: str
     short: str
     within: str
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the maps show, and why that.
+class MapChoice:
+    """The statistic that the maps show, and why.
 
     Attributes:
         name: of the statistic.
@@ -53,40 +53,53 @@ class Shown:
     reason: str
     depths: Int64[np.ndarray, " d"]
 
+    @property
+    def unit(self) -> Unit:
+        """Format of the statistic."""
+        return plain if self.name == "cross_entropy" else percent
+
 
 def section(trace: Source, tag: str = "") -> Section | None:
-    """Where in a sequence, and at which tokens, the depths differ.
+    """Where in a sequence, and at which tokens, the depths differ; None for other than causal language models.
 
     Args:
-        trace: of any model.
-        tag: what tells its figures from those of another trace, if there is one.
-
-    Returns:
-        None for a trace that is not of a causal language model, or without labels.
+        trace: of any model; without labels there is no section either.
+        tag: end of each title.
     """
     if not isinstance(trace, TraceData) or not tells_next_token(trace) or "accuracy" not in trace.statistics:
         return None
-    kinds = (
-        Kind(by_position(trace), "tokens of context", "context {}", "with a context of {}"),
-        Kind(by_frequency(trace), "rank of the token to come", "rank {}", "at tokens of rank {}"),
+    bandings = (
+        Banding(
+            statistics=by_position(trace), axis="tokens of context", short="context {}", within="with a context of {}"
+        ),
+        Banding(
+            statistics=by_frequency(trace),
+            axis="rank of the token to come",
+            short="rank {}",
+            within="at tokens of rank {}",
+        ),
     )
-    shown = choose(trace)
-    colour = _colour(shown, [kind.found.values[shown.name] for kind in kinds])
+    choice = choose(trace)
+    colour = _colour(choice, [banding.statistics.values[choice.name] for banding in bandings])
     about = (
-        f"{shown.reason} The stronger the colour, the better, and one colour is one value in both maps. Intervals take "
-        "texts, not positions, for independent.",
+        f"{choice.reason} The stronger the colour, the better, and one colour is one value in both maps. Intervals "
+        "take texts, not positions, for independent.",
         "Ranks go by how often a token is the one to come in these data; 1 is the most frequent.",
     )
-    maps = (_map(kind, trace.names, shown, colour, note, tag) for kind, note in zip(kinds, about, strict=True))
-    return Section(f"By position, and by token{tag}", (*maps, _settling(kinds, trace.depth, tag)))
+    maps = (
+        _map(banding, trace.names, choice, colour, note, tag) for banding, note in zip(bandings, about, strict=True)
+    )
+    return Section(
+        title=f"By position, and by token{tag}", figures=(*maps, _saturation_figure(bandings, trace.depth, tag))
+    )
 
 
-def choose(trace: TraceData) -> Shown:
+def choose(trace: TraceData) -> MapChoice:
     """Cross-entropy where it means something at half of the depths or more, else accuracy.
 
     A classifier that was never trained to read a shallow state gives cross-entropies that say more of the scale of the
-    logits than of what it knows. The mark is the entropy of the tokens' own frequencies: the cross-entropy of one who
-    knows nothing but how often each comes in these data.
+    logits than of what it knows. The mark is the entropy of the tokens' own frequencies: the cross-entropy of a unigram
+    model of these data.
     """
     assert trace.rows is not None
     share = np.unique(trace.rows.label, return_counts=True)[1] / len(trace.rows)
@@ -97,54 +110,52 @@ def choose(trace: TraceData) -> Shown:
         "only how often each token comes"
     )
     if 2 * len(depths) < trace.depth:
-        return Shown(
-            "accuracy", f"Accuracy is shown, and not cross-entropy: only {reason}.", np.arange(trace.depth + 1)
-        )
-    return Shown("cross_entropy", f"Cross-entropy is shown: {reason}.", depths)
+        reason = f"Accuracy is shown, and not cross-entropy: only {reason}."
+        return MapChoice("accuracy", reason, np.arange(trace.depth + 1))
+    return MapChoice("cross_entropy", f"Cross-entropy is shown: {reason}.", depths)
 
 
 # --- maps ------------------------------------------------------------------------------------------------------------
 
 
-def _map(kind: Kind, names: Names, shown: Shown, colour: alt.Color, about: str, tag: str) -> Figure:
+def _map(banding: Banding, names: Names, choice: MapChoice, colour: alt.Color, about: str, tag: str) -> Figure:
     """A statistic by depth and band."""
-    found, unit = kind.found, plain if shown.name == "cross_entropy" else percent
-    value, called = found.values[shown.name], "cross-entropy" if unit is plain else "accuracy"
-    title = f"{'Cross-entropy, in nats,' if unit is plain else 'Accuracy'} by depth and {kind.axis}"
+    statistics, estimate = banding.statistics, banding.statistics.values[choice.name]
+    called = "cross-entropy" if choice.name == "cross_entropy" else "accuracy"
+    title = f"{'Cross-entropy, in nats,' if called != 'accuracy' else 'Accuracy'} by depth and {banding.axis}"
     rows: list[Row] = [
         {
             "band": band.name,
             "depth": depth,
-            "value": number(value.value[b, depth]),
-            "text": _told(value, (b, depth), unit),
-            "settled": number(found.values["settled"].value[b, depth]),
+            "value": number(estimate.value[b, depth]),
+            "text": _text(estimate, (b, depth), choice.unit),
+            "settled": number(statistics.values["settled"].value[b, depth]),
             "count": band.count,
         }
-        for b, band in enumerate(found.bands)
+        for b, band in enumerate(statistics.bands)
         for depth in range(len(names))
     ]
     base = alt.Chart(enc.data(rows)).encode(
         x=enc.depth_band(names),
-        y=alt.Y("band:N", title=kind.axis, sort=[band.name for band in found.bands], axis=enc.band_axis()),
+        y=alt.Y("band:N", title=banding.axis, sort=[band.name for band in statistics.bands], axis=enc.band_axis()),
         tooltip=[
-            alt.Tooltip("band:N", title=kind.axis),
+            alt.Tooltip("band:N", title=banding.axis),
             alt.Tooltip("depth:O"),
             alt.Tooltip("text:N", title=called),
-            alt.Tooltip("settled:Q", title="settled by here", format=".1%"),
+            alt.Tooltip("settled:Q", title="saturated by here", format=".1%"),
             alt.Tooltip("count:Q", title="answers in the band", format=",d"),
         ],
     )
-    blank = base.transform_filter("datum.value === null").mark_rect(style="blank")
-    known = base.transform_filter("datum.value !== null").mark_rect().encode(color=colour)
-    chart = enc.titled(enc.layered(blank, known), title, "", f"Map: {title}.")
-    height, table = _ROW * len(found.bands) + _AROUND, _table(found, names, value, unit)
-    return figure(chart, f"{_differ(kind, shown)} {about}", tag, shape="wide", height=height, table=table)
+    chart = enc.titled(enc.layered(*enc.blank_and_known(base, colour)), title, f"Map: {title}.")
+    columns = {band.name: cells(estimate[b], choice.unit, "infinite") for b, band in enumerate(statistics.bands)}
+    height, content = _ROW * len(statistics.bands) + _AROUND, table(heads(names), columns)
+    return figure(chart, f"{_contrast(banding, choice)} {about}", tag, shape="wide", height=height, table=content)
 
 
-def _colour(shown: Shown, values: Sequence[Estimate]) -> alt.Color:
+def _colour(choice: MapChoice, values: Sequence[Estimate]) -> alt.Color:
     """Strong is good: high accuracy, low cross-entropy."""
-    known = np.concatenate([one.value[:, shown.depths].ravel() for one in values])
-    accuracy = shown.name == "accuracy"
+    known = np.concatenate([estimate.value[:, choice.depths].ravel() for estimate in values])
+    accuracy = choice.name == "accuracy"
     worst, best = (0.0, max(known.max(), 0.01)) if accuracy else (known.max(), known.min())
     stops = [float(worst + stop * (best - worst)) for stop in theme.HEAT_STOPS]
     scale = alt.Scale(domain=stops, range="heatmap", interpolate="lab", clamp=True)
@@ -153,46 +164,29 @@ def _colour(shown: Shown, values: Sequence[Estimate]) -> alt.Color:
     return alt.Color("value:Q", scale=scale, legend=legend)
 
 
-def _table(found: BandedStatistics, names: Names, value: Estimate, unit: Unit) -> Table:
-    body = [
-        (Cell(name, float(k)), *(_cell(value, (b, k), unit) for b in range(len(found.bands))))
-        for k, name in enumerate(names)
-    ]
-    return Table(("Depth", *(band.name for band in found.bands)), tuple(body))
-
-
-def _cell(value: Estimate, place: tuple[int, int], unit: Unit) -> Cell:
-    middle, low, high = _at(value, place)
-    return Cell(unit(middle), middle, interval(low, high, unit)) if np.isfinite(middle) else Cell("–", why="infinite")
-
-
-def _differ(kind: Kind, shown: Shown) -> str:
-    """What the first band and the last say, at depth L and half way."""
-    found, last = kind.found, kind.found.values["settled"].value.shape[1] - 1
-    accuracy = shown.name == "accuracy"
-    value, unit = (found.values["accuracy"], percent) if accuracy else (found.perplexity, _perplexity)
+def _contrast(banding: Banding, choice: MapChoice) -> str:
+    """Sentence on the first band and the last, at depth L and half way."""
+    statistics = banding.statistics
+    last = statistics.values["settled"].value.shape[1] - 1
+    accuracy = choice.name == "accuracy"
+    estimate, unit = (statistics.values["accuracy"], percent) if accuracy else (statistics.perplexity, _perplexity)
     name, half = "accuracy" if accuracy else "perplexity", max(last // 2, 1)
-    told = f"At depth {last}, {name} is {_of_ends(kind, value, last, unit)}"
-    return told + (f"; at depth {half}, it is {_of_ends(kind, value, half, unit)}." if half < last else ".")
+
+    def ends(depth: int) -> str:
+        return " and ".join(f"{_text(estimate, (b, depth), unit)} {words}" for b, words in _first_and_last(banding))
+
+    text = f"At depth {last}, {name} is {ends(last)}"
+    return text + (f"; at depth {half}, it is {ends(half)}." if half < last else ".")
 
 
-def _of_ends(kind: Kind, value: Estimate, depth: int, unit: Unit) -> str:
-    return " and ".join(f"{_told(value, (b, depth), unit)} {text}" for b, text in _ends(kind))
+def _first_and_last(banding: Banding) -> list[tuple[int, str]]:
+    """The first band and the last, by number and in words."""
+    bands = banding.statistics.bands
+    return [(b, banding.within.format(bands[b].name)) for b in sorted({0, len(bands) - 1})]
 
 
-def _ends(kind: Kind) -> list[tuple[int, str]]:
-    """The first band and the last, in a sentence."""
-    bands = kind.found.bands
-    return [(b, kind.within.format(bands[b].name)) for b in sorted({0, len(bands) - 1})]
-
-
-def _told(value: Estimate, place: tuple[int, ...], unit: Unit) -> str:
-    middle, low, high = _at(value, place)
-    return with_interval(middle, low, high, unit)
-
-
-def _at(value: Estimate, place: tuple[int, ...]) -> tuple[float, float, float]:
-    return float(value.value[place]), float(value.low[place]), float(value.high[place])
+def _text(estimate: Estimate, place: tuple[int, ...], unit: Unit) -> str:
+    return with_interval(float(estimate.value[place]), float(estimate.low[place]), float(estimate.high[place]), unit)
 
 
 def _perplexity(value: float) -> str:
@@ -202,17 +196,17 @@ def _perplexity(value: float) -> str:
 # --- saturation ------------------------------------------------------------------------------------------------------
 
 
-def _settling(kinds: Sequence[Kind], last: int, tag: str) -> Figure:
+def _saturation_figure(bandings: Sequence[Banding], last: int, tag: str) -> Figure:
     """The mean saturation depth of every band."""
     rows: list[Row] = []
-    for kind in kinds:
-        for b, band in enumerate(kind.found.bands):
-            middle, low, high = (number(one) for one in _at(kind.found.saturation, (b,)))
-            row: Row = {"kind": kind.axis, "band": kind.short.format(band.name), "value": middle, "count": band.count}
-            rows.append(row | {"low": low, "high": high, "text": _told(kind.found.saturation, (b,), _depth)})
+    for banding in bandings:
+        saturation = banding.statistics.saturation
+        for b, band in enumerate(banding.statistics.bands):
+            row: Row = {"kind": banding.axis, "band": banding.short.format(band.name), "count": band.count}
+            rows.append(row | with_ends(saturation.value[b], saturation.low[b], saturation.high[b], _depth))
     base = alt.Chart(enc.data(rows)).encode(
         y=alt.Y("band:N", title=None, sort=[row["band"] for row in rows], axis=enc.band_axis()),
-        color=alt.Color("kind:N", sort=[kind.axis for kind in kinds], legend=alt.Legend(orient="bottom", title=None)),
+        color=enc.category("kind", [banding.axis for banding in bandings]),
     )
     # an interval that goes beyond the depths there are ends at the frame
     scale = alt.Scale(domain=[1, max(last, 2)], clamp=True)
@@ -224,12 +218,15 @@ def _settling(kinds: Sequence[Kind], last: int, tag: str) -> Figure:
     ]
     whiskers = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     points = base.mark_point(size=70).encode(x=alt.X("value:Q", title="depth", axis=axis, scale=scale), tooltip=tooltip)
-    title = "Where answers settle, by band"
-    what = f"Dot chart: mean saturation depth by {' and by '.join(kind.axis for kind in kinds)}."
-    chart = enc.titled(enc.layered(whiskers, points), title, "", what)
-    told = [f"{_told(kind.found.saturation, (b,), _depth)} {text}" for kind in kinds for b, text in _ends(kind)]
+    description = f"Dot chart: mean saturation depth by {' and by '.join(banding.axis for banding in bandings)}."
+    chart = enc.titled(enc.layered(whiskers, points), "Mean saturation depth, by band", description)
+    means = [
+        f"{_text(banding.statistics.saturation, (b,), _depth)} {words}"
+        for banding in bandings
+        for b, words in _first_and_last(banding)
+    ]
     note = (
-        f"The mean saturation depth is {', '.join(told)}. An answer settles at the first depth from which its top "
+        f"The mean saturation depth is {', '.join(means)}. An answer saturates at the first depth from which its top "
         "token never changes again, right or wrong."
     )
     return figure(chart, note, tag, shape="wide", height=_DOT * len(rows) + _AROUND)

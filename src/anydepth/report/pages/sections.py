@@ -1,4 +1,4 @@
-"""What a page is made of: figures under headings, and where the numbers come from."""
+"""Sections of a page: figures under headings, and provenance as flat entries."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from anydepth.report.charts.encodings import Chart
 from anydepth.report.pages.tables import Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """A chart on the page."""
 
@@ -20,8 +20,8 @@ class Figure:
     table: Table | None = None
 
 
-@dataclass(frozen=True)
-class Agreeing:
+@dataclass(frozen=True, kw_only=True)
+class AgreementSummary:
     """How well the measures of a trace agree: two of them in words, all of them as a map."""
 
     title: str
@@ -31,14 +31,14 @@ class Agreeing:
     map: Figure | None  # where there are more than two measures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """Figures under one heading."""
 
     title: str
-    figures: tuple[Figure, ...]
+    figures: tuple[Figure, ...] = ()
     maps: tuple[Figure, ...] = ()  # come first, and then how well they agree
-    agreements: Mapping[str, Agreeing] = field(default_factory=dict)
+    agreements: Mapping[str, AgreementSummary] = field(default_factory=dict)
     more: tuple[Figure, ...] = ()  # behind a disclosure
 
 
@@ -56,7 +56,7 @@ def figure(
     title = spec.pop("title")["text"] + tag
     spec.pop("config", None)
     spec["autosize"] = {"type": "fit", "contains": "padding"}
-    return Figure(title, note, spec, shape, height, table)
+    return Figure(title=title, note=note, spec=spec, shape=shape, height=height, table=table)
 
 
 def flat(entry: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
@@ -64,16 +64,16 @@ def flat(entry: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
     for key, value in entry.items():
         name = f"{above} {key}".strip()
         if key == "classes" and isinstance(value, Mapping):
-            yield name, _few([str(one) for one in value.values()])
+            yield name, _shortened([str(label) for label in value.values()])
         elif isinstance(value, Mapping):
             yield from flat(value, name)
         elif isinstance(value, (list, tuple)):
-            yield name, _few([str(one) for one in value])
+            yield name, _shortened([str(item) for item in value])
         elif value is not None:
             counts = isinstance(value, int) and not isinstance(value, bool) and key != "seed"
             yield name, f"{value:,}" if counts else str(value)
 
 
-def _few(values: list[str], most: int = 8) -> str:
+def _shortened(values: list[str], most: int = 8) -> str:
     """The first of many values, and how many there are."""
     return ", ".join(values) if len(values) <= most else f"{', '.join(values[:most])}, ... ({len(values):,})"

@@ -1,5 +1,6 @@
-"""The numbers of the charts as tables: to read, to copy, and for screen readers."""
+"""Tables of the numbers behind the charts: to read, to copy, and for screen readers."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,13 +8,14 @@ import numpy as np
 from anydepth.measures.similarity import MEASURES
 from anydepth.report.charts.trace import MAIN, STATISTICS
 from anydepth.report.formats import Unit, interval, measure_title, percent, plain, plain_name, sentence
-from anydepth.report.protocols import Source, reason, statistic
-from anydepth.report.rows import unit_of
+from anydepth.report.protocols import Source, blank_reason, statistic
+from anydepth.report.rows import last_column, saturated_by, unit_of
+from anydepth.stats.means import Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A number as it is shown, as it is, and its interval; an undefined one says why."""
+    """A number as text, as a float, and its interval; an undefined one says why."""
 
     text: str
     value: float | None = None
@@ -29,51 +31,56 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]  # the first of each row is its depth
 
 
+def cell(value: float, unit: Unit, low: float = np.nan, high: float = np.nan, *, why: str) -> Cell:
+    """A number with its interval; a dash where it is not finite, and `why`."""
+    if not np.isfinite(value):
+        return Cell(text="–", why=why)
+    return Cell(text=unit(float(value)), value=float(value), interval=interval(low, high, unit))
+
+
+def cells(estimate: Estimate, unit: Unit, why: str) -> list[Cell]:
+    """A column of numbers with their intervals."""
+    ends = zip(estimate.value, estimate.low, estimate.high, strict=True)
+    return [cell(value, unit, low, high, why=why) for value, low, high in ends]
+
+
+def heads(names: Sequence[str]) -> list[Cell]:
+    """The first column: names of rows, sorted by their number."""
+    return [Cell(text=name, value=float(k)) for k, name in enumerate(names)]
+
+
+def table(first: Sequence[Cell], columns: Mapping[str, Sequence[Cell]], title: str = "Depth") -> Table:
+    """Columns side by side, behind the first one that names the rows."""
+    return Table((title, *columns), tuple(zip(first, *columns.values(), strict=True)))
+
+
 def numbers(trace: Source) -> Table:
     """One row per depth: every readout statistic, saturation, and the similarity to the last depth."""
-    columns: dict[str, list[Cell]] = {}
+    columns: dict[str, Sequence[Cell]] = {}
     for name in (name for name in STATISTICS if name in trace.statistics):
-        value, (low, high) = statistic(trace, name), trace.interval(name)
         why = "nothing is right at this depth" if name == "stays_correct" else "undefined at this depth"
-        columns[sentence(plain_name(name))] = [
-            _cell(v, unit_of(name), why, lo, hi) for v, lo, hi in zip(value, low, high, strict=True)
-        ]
+        estimate = Estimate(statistic(trace, name), *trace.interval(name))
+        columns[sentence(plain_name(name))] = cells(estimate, unit_of(name), why)
     if "agreement" in trace.statistics:
-        columns |= _saturation(trace)
+        counts, by_then = statistic(trace, "saturation"), saturated_by(trace)
+        columns["Saturate here"] = [Cell(text=f"{int(count):,}", value=float(count)) for count in counts]
+        columns["Saturated by here"] = [cell(share, percent, why="") for share in by_then]
     for name in (name for name in MAIN if name in trace.similarity):
-        value, ends = trace.similarity[name][:, -1], trace.similarity_intervals.get(name)
-        low, high = np.full((2, len(value)), np.nan) if ends is None else ends[:, :, -1]
+        estimate = last_column(trace, name)
         columns[f"{sentence(measure_title(name)).partition(',')[0]} to last"] = [
-            _cell(v, plain, reason(trace, k), lo, hi)
-            for k, (v, lo, hi) in enumerate(zip(value, low, high, strict=True))
+            cell(value, plain, low, high, why=blank_reason(trace, k))
+            for k, (value, low, high) in enumerate(zip(estimate.value, estimate.low, estimate.high, strict=True))
         ]
-    depths = [Cell(name, float(k)) for k, name in enumerate(trace.names)]
-    return Table(("Depth", *columns), tuple(zip(depths, *columns.values(), strict=True)))
+    return table(heads(trace.names), columns)
 
 
 def matrix(trace: Source, measure: str) -> Table:
-    """A similarity as numbers; of a symmetric one below and on the diagonal, above it would only be repeated."""
+    """A similarity as numbers; of a symmetric one only the diagonal and what is below it."""
     value = trace.similarity[measure]
     depths = range(trace.depth + 1)
-    whole = measure in MEASURES and not MEASURES[measure].symmetric
-    body = []
-    for a in depths:
-        others = depths if whole else range(a + 1)
-        cells = (_cell(value[a, b], plain, reason(trace, a, b)) for b in others)
-        body.append((Cell(trace.names[a], float(a)), *cells))
-    return Table(("Depth", *trace.names), tuple(body))
-
-
-def _saturation(trace: Source) -> dict[str, list[Cell]]:
-    counts = statistic(trace, "saturation")
-    share = np.cumsum(counts) / max(int(counts.sum()), 1)
-    return {
-        "Settle here": [Cell(f"{int(count):,}", float(count)) for count in counts],
-        "Settled by here": [Cell(percent(float(s)), float(s)) for s in share],
-    }
-
-
-def _cell(value: float, unit: Unit, why: str, low: float = np.nan, high: float = np.nan) -> Cell:
-    if not np.isfinite(value):
-        return Cell("–", why=why)
-    return Cell(unit(float(value)), float(value), interval(low, high, unit))
+    symmetric = measure not in MEASURES or MEASURES[measure].symmetric
+    body = tuple(
+        (first, *(cell(value[a, b], plain, why=blank_reason(trace, a, b)) for b in depths if b <= a or not symmetric))
+        for a, first in enumerate(heads(trace.names))
+    )
+    return Table(("Depth", *trace.names), body)

@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything a trace shows, readable offline, in light and dark, on paper and phone."""
+"""The HTML report of traces: one file, readable offline, in light and dark, on paper and phone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,13 @@ from anydepth.report import html, rows
 from anydepth.report import sentences as words
 from anydepth.report.charts import trace as charts
 from anydepth.report.charts.trace import MAIN
-from anydepth.report.pages import lens, positions, theory
-from anydepth.report.pages.agreement import agreeing
+from anydepth.report.pages import agreement, lens, positions, theory
 from anydepth.report.pages.sections import Figure, Section, figure, flat
 from anydepth.report.pages.tables import matrix, numbers
-from anydepth.report.protocols import LensSource, Source, Sources, named
+from anydepth.report.protocols import LensSource, Source, Sources, provenance_name
 from anydepth.theory.findings import Theory
 
-_WORDS = "Depth 0 is the embedding, depth l the raw output of block l."
+_DEPTHS = "Depth 0 is the embedding, depth l the raw output of block l."
 _READ = {
     "accuracy": "Share of {unit} that are right when {reader} the state at that depth.",
     "confidence": "Mean probability of the top class. Where it is above the accuracy, the readout is surer than it "
@@ -53,32 +52,29 @@ def write(
     theories: Sequence[Theory] = (),
     lenses: Sequence[LensSource] = (),
 ) -> Path:
-    """Write the report of one trace, or of several side by side.
+    """Write the report of one trace, or of several side by side, and return its path.
 
     Args:
-        traces: what to show; the curves of several share their charts.
-        path: where to, its folder made if missing; an existing file is replaced at once or not at all.
-        labels: how to call the traces; by default as their models are called.
+        traces: the curves of several share their charts.
+        path: its folder is made if missing; an existing file is replaced at once or not at all.
+        labels: of the traces; by default the names of their models.
         theories: of the traces, one each, for a section on them.
-        lenses: texts looked at, for a section on each.
-
-    Returns:
-        The path.
+        lenses: for a section on each.
 
     Raises:
         MeasureError: there is no trace, or not one label for each.
         TraceFileError: the file cannot be written; nothing is left behind.
     """
-    shown = label(traces, labels)
-    content = render(shown, dict(zip(shown, theories, strict=True)) if theories else {}, lenses)
+    named = label(traces, labels)
+    content = render(named, dict(zip(named, theories, strict=True)) if theories else {}, lenses)
     return html.save(content, Path(path))
 
 
 def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict[str, Source]:
-    """Traces under names that differ."""
+    """Traces by names that differ."""
     if not traces:
         raise MeasureError("no trace came to report on; give at least one")
-    names = list(labels) if labels is not None else [named(trace, "model", "states") for trace in traces]
+    names = list(labels) if labels is not None else [provenance_name(trace, "model", "states") for trace in traces]
     if len(names) != len(traces) or (labels is not None and len(set(names)) < len(names)):
         raise MeasureError(f"{len(traces)} traces came with the labels {names}; give each one of its own")
     unique: dict[str, Source] = {}
@@ -91,15 +87,18 @@ def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict
 def render(traces: Sources, theories: Mapping[str, Theory] | None = None, lenses: Sequence[LensSource] = ()) -> str:
     """The page as text."""
     theories = theories or {}
-    told = [positions.section(trace, _tag(traces, name)) for name, trace in traces.items()]
-    tested = [theory.section(one, traces[name].names, _tag(traces, name)) for name, one in theories.items()]
-    read = [lens.section(one) for one in lenses]
-    tables = {f"Theory of {name}, by depth": theory.table(one, traces[name].names) for name, one in theories.items()}
-    sections = (_answer(traces), *told, _likeness(traces), *tested, *read)
+    sections = [
+        _readout_section(traces),
+        *(positions.section(trace, _tag(traces, name)) for name, trace in traces.items()),
+        _similarity_section(traces),
+        *(theory.section(value, traces[name].names, _tag(traces, name)) for name, value in theories.items()),
+        *(lens.section(one_lens) for one_lens in lenses),
+    ]
+    tables = {f"Theory of {name}, by depth": theory.table(t, traces[name].names) for name, t in theories.items()}
     return html.page(
         title=" and ".join(traces),
         eyebrow="Traced by depth",
-        fine=_WORDS if all("model" in trace.provenance for trace in traces.values()) else "",
+        fine=_DEPTHS if all("model" in trace.provenance for trace in traces.values()) else "",
         shown={name: (words.what(trace), words.findings(trace)) for name, trace in traces.items()},
         sections=[section for section in sections if section is not None],
         numbers={f"Every depth of {name}": numbers(trace) for name, trace in traces.items()} | tables,
@@ -113,12 +112,12 @@ def _tag(traces: Sources, name: str) -> str:
     return f", {name}" if len(traces) > 1 else ""
 
 
-def _notes(trace: Source, tested: Theory | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*trace.notes, *(tested.notes if tested else ()))))
+def _notes(trace: Source, of_trace: Theory | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*trace.notes, *(of_trace.notes if of_trace else ()))))
 
 
-def _answer(traces: Sources) -> Section | None:
-    """Where the answer forms: everything that needs a readout."""
+def _readout_section(traces: Sources) -> Section | None:
+    """Everything that needs a readout."""
     have = [name for name in charts.STATISTICS if any(name in trace.statistics for trace in traces.values())]
     if not have:
         return None
@@ -130,39 +129,38 @@ def _answer(traces: Sources) -> Section | None:
         if name != "stays_correct"
     ]
     if "agreement" in have:
-        one = unit.removesuffix("s")
         note = (
-            f"A {one} settles at the first depth from which its top class never changes again. Labels play no part: it "
-            "may settle on a wrong answer."
+            f"A {unit.removesuffix('s')} saturates at the first depth from which its top class never changes again. "
+            "Labels play no part: it may saturate on a wrong answer."
         )
         figures.append(figure(charts.saturation(traces), note))
     if "stays_correct" in have:
         figures.append(figure(charts.curve(traces, "stays_correct"), _READ["stays_correct"].format(unit=unit)))
     if "accuracy" in have:
         figures += _by_class({name: trace for name, trace in traces.items() if "accuracy" in trace.statistics})
-    return Section("Where the answer forms", tuple(figures))
+    return Section(title="Where the answer forms", figures=tuple(figures))
 
 
 def _by_class(traces: Sources) -> Iterator[Figure]:
     """One map per trace, all in the order of the first."""
     order: tuple[str, ...] = ()
     for name, trace in traces.items():
-        shown = tuple(dict.fromkeys(str(row["class"]) for row in rows.classes(trace)))
-        if not shown:
+        names = tuple(dict.fromkeys(str(row["class"]) for row in rows.classes(trace)))
+        if not names:
             continue
-        order = order or shown
+        order = order or names
         total = len(set(trace.by_class()["class"]))
         note = (
-            "One row per class, the one that is right earliest on top. A row that is dark from the start is often the "
+            "One row per class, the one that is right earliest on top. A row at 100 % from the start is often the "
             "class that a shallow readout gives to everything."
         )
-        if total > len(shown):
-            note += f" Of {total} classes, the {len(shown)} most frequent are shown."
-        tag = f", {name}" if len(traces) > 1 else ""
-        yield figure(charts.by_class(trace, order), note, tag, shape="wide", height=24 * len(shown) + 100)
+        if total > len(names):
+            note += f" Of {total} classes, the {len(names)} most frequent are shown."
+        chart = charts.by_class(trace, order)
+        yield figure(chart, note, _tag(traces, name), shape="wide", height=24 * len(names) + 100)
 
 
-def _likeness(traces: Sources) -> Section | None:
+def _similarity_section(traces: Sources) -> Section | None:
     """How alike the depths are: maps, curves to the last depth, distributions over samples."""
     measures = tuple(dict.fromkeys(name for trace in traces.values() for name in trace.similarity))
     if not measures:
@@ -176,10 +174,14 @@ def _likeness(traces: Sources) -> Section | None:
     if any("cosine" in trace.quantiles for trace in traces.values()):
         note = "Line in the box: median over samples. Box: the middle half. Whiskers: 5th to 95th percentile."
         figures += [figure(charts.spread(traces, "cosine", side), note) for side in ("last", "next")]
-    found = {name: agreeing(trace) for name, trace in traces.items()}
-    more = tuple(_maps(traces, tuple(name for name in measures if name not in main)))
-    agreements = {name: value for name, value in found.items() if value is not None}
-    return Section("How alike the depths are", tuple(figures), tuple(_maps(traces, main)), agreements, more)
+    summaries = {name: agreement.summary(trace) for name, trace in traces.items()}
+    return Section(
+        title="How alike the depths are",
+        figures=tuple(figures),
+        maps=tuple(_maps(traces, main)),
+        agreements={name: summary for name, summary in summaries.items() if summary is not None},
+        more=tuple(_maps(traces, tuple(name for name in measures if name not in main))),
+    )
 
 
 def _maps(traces: Sources, measures: tuple[str, ...]) -> Iterator[Figure]:
@@ -187,11 +189,10 @@ def _maps(traces: Sources, measures: tuple[str, ...]) -> Iterator[Figure]:
     domain = charts.domain_of(traces, measures)
     for name, trace in traces.items():
         for measure in (m for m in measures if m in trace.similarity):
-            chart = charts.similarity_map(trace, measure, domain)
-            tag = f", {name}" if len(traces) > 1 else ""
-            yield figure(chart, _ABOUT.get(measure, ""), tag, shape="map", table=matrix(trace, measure))
+            chart, note = charts.similarity_map(trace, measure, domain), _ABOUT.get(measure, "")
+            yield figure(chart, note, _tag(traces, name), shape="map", table=matrix(trace, measure))
 
 
 def _any_interval(traces: Sources, measures: tuple[str, ...]) -> bool:
-    found = (trace.similarity_intervals.get(name) for trace in traces.values() for name in measures)
-    return any(interval is not None and bool(np.isfinite(interval).any()) for interval in found)
+    intervals = (trace.similarity_intervals.get(name) for trace in traces.values() for name in measures)
+    return any(interval is not None and bool(np.isfinite(interval).any()) for interval in intervals)
