@@ -73,8 +73,7 @@ def cosine(
         MeasureError: the temporary file cannot be written.
 
     Example:
-        >>> from anydepth.measures.engine.plan import no_temporary_space
-    from anydepth.measures.engine.states import ArrayStates
+        >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(100, 8))
         >>> cosine(ArrayStates({"h0": x, "h1": 2 * x + 1})).mean[0, 1]
         np.float64(1.000)

@@ -55,7 +55,8 @@ def gram_sums(
         shares.append(share)
         start += len(left)
         done(start)
-    return GramSums(location, cross, diagonal, trace, weighted), None if kept is None else torch.cat(shares)
+    sums = GramSums(location=location, cross=cross, diagonal=diagonal, trace=trace, weighted=weighted)
+    return sums, None if kept is None else torch.cat(shares)
 
 
 def row_products(

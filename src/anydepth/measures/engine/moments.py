@@ -41,7 +41,7 @@ _SMALLEST, _LARGEST = 1e-6, 1e6  # largest numbers of a depth between which its 
 HEAVY = 100  # times the mean squared norm, from which on a row is summed in float64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GramSums:
     """Sums for HSIC over the centred Gram matrices `G^k = Y^k Y^kᵀ` of K depths.
 
@@ -140,7 +140,8 @@ class Moments:
         offset = self.total / self.count
         mean = self.shift + offset
         variance = self._traces / self.count - sum_by_depth(offset.square(), self.widths)
-        return StateMoments(self.count, mean, variance, variance + sum_by_depth(mean.square(), self.widths))
+        size = variance + sum_by_depth(mean.square(), self.widths)
+        return StateMoments(count=self.count, mean=mean, variance=variance, size=size)
 
     def update(self, rows: Float[Tensor, "n w"]) -> Moments:
         """Add rows (n, sum of widths) in place, the depths side by side; returns self.
@@ -277,7 +278,9 @@ class Moments:
             products[k, k:] = sum_by_depth(panel.square_().sum(0), self.widths[k:])
         products = products + products.triu(1).T
         diagonal, weighted = self._moved_norms(self.total / -self.count)
-        return GramSums(self.location, products - diagonal, diagonal, traces, weighted)
+        return GramSums(
+            location=self.location, cross=products - diagonal, diagonal=diagonal, trace=traces, weighted=weighted
+        )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The sums as plain tensors, for safetensors or a wire."""

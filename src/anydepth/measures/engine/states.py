@@ -281,7 +281,7 @@ def rows_per_chunk(widths: tuple[int, ...], *, megabytes: int, least: int = 1) -
     return max(least, megabytes * 2**20 // (4 * sum(widths)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StateMoments:
     """Mean and spread of the states, for centring and to find blank depths.
 
@@ -368,7 +368,8 @@ def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[floa
     offset = total / count
     mean = shift + offset
     variance = squares / count - sum_by_depth(offset.square(), widths)
-    return StateMoments(count, mean, variance, variance + sum_by_depth(mean.square(), widths), coarse)
+    size = variance + sum_by_depth(mean.square(), widths)
+    return StateMoments(count=count, mean=mean, variance=variance, size=size, coarse=coarse)
 
 
 def undefined(blank: dict[int, str], value: Float64[np.ndarray, "... k k"]) -> Float64[np.ndarray, "... k k"]:
