@@ -367,12 +367,12 @@ def test_a_bug_of_ours_is_not_hidden(command: Command, monkeypatch: pytest.Monke
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("anydepth.tracing.run.assemble", broken)
+    monkeypatch.setattr("anydepth.tracing.run.build_trace", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(Path.cwd()))
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
     assert (done.status, done.out) == (1, "")
     pattern = (
-        r"anydepth: this is a bug in anydepth, ZeroDivisionError at test_cli.py:\d+: ours; please report it with (.*)\n"
+        r"anydepth: this is a bug in anydepth, ZeroDivisionError at test_trace.py:\d+: ours; please report it with (.*)\n"
     )
     said = re.fullmatch(pattern, done.err)
     assert said is not None, done.err
@@ -518,7 +518,7 @@ def test_a_stopped_process_ends_though_a_thread_of_a_library_does_not() -> None:
     """A signal in the middle of a lock leaves such threads, and the interpreter waits for them."""
     code = (
         "import threading\n"
-        "from anydepth import cli\n"
+        "from anydepth.cli import app as cli\n"
         "lock = threading.Lock()\n"
         "lock.acquire()\n"
         "threading.Thread(target=lock.acquire).start()\n"

@@ -97,7 +97,7 @@ def test_without_scikit_learn_it_says_what_to_install(tmp_path: Path, monkeypatc
     for name in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(DataError, match="'digits' comes with scikit-learn: pip install 'anydepth.jobs.demo.'"):
+    with pytest.raises(DataError, match="'digits' comes with scikit-learn: pip install 'anydepth.demo.'"):
         train_digits(tmp_path / "model", "aligned", epochs=1)
     assert list(tmp_path.iterdir()) == []
 

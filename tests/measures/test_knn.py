@@ -98,7 +98,7 @@ def test_a_row_at_the_mean_has_no_neighbours(name: str) -> None:
 
 @BOTH
 def test_of_many_rows_some_are_taken_and_the_note_says_how_many(name: str, monkeypatch) -> None:
-    for module in ("run", "knn"):
+    for module in ("engine.context", "knn"):
         monkeypatch.setattr(f"anydepth.measures.{module}.NEIGHBOUR_ROWS", 50)
     arrays = correlated(200, (6, 4))
     found = similarities(Ragged(arrays, [7, 130]), [name])[name]

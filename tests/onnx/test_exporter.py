@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import anydepth as ad
 from anydepth.core.heads import separate_heads
 from anydepth.errors import AnydepthError, ExportError, PolicyError, TraceFileError, UnsupportedHead
-from anydepth.onnx import export as exporting
+from anydepth.onnx import exporter as exporting
 from anydepth.onnx import segments
 from anydepth.onnx.exporter import export
 from anydepth.onnx.router import Router

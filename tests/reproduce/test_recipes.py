@@ -236,7 +236,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path))
-    monkeypatch.setattr("anydepth.reproduce.experiment.align", pytest.fail)
+    monkeypatch.setattr("anydepth.reproduce.experiment.run_align", pytest.fail)
     with pytest.raises(AnydepthError, match=r"anydepth\.assets get fashion-mnist"):
         reproduce(ReproduceSettings(recipe="weights", out=tmp_path / "out", steps=2))
 
