@@ -68,6 +68,7 @@ def similarities(
         DataError: the two models' states are not of the same number of rows.
 
     Example:
+        >>> import numpy as np
         >>> from anydepth.measures.engine.states import ArrayStates
         >>> x = np.random.default_rng(0).normal(size=(200, 8))
         >>> results = similarities(ArrayStates({"h0": x, "h1": x @ np.diag(np.arange(8.0))}), ["cosine", "cka"])
