@@ -156,7 +156,7 @@ def test_the_guarantee_is_for_inputs_made_as_they_were(command: Command) -> None
 
 
 def test_nothing_to_certify(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("certificates", "exits.looking"):
+    for place in ("stats.certificates", "exits.exit_scores"):
         monkeypatch.setattr(f"anydepth.{place}.fails", lambda early, *rest: np.ones(len(early), dtype=bool))
     done = command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--out", "mine")
     assert done.status == 0
