@@ -131,7 +131,7 @@ def test_exits_of_a_language_model(assets: Path, command: Command) -> None:
             ["~gpt2", "--prompt", "good", "--depth", "1", "--draft-depth", "1"],
             "than one way to generate came (--depth, --dr",
         ),
-        (["~bert", "--prompt", "good"], "writes no text: expected a causal language model"),
+        (["~bert", "--prompt", "good"], "generates no text: expected a causal language model"),
         (["~gpt2", "--prompt", "good", "--exit", "nowhere"], "exit.json"),
         (["~gpt2", "--prompts", "nowhere.txt"], "the prompts in 'nowhere.txt' cannot be read"),
     ],
