@@ -372,7 +372,8 @@ def test_a_bug_of_ours_is_not_hidden(command: Command, monkeypatch: pytest.Monke
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
     assert (done.status, done.out) == (1, "")
     pattern = (
-        r"anydepth: this is a bug in anydepth, ZeroDivisionError at test_trace.py:\d+: ours; please report it with (.*)\n"
+        r"anydepth: this is a bug in anydepth, ZeroDivisionError at test_trace.py:\d+: ours; "
+        r"please report it with (.*)\n"
     )
     said = re.fullmatch(pattern, done.err)
     assert said is not None, done.err
