@@ -307,7 +307,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such column": (["trace", "~bert", "--data", "~reviews.csv", "--text-column", "body"], r"no column 'body'"),
     "a column that is no text": (
         ["trace", "~bert", "--data", "digits", "--text-column", "label"],
-        r"column 'label' is class label, not text .row 0 holds \d.: name another .text.",
+        r"column 'label' is class label, not text .row 0 holds \d.: name another .--text-column.",
     ),
     "no such measure": (
         ["trace", "~bert", "--data", "~reviews.csv", "--measures", "cka,ckaa"],

@@ -52,7 +52,7 @@ def test_texts_are_read_to_their_end(anydepth: Command, assets: Path, way: tuple
     [
         (("--stride", "0"), "stride is 0 tokens, expected 1 to 3"),
         (("--stride", "4"), "stride is 4 tokens, expected 1 to 3"),
-        (("--stride", "2", "--no-labels"), "expected labels=True (no --no-labels)"),
+        (("--stride", "2", "--no-labels"), "expected --labels"),
     ],
 )
 def test_what_cannot_be_is_one_line(anydepth: Command, way: tuple[str, ...], says: str) -> None:

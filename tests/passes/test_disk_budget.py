@@ -172,7 +172,7 @@ def test_a_disk_without_room_for_one_more_batch_of_who_knows_how_many(
     free(monkeypatch, SIZE * ROW - 1)
     message = refusal(lambda: kept(one_by_one(), tmp_path / "out"))
     assert message.startswith("keeping what one more batch shows takes ")
-    assert "free; use a smaller --limit" in message
+    assert "free; use a smaller limit" in message
     assert list(tmp_path.iterdir()) == []
 
 
