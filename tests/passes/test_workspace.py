@@ -393,7 +393,7 @@ def test_a_folder_that_cannot_be_made(place: str, tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_found_on_the_first_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 5000, 5000))
-    says = r"keeping what 6 batches show takes [\d.]+ kB, and .* has 5.0 kB free; use a smaller --limit"
+    says = r"keeping what 6 batches show takes [\d.]+ kB, and .* has 5.0 kB free; use a smaller limit"
     model = bert()
     with Watch(model) as watch, pytest.raises(TraceFileError, match=says) as caught:
         trace(model, BATCHES, out=tmp_path / "out")
