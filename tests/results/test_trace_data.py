@@ -287,7 +287,7 @@ def test_measures_become_fields() -> None:
     value = np.eye(2)
     found = by_field(
         {
-            "cka": Similarity(value, value - 1, value + 1, notes=("one", "two")),
+            "cka": Similarity(value, low=value - 1, high=value + 1, notes=("one", "two")),
             "cosine": Similarity(value, quantiles=np.zeros((5, 2, 2)), notes=("two", "three")),
         }
     )

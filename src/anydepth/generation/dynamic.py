@@ -47,7 +47,7 @@ class DynamicExit(GenerationMethod):
         with stack.segments(arguments.sample, lambda inputs: forward(**inputs)) as segments:
             early_forward = _EarlyForward(segments, self.policy, stack.depth, prompt_length, stats)
             with forward_as(model, early_forward), levelled(cache, stack.depth):
-                return arguments.run(model._sample, stats, streamer=streamer, **{cache_name(): cache})
+                return arguments.run(model._sample, stats, {"streamer": streamer, cache_name(): cache})
 
 
 class _EarlyForward:

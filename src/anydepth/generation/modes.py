@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
@@ -69,8 +69,8 @@ class LoopArguments:
             )
         return prompt[:, past:]
 
-    def run(self, loop: Callable[..., Any], stats: GenerationStats, **replaced: Any) -> Any:
-        """Output of one of `generate`'s own loops, called with these arguments; `stats` counts its tokens."""
+    def run(self, loop: Callable[..., Any], stats: GenerationStats, replaced: Mapping[str, Any]) -> Any:
+        """Output of one of `generate`'s own loops with these arguments, some replaced; `stats` counts its tokens."""
         output = loop(
             self.input_ids,
             logits_processor=self.processors,

@@ -45,8 +45,7 @@ class StaticDepth(GenerationMethod):
             return arguments.run(
                 model._beam_search if beams else model._sample,
                 stats,
-                synced_gpus=several_ranks(model),
-                **({} if beams else {"streamer": streamer}),
+                {"synced_gpus": several_ranks(model)} | ({} if beams else {"streamer": streamer}),
             )
 
     def _counting(self, model: nn.Module, stats: GenerationStats) -> AbstractContextManager[None]:
