@@ -95,6 +95,7 @@ def test_a_cache_under_a_third_name_is_named(monkeypatch: pytest.MonkeyPatch, fo
     from transformers.generation import GenerationMixin
 
     from anydepth.generation import at_depth, dynamic_exit, self_speculative
+    from anydepth.generation.modes import LoopArguments
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=16, n_head=2, vocab_size=40, bos_token_id=1)).eval()
 
@@ -102,10 +103,11 @@ def test_a_cache_under_a_third_name_is_named(monkeypatch: pytest.MonkeyPatch, fo
         """As a later release might have it."""
 
     monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", prepare)
-    prompt = torch.tensor([[3, 1, 4]])
+    nothing = {"processors": None, "stops": None, "config": None, "streamer": None, "model_inputs": {}}
+    arguments = LoopArguments(model=model, input_ids=torch.tensor([[3, 1, 4]]), **nothing)
     for mode in (at_depth(2), self_speculative(2), dynamic_exit(anydepth.Confidence(0.9, depths=(1,)))):
         with pytest.raises(DependencyError, match="hands on the keys and values of a generation differently"):
-            mode.stack(model, prompt, {})
+            mode._stack_of(arguments)
 
 
 def test_the_name_of_the_cache_is_the_one_that_generate_hands_on() -> None:

@@ -152,8 +152,8 @@ def train(job: dict[str, Any]) -> None:
         **job.get("arguments", {}),
     )
     looked: list[list[bool]] = []
-    note = found._note
-    found._note = lambda losses, right: (looked.append((~right.isnan()).tolist()), note(losses, right))
+    note = found._add_to_log
+    found._add_to_log = lambda losses, right: (looked.append((~right.isnan()).tolist()), note(losses, right))
     found.train(resume_from_checkpoint=job.get("resume", False))
     metrics = found.evaluate(data(kind, job["evaluated"], seed=1)) if "evaluated" in job else {}
     (out / f"looked-{found.args.process_index}.json").write_text(json.dumps(looked))

@@ -478,7 +478,7 @@ def test_the_command_line_without_answers(command: Command, arguments: tuple[str
 
 
 def test_several_processes_are_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anydepth.distributed.rank_and_count", lambda: (0, 2))
+    monkeypatch.setattr("anydepth.jobs.trace.rank_and_count", lambda: (0, 2))
     done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out", "--theory")
     assert done.status == 2
     assert done.err == "anydepth: --theory is for one process, and there are 2: run it without torchrun\n"

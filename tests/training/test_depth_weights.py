@@ -54,7 +54,12 @@ def test_numbers_keep_the_order_of_the_exits() -> None:
 @pytest.mark.parametrize(
     ("weights", "depths", "message"),
     [
-        ("linaer", [1, 2], "unknown weights 'linaer', expected one of linear, uniform, final, additive, or numbers"),
+        (
+            "linaer",
+            [1, 2],
+            "unknown weights 'linaer', expected one of linear, uniform, final, additive, or numbers: "
+            "did you mean linear?",
+        ),
         ([1.0], [1, 2], "there are 1 weights for 2 exits, expected one for each"),
         ([1.0, -0.5], [1, 2], "the weight of depth 2 is -0.5, expected a number from 0 on"),
         ([float("nan"), 1.0], [1, 2], "the weight of depth 1 is nan, expected a number from 0 on"),
