@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anydepth.core.provenance import entry
 from anydepth.errors import IncompatibleTraces
 from anydepth.progress import Progress
-from anydepth.results.comparison import Comparison, compare
+from anydepth.results.comparison import Comparison, compare, model_name
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind, output
 from anydepth.tracing.trace import Trace
@@ -91,7 +90,7 @@ def run_compare(settings: CompareSettings, out: str | Path, *, progress: Progres
 
 def _names(folders: Sequence[str | Path], traces: Sequence[Trace]) -> list[str]:
     """Names of the traces: those of their models, or of their folders where models have the same name."""
-    models = [str(entry(trace.provenance, "model", "name", default="states")) for trace in traces]
+    models = [model_name(trace) for trace in traces]
     if len(set(models)) == len(models):
         return models
     short = [Path(folder).name for folder in folders]

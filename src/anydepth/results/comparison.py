@@ -192,7 +192,7 @@ def compare(
     if not differences:
         notes.append("the traces have no readout in common: nothing but similarity is compared")
     return Comparison(
-        names=names or (_name(a), _name(b)),
+        names=names or (model_name(a), model_name(b)),
         samples=pairs.samples,
         depths=depths,
         differences=differences,
@@ -292,5 +292,6 @@ def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | 
     return Match(best, float(value[best]), tuple(depth for depth in near.tolist() if depth != best))
 
 
-def _name(trace: TraceData) -> str:
+def model_name(trace: TraceData) -> str:
+    """The name of the model that was traced; "states" for a trace of arrays."""
     return str(entry(trace.provenance, "model", "name", default="states"))
