@@ -264,18 +264,24 @@ def test_a_block_that_overwrites_its_input() -> None:
         torch.testing.assert_close(states[0], model.first(x))
 
 
+@torch.no_grad()
 def test_a_clip_needs_to_be_told_which_tower() -> None:
     text = transformers.CLIPTextConfig(**tiny_models._USUAL, **tiny_models._SPECIAL)
     config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=tiny_models._IMAGE, projection_dim=16)
     model = transformers.CLIPModel(config).eval()
-    with pytest.raises(UnknownArchitecture, match=r"several lists of blocks: .*text_model.*vision_model.*blocks="):
-        Stack(model)
-    stack = Stack(model, blocks="vision_model.encoder.layers")
-    with torch.no_grad():
-        batch = tiny_models.text() | tiny_models.images()
+    batch = tiny_models.text() | tiny_models.images()
+    with pytest.raises(UnknownArchitecture, match=r"several stacks .*: text_model.*vision_model.*stack='image'"):
+        Stack(model).verify(batch)
+    with pytest.raises(UnknownArchitecture, match=r"several lists of modules: text_model.*first batch"):
+        _ = Stack(model).depth
+    for stack, path in (
+        (Stack(model, blocks="vision_model.encoder.layers"), "vision_model.encoder.layers"),
+        (Stack(model, stack="image"), "vision_model.encoder.layers"),
+        (Stack(model, blocks="text"), "text_model.encoder.layers"),
+    ):
         states = stack.states(batch)
-        expected = model(**batch).logits_per_image
-        torch.testing.assert_close(stack.readout(states[-1], batch), expected)
+        assert stack.path == path
+        torch.testing.assert_close(stack.readout(states[-1], batch), model(**batch).logits_per_image)
 
 
 class Aggregating(tiny_models.Nobodys):
@@ -322,13 +328,10 @@ def t5(**settings: Any) -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "batch", "error", "says"),
     [
-        (lambda: nn.Linear(3, 3), None, UnknownArchitecture, "Linear has no ModuleList or Sequential of like blocks"),
-        (albert, None, UnknownArchitecture, r"states a depth of 4, but has .*albert_layer_groups \(1 x .*share"),
-        (t5, None, UnknownArchitecture, r"encoder-decoder.*encoder.block \(2 x T5Block\), decoder.block"),
-        (swin, lambda: tiny_models.images(size=16), UnknownArchitecture, "differ in shape between depths.*Swin"),
+        (lambda: nn.Linear(3, 3), lambda: torch.randn(3, 3), UnknownArchitecture, "Linear has no list of blocks"),
+        (swin, lambda: tiny_models.images(size=16), UnknownArchitecture, r"SwinStage\): states differ in shape .*\(2, 64"),
         (Aggregating, lambda: torch.randn(3, 8), ReadoutMismatch, r"Aggregating: the readout law is broken.*\d"),
-        (Repeating, lambda: torch.randn(3, 8), UnknownArchitecture, "expected each once in order.*share"),
-        (Skipping, lambda: torch.randn(3, 8), UnknownArchitecture, "1 of 5 blocks of 'trunk' ran.*uncompiled"),
+        (Skipping, lambda: torch.randn(3, 8), UnknownArchitecture, r"trunk \(5 x Block\): 1 of 5 ran"),
     ],
 )
 @torch.no_grad()

@@ -1,13 +1,16 @@
-"""Finds the blocks of a transformer: the list of modules of one class that run once each, in order.
+"""Lists of modules that may be a model's blocks, and where its forward finds them.
 
-There is no table of architectures. A list is a candidate if its members are of one class and no other candidate
-contains it; where the model's config states a depth, only lists of that length count. `Stack` checks in a forward that
-the members run once each and in order.
+There is no table of architectures. Lists are ranked by how much they look like blocks; which one is the blocks is
+decided by watching a forward (`anydepth.core.watching`), except where the model's config leaves a single one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
 
 from torch import nn
 
@@ -15,90 +18,188 @@ from anydepth.errors import UnknownArchitecture
 
 # Entries of a config that state the number of blocks.
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
-_OVERRIDE = "name one with blocks='path.to.blocks'"
+_DEPTH = re.compile(r"(n_|num_)?((en|de)coder_)?(num_)?(hidden_)?layers?|depth")
+OVERRIDE = "name one with blocks='path.to.blocks'"
+
+# Words by which people ask for one of several stacks, and words that paths have for it.
+STACKS = {
+    "encoder": ("encoder",),
+    "decoder": ("decoder",),
+    "image": ("vision", "visual", "image", "img"),
+    "text": ("text", "language", "llm", "lm"),
+    "audio": ("audio", "speech"),
+}
 
 
-def find_blocks(model: nn.Module, path: str | None = None) -> tuple[str, nn.ModuleList | nn.Sequential]:
-    """Dotted name and list of the blocks of a model.
+@dataclass(frozen=True, kw_only=True)
+class BlockList:
+    """Modules that may be blocks.
 
-    Args:
-        model: any module.
-        path: the dotted name, as in `model.named_modules()`; None to search.
-
-    Raises:
-        UnknownArchitecture: no list qualifies, or several do; the message names them.
-
-    Example:
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Embedding(9, 4), nn.ModuleList([nn.Linear(4, 4) for _ in range(3)]))
-        >>> find_blocks(model)[0]
-        '1'
+    Attributes:
+        path: dotted name of what holds them; of blocks in attributes, with a star for their numbers ("layer*").
+        owner: the module that holds them: the container itself, or the module with the attributes or the plain list.
+        names: of the members: children of a container, or attributes; of a plain list, the one attribute.
+        modules: the members, in order.
+        holder: how the forward reaches them.
+        rank: how little it looks like blocks: 0 for a list of one class as long as the config says, 1 of one class,
+            2 of several, 3 for anything else that is made of modules, 4 for lists of single layers.
     """
-    if path is not None:
-        return path, _at(model, path)
-    candidates = dict(_candidates(model))
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise UnknownArchitecture(
-            f"{type(model).__name__} is an encoder-decoder, two stacks in one: {_names(candidates)}; {_OVERRIDE}"
-        )
-    if depths := _stated_depths(model):
-        stated = {name: blocks for name, blocks in candidates.items() if len(blocks) in depths}
-        if candidates and not stated:
-            raise UnknownArchitecture(
-                f"{type(model).__name__} states a depth of {' or '.join(map(str, sorted(depths)))}, but has "
-                f"{_names(candidates)}: blocks that several depths share (as in ALBERT) are not supported"
-            )
-        candidates = stated
-    else:
-        candidates = {name: blocks for name, blocks in candidates.items() if len(blocks) > 1} or candidates
-    if not candidates:
-        raise UnknownArchitecture(f"{type(model).__name__} has no ModuleList or Sequential of like blocks; {_OVERRIDE}")
-    if len(candidates) > 1:
-        raise UnknownArchitecture(
-            f"{type(model).__name__} has several lists of blocks: {_names(candidates)}; {_OVERRIDE}"
-        )
-    return next(iter(candidates.items()))
+
+    path: str
+    owner: nn.Module
+    names: tuple[str, ...]
+    modules: tuple[nn.Module, ...]
+    holder: Literal["container", "attributes", "list"] = "container"
+    rank: int = 1
+
+    def __str__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(type(module).__name__ for module in self.modules))
+        return f"{self.path or '(the model itself)'} ({len(self.modules)} x {kinds})"
+
+    def is_called(self, stack: str) -> bool:
+        """Whether its path has a word for this stack."""
+        return not set(re.split(r"[._]", self.path)).isdisjoint(STACKS[stack])
 
 
-def _at(model: nn.Module, path: str) -> nn.ModuleList | nn.Sequential:
-    try:
-        blocks = model.get_submodule(path)
-    except AttributeError:
-        raise UnknownArchitecture(
-            f"{type(model).__name__} has no module {path!r}; the lists it has: {_names(dict(_candidates(model)))}"
-        ) from None
-    if not isinstance(blocks, nn.ModuleList | nn.Sequential) or not len(blocks):
-        raise UnknownArchitecture(
-            f"{path!r} is a {type(blocks).__name__}, expected a non-empty ModuleList or Sequential of blocks"
-        )
-    return blocks
+def named(lists: Sequence[BlockList]) -> str:
+    """The lists in words, for messages."""
+    return ", ".join(map(str, lists)) or "no list of blocks"
 
 
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList | nn.Sequential]]:
-    """Lists of like modules, outermost first; what lies inside a candidate (experts, say) is part of its blocks."""
-    inside: list[str] = []
+def block_lists(model: nn.Module) -> list[BlockList]:
+    """Every list of modules in a model that may be blocks, those of the lowest rank first.
+
+    What lies inside a list of one class (experts, say) is part of its blocks.
+    """
+    depths, lists, inside = stated_depths(model), list[BlockList](), list[str]()
     for name, module in model.named_modules():
         if any(name.startswith(outer) for outer in inside):
             continue
-        is_list = isinstance(module, nn.ModuleList | nn.Sequential) and len({type(member) for member in module}) == 1
-        if is_list and next(module[0].parameters(), None) is not None:
-            inside.append(f"{name}." if name else "")
-            yield name, module
+        for candidate in _in_container(name, module) if _is_container(module) else _in_attributes(name, module):
+            if candidate.rank == 1:
+                inside.append(f"{name}." if name else "")
+            stated = candidate.rank == 1 and len(candidate.modules) in depths
+            lists.append(replace(candidate, rank=0) if stated else candidate)
+    return sorted(lists, key=lambda candidate: candidate.rank)
 
 
-def _stated_depths(model: nn.Module) -> set[int]:
+def list_at(model: nn.Module, path: str) -> BlockList:
+    """The list of blocks of that dotted name.
+
+    Raises:
+        UnknownArchitecture: there is no such module, or it holds no modules; the message names the lists there are.
+    """
+    if known := next((candidate for candidate in block_lists(model) if candidate.path == path), None):
+        return known
+    try:
+        container = model.get_submodule(path)
+    except AttributeError:
+        container = None
+    if container is None:
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has no module {path!r}; the lists it has: {named(block_lists(model))}"
+        )
+    if not _is_container(container) or not _members(container):
+        raise UnknownArchitecture(
+            f"{path!r} is a {type(container).__name__}, expected a non-empty ModuleList or Sequential of blocks"
+        )
+    return _whole(path, container)
+
+
+def stated_list(model: nn.Module, lists: Sequence[BlockList], stack: str | None) -> BlockList | None:
+    """The only list that the config's depth, or its class, leaves; None where a forward must show it."""
+    if stack is not None:
+        lists = [candidate for candidate in lists if candidate.is_called(stack)]
+    elif getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return None
+    if stated := [candidate for candidate in lists if candidate.rank == 0]:
+        return stated[0] if len(stated) == 1 else None
+    if stated_depths(model):
+        return None
+    alike = [candidate for candidate in lists if candidate.rank == 1] or [
+        candidate for candidate in lists if candidate.rank == 4
+    ]
+    alike = [candidate for candidate in alike if len(candidate.modules) > 1] or alike
+    return alike[0] if len(alike) == 1 else None
+
+
+def stated_depths(model: nn.Module) -> set[int]:
     """Every depth that the config or one of its sub-configs (a CLIP has two towers) states."""
     config = getattr(model, "config", None)
     if config is None:
         return set()
     configs = [config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))]
-    stated = (getattr(config, name, None) for config in configs for name in DEPTH_NAMES)
-    return {depth for depth in stated if isinstance(depth, int)}
+    entries = [item for config in configs for item in vars(config).items()]
+    # an entry may have another name of its own, by which transformers finds it
+    entries += [(name, getattr(config, name, None)) for config in configs for name in DEPTH_NAMES]
+    return {depth for name, depth in entries if type(depth) is int and _DEPTH.fullmatch(name)}
 
 
-def _names(candidates: dict[str, nn.ModuleList | nn.Sequential]) -> str:
-    listed = (
-        f"{name or '(the model itself)'} ({len(blocks)} x {type(blocks[0]).__name__})"
-        for name, blocks in candidates.items()
-    )
-    return ", ".join(listed) or "no list of like blocks"
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential | nn.ModuleDict)
+
+
+def _members(container: nn.Module) -> dict[str, nn.Module]:
+    return {name: child for name, child in container._modules.items() if child is not None}
+
+
+def _whole(path: str, container: nn.Module, rank: int = 1) -> BlockList:
+    members = _members(container)
+    if not any(next(member.children(), None) is not None for member in members.values()):
+        rank = 4
+    return BlockList(path=path, owner=container, names=tuple(members), modules=tuple(members.values()), rank=rank)
+
+
+def _in_container(path: str, container: nn.Module) -> Iterator[BlockList]:
+    """The list that a container is; of one that holds other things, too, the runs of like blocks in it."""
+    members = _members(container)
+    kinds = {type(member) for member in members.values()}
+    if not any(_has_weights(member) for member in members.values()):
+        return
+    if len(kinds) == 1:
+        yield _whole(path, container)
+    elif isinstance(container, nn.ModuleList):
+        yield _whole(path, container, rank=2)
+    for _, run in groupby(members.items(), lambda item: type(item[1])) if len(kinds) > 1 else ():
+        names, modules = zip(*run, strict=True)
+        if len(names) > 1 and _is_composed(modules[0]):
+            where = ".".join(filter(None, (path, f"[{names[0]}:{int(names[-1]) + 1}]" if names[0].isdigit() else "")))
+            yield BlockList(path=where, owner=container, names=names, modules=modules, rank=3)
+
+
+def _in_attributes(path: str, module: nn.Module) -> Iterator[BlockList]:
+    """Blocks in attributes that differ in their number alone, and in plain lists, which torch does not see."""
+    prefix = f"{path}." if path else ""
+    numbered: dict[tuple[str, type], dict[str, nn.Module]] = {}
+    for name, child in module.named_children():
+        if (match := re.fullmatch(r"(.*?)\d+", name)) and _is_composed(child):
+            numbered.setdefault((match[1], type(child)), {})[name] = child
+    for (stem, _), members in numbered.items():
+        if len(members) > 1:
+            yield _held(f"{prefix}{stem}*", module, members, "attributes")
+    for name, value in vars(module).items():
+        if isinstance(value, list | tuple) and len(value) > 1 and all(isinstance(item, nn.Module) for item in value):
+            yield BlockList(
+                path=f"{prefix}{name}", owner=module, names=(name,), modules=tuple(value), holder="list", rank=3
+            )
+
+
+def _held(
+    path: str, owner: nn.Module, members: Mapping[str, nn.Module], holder: Literal["attributes", "list"]
+) -> BlockList:
+    names, modules = tuple(members), tuple(members.values())
+    return BlockList(path=path, owner=owner, names=names, modules=modules, holder=holder, rank=3)
+
+
+def shared_block(path: str, owner: nn.Module, name: str, module: nn.Module) -> BlockList:
+    """The list of a single module that a forward calls at several depths, by its attribute."""
+    return _held(path, owner, {name: module}, "attributes")
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _is_composed(module: nn.Module) -> bool:
+    """Whether a module is made of others and has weights, as blocks are, and is no container of them."""
+    return _has_weights(module) and next(module.children(), None) is not None and not _is_container(module)

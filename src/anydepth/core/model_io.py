@@ -68,7 +68,8 @@ def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tu
         batch: by name.
         model: entries that only its loss needs are set aside too, recognised by the names that transformers' Trainer
             knows: they contain "label", or are the start and end of an answer in a text. Arguments that its forward
-            requires are inputs, and so are labels of inputs ("input_labels").
+            requires are inputs, and so are labels of inputs ("input_labels"). An encoder-decoder is given the labels so
+            far, made as transformers makes them, where the batch holds none.
 
     Returns:
         The batch without any of them; and the entry under the first of `LABELS` that is there, else None.
@@ -81,7 +82,18 @@ def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tu
     if aside and model is not None:
         aside -= _required(model)
     labels = next((batch[name] for name in LABELS if name in aside and batch[name] is not None), None)
-    return {name: value for name, value in batch.items() if name not in aside}, labels
+    inputs = {name: value for name, value in batch.items() if name not in aside}
+    return {**inputs, **_decoder_inputs(model, inputs, labels)}, labels
+
+
+def _decoder_inputs(model: nn.Module | None, inputs: Mapping[str, Any], labels: Any) -> dict[str, Any]:
+    """The labels so far, which an encoder-decoder is given where a batch has no other text for it."""
+    shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if not callable(shifted) or not isinstance(labels, Tensor) or labels.ndim != 2:
+        return {}
+    if any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds")):
+        return {}
+    return {"decoder_input_ids": shifted(labels=labels)}
 
 
 def _is_label(name: str) -> bool:

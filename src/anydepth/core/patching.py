@@ -5,12 +5,14 @@ All changes but the mode (`evaluating`) are seen only by the thread or task that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
+from anydepth.core.blocks import BlockList
 from anydepth.core.overrides import Override, shared_lock
 
 
@@ -30,14 +32,62 @@ class Stub(nn.Module):
         return getattr(self.__dict__["_stands_for"], name)
 
 
+class Turns:
+    """Answers of a block that a forward calls several times: one function a call, in turn."""
+
+    def __init__(self, calls: Sequence[Callable[..., Any]]) -> None:
+        self._calls, self._next = calls, 0
+
+    def restart(self) -> None:
+        """The next call is the first of a forward."""
+        self._next = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The next function's answer."""
+        call = self._calls[self._next % len(self._calls)]
+        self._next += 1
+        return call(*args, **kwargs)
+
+
 @contextmanager
-def replaced(blocks: nn.ModuleList | nn.Sequential, calls: list[Any]) -> Iterator[None]:
-    """Context manager: run `calls` instead of the blocks. The list stays the same object in all places."""
-    stubs = {}
-    for (name, block), call in zip(blocks._modules.items(), calls, strict=True):
-        assert block is not None
-        stubs[name] = Stub(block, call)
-    with Override(blocks, "_modules", stubs):
+def replaced(blocks: BlockList, order: Sequence[int], calls: Sequence[Callable[..., Any]]) -> Iterator[list[Turns]]:
+    """Context manager: run `calls` instead of the blocks. What holds them stays the same object in all places.
+
+    Args:
+        blocks: the modules, and how the forward reaches them.
+        order: the place in the list of the block at each depth.
+        calls: one for each depth.
+
+    Yields:
+        The turns of each block, to restart before another forward.
+    """
+    turns = [
+        Turns([call for place, call in zip(order, calls, strict=True) if place == number])
+        for number in range(len(blocks.modules))
+    ]
+    stubs = [Stub(block, turn) for block, turn in zip(blocks.modules, turns, strict=True)]
+    with ExitStack() as undo:
+        for owner, name, value in _placed(blocks, stubs):
+            undo.enter_context(Override(owner, name, value))
+        yield turns
+
+
+def _placed(blocks: BlockList, modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Any]]:
+    """The attributes that put other modules in the place of the blocks, as (owner, name, value)."""
+    if blocks.holder == "attributes":
+        return [(blocks.owner, name, module) for name, module in zip(blocks.names, modules, strict=True)]
+    if blocks.holder == "list":
+        kind = type(getattr(blocks.owner, blocks.names[0]))
+        return [(blocks.owner, blocks.names[0], kind(modules))]
+    return [(blocks.owner, "_modules", {**blocks.owner._modules, **dict(zip(blocks.names, modules, strict=True))})]
+
+
+@contextmanager
+def shortened(blocks: BlockList, depth: int) -> Iterator[None]:
+    """Context manager: a container of blocks ends after block `depth`."""
+    dropped = set(blocks.names[depth:])
+    children = {name: child for name, child in blocks.owner._modules.items() if name not in dropped}
+    with Override(blocks.owner, "_modules", children):
         yield
 
 
@@ -70,6 +120,17 @@ def disabled(flags: list[tuple[Any, str]]) -> Iterator[None]:
             if getattr(owner, name):
                 undo.enter_context(Override(owner, name, False))
         yield
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module's call, or the whole module, is compiled."""
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules
+
+
+def eager(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """Context manager: if any of these is compiled, code runs as written: a compiled forward would not see stubs."""
+    needed = any(map(is_compiled, modules))
+    return torch.compiler.set_stance("force_eager") if needed else nullcontext()
 
 
 _LOCK = shared_lock()

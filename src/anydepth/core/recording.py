@@ -3,57 +3,167 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import wraps
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anydepth.core.blocks import BlockList
+from anydepth.core.layout import StateLayout
 from anydepth.core.model_io import input_state, output_state
-from anydepth.core.patching import forward_as
+from anydepth.core.patching import is_compiled
+from anydepth.core.watching import Call, PlainForward
 from anydepth.errors import UnknownArchitecture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockOutput:
     """The form of a block's output: the hidden state alone, or first in a tuple before `rest`."""
 
     rest: tuple[Any, ...] | None
+    layout: StateLayout
+    samples_in_rest: tuple[int, ...] = ()
+    """Of each tensor beside the state, how many entries of its first axis belong to a sample; 0 for none."""
 
     @classmethod
-    def of(cls, output: Any) -> BlockOutput:
+    def of(cls, output: Any, layout: StateLayout) -> BlockOutput:
         """The form of an output."""
         if not isinstance(output, tuple | list):
-            return cls(None)
-        # Tensors beside the state (attention weights) belong to one batch only. Where a later block needs them (T5's
-        # position bias), `Stack.verify` fails.
-        return cls(tuple(None if isinstance(value, Tensor) else value for value in output[1:]))
+            return cls(rest=None, layout=layout)
+        # Tensors beside the state (attention weights) belong to one batch only; see `carried`.
+        rest = tuple(None if isinstance(value, Tensor) else value for value in output[1:])
+        return cls(rest=rest, layout=layout)
 
-    def __call__(self, state: Tensor) -> Any:
-        """A hidden state in this form."""
-        return state if self.rest is None else (state, *self.rest)
+    def __call__(self, state: Tensor, rest: tuple[Any, ...] | None = None) -> Any:
+        """A state in the model's own axes in this form, with what a block of this batch answered beside it."""
+        return state if self.rest is None else (state, *(self.rest if rest is None else rest))
+
+    def of_state(self, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], rest: Any = None) -> Any:
+        """A state (B, T, D) in this form, for a block that was called with these arguments."""
+        return self(self.layout.own(state, like=input_state(args, kwargs)), rest)
+
+    def rest_of(self, rest: tuple[Any, ...] | None, rows: Tensor, count: int) -> tuple[Any, ...] | None:
+        """What a block answered beside the state for `count` samples, for some of these."""
+        if rest is None or not self.samples_in_rest:
+            return None
+        return tuple(
+            value.unflatten(0, (count, size))[rows].flatten(0, 1) if size else value
+            for value, size in zip(rest, self.samples_in_rest, strict=True)
+        )
+
+    def with_samples(self, rest: tuple[Any, ...], other: tuple[Any, ...], counts: tuple[int, int]) -> BlockOutput:
+        """This form, with how what is beside the state grows with the samples, seen for two numbers of them."""
+        sizes = []
+        for one, two in zip(rest, other, strict=True):
+            both = isinstance(one, Tensor) and isinstance(two, Tensor) and one.ndim > 0
+            grows = both and len(one) != len(two) and len(one) * counts[1] == len(two) * counts[0]
+            sizes.append(len(one) // counts[0] if grows else 0)
+        return replace(self, samples_in_rest=tuple(sizes))
+
+
+def carried(output: Any) -> tuple[Any, ...] | None:
+    """What a block answers beside the state: where later blocks are given it, they cannot run without."""
+    return tuple(output[1:]) if isinstance(output, tuple | list) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTraits:
-    """Properties of a model, found in the forward on the first batch."""
+    """Properties of a model, seen in its own forward on the first batch."""
 
+    blocks: BlockList
+    order: tuple[int, ...]
+    """The place in the list of the block at each depth: a depth is a call, and several may be of one module."""
     shapes: list[BlockOutput]
+    layout: StateLayout
     before: list[nn.Module]
-    """Modules that run once and finish before the first block starts: their outputs can be cached for readouts."""
+    """Modules that run once and finish before the first block starts, and whose outputs nobody writes to."""
     final_norms: list[nn.Module]
     """Norms whose input is the last block's output."""
     in_place: bool
-    """Whether some block overwrites its input, so that states must be copied."""
+    """Whether something overwrites a state, so that states must be copied."""
+    carries: bool
+    """Whether blocks are given what an earlier one answered beside the state (T5's position bias)."""
     answer: str
     """The name of the answer in the model's output; empty for a bare tensor."""
     classifier: nn.Module | None
     """The last module with parameters of its own that runs after the blocks; None if there is none."""
+    compiled: tuple[nn.Module, ...]
+    """Modules outside the blocks that are compiled."""
+    is_last: bool = True
+    """Whether no other list of blocks runs after these: the answer's positions are those of the states."""
+    cuttable: bool = True
+    """Whether the model runs on some samples of a batch."""
     classifier_is_all: bool = False
     """Whether it is a linear map for each position, and its output the model's answer."""
+
+    @classmethod
+    def of(cls, forward: PlainForward, blocks: BlockList, *, is_last: bool) -> ModelTraits:
+        """The traits of a model with these blocks; the layout of its states is still to be learnt."""
+        layout = StateLayout()
+        calls = forward.calls_of(blocks)
+        first, last = calls[0], calls[-1]
+        within = {id(part) for block in blocks.modules for part in block.modules()} | {id(blocks.owner)}
+        outside = [call for call in forward.calls if id(call.module) not in within]
+        after = [call for call in outside if call.start > last.end]
+        beside = [tensor for call in calls for tensor in call.answers[1:]]
+        in_place = any(call.wrote_to_input or call.output_changed for call in calls)
+        return cls(
+            blocks=blocks,
+            order=forward.order(blocks),
+            shapes=[BlockOutput.of(call.output, layout) for call in calls],
+            layout=layout,
+            before=_before([call for call in outside if call.start < first.start], outside, first),
+            final_norms=_final_norms(after, last),
+            in_place=in_place,
+            carries=any(given is tensor for tensor in beside for call in calls for given in call.given[1:]),
+            answer=forward.answer_name,
+            classifier=_classifier(forward.model, after),
+            compiled=tuple(m for m in forward.model.modules() if id(m) not in within and is_compiled(m)),
+            is_last=is_last,
+        )
+
+    def laid_out(self, layout: StateLayout) -> ModelTraits:
+        """These traits, of a model whose states have this layout."""
+        return replace(self, layout=layout, shapes=[replace(shape, layout=layout) for shape in self.shapes])
+
+
+def _before(started: list[Call], outside: list[Call], first: Call) -> list[nn.Module]:
+    """Modules whose only call ended before block 1, the outermost ones, if what they answered is still the same."""
+    ended = [call for call in started if call.end < first.start]
+    once = [call for call in ended if sum(call.module is other.module for other in outside) == 1]
+    unwritten = [call for call in once if not call.output_changed and not _writes_to(first, call)]
+    inner = {id(part) for call in unwritten for part in call.module.modules() if part is not call.module}
+    return [call.module for call in unwritten if id(call.module) not in inner]
+
+
+def _writes_to(block: Call, call: Call) -> bool:
+    """Whether a block overwrites its input, and that is what the module answered."""
+    return block.wrote_to_input and any(answer is block.given[0] for answer in call.answers)
+
+
+def _final_norms(after: list[Call], last: Call) -> list[nn.Module]:
+    if last.answers[0].is_nested:
+        return []
+    storage = last.answers[0].untyped_storage().data_ptr()
+    return [
+        call.module
+        for call in after
+        if re.search("norm", type(call.module).__name__, re.IGNORECASE)
+        and call.given
+        and call.given[0].untyped_storage().data_ptr() == storage
+    ]
+
+
+def _classifier(model: nn.Module, after: list[Call]) -> nn.Module | None:
+    candidates = [call.module for call in after if any(True for _ in call.module.parameters(recurse=False))]
+    if not candidates:
+        return None
+    last = candidates[-1]
+    # an adapter on the classifier is part of it: PEFT keeps the module it adapts as `base_layer` beside its own
+    adapted = (module for module in model.modules() if isinstance(getattr(module, "base_layer", None), nn.Module))
+    return next((module for module in adapted if last in module.modules()), last)
 
 
 @dataclass(kw_only=True)
@@ -61,73 +171,44 @@ class RecordedForward:
     """The record of a forward in which all blocks ran."""
 
     model: nn.Module
-    path: str
-    blocks: nn.ModuleList | nn.Sequential
+    traits: ModelTraits
     states: list[Tensor] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
+    """h[0..L], (B, T, D) or (B, D)."""
     order: list[int] = field(default_factory=list)
-    versions: list[int | None] = field(default_factory=list)
-    outside: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
     answer: Tensor = field(default_factory=lambda: torch.empty(0))
-    answer_name: str = ""
 
-    def calls(self, *, clone: bool) -> list[Any]:
-        """Functions to run in place of the blocks: each runs its block and records its (with `clone`, copied) state."""
-        return [self._recording(index, block, clone) for index, block in enumerate(self.blocks)]
+    def calls(self, modules: Sequence[nn.Module]) -> list[Callable[..., Any]]:
+        """Functions to run in place of the blocks: each runs its block and records its state."""
+        return [self._recording(number, block) for number, block in enumerate(modules, start=1)]
 
-    def _recording(self, index: int, block: nn.Module, clone: bool) -> Callable[..., Any]:
+    def _recording(self, number: int, block: nn.Module) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self.order:
-                self._keep(input_state(args, kwargs), clone)
+                self._keep(input_state(args, kwargs))
             output = block(*args, **kwargs)
-            self.order.append(index + 1)
-            self.outputs.append(output)
-            self._keep(output_state(output), clone)
+            self.order.append(number)
+            self._keep(output_state(output))
             return output
 
         return call
 
-    def _keep(self, state: Tensor, clone: bool) -> None:
-        self.states.append(state.clone() if clone else state)
-        self.versions.append(None if state.is_inference() else self.states[-1]._version)
+    def _keep(self, state: Tensor) -> None:
+        self.states.append(self.traits.layout.standard(state.clone() if self.traits.in_place else state))
 
-    @contextmanager
-    def calls_outside(self) -> Iterator[None]:
-        """Context manager: record when modules outside the blocks start and finish."""
-        within = {id(inner) for block in self.blocks for inner in block.modules()}
-        with ExitStack() as undo:
-            for module in self.model.modules():
-                if id(module) not in within and module is not self.blocks:
-                    undo.enter_context(forward_as(module, self._recording_outside(module)))
-            yield
-
-    def _recording_outside(self, module: nn.Module) -> Callable[..., Any]:
-        module_forward = module.forward
-
-        @wraps(module_forward)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-            self.outside.append((module, "start", (len(self.order), bool(self.states), first)))
-            output = module_forward(*args, **kwargs)
-            self.outside.append((module, "end", (len(self.order), bool(self.states), None)))
-            return output
-
-        return forward
-
-    def finish(self, name: str, answer: Tensor) -> RecordedForward:
-        """Add the model's answer, and check that the blocks ran once each, in order, with states of one shape.
+    def finish(self, answer: Tensor) -> RecordedForward:
+        """Add the model's answer, and check that the blocks ran in order, with states of one shape.
 
         Raises:
             UnknownArchitecture: they did not.
         """
-        self.answer_name, self.answer = name, answer
-        depth, model = len(self.blocks), type(self.model).__name__
+        self.answer = answer
+        model, depth = type(self.model).__name__, len(self.traits.order)
         if self.order != list(range(1, depth + 1)):
-            ran, why = f"the order {self.order}", "blocks that several depths share are not supported"
-            if len(self.order) < depth:
-                ran = f"{len(self.order)} of {depth} blocks"
-                why = "a model compiled before it came here may skip them: pass the uncompiled model"
-            raise UnknownArchitecture(f"{model}: {ran} of {self.path!r} ran, expected each once in order; {why}")
+            ran = f"{len(self.order)} of {depth} blocks" if len(self.order) < depth else f"the order {self.order}"
+            raise UnknownArchitecture(
+                f"{model}: {ran} of {self.traits.blocks.path!r} ran, expected each in order, as on the first batch; a "
+                "model compiled before it came here may skip them: pass the uncompiled model"
+            )
         shapes = {tuple(state.shape) for state in self.states}
         if len(shapes) > 1:
             raise UnknownArchitecture(
@@ -135,52 +216,3 @@ class RecordedForward:
                 "models in stages of differing width (as Swin) are not supported"
             )
         return self
-
-    def traits(self) -> ModelTraits:
-        """The properties of the model, from a forward inside `calls_outside`."""
-        in_place = any(
-            version is not None and state._version != version
-            for state, version in zip(self.states, self.versions, strict=True)
-        )
-        return ModelTraits(
-            shapes=[BlockOutput.of(output) for output in self.outputs],
-            before=[] if in_place else self._before(),  # the first block overwrites their output
-            final_norms=self._final_norms(),
-            in_place=in_place,
-            answer=self.answer_name,
-            classifier=self._classifier(),
-        )
-
-    def _before(self) -> list[nn.Module]:
-        started = [module for module, event, (_, begun, _) in self.outside if event == "start"]
-        ended = [module for module, event, (_, begun, _) in self.outside if event == "end" and not begun]
-        once = [module for module in ended if started.count(module) == 1]
-        inner = {id(part) for module in once for part in module.modules() if part is not module}
-        return [module for module in once if id(module) not in inner]
-
-    def _classifier(self) -> nn.Module | None:
-        candidates = [
-            module
-            for module, event, (ran, _, _) in self.outside
-            if event == "start" and ran == len(self.blocks) and any(True for _ in module.parameters(recurse=False))
-        ]
-        if not candidates:
-            return None
-        last = candidates[-1]
-        # an adapter on the classifier is part of it: PEFT keeps the module it adapts as `base_layer` beside its own
-        adapted = (
-            module for module in self.model.modules() if isinstance(getattr(module, "base_layer", None), nn.Module)
-        )
-        return next((module for module in adapted if last in module.modules()), last)
-
-    def _final_norms(self) -> list[nn.Module]:
-        last = self.states[-1].untyped_storage().data_ptr()
-        return [
-            module
-            for module, event, (ran, _, argument) in self.outside
-            if event == "start"
-            and ran == len(self.blocks)
-            and re.search("norm", type(module).__name__, re.IGNORECASE)
-            and argument is not None
-            and argument.untyped_storage().data_ptr() == last
-        ]

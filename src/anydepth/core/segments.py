@@ -7,15 +7,18 @@ next segment runs on the batch of the remaining samples, so that the model itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from anydepth.core.blocks import BlockList
 from anydepth.core.model_io import input_state, output_state
-from anydepth.core.recording import BlockOutput
+from anydepth.core.patching import Turns, replaced
+from anydepth.core.recording import BlockOutput, carried
 from anydepth.errors import UnknownArchitecture
 
 Stops = Callable[[int, Tensor], bool]
@@ -36,8 +39,10 @@ class Segments:
         frozen: (B,) bool, rows whose hidden state stays as it is through all further blocks; None for no row.
     """
 
-    def __init__(self, shapes: list[BlockOutput], forward: Callable[[Any], Any]) -> None:
+    def __init__(self, shapes: Sequence[BlockOutput], forward: Callable[[Any], Any]) -> None:
         self._shapes, self._forward = shapes, forward
+        self._turns: Sequence[Turns] = ()
+        self._rest: dict[int, tuple[Any, ...] | None] = {}  # what blocks answered beside the state, by their depths
         self.depth = 0
         self.passed: dict[int, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
         self.notes = False
@@ -52,25 +57,36 @@ class Segments:
         assert self._state is not None
         return self._state
 
-    # A list kept here would form a reference cycle, and keep tensors alive until the next garbage collection.
-    def stubs(self, blocks: Iterable[nn.Module]) -> list[Callable[..., Any]]:
-        """Functions to run in place of the blocks."""
-        pairs = zip(blocks, self._shapes, strict=True)
-        return [self._stub(number, block, shape) for number, (block, shape) in enumerate(pairs, start=1)]
+    @contextmanager
+    def in_place_of(self, blocks: BlockList, order: Sequence[int]) -> Iterator[None]:
+        """Context manager: the forward runs in segments."""
+        modules = (blocks.modules[place] for place in order)
+        pairs = zip(modules, self._shapes, strict=True)
+        calls = [self._stub(number, block, shape) for number, (block, shape) in enumerate(pairs, start=1)]
+        with replaced(blocks, order, calls) as turns:
+            self._turns = turns
+            try:
+                yield
+            finally:
+                self._turns = ()  # they hold this object: a cycle keeps tensors until the next garbage collection
 
     def _stub(self, number: int, block: nn.Module, shape: BlockOutput) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if number <= self.depth or self._ended:
                 if self.notes and number > self.depth:
                     self.passed[number] = (block, args, kwargs)
-                return shape(self.state)
+                return shape.of_state(self.state, args, kwargs, self._rest.get(number))
             output = block(*args, **kwargs)
-            after = output_state(output)
+            after, standard = output_state(output), shape.layout.standard
+            if shape.samples_in_rest:
+                self._rest[number] = carried(output)
             if self.frozen is not None:
-                after = torch.where(self.frozen.view(-1, *[1] * (after.ndim - 1)), input_state(args, kwargs), after)
-                output = shape(after)
-            self.depth, self._state = number, after
-            self._ended = self._stops(number, after)
+                before, frozen = standard(input_state(args, kwargs)), self.frozen
+                state = torch.where(frozen.view(-1, *[1] * (before.ndim - 1)), before, standard(after))
+                output = shape.of_state(state, args, kwargs)
+                after = output_state(output)
+            self.depth, self._state = number, standard(after)
+            self._ended = self._stops(number, self.state)
             return output
 
         return call
@@ -84,6 +100,8 @@ class Segments:
         before, last = self.depth, len(self._shapes)
         self._stops, self._ended = stops, False
         self.passed.clear()
+        for turns in self._turns:
+            turns.restart()
         answer = self._forward(batch)
         if not self._ended and self.depth < last:
             raise UnknownArchitecture(
@@ -95,7 +113,11 @@ class Segments:
     def enter(self, depth: int, state: Tensor | None = None) -> None:
         """Start the next segment after block `depth` (0 for the whole forward), from h[depth] of its samples."""
         self.depth, self._state = depth, state
+        self._rest.clear()
 
     def keep(self, rows: Int64[Tensor, " n"]) -> None:
         """Continue with some of the samples, by their places in the last segment."""
-        self._state = self.state[rows]
+        count, self._state = len(self.state), self.state[rows]
+        self._rest = {
+            number: self._shapes[number - 1].rest_of(rest, rows, count) for number, rest in self._rest.items()
+        }

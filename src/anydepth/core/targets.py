@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
-from anydepth.core.tokens import IGNORED, next_token_labels, valid_positions
+from anydepth.core.tokens import IGNORED, next_token_labels
 from anydepth.errors import LabelError, UnsupportedHead
 
 
@@ -104,17 +104,17 @@ class Targets:
                 "or a language model"
             )
         require_one_class(model, answer, labels, "train it with its own loss, at depth L")
-        flat = _labels(model, batch, labels, answer).to(answer.device).reshape(-1)
+        flat = _labels(stack, batch, labels, answer).to(answer.device).reshape(-1)
         targets = cls(flat, (flat != IGNORED).nonzero()[:, 0], flat.numel() // len(answer))
         require_classes(targets.labels_of_rows, answer.shape[-1])
         return targets
 
 
-def _labels(model: nn.Module, batch: Batch, labels: Tensor | None, answer: Tensor) -> Tensor:
+def _labels(stack: Stack, batch: Batch, labels: Tensor | None, answer: Tensor) -> Tensor:
     shape = tuple(answer.shape[:-1])
-    if answer.ndim == 3 and predicts_next_token(model):
+    if answer.ndim == 3 and predicts_next_token(stack.model):
         if labels is None:
-            valid: Bool[Tensor, "b t"] = valid_positions(batch, answer)
+            valid: Bool[Tensor, "b t"] = stack.valid_answers(batch, answer)
             return next_token_labels(batch, None, valid).long()
         # padding is not looked for: labels are taken as given, as transformers takes them
         return functional.pad(whole_labels(labels, shape), (0, 1), value=IGNORED)[:, 1:]

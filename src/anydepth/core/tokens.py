@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anydepth.core.model_io import Batch, first_samples
+from anydepth.core.model_io import Batch
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.errors import DataError, choose
@@ -36,24 +36,6 @@ def check_policy(name: str) -> Policy:
     """
     policy: Policy = choose(name, get_args(Policy), "token policy", DataError)
     return policy
-
-
-def valid_positions(batch: Batch, state: Float[Tensor, "b *t d"]) -> Bool[Tensor, "b t"]:
-    """The positions that are not padding: those of the attention mask, or all where there is none.
-
-    Raises:
-        DataError: the mask and the states differ in length.
-    """
-    size, length = state.shape[0], state.shape[1] if state.ndim == 3 else 1
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    if not isinstance(mask, Tensor) or state.ndim == 2:
-        return torch.ones(size, length, dtype=torch.bool, device=state.device)
-    if tuple(mask.shape) != (size, length):
-        raise DataError(
-            f"the attention mask is {tuple(mask.shape)}, the states have {(size, length)} positions; "
-            "virtual tokens (prompt tuning) are not supported: merge or drop the adapter"
-        )
-    return mask.to(state.device).bool()
 
 
 def next_token_labels(
@@ -134,12 +116,12 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
         return "each"
     # a copy made outside inference mode: tensors made inside have no gradients
     with torch.inference_mode(False), evaluating(stack.model):
-        few = _copied(first_samples(batch, 2))
+        few = _copied(stack.few(batch))
         with torch.no_grad():
             state = stack.states(few)[-1]
         if state.ndim == 2 or state.shape[1] == 1:
             return "first"
-        valid = valid_positions(few, state)
+        valid = stack.valid_positions(few, state)
         with torch.enable_grad():
             leaf = state.detach().clone().requires_grad_()
             answer = stack.readout(leaf, few)

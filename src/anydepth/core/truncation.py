@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from anydepth.core.model_io import Batch, call_model, device_of, distance, first_samples, model_output, split_batch
-from anydepth.core.overrides import Override
-from anydepth.core.patching import evaluating
+from anydepth.core.model_io import Batch, call_model, device_of, distance, model_output, split_batch
+from anydepth.core.patching import evaluating, shortened
 from anydepth.core.stack import Stack, tolerance_of
 from anydepth.core.truncated_config import (
     built,
@@ -64,11 +63,10 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     heads = stack.heads if depth < stack.depth else None
     if heads is not None and batch is None:
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
-    block_list = stack.model.get_submodule(stack.path)
     # shortened for this thread while it is copied, so that the later blocks are not copied either
-    with Override(block_list, "_modules", dict(list(block_list._modules.items())[:depth])):
+    with shortened(stack.block_list, depth):
         cut = copy.deepcopy(stack.model)
-    inputs = None if batch is None else first_samples(split_batch(batch, stack.model).inputs, 2)
+    inputs = None if batch is None else stack.few(split_batch(batch, stack.model).inputs)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)
     loaded = _loaded(cut, stack, depth, seen=inputs is not None)

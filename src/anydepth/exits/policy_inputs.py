@@ -10,7 +10,7 @@ from anydepth.core.padding import require_tokens, warn_of_padding
 from anydepth.core.stack import Stack
 from anydepth.core.targets import require_one_class
 from anydepth.core.tokens import Policy as Tokens
-from anydepth.core.tokens import default_policy, select, valid_positions
+from anydepth.core.tokens import default_policy, select
 from anydepth.errors import UnsupportedHead
 from anydepth.exits.policies import Policy, Reads
 
@@ -77,4 +77,4 @@ class PolicyReader:
         if self.policy.reads == Reads.NOTHING:
             return state.flatten(1)[:, :0]
         assert self._tokens is not None
-        return select(state, valid_positions(batch, state), self._tokens)[0]
+        return select(state, self.stack.valid_positions(batch, state), self._tokens)[0]

@@ -169,7 +169,7 @@ class SelfSpeculative(GenerationMethod):
 def _parameter_counts(stack: Stack, draft_depth: int) -> tuple[int, int]:
     """The parameters that a draft, and the rest of a round, read: what they cost where memory is the bottleneck."""
     model: Any = stack.model
-    block = sum(weights.numel() for weights in model.get_submodule(stack.path)[0].parameters())
+    block = sum(weights.numel() for weights in stack.blocks[0].parameters())
     embedding = model.get_output_embeddings()
     head = embedding.weight.numel() if embedding is not None else 0
     return draft_depth * block + head, stack.depth * block + head

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.model_io import Batch, device_of, first_samples, sample_count, samples_of, to_device
+from anydepth.core.model_io import Batch, device_of, sample_count, samples_of, to_device
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets, predicts_next_token, require_one_class
-from anydepth.core.tokens import IGNORED, Policy, check_policy, default_policy, select, valid_positions
+from anydepth.core.tokens import IGNORED, Policy, check_policy, default_policy, select
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.passes.batches import as_batch, as_batches, digest
 from anydepth.progress import Progress
@@ -138,7 +138,7 @@ class _Reader:
     def rows(self, batch: Batch, truth: Tensor | None) -> dict[str, NDArray[Any]]:
         """Columns of the rows of some samples; `sample` counts from the first of them."""
         states, answer = self.stack.forward(batch)
-        valid, labels = valid_positions(batch, states[0]), None
+        valid, labels = self.stack.valid_positions(batch, states[0]), None
         if self.labelled:
             labels = Targets.of(self.stack, batch, truth, answer).labels.reshape(answer.shape[:-1])
         if labels is not None and self.per_position:
@@ -177,7 +177,7 @@ class _Reader:
 def _first_reader(stack: Stack, batch: Batch, truth: Tensor | None, tokens: str | None, readout: bool) -> _Reader:
     """The settings for all batches, and notes on what cannot be collected, from the first batch."""
     stack.verify(batch)
-    few = first_samples(batch, 2)
+    few = stack.few(batch)
     answer = stack.forward(few)[1]
     has_classes, per_position = stack.answers_with_logits(labelled=truth is not None), answer.ndim == 3
     policy = default_policy(stack, batch, labels_each=has_classes and per_position) if tokens is None else None
@@ -186,7 +186,7 @@ def _first_reader(stack: Stack, batch: Batch, truth: Tensor | None, tokens: str 
         why = "readouts were left out" if has_classes else "the model has no classifier"
         return replace(reader, notes=(f"{why}: {_NEED_ANSWERS} are missing",))
     require_one_class(stack.model, answer, None if truth is None else truth[:2], "examine its states (readout=False)")
-    if per_position != (reader.tokens == "each"):
+    if per_position != (reader.tokens == "each") or (per_position and not stack.answers_at_states):
         each = "position" if per_position else "sample"
         why = f"the model answers for each {each}, which the states of {reader.tokens!r} are not"
         return replace(reader, notes=(f"{why}: {_NEED_ANSWERS} are missing",))

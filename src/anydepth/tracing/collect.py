@@ -18,7 +18,6 @@ from anydepth.core.model_io import (
     call_model,
     device_of,
     fields_of,
-    first_samples,
     sample_count,
     samples_of,
     to_device,
@@ -27,7 +26,7 @@ from anydepth.core.padding import require_tokens, warn_of_padding
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.core.targets import predicts_next_token, require_classes, require_one_class, whole_labels
-from anydepth.core.tokens import IGNORED, Policy, default_policy, next_token_labels, select, some_of, valid_positions
+from anydepth.core.tokens import IGNORED, Policy, default_policy, next_token_labels, select, some_of
 from anydepth.errors import LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.measures.readout import readout_rows
 from anydepth.passes.batches import digest
@@ -120,7 +119,7 @@ class TracePass:
                 facts,
                 first + piece.start,
             )
-            for piece in _pieces(on_device, facts)
+            for piece in _pieces(on_device, facts, cuttable=self.stack.is_cuttable(on_device))
         ]
         rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         if self.keep_states:
@@ -131,7 +130,7 @@ class TracePass:
         """The kind of the model's answer, and which positions stand for a sample, by the first batch."""
         model = self.stack.model
         self.stack.verify(batch)
-        few = first_samples(batch, 1)
+        few = self.stack.few(batch, 1)
         state = self.stack.states(few)[-1]
         answer = self.stack.readout(state, few)
         per_position, next_token = answer.ndim == 3, predicts_next_token(model)
@@ -167,8 +166,8 @@ class TracePass:
         self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, first: int
     ) -> dict[str, NDArray[Any]]:
         """The rows of a part of batch `index`, whose first sample is number `first` of the data."""
-        states = self.stack.states(batch)
-        valid = valid_positions(batch, states[0])
+        states, answer = self.stack.forward(batch)
+        valid = self.stack.valid_positions(batch, states[0])
         kept = valid
         if facts.drawn is not None:  # a sample's draw depends on its content, not on its place in the data
             kept = some_of(valid, facts.drawn, [(self.seed, int(content)) for content in digest(batch)])
@@ -176,6 +175,7 @@ class TracePass:
         broken = _broken_states(rows, len(states), index, states[0])
         table = rows if self.keep_states else {}
         if facts.readout:
+            valid = self.stack.valid_answers(batch, answer) if facts.per_position else valid
             answers = self._readout_rows(batch, states, valid, labels if facts.labelled else None, facts, index, first)
             broken += _broken_readouts(answers, index, states[0], [depth for _, depth, _, _ in broken])
             table |= answers
@@ -235,8 +235,11 @@ def _state_rows(
     }
 
 
-def _pieces(batch: Batch, facts: PassFacts) -> Iterator[slice]:
+def _pieces(batch: Batch, facts: PassFacts, *, cuttable: bool) -> Iterator[slice]:
     count = sample_count(batch)
+    if not cuttable:
+        yield slice(0, count)
+        return
     logits = facts.classes or 1
     if facts.per_position and isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
         logits *= batch["input_ids"].shape[-1]

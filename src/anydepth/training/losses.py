@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from anydepth.core.model_io import Batch, split_batch
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets, predicts_next_token
-from anydepth.core.tokens import IGNORED, Policy, default_policy, select, valid_positions
+from anydepth.core.tokens import IGNORED, Policy, default_policy, select
 from anydepth.errors import NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.training.chunked_loss import Target, depth_losses
 
@@ -173,7 +173,7 @@ def cosine_distance(
     """The mean over samples of `sum over l of lambda_l * (1 - cos(h[l], h[L]))`, at the positions the readout uses."""
     if stack not in _POLICIES:
         _POLICIES[stack] = default_policy(stack, batch, labels_each=output.ndim == 3)
-    valid = valid_positions(batch, states[-1])
+    valid = stack.valid_positions(batch, states[-1])
     rows = {depth: select(states[depth], valid, _POLICIES[stack])[0] for depth in (*weights, stack.depth)}
     distances = [
         weight * (1 - functional.cosine_similarity(rows[depth], rows[stack.depth], dim=1)).mean()
@@ -238,19 +238,11 @@ def _require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
 
 
 def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Tensor | None]:
-    """The inputs of the model in a batch, and the labels.
-
-    An encoder-decoder also takes the labels so far; where the batch does not hold them, they are made from the labels
-    as transformers makes them.
+    """The inputs of the model in a batch, and the labels; see `anydepth.core.model_io.split_batch`.
 
     Args:
         model: that is to be trained.
         batch: a dict with "labels", or a pair (x, y).
     """
-    inputs, labels, _ = split_batch(batch)
-    shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if labels is None or not callable(shifted) or not isinstance(inputs, Mapping):
-        return inputs, labels
-    if any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds")):
-        return inputs, labels
-    return {**inputs, "decoder_input_ids": shifted(labels=labels)}, labels
+    inputs, labels, _ = split_batch(batch, model)
+    return inputs, labels

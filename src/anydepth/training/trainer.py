@@ -221,7 +221,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             self._stack = Stack(inner, blocks=self._blocks, heads=self.heads)
             self._stack.verify(inputs_and_labels(inner, batch)[0])
             if self.args.torch_compile:
-                for block in inner.get_submodule(self._stack.path).children():
+                for block in self._stack.block_list.modules:
                     if block._compiled_call_impl is None:
                         block.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
         return self._stack

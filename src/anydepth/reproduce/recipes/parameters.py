@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anydepth.core.blocks import find_blocks
 from anydepth.core.heads import parameter_counts
+from anydepth.core.stack import Stack
 from anydepth.reproduce.claims import Claim, claim
 from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Plan, Recipe
@@ -76,7 +76,7 @@ def _counted(shape: Shape) -> dict[str, int | float]:
     make: Callable[..., Any] = getattr(transformers, shape.model)
     with torch.device("meta"):
         model = make(config)
-    depth, classifier = len(find_blocks(model)[1]), model.get_submodule(shape.classifier)
+    depth, classifier = Stack(model).depth, model.get_submodule(shape.classifier)
     counts = parameter_counts(model, classifier, depth)
     # C, D and L as the config has them, not as the model was built: so that the one can be held against the other
     classes = config.vocab_size if shape.classifier == "lm_head" else config.num_labels

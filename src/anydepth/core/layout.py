@@ -1,0 +1,100 @@
+"""Axes of hidden states: which is the sample and which the features, learnt from the model, not assumed.
+
+Inside a model states may be (T, B, D), as torch's `nn.TransformerEncoder` has them by default, (B, H, W, D) or
+(B, D, H, W). Everything else here sees (B, T, D), or (B, D) of a model without positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from anydepth.errors import UnknownArchitecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateLayout:
+    """Where a model's states have their samples and features.
+
+    Example:
+        >>> import torch
+        >>> layout = StateLayout(samples=1, features=2)
+        >>> own = torch.arange(12).reshape(3, 2, 2)  # three positions, two samples
+        >>> layout.standard(own)[0].tolist()
+        [[0, 1], [4, 5], [8, 9]]
+        >>> torch.equal(layout.own(layout.standard(own), like=own), own)
+        True
+    """
+
+    samples: int = 0
+    features: int = -1
+
+    def standard(self, state: Tensor) -> Tensor:
+        """A state of the model as (B, T, D), all its axes but samples and features as positions; (B, D) without."""
+        if state.ndim < 3 or (self._is_standard(state) and state.ndim == 3):
+            return state if self.samples == 0 else state.movedim(self.samples, 0)
+        moved = state.permute(self._order(state))
+        return moved.flatten(1, -2) if moved.ndim > 3 else moved
+
+    def own(self, state: Tensor, *, like: Tensor) -> Tensor:
+        """A standard state in the model's own axes.
+
+        Args:
+            state: (B, T, D) or (B, D).
+            like: a state of the model with the same positions, of any number of samples.
+        """
+        if like.ndim < 3 or (self._is_standard(like) and like.ndim == 3):
+            return state if self.samples == 0 else state.movedim(0, self.samples)
+        order = self._order(like)
+        if like.ndim > 3:
+            state = state.reshape(len(state), *(like.shape[axis] for axis in order[1:-1]), state.shape[-1])
+        return state.permute([order.index(axis) for axis in range(like.ndim)])
+
+    def _is_standard(self, state: Tensor) -> bool:
+        return self.samples == 0 and self.features % state.ndim == state.ndim - 1
+
+    def _order(self, state: Tensor) -> list[int]:
+        ends = (self.samples, self.features % state.ndim)
+        return [self.samples, *(axis for axis in range(state.ndim) if axis not in ends), ends[1]]
+
+
+def learn_layout(
+    model: str, blocks: Sequence[nn.Module], state: Tensor, other: Tensor | None, counts: tuple[int, int]
+) -> StateLayout:
+    """The axes of a model's states.
+
+    Args:
+        model: its name, for the message.
+        blocks: the shapes of their weights tell which axis has the features.
+        state: the input of the first block for some samples.
+        other: the same for another number of these samples; None where a batch cannot be cut.
+        counts: how many samples the two have.
+
+    Raises:
+        UnknownArchitecture: no axis is as long as there are samples, for both.
+    """
+    if other is None:
+        moving = [axis for axis, size in enumerate(state.shape[:-1]) if size == counts[0]][:1]
+    else:
+        same = other.ndim == state.ndim
+        changed = [axis for axis in range(state.ndim) if same and state.shape[axis] != other.shape[axis]]
+        moving = changed if [(state.shape[axis], other.shape[axis]) for axis in changed] == [counts] else []
+    if not moving or state.ndim < 2:
+        seen = f"{tuple(state.shape)} for {counts[0]}"
+        seen += "" if other is None else f", and {tuple(other.shape)} for {counts[1]}"
+        raise UnknownArchitecture(
+            f"{model}: the states before block 1 are {seen} samples: expected an axis of one entry a sample; models "
+            "that join all samples in one axis are not supported"
+        )
+    return StateLayout(samples=moving[0], features=_features(blocks, state, moving[0]))
+
+
+def _features(blocks: Sequence[nn.Module], state: Tensor, samples: int) -> int:
+    """The axis of the features: the last, unless only the one after the samples is as long as some weight."""
+    if state.ndim < 3 or samples == state.ndim - 1:
+        return -1 if samples != state.ndim - 1 else state.ndim - 2
+    sizes = {size for parameter in blocks[0].parameters() for size in parameter.shape}
+    first = next(axis for axis in range(state.ndim) if axis != samples)
+    return first if state.shape[first] in sizes and state.shape[-1] not in sizes and first != state.ndim - 1 else -1

@@ -1,0 +1,188 @@
+"""Watches one forward of an untouched model: which modules ran, in what order, and which of them are its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import wraps
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anydepth.core.blocks import OVERRIDE, STACKS, BlockList, named, shared_block
+from anydepth.core.model_io import Batch, call_model, model_output
+from anydepth.core.patching import forward_as
+from anydepth.errors import UnknownArchitecture
+
+
+@dataclass(eq=False, kw_only=True)
+class Call:
+    """A module's run in a forward.
+
+    Attributes:
+        start: its place in the order of all starts and ends; `end` likewise, and -1 while it runs.
+        given: tensors among its arguments, the first of them first.
+        versions: how often each of these was written to when it started.
+        output: what it answered.
+        written: how often each tensor of that was written to when it ended.
+    """
+
+    module: nn.Module
+    start: int
+    given: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    end: int = -1
+    output: Any = None
+    written: tuple[int, ...] = ()
+
+    @property
+    def answers(self) -> tuple[Tensor, ...]:
+        """The tensors that it answered."""
+        return _tensors((self.output,))
+
+    @property
+    def output_changed(self) -> bool:
+        """Whether what it answered was written to afterwards."""
+        return _versions(self.answers) != self.written
+
+    @property
+    def wrote_to_input(self) -> bool:
+        """Whether its first argument was written to, by the module itself or after it."""
+        return _versions(self.given[:1]) != self.versions[:1]
+
+
+@dataclass(kw_only=True)
+class PlainForward:
+    """What was seen of a forward: its calls, by their start, and its answer."""
+
+    model: nn.Module
+    calls: list[Call] = field(default_factory=list)
+    answer_name: str = ""
+    answer: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def calls_of(self, blocks: BlockList) -> list[Call]:
+        """The calls of a list's members, in order; those inside another one's are left out."""
+        members, calls = {id(module) for module in blocks.modules}, list[Call]()
+        for call in self.calls:
+            if id(call.module) in members and (not calls or call.start > calls[-1].end):
+                calls.append(call)
+        return calls
+
+    def order(self, blocks: BlockList) -> tuple[int, ...]:
+        """The place in the list of every call's module: a depth is a call, and several may be of one module."""
+        places = {id(module): place for place, module in enumerate(blocks.modules)}
+        return tuple(places[id(call.module)] for call in self.calls_of(blocks))
+
+    def objection(self, blocks: BlockList) -> str:
+        """Why a list's members are not the blocks, in words; empty if they may be."""
+        calls = self.calls_of(blocks)
+        ran, members = len({id(call.module) for call in calls}), len(set(map(id, blocks.modules)))
+        if not ran and all(isinstance(member, nn.ModuleList | nn.ModuleDict) for member in blocks.modules):
+            return "its members are lists, whose parts the forward calls itself: no module takes a state to the next"
+        if ran < members:
+            return f"{ran} of {members} ran"
+        if not all(call.given and call.answers for call in calls):
+            return "a member takes or gives no tensor"
+        shapes = {_shape(state) for call in calls for state in (call.given[0], call.answers[0])}
+        if len(shapes) > 1:
+            return f"states differ in shape between depths ({', '.join(sorted(map(str, shapes)))})"
+        return ""
+
+    def blocks(self, lists: Sequence[BlockList], stack: str | None) -> BlockList:
+        """The blocks: of the lists that ran with states of one shape, the last before the answer.
+
+        Args:
+            lists: all there are in the model, by rank: one is taken only where none of a lower rank fits.
+            stack: a key of `STACKS`, of a model with several.
+
+        Raises:
+            UnknownArchitecture: none fits, or several that do not feed each other; the message says what was seen.
+        """
+        model = type(self.model).__name__
+        candidates = [candidate for candidate in lists if stack is None or candidate.is_called(stack)]
+        if stack is not None and not candidates:
+            raise UnknownArchitecture(
+                f"{model} has no {stack}: {named(lists)}; name one of {', '.join(STACKS)}, or the list itself (blocks=)"
+            )
+        objections = {id(candidate): self.objection(candidate) for candidate in candidates}
+        fitting = [candidate for candidate in candidates if not objections[id(candidate)]] or self._shared(stack)
+        fitting = [candidate for candidate in fitting if candidate.rank == fitting[0].rank]
+        stages = [candidate for candidate in candidates if candidate.rank <= 1 and "shape" in objections[id(candidate)]]
+        if not fitting or (stages and stages[0].rank < fitting[0].rank):
+            seen = "; ".join(f"{candidate}: {objections[id(candidate)]}" for candidate in candidates[:4])
+            raise UnknownArchitecture(
+                f"{model} has no list of blocks that run with states of one shape: {seen or 'no list of modules'}"
+            )
+        if len(fitting) > 1 and self.answer_name.startswith("logits_per_"):
+            raise UnknownArchitecture(
+                f"{model} has several stacks that do not feed each other: {named(fitting)}; {OVERRIDE}, or by "
+                "stack='image', stack='text'"
+            )
+        # a few blocks that only read the others out (XCiT's) are none
+        most = max(len(candidate.modules) for candidate in fitting)
+        fitting = [candidate for candidate in fitting if 2 * len(candidate.modules) >= most]
+        return max(fitting, key=lambda candidate: self.calls_of(candidate)[-1].end)
+
+    def _shared(self, stack: str | None) -> list[BlockList]:
+        """A module that is in no list and ran several times, each time on what it had answered before."""
+        for path, owner in self.model.named_modules() if stack is None else ():
+            for name, child in owner.named_children():
+                calls = [call for call in self.calls if call.module is child and call.given and call.answers]
+                chained = all(then.answers[0] is now.given[0] for then, now in pairwise(calls))
+                if len(calls) > 1 and chained and next(child.children(), None) is not None:
+                    return [shared_block(".".join(filter(None, (path, name))), owner, name, child)]
+        return []
+
+
+def watch(model: nn.Module, batch: Batch, lists: Sequence[BlockList]) -> PlainForward:
+    """Run the model's own forward, nothing about it changed, and record the calls of its modules.
+
+    Args:
+        model: in the mode it is in.
+        batch: by `Batch`.
+        lists: those whose members may be blocks: what lies inside a block is not recorded.
+    """
+    forward = PlainForward(model=model)
+    clock = iter(range(2**62))
+    blocks = [member for candidate in lists if candidate.rank <= 1 for member in candidate.modules]
+    inside = {id(part) for block in blocks for part in block.modules() if part is not block}
+    with ExitStack() as undo:
+        # blocks in a plain list are no modules of the model
+        modules = {*model.modules(), *(module for candidate in lists for module in candidate.modules)}
+        for module in modules:
+            if id(module) not in inside:
+                undo.enter_context(forward_as(module, _watched(module, forward.calls, clock)))
+        forward.answer_name, forward.answer = model_output(call_model(model, batch))
+    return forward
+
+
+def _watched(module: nn.Module, calls: list[Call], clock: Iterator[int]) -> Callable[..., Any]:
+    module_forward = module.forward
+
+    @wraps(module_forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = _tensors((*args, *kwargs.values()))
+        call = Call(module=module, start=next(clock), given=given, versions=_versions(given))
+        calls.append(call)
+        call.output = module_forward(*args, **kwargs)
+        call.written, call.end = _versions(call.answers), next(clock)
+        return call.output
+
+    return forward
+
+
+def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Tensors among values, and in the tuples and lists among them."""
+    flat = (item for value in values for item in (value if isinstance(value, tuple | list) else (value,)))
+    return tuple(item for item in flat if isinstance(item, Tensor))
+
+
+def _versions(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
+
+
+def _shape(state: Tensor) -> tuple[int, ...] | str:
+    return "nested" if state.is_nested else tuple(state.shape)
