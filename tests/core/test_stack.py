@@ -329,7 +329,12 @@ def t5(**settings: Any) -> nn.Module:
     ("model", "batch", "error", "says"),
     [
         (lambda: nn.Linear(3, 3), lambda: torch.randn(3, 3), UnknownArchitecture, "Linear has no list of blocks"),
-        (swin, lambda: tiny_models.images(size=16), UnknownArchitecture, r"SwinStage\): states differ in shape .*\(2, 64"),
+        (
+            swin,
+            lambda: tiny_models.images(size=16),
+            UnknownArchitecture,
+            r"SwinStage\): states differ in shape",
+        ),
         (Aggregating, lambda: torch.randn(3, 8), ReadoutMismatch, r"Aggregating: the readout law is broken.*\d"),
         (Skipping, lambda: torch.randn(3, 8), UnknownArchitecture, r"trunk \(5 x Block\): 1 of 5 ran"),
     ],

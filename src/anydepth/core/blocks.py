@@ -108,19 +108,15 @@ def list_at(model: nn.Module, path: str) -> BlockList:
 
 def stated_list(model: nn.Module, lists: Sequence[BlockList], stack: str | None) -> BlockList | None:
     """The only list that the config's depth, or its class, leaves; None where a forward must show it."""
+    if stack is None and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        stack = "decoder"
     if stack is not None:
         lists = [candidate for candidate in lists if candidate.is_called(stack)]
-    elif getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    likeliest = [candidate for candidate in lists if candidate.rank == lists[0].rank]
+    if likeliest and likeliest[0].rank and stated_depths(model):
         return None
-    if stated := [candidate for candidate in lists if candidate.rank == 0]:
-        return stated[0] if len(stated) == 1 else None
-    if stated_depths(model):
-        return None
-    alike = [candidate for candidate in lists if candidate.rank == 1] or [
-        candidate for candidate in lists if candidate.rank == 4
-    ]
-    alike = [candidate for candidate in alike if len(candidate.modules) > 1] or alike
-    return alike[0] if len(alike) == 1 else None
+    likeliest = [candidate for candidate in likeliest if len(candidate.modules) > 1] or likeliest
+    return likeliest[0] if len(likeliest) == 1 else None
 
 
 def stated_depths(model: nn.Module) -> set[int]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from anydepth.core.model_io import Batch, distance, samples_of
 from anydepth.core.patching import evaluating
-from anydepth.core.stack import Stack, tolerance_of
+from anydepth.core.stack import Stack
+from anydepth.core.verification import tolerance_of
 from anydepth.errors import AnydepthWarning, DataError
 
 _SLACK = 10

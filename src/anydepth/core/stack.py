@@ -10,104 +10,27 @@ The state `h[0]` is the input of the first block, `h[l]` the raw output of block
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from anydepth.core.blocks import STACKS, BlockList, block_lists, list_at, named, stated_list
+from anydepth.core.forwards import Forwards
 from anydepth.core.heads import Heads
-from anydepth.core.layout import StateLayout, learn_layout
+from anydepth.core.learning import Selection, is_linear_head, learn
 from anydepth.core.masks import Masks
-from anydepth.core.model_io import (
-    ANSWERS,
-    Batch,
-    call_model,
-    call_with,
-    distance,
-    first_samples,
-    input_state,
-    model_output,
-    output_state,
-    sample_count,
-    samples_of,
-)
-from anydepth.core.patching import disabled, eager, evaluating, forward_as, interfering_flags, replaced
+from anydepth.core.model_io import ANSWERS, Batch, first_samples
+from anydepth.core.patching import forward_as, replaced
 from anydepth.core.prefix_cache import Answers, Prefix
-from anydepth.core.recording import BlockOutput, ModelTraits, RecordedForward
+from anydepth.core.recording import ModelTraits
+from anydepth.core.replay import Replay
 from anydepth.core.segments import Segments
-from anydepth.core.watching import PlainForward, watch
+from anydepth.core.verification import Verification
 from anydepth.dependencies import require
-from anydepth.errors import AnydepthError, ReadoutMismatch, UnknownArchitecture, UnsupportedHead, choose, one_line
-
-# `Stack.verify` compares the same operations on the same numbers. These tolerances, relative to the largest entry, are
-# for kernels that round differently from one call to the next.
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
-
-
-def tolerance_of(values: Tensor) -> float:
-    """Largest difference, relative to the largest entry, at which two computations of these values count as equal."""
-    return _TOLERANCE.get(values.dtype, 1e-5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """Result of `Stack.verify` on one batch: largest differences, relative to the largest entry."""
-
-    readout: float
-    """`readout(h[L])` against the model's own output."""
-    cut: float
-    """`readout(h[k])` against the model cut after block k (`depth`)."""
-    replay: float
-    """Block-by-block replay of one sample against the states of both."""
-    plain: float
-    """The answer with stubs in place against that of the untouched model."""
-    prefix: float
-    """h[0] from the kept outputs of what runs before block 1, twice, against h[0]."""
-    depth: int
-    tolerance: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockCall:
-    """A block, and the arguments that the model's own forward passes to it."""
-
-    block: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    in_place: bool
-    """Whether the block may overwrite the state it is given."""
-    layout: StateLayout
-
-    def __call__(self, state: Tensor) -> Tensor:
-        """The block's output for a hidden state."""
-        own = self.layout.own(state.clone() if self.in_place else state, like=input_state(self.args, self.kwargs))
-        return self.layout.standard(output_state(call_with(self.block, own, self.args, self.kwargs)))
-
-
-@dataclass
-class Replay:
-    """The recorded inputs of all blocks: each can be run by itself on the model's own arguments."""
-
-    state: Tensor
-    """h[0]."""
-    calls: list[BlockCall]
-
-    @classmethod
-    def of(cls, state: Tensor, calls: list[BlockCall], traits: ModelTraits) -> Replay:
-        """A replay of calls that were recorded before the model's layout was known."""
-        return cls(traits.layout.standard(state), [replace(call, layout=traits.layout) for call in calls])
-
-    def step(self, state: Tensor, depth: int) -> Tensor:
-        """Run block `depth` (1..L) on h[depth - 1]; returns h[depth]."""
-        return self.calls[depth - 1](state)
+from anydepth.errors import UnknownArchitecture, UnsupportedHead, choose
 
 
 class Stack:
@@ -115,7 +38,7 @@ class Stack:
 
     Args:
         model: any transformer: from transformers, timm, PEFT, `nn.TransformerEncoder`, or your own.
-        blocks: the dotted name of the list of blocks, if the one that is found is not the one that is meant; or `stack`.
+        blocks: the dotted name of the list of blocks, if not the one that is found is meant; or as `stack`.
         stack: "encoder", "decoder", "image", "text" or "audio", of a model that has several; by default the last before
             the answer, which is the decoder of an encoder-decoder, and the language model of one that sees images.
         heads: one classifier for each depth below L, for a model that was trained with them.
@@ -152,17 +75,15 @@ class Stack:
             blocks, stack = None, blocks
         if stack is not None:
             choose(stack, STACKS, "stack", UnknownArchitecture)
-        self._stack = stack
-        self._lists = block_lists(model) if blocks is None else [list_at(model, blocks)]
-        self._stated = self._lists[0] if blocks is not None else stated_list(model, self._lists, stack)
-        self._named = blocks is not None
-        self.heads = heads
-        self._traits: ModelTraits | None = None
+        lists = block_lists(model) if blocks is None else [list_at(model, blocks)]
+        stated = lists[0] if blocks is not None else stated_list(model, lists, stack)
+        self._selection = Selection(lists=lists, stated=stated, is_named=blocks is not None, stack=stack)
         self._prefix = Prefix()
-        self._flags = interfering_flags(model)
+        self._forwards: Forwards | None = None
+        self.heads = heads
         pad = getattr(getattr(model, "config", None), "pad_token_id", None)
         self.masks = Masks(self._first_state, virtual=hasattr(model, "peft_config"), pad=pad)
-        if heads is not None and self._blocks is not None:
+        if heads is not None and self.is_known:
             self._require_heads(heads)
 
     def _require_heads(self, heads: Heads) -> None:
@@ -173,8 +94,12 @@ class Stack:
             )
 
     @property
+    def _traits(self) -> ModelTraits | None:
+        return None if self._forwards is None else self._forwards.traits
+
+    @property
     def _blocks(self) -> BlockList | None:
-        return self._stated if self._traits is None else self._traits.blocks
+        return self._selection.stated if self._traits is None else self._traits.blocks
 
     @property
     def block_list(self) -> BlockList:
@@ -184,11 +109,17 @@ class Stack:
             UnknownArchitecture: before the first batch, of a model with several lists: a forward shows which.
         """
         if (blocks := self._blocks) is None:
+            lists = named(self._selection.lists[:6])
             raise UnknownArchitecture(
-                f"{type(self.model).__name__} has several lists of modules: {named(self._lists[:6])}; its first batch "
-                "shows which are the blocks: run verify(batch) first, or name them (blocks=, stack=)"
+                f"{type(self.model).__name__} has several lists of modules: {lists}; its first batch shows which are the "
+                "blocks: run verify(batch) first, or name them (blocks=, stack=)"
             )
         return blocks
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the blocks are known; else the first batch shows which they are."""
+        return self._blocks is not None
 
     @property
     def path(self) -> str:
@@ -217,7 +148,7 @@ class Stack:
 
     def is_cuttable(self, batch: Batch) -> bool:
         """Whether the model runs on some samples of a batch: all that belongs to them has them in front."""
-        return self._ensure_verified(batch).cuttable
+        return self.learn(batch).cuttable
 
     @property
     def answers_at_states(self) -> bool:
@@ -230,7 +161,7 @@ class Stack:
         Raises:
             DataError: a mask has another length than the states, or these have virtual tokens (prompt tuning).
         """
-        self._ensure_verified(batch)
+        self.learn(batch)
         return self.masks.of_states(batch, state)
 
     def valid_answers(self, batch: Batch, answer: Float[Tensor, "b t c"]) -> Bool[Tensor, "b t"]:
@@ -269,7 +200,7 @@ class Stack:
         Raises:
             UnsupportedHead: nothing with parameters runs after the blocks.
         """
-        classifier = self._ensure_verified(batch).classifier
+        classifier = self.learn(batch).classifier
         if classifier is None:
             raise UnsupportedHead(f"{type(self.model).__name__} has nothing to train after its blocks: no classifier")
         return classifier
@@ -293,8 +224,7 @@ class Stack:
 
     def forward(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """The hidden states h[0..L] of one forward, and its answer: to the last bit that of a plain forward."""
-        self._ensure_verified(batch)
-        record = self._record_forward(batch, self._prefix)
+        record = self._on(batch).record(batch)
         return record.states, record.answer
 
     def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
@@ -309,22 +239,18 @@ class Stack:
         Returns:
             Logits where the model has a classifier, else its embeddings or pooled output.
         """
-        traits = self._ensure_verified(batch)
-        with ExitStack() as undo:
-            undo.enter_context(self._prefix.replayed(batch))
-            if not final_norm:
-                for norm in traits.final_norms:
-                    undo.enter_context(forward_as(norm, lambda state, *args, **kwargs: state))
-            if self.heads is not None and depth is not None and depth < self.depth:
-                undo.enter_context(forward_as(self.classifier(batch), self.heads[depth]))
-            return self._run(batch, [partial(_answer, shape, state) for shape in traits.shapes])[1]
+        forwards = self._on(batch)
+        if self.heads is None or depth is None or depth >= self.depth:
+            return forwards.readout(state, batch, final_norm=final_norm)
+        with forward_as(self.classifier(batch), self.heads[depth]):
+            return forwards.readout(state, batch, final_norm=final_norm)
 
     def features(self, state: Tensor, batch: Batch) -> Tensor | None:
         """The classifier's input (B, T, D) for a hidden state, if the readout is `linear(features, weight, bias)`.
 
         None where it is not: the head is no linear map for each position, or more follows it (a soft-cap, a scale).
         """
-        return self.classifier_input(state, batch) if self._ensure_verified(batch).classifier_is_all else None
+        return self.classifier_input(state, batch) if self.learn(batch).classifier_is_all else None
 
     def classifier_input(self, state: Tensor, batch: Batch) -> Tensor:
         """The classifier's input in the readout of a hidden state; `UnsupportedHead` without a classifier."""
@@ -333,23 +259,16 @@ class Stack:
 
     def is_linear_head(self, state: Tensor, answer: Tensor, batch: Batch) -> bool:
         """Whether the readout of a hidden state (`answer`) is a linear map of the classifier's input."""
-        linear = self._ensure_verified(batch).classifier
-        if not isinstance(linear, nn.Linear):
-            return False
-        try:
-            error = distance(functional.linear(self.classifier_input(state, batch), linear.weight, linear.bias), answer)
-        except RuntimeError:  # shapes do not fit: the answer is made of more than the classifier's output
-            return False
-        return error <= tolerance_of(answer)
+        return is_linear_head(self._on(batch), state, answer, batch)
 
     def replay(self, batch: Batch) -> Replay:
         """Record the arguments (masks, rotary tables) of every block in one forward that runs no block."""
-        traits = self._ensure_verified(batch)
-        return Replay.of(*self._recorded_calls(batch), traits)
+        forwards = self._on(batch)
+        return Replay.of(*forwards.calls(batch), forwards.traits.layout)
 
     def cached_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
         """Context manager: cache the outputs of the modules that run before block 1, for this batch."""
-        return self._prefix.kept(batch, self._ensure_verified(batch).before)
+        return self._prefix.kept(batch, self.learn(batch).before)
 
     @contextmanager
     def cut(self, depth: int, batch: Batch) -> Iterator[None]:
@@ -357,15 +276,9 @@ class Stack:
 
         `batch` is for `verify`, if it is the first.
         """
-        traits = self._ensure_verified(batch)
-        with replaced(traits.blocks, traits.order, self._cut_calls(depth, traits.shapes)):
+        forwards = self._on(batch)
+        with replaced(forwards.traits.blocks, forwards.traits.order, forwards.cut_calls(depth)):
             yield
-
-    def _cut_calls(self, depth: int, shapes: list[BlockOutput]) -> list[Any]:
-        return [
-            block if number <= depth else (lambda *args, _as=shape, **kwargs: _as(input_state(args, kwargs)))
-            for number, (block, shape) in enumerate(zip(self.blocks, shapes, strict=True), start=1)
-        ]
 
     @contextmanager
     def segments(self, batch: Batch, forward: Callable[[Any], Any] | None = None) -> Iterator[Segments]:
@@ -377,12 +290,9 @@ class Stack:
             batch: for `verify`, if it is the first.
             forward: calls the model in a segment; by default it returns the model's answer to a batch.
         """
-        traits = self._ensure_verified(batch)
-        segments = Segments(traits.shapes, forward or (lambda batch: model_output(call_model(self.model, batch))[1]))
+        forwards = self._on(batch)
         with ExitStack() as undo:
-            undo.enter_context(disabled(self._flags))
-            undo.enter_context(self._eager())
-            undo.enter_context(segments.in_place_of(traits.blocks, traits.order))
+            segments = forwards.segments(forward, undo)
             if self.heads is not None:
                 undo.enter_context(self._headed(self.heads, self.classifier(batch), segments))
             yield segments
@@ -407,199 +317,27 @@ class Stack:
             ReadoutMismatch: one of them does not hold; with the size of the error.
             UnknownArchitecture: no list of blocks fits, or no axis of their states is that of the samples.
         """
-        return self._verified(batch)[1]
-
-    def _verified(self, batch: Batch) -> tuple[ModelTraits, Verification]:
-        # Another Stack on the same model: no other thread may use these traits before they are verified.
-        trial = copy.copy(self)
-        trial._prefix, trial._traits = Prefix(), None
         try:
-            # tensors of inference mode have no version that counts writes
-            with evaluating(self.model), torch.inference_mode(False), torch.no_grad():
-                few, plain, cuttable = trial._watched(batch)
-                with _refusing(self.model):
-                    traits, verification = trial._learn(few, plain, cuttable=cuttable)
+            traits, verification = learn(self.model, self._selection, batch)
         except BaseException:
-            self._traits = None
+            self._forwards = None
             raise
-        self._traits = traits
+        self._forwards = Forwards(self.model, traits, self._prefix)
         if self.heads is not None:
             self._require_heads(self.heads)
-        return traits, verification
-
-    def _ensure_verified(self, batch: Batch) -> ModelTraits:
-        return self._traits or self._verified(batch)[0]
-
-    def _watched(self, batch: Batch) -> tuple[Batch, PlainForward, bool]:
-        """Two samples of a batch, the untouched model's forward on them, and whether it runs on so few."""
-        few = first_samples(batch, 2)
-        with eager(self.model.modules()):
-            try:
-                return few, watch(self.model, few, self._lists), True
-            except Exception:
-                if sample_count(batch) <= 2:
-                    raise
-            return batch, watch(self.model, batch, self._lists), False  # what belongs to samples is not in front
-
-    def _learn(self, few: Batch, plain: PlainForward, *, cuttable: bool) -> tuple[ModelTraits, Verification]:
-        """The traits of a model, and their verification, from its own forward on a few samples."""
-        blocks = self._blocks_in(plain)
-        self._traits = traits = ModelTraits.of(plain, blocks, is_last=self._is_last(plain, blocks))
-        answer, plain.calls = plain.answer, []  # their tensors are not needed any more
-        count = sample_count(few)
-        one = samples_of(few, torch.tensor([1] if count > 1 else [0, 0]))
-        state, calls = self._recorded_calls(few)
-        try:
-            other, other_calls = self._recorded_calls(one) if cuttable else (None, calls)
-        except Exception:  # of the model: it takes no part of a batch
-            cuttable, other, other_calls = False, None, calls
-        other_count = 0 if other is None else sample_count(one)
-        name = type(self.model).__name__
-        layout = learn_layout(name, blocks.modules, state, other, (count, other_count))
-        self._traits = traits = replace(traits.laid_out(layout), cuttable=cuttable)
-        record = self._record_forward(few, self._prefix)
-        rows = torch.arange(count) if other is None else torch.tensor([count - 1]).expand(other_count)
-        replay = Replay.of(state if other is None else other, other_calls, traits)
-        verification = self._compare(few, record, answer, replay, rows)
-        is_all = record.answer.ndim == 3 and self.is_linear_head(record.states[-1], record.answer, few)
-        self._traits = traits = replace(traits, classifier_is_all=is_all)
-        return traits, verification
-
-    def _blocks_in(self, plain: PlainForward) -> BlockList:
-        """The blocks, by what was seen: those named, those that the config states, or the last before the answer."""
-        if (stated := self._stated) is not None:
-            objection = plain.objection(stated)
-            if not objection:
-                return stated
-            if self._named:
-                raise UnknownArchitecture(f"{type(self.model).__name__}: {stated}: {objection}")
-        return plain.blocks(self._lists, self._stack)
-
-    def _is_last(self, plain: PlainForward, blocks: BlockList) -> bool:
-        """Whether no other list of blocks starts after this one has ended."""
-        end = plain.calls_of(blocks)[-1].end
-        others = [other for other in block_lists(self.model) if other.rank <= 1 and other.path != blocks.path]
-        return not any((calls := plain.calls_of(other)) and calls[0].start > end for other in others)
-
-    def _compare(
-        self, batch: Batch, record: RecordedForward, plain: Tensor, replay: Replay, rows: Tensor
-    ) -> Verification:
-        states, answer, k = record.states, record.answer, max(1, self.depth // 2)
-        rows = rows.to(states[0].device)
-        steps = [replay.state]
-        steps += [replay.step(state[rows], depth) for depth, state in enumerate(states[:-1], start=1)]
-        tolerance = tolerance_of(states[0])
-        verification = Verification(
-            plain=distance(answer, plain),
-            prefix=max(distance(self._first_state(batch, kept=True), states[0]) for _ in range(2)),
-            readout=distance(self.readout(states[-1], batch), answer),
-            cut=distance(self.readout(states[k], batch), self._run(batch, self._cut_calls(k, self._ensured.shapes))[1]),
-            replay=max(distance(step, state[rows]) for step, state in zip(steps, states, strict=True)),
-            depth=k,
-            tolerance=tolerance,
-        )
-        for name, reason in _LAWS.items():
-            # `not <=` so that NaN is a mismatch, too
-            if not (error := getattr(verification, name)) <= tolerance:
-                raise ReadoutMismatch(
-                    f"{type(self.model).__name__}: the {name} law is broken at {self.path!r}: largest relative "
-                    f"difference {error:.2g}, expected at most {tolerance:.0e}; {reason}"
-                )
         return verification
 
-    @property
-    def _ensured(self) -> ModelTraits:
-        assert self._traits is not None
-        return self._traits
+    def learn(self, batch: Batch) -> ModelTraits:
+        """The traits of the model: seen, and verified, on the first batch; known from then on."""
+        return self._on(batch).traits
 
-    def _eager(self) -> AbstractContextManager[None]:
-        """Context manager: what is compiled around the blocks runs as written. Blocks that are compiled stay so."""
-        return eager((self.model, *self._ensured.compiled))
+    def _on(self, batch: Batch) -> Forwards:
+        """The model's forwards, verified on this batch if it is the first."""
+        if (forwards := self._forwards) is not None:
+            return forwards
+        self.verify(batch)
+        assert self._forwards is not None
+        return self._forwards
 
-    def _run(self, batch: Batch, calls: list[Any]) -> tuple[str, Tensor]:
-        """The model's forward with call l in place of block l; the name and value of its answer."""
-        traits = self._ensured
-        with self._eager(), disabled(self._flags), replaced(traits.blocks, traits.order, calls):
-            return model_output(call_model(self.model, batch))
-
-    def _record_forward(self, batch: Batch, prefix: Prefix) -> RecordedForward:
-        """Record one forward."""
-        traits = self._ensured
-        record = RecordedForward(model=self.model, traits=traits)
-        with prefix.recorded(batch, traits.before):
-            answer = self._run(batch, record.calls(self.blocks))[1]
-        return record.finish(answer)
-
-    def _recorded_calls(self, batch: Batch) -> tuple[Tensor, list[BlockCall]]:
-        """The input of the first block, in the model's own axes, and how the forward calls every block.
-
-        No block runs, except where later ones are given what earlier ones answer beside the state.
-        """
-        traits = self._ensured
-        start: list[Tensor] = []
-        calls: list[BlockCall] = []
-
-        def recorder(block: nn.Module, shape: BlockOutput) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                start.append(input_state(args, kwargs))
-                calls.append(
-                    BlockCall(block=block, args=args, kwargs=kwargs, in_place=traits.in_place, layout=shape.layout)
-                )
-                if traits.carries:
-                    return block(*args, **kwargs)
-                return shape(start[-1])
-
-            return call
-
-        with self._prefix.kept(batch, traits.before):
-            pairs = zip(self.blocks, traits.shapes, strict=True)
-            self._run(batch, [recorder(block, shape) for block, shape in pairs])
-        return start[0], calls
-
-    def _first_state(self, batch: Batch, *, kept: bool = False) -> Tensor:
-        """h[0] of a batch, computed anew, or with what was `kept` of the modules before; no block runs."""
-        traits = self._ensured
-        state: list[Tensor] = []
-
-        def first(*args: Any, **kwargs: Any) -> Any:
-            state.append(traits.layout.standard(input_state(args, kwargs)))
-            raise _Seen
-
-        with evaluating(self.model), torch.inference_mode(False), torch.no_grad(), ExitStack() as inside:
-            inside.enter_context(suppress(_Seen))
-            inside.enter_context(self._prefix.replayed(batch) if kept else nullcontext())
-            self._run(batch, [first] * self.depth)
-        return state[0]
-
-
-class _Seen(BaseException):
-    """Ends a forward at its first block; no error, so that no model takes it for one."""
-
-
-def _answer(shape: BlockOutput, state: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """What a stub answers with a given hidden state."""
-    return shape.of_state(state, args, kwargs)
-
-
-@contextmanager
-def _refusing(model: nn.Module) -> Iterator[None]:
-    """Context manager: what a model raises when it runs with stubs is a refusal with that reason."""
-    try:
-        yield
-    except (AnydepthError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise UnknownArchitecture(
-            f"{type(model).__name__} runs by itself, but not with stubs in the place of its blocks "
-            f"({type(error).__name__}: {one_line(error)}): it needs more of a block than its state"
-        ) from error
-
-
-_BETWEEN = "this model passes something between or around its blocks that a state does not hold"
-_LAWS = {
-    "plain": "it answers otherwise without its caches (use_cache=False), or from one call to the next",
-    "prefix": "what runs before the blocks is changed afterwards, or is not the same each time",
-    "readout": _BETWEEN,
-    "cut": _BETWEEN,
-    "replay": f"{_BETWEEN}, or samples of a batch affect each other",
-}
+    def _first_state(self, batch: Batch) -> Tensor:
+        return self._on(batch).first_state(batch)

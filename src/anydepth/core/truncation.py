@@ -14,7 +14,7 @@ from torch import nn
 
 from anydepth.core.model_io import Batch, call_model, device_of, distance, model_output, split_batch
 from anydepth.core.patching import evaluating, shortened
-from anydepth.core.stack import Stack, tolerance_of
+from anydepth.core.stack import Stack
 from anydepth.core.truncated_config import (
     built,
     is_of_its_config,
@@ -23,6 +23,7 @@ from anydepth.core.truncated_config import (
     plain_settings,
     shallower_config,
 )
+from anydepth.core.verification import tolerance_of
 from anydepth.errors import TruncationError, one_line
 
 
@@ -54,6 +55,14 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         ('ViTForImageClassification', 2, 2)
     """
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
+    inputs = None if batch is None else split_batch(batch, stack.model).inputs
+    if inputs is not None:
+        stack.learn(inputs)
+    if stack.shares_blocks or stack.block_list.holder != "container":
+        raise TruncationError(
+            f"{type(stack.model).__name__} has no list of blocks to shorten at {stack.path!r}: "
+            + ("a depth is a call of a block that several share" if stack.shares_blocks else "its forward names each")
+        )
     if not 1 <= depth <= stack.depth:
         raise TruncationError(f"depth is {depth}, expected 1..{stack.depth} for {type(stack.model).__name__}")
     if hasattr(stack.model, "peft_config"):
@@ -66,7 +75,7 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     # shortened for this thread while it is copied, so that the later blocks are not copied either
     with shortened(stack.block_list, depth):
         cut = copy.deepcopy(stack.model)
-    inputs = None if batch is None else stack.few(split_batch(batch, stack.model).inputs)
+    inputs = None if inputs is None else stack.few(inputs)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)
     loaded = _loaded(cut, stack, depth, seen=inputs is not None)

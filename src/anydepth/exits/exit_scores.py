@@ -25,7 +25,7 @@ from anydepth.errors import DataError
 from anydepth.exits.policies import Policy
 from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.measures.engine.plan import available_memory
-from anydepth.passes.batches import as_batches
+from anydepth.passes.batches import as_batches, shown_to
 from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
@@ -162,7 +162,7 @@ def look(
         LabelError: labels are missing or not among the classes.
         IncompatibleTraces: an interrupted pass in `out` has seen other data.
     """
-    data = as_batches(data)
+    data = shown_to(reader.stack, as_batches(data))
     total = len(data) if isinstance(data, Sized) else None
     key = f"look {model_fingerprint(reader.stack.model)} {reader.policy.reads} {reader.tested} {labels}"
     with working_folder(out, _LOOK, resume=True) as folder, closing(Workspace(folder / "look", key)) as workspace:

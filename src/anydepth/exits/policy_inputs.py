@@ -24,9 +24,15 @@ class PolicyReader:
 
     def __init__(self, stack: Stack, policy: Policy) -> None:
         self.stack, self.policy = stack, policy
-        self.tested = policy.tested(stack.depth)
+        if stack.is_known:
+            policy.tested(stack.depth)
         self._tokens: Tokens | None = None
         self._counts_padding: bool | None = None
+
+    @property
+    def tested(self) -> tuple[int, ...]:
+        """The depths below L at which samples may exit, ascending."""
+        return self.policy.tested(self.stack.depth)
 
     def prepare(self, batch: Batch) -> None:
         """Check the padding, and choose the positions that stand for the samples, if the policy reads states.
@@ -37,6 +43,7 @@ class PolicyReader:
             DataError: a sample is padding alone.
         """
         require_tokens(batch, "the batch")
+        self.stack.learn(batch)
         if self._counts_padding is None:
             self._counts_padding = warn_of_padding(self.stack, batch)
         if self.policy.reads == Reads.STATE and self._tokens is None:

@@ -18,7 +18,8 @@ from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from anydepth.core.model_io import call_model, distance, model_output
 from anydepth.core.patching import evaluating
-from anydepth.core.stack import Stack, tolerance_of
+from anydepth.core.stack import Stack
+from anydepth.core.verification import tolerance_of
 from anydepth.dependencies import cache_name, require
 from anydepth.distributed import rank_and_count
 from anydepth.errors import GenerationError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anydepth.core.model_io import Batch, BatchParts, sample_count, split_batch
+from anydepth.core.model_io import Batch, BatchParts, device_of, sample_count, split_batch, to_device
+from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack
 from anydepth.errors import DataError, LabelError
 
 
@@ -25,6 +28,18 @@ def as_batches(data: Iterable[Any]) -> Iterable[Any]:
     if not isinstance(data, Iterable):
         raise DataError(f"data is {type(data).__name__}, expected an iterable of batches")
     return data
+
+
+def shown_to(stack: Stack, data: Iterable[Any]) -> Iterable[Any]:
+    """The data, after a stack that does not know its blocks yet has learnt them from the first batch."""
+    if stack.is_known:
+        return data
+    iterator = iter(data)
+    items = list(islice(iterator, 1))
+    for item in items:
+        with evaluating(stack.model):
+            stack.verify(to_device(as_batch(item, 0, stack.model).inputs, device_of(stack.model)))
+    return chain(items, iterator) if iterator is data else data
 
 
 class _DatasetBatches:

@@ -21,7 +21,7 @@ from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import DataError, choose
 from anydepth.measures.engine.states import ArrayStates, as_numbers
 from anydepth.measures.similarity import check_measures, similarities
-from anydepth.passes.batches import as_batches, plain_ids
+from anydepth.passes.batches import as_batches, plain_ids, shown_to
 from anydepth.passes.workspace import Readout, Workspace, working_folder
 from anydepth.progress import Progress
 from anydepth.results.trace_data import ROW_COLUMNS, TRACE_OUTPUT, by_field
@@ -107,6 +107,7 @@ def trace(
     if positions is not None and positions < 1:
         raise DataError(f"positions is {positions}, expected at least 1 for each sample, or None for all")
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
+    batches = shown_to(stack, as_batches(data))
     described = dict(describe or {})
     origin = {
         "model": describe_model(stack, described.get("model")),
@@ -129,7 +130,7 @@ def trace(
     key = _key(origin["model"]["fingerprint"], trace_pass, keep_states, ranks)
     with working_folder(out, TRACE_OUTPUT, resume=resume) as folder:
         with closing(Workspace(folder / f"rank-{rank}", key)) as workspace:
-            trace_pass.run(as_batches(data), workspace, progress, rank=rank, ranks=ranks)
+            trace_pass.run(batches, workspace, progress, rank=rank, ranks=ranks)
         wait_for_all()
         if rank == 0:
             with ExitStack() as opened:
