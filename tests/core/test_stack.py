@@ -296,14 +296,6 @@ class Aggregating(tiny_models.Nobodys):
         return self.last(total)
 
 
-class Repeating(tiny_models.Nobodys):
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        for block in (*self.trunk, *self.trunk):
-            x = block(x)
-        return self.last(x)
-
-
 class Skipping(tiny_models.Nobodys):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.trunk[0](self.first(x)))
@@ -312,17 +304,6 @@ class Skipping(tiny_models.Nobodys):
 def swin() -> nn.Module:
     settings = {"image_size": 16, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
     return transformers.SwinForImageClassification(transformers.SwinConfig(**settings, window_size=4))
-
-
-def albert() -> nn.Module:
-    return transformers.AlbertForSequenceClassification(
-        transformers.AlbertConfig(**tiny_models._USUAL, embedding_size=16)
-    )
-
-
-def t5(**settings: Any) -> nn.Module:
-    config = transformers.T5Config(d_model=32, num_layers=2, num_heads=2, d_kv=8, d_ff=48, vocab_size=99)
-    return transformers.T5ForConditionalGeneration(config)
 
 
 @pytest.mark.parametrize(
@@ -345,14 +326,6 @@ def test_what_cannot_be_seen_is_refused_in_one_line(model: Any, batch: Any, erro
     with unchanged(built), pytest.raises(error, match=says) as caught:
         Stack(built).verify(batch())
     assert "\n" not in str(caught.value)
-
-
-@torch.no_grad()
-def test_t5s_position_bias_breaks_the_law_and_says_so() -> None:
-    model = t5().eval()
-    batch = tiny_models.text() | {"decoder_input_ids": torch.tensor([[0, 5], [0, 6], [0, 7]])}
-    with unchanged(model), pytest.raises(ReadoutMismatch, match=r"the replay law is broken at 'encoder.block'"):
-        Stack(model, blocks="encoder.block").states(batch)
 
 
 def test_paths_that_lead_nowhere() -> None:

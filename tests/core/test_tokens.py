@@ -6,8 +6,9 @@ import torch
 import transformers
 from torch import nn
 
+from anydepth.core.masks import Masks
 from anydepth.core.stack import Stack
-from anydepth.core.tokens import IGNORED, check_policy, default_policy, next_token_labels, select, valid_positions
+from anydepth.core.tokens import IGNORED, check_policy, default_policy, next_token_labels, select
 from anydepth.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -49,7 +50,7 @@ def test_a_sample_of_padding_alone_has_no_row(policy: str) -> None:
 
 def test_states_without_tokens_stand_for_themselves() -> None:
     state = torch.randn(5, 3)
-    valid = valid_positions(torch.randn(5, 8), state)
+    valid = Masks(lambda batch: state).of_states(torch.randn(5, 8), state)
     for policy in ("first", "last", "each", "mean"):
         assert torch.equal(select(state, valid, check_policy(policy))[0], state)
 
@@ -129,7 +130,7 @@ def test_one_answer_per_position_means_each() -> None:
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(DataError, match=r"unknown token policy 'cls', expected one of first, last, each, mean"):
         check_policy("cls")
-    with pytest.raises(DataError, match=r"mask is \(2, 3\), the states have \(2, 4\) positions; virtual tokens"):
-        valid_positions({"attention_mask": torch.ones(2, 3)}, STATE)
+    with pytest.raises(DataError, match=r"mask is \(2, 3\), the states have \(2, 4\) positions: expected"):
+        Masks(lambda batch: STATE).of_states({"attention_mask": torch.ones(2, 3)}, STATE)
     with pytest.raises(DataError, match="expected 'input_ids' in the batch"):
         next_token_labels(torch.zeros(2, 4), None, RIGHT)

@@ -52,7 +52,7 @@ class Masks:
             if (belongs := self._known[name]) == "elsewhere":
                 continue
             if mask.shape[1] > length or (belongs == "aligned" and mask.shape[1] != length):
-                raise DataError(f"{name} is {tuple(mask.shape)}, and the states have {(size, length)} positions")
+                raise _mismatch(name, mask, state)
             every[:, mask.shape[1] :] = False
             every[:, : mask.shape[1]] = mask.to(state.device).bool()
             return every
@@ -82,7 +82,9 @@ class Masks:
         place = int(mask[0].nonzero()[-1]) if mask[0].any() else count - 1
         changed = self._reached(batch, name, mask, place)
         if changed is None:  # nothing could be changed: the lengths alone tell
-            return "aligned" if count == length else "elsewhere"
+            if count != length:
+                raise _mismatch(name, mask, state)
+            return "aligned"
         if self._virtual and length > count and changed == [place + length - count]:
             raise DataError(
                 f"the states have {length - count} virtual tokens before the {count} of the batch (prompt tuning): "
@@ -106,6 +108,13 @@ class Masks:
                 rows = (before[0] != after[0]) & ~(before[0].isnan() & after[0].isnan())
                 return [int(row) for row in rows.any(-1).nonzero()[:, 0]]
         return None
+
+
+def _mismatch(name: str, mask: Tensor, state: Tensor) -> DataError:
+    return DataError(
+        f"{name} is {tuple(mask.shape)}, the states have {tuple(state.shape[:2])} positions: expected a mask of the "
+        "tokens that the model is given"
+    )
 
 
 def _masks(batch: Mapping[str, Any], size: int) -> Iterator[tuple[str, Tensor]]:

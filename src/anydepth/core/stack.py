@@ -111,8 +111,8 @@ class Stack:
         if (blocks := self._blocks) is None:
             lists = named(self._selection.lists[:6])
             raise UnknownArchitecture(
-                f"{type(self.model).__name__} has several lists of modules: {lists}; its first batch shows which are the "
-                "blocks: run verify(batch) first, or name them (blocks=, stack=)"
+                f"{type(self.model).__name__} has several lists of modules: {lists}; the first batch shows which are "
+                "the blocks: run verify(batch) first, or name them (blocks=, stack=)"
             )
         return blocks
 
