@@ -147,11 +147,18 @@ def fields_of(output: Any) -> Mapping[str, Any]:
 
 
 def output_state(output: Any) -> Tensor:
-    """The hidden state in a block's output: all of it, or the first of a tuple."""
-    state = output[0] if isinstance(output, tuple | list) and output else output
+    """The hidden state in a block's output: all of it, or the first of a tuple, or of a mapping."""
+    state = output_parts(output)[0]
     if not isinstance(state, Tensor):
         raise UnknownArchitecture(f"a block answers with {type(output).__name__}, expected its state, or a tuple of it")
     return state
+
+
+def output_parts(output: Any) -> tuple[Any, ...]:
+    """A block's output as its hidden state and what stands beside it: the entries of a tuple or a mapping."""
+    if isinstance(output, Mapping) and output:
+        return tuple(output.values())
+    return tuple(output) if isinstance(output, tuple | list) and output else (output,)
 
 
 def input_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

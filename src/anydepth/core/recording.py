@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anydepth.core.blocks import BlockList
 from anydepth.core.layout import StateLayout
-from anydepth.core.model_io import input_state, output_state
+from anydepth.core.model_io import input_state, output_parts, output_state
 from anydepth.core.patching import is_compiled
 from anydepth.core.watching import Call, PlainForward
 from anydepth.errors import UnknownArchitecture
@@ -20,25 +20,30 @@ from anydepth.errors import UnknownArchitecture
 
 @dataclass(frozen=True, kw_only=True)
 class BlockOutput:
-    """The form of a block's output: the hidden state alone, or first in a tuple before `rest`."""
+    """The form of a block's output: the hidden state alone, or first in a tuple or a mapping, before `rest`."""
 
     rest: tuple[Any, ...] | None
     layout: StateLayout
     samples_in_rest: tuple[int, ...] = ()
     """Of each tensor beside the state, how many entries of its first axis belong to a sample; 0 for none."""
+    names: tuple[str, ...] = ()
+    """Of the entries of a mapping."""
 
     @classmethod
     def of(cls, output: Any, layout: StateLayout) -> BlockOutput:
         """The form of an output."""
-        if not isinstance(output, tuple | list):
+        if not isinstance(output, tuple | list | Mapping):
             return cls(rest=None, layout=layout)
         # Tensors beside the state (attention weights) belong to one batch only; see `carried`.
-        rest = tuple(None if isinstance(value, Tensor) else value for value in output[1:])
-        return cls(rest=rest, layout=layout)
+        rest = tuple(None if isinstance(value, Tensor) else value for value in output_parts(output)[1:])
+        return cls(rest=rest, layout=layout, names=tuple(output) if isinstance(output, Mapping) else ())
 
     def __call__(self, state: Tensor, rest: tuple[Any, ...] | None = None) -> Any:
         """A state in the model's own axes in this form, with what a block of this batch answered beside it."""
-        return state if self.rest is None else (state, *(self.rest if rest is None else rest))
+        if self.rest is None:
+            return state
+        parts = (state, *(self.rest if rest is None else rest))
+        return dict(zip(self.names, parts, strict=True)) if self.names else parts
 
     def of_state(self, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], rest: Any = None) -> Any:
         """A state (B, T, D) in this form, for a block that was called with these arguments."""
@@ -63,9 +68,9 @@ class BlockOutput:
         return replace(self, samples_in_rest=tuple(sizes))
 
 
-def carried(output: Any) -> tuple[Any, ...] | None:
+def carried(output: Any) -> tuple[Any, ...]:
     """What a block answers beside the state: where later blocks are given it, they cannot run without."""
-    return tuple(output[1:]) if isinstance(output, tuple | list) else None
+    return output_parts(output)[1:]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anydepth.core.blocks import OVERRIDE, STACKS, BlockList, named, shared_block
-from anydepth.core.model_io import Batch, call_model, model_output
+from anydepth.core.model_io import Batch, call_model, model_output, output_parts
 from anydepth.core.patching import forward_as
 from anydepth.errors import UnknownArchitecture
 
@@ -41,7 +41,7 @@ class Call:
     @property
     def answers(self) -> tuple[Tensor, ...]:
         """The tensors that it answered."""
-        return _tensors((self.output,))
+        return _tensors(output_parts(self.output))
 
     @property
     def output_changed(self) -> bool:
