@@ -1,0 +1,186 @@
+"""Made-up batches for any model of transformers, by the names of its forward's arguments.
+
+Three samples in a batch, and no other axis is three long: the axis of samples can be told from the others. Texts are
+padded to differing lengths, on the left for models that generate.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from shrunken_configs import FIRST_PLACEHOLDER, IMAGE_SIDE, SPECIAL
+from torch import Tensor, nn
+
+SAMPLES = 3
+LENGTHS, DECODER_LENGTHS = (12, 7, 4), (10, 6, 5)
+FRAMES, WAVE = 32, 4000
+_ORDINARY = 8  # tokens below are special
+
+
+def candidates(model: nn.Module, kind: str, seed: int, writes: bool) -> Iterator[dict[str, Any]]:
+    """Batches to try, from the one with most inputs to plain text; the first that the model takes is the one to use."""
+    generator = torch.Generator().manual_seed(seed)
+    names = set(inspect.signature(model.forward).parameters)
+    for media in _media(model, names, generator):
+        for tokens in _tokens(model, names if writes else names - {"decoder_input_ids"}, kind, media, generator):
+            yield tokens | {name: value for name, value in media.items() if name in names}
+
+
+def _tokens(
+    model: nn.Module, names: set[str], kind: str, media: dict[str, Any], generator: torch.Generator
+) -> Iterator[dict[str, Any]]:
+    decoder = _decoder(model, names, generator)
+    if "input_ids" not in names:
+        yield decoder
+        return
+    if kind == "multiple choice":
+        texts = [_text(LENGTHS, generator, left=False, end=None) for _ in range(2)]
+        yield {name: torch.stack([text[name] for text in texts], dim=1) for name in texts[0]}
+        return
+    left = kind in ("causal LM", "vision-language", "audio-language")
+    text = _text(LENGTHS, generator, left=left, end=_end_token(model))
+    extra: dict[str, Any] = {}
+    if "bbox" in names:
+        corners = torch.randint(0, 50, (SAMPLES, max(LENGTHS), 2), generator=generator)
+        extra["bbox"] = torch.cat([corners, corners + 20], dim=-1)
+    if media:
+        for count in _placeholder_counts(model, media):
+            yield _with_placeholders(model, text, count, media) | extra | decoder
+    yield text | extra | decoder
+    yield {"input_ids": text["input_ids"]} | extra | decoder
+
+
+def _decoder(model: nn.Module, names: set[str], generator: torch.Generator) -> dict[str, Any]:
+    if "decoder_input_ids" not in names or not getattr(model.config, "is_encoder_decoder", True):
+        return {}
+    text = _text(DECODER_LENGTHS, generator, left=False, end=None)
+    batch = {"decoder_input_ids": text["input_ids"]}
+    if "decoder_attention_mask" in names:
+        batch["decoder_attention_mask"] = text["attention_mask"]
+    return batch
+
+
+def _text(
+    lengths: tuple[int, ...], generator: torch.Generator, *, left: bool, end: int | None
+) -> dict[str, Tensor]:
+    longest = max(lengths)
+    ids = torch.randint(_ORDINARY, FIRST_PLACEHOLDER - 10, (SAMPLES, longest), generator=generator)
+    mask = torch.zeros(SAMPLES, longest, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, longest - length :] = 1 if left else 0
+        mask[row, :length] = mask[row, :length] if left else 1
+        if end is not None:
+            ids[row, longest - 1 if left else length - 1] = end
+    return {"input_ids": ids * mask + (1 - mask) * SPECIAL["pad_token_id"], "attention_mask": mask}
+
+
+def _end_token(model: nn.Module) -> int | None:
+    """The token that must end a text: a few models read its position out."""
+    pools_at_end = getattr(model.config, "model_type", "") in ("bart", "mbart", "plbart", "led", "bigbird_pegasus",
+                                                               "mvp", "t5", "mt5", "umt5")
+    text = getattr(model.config, "text_config", None)
+    clip = getattr(text, "model_type", "") in ("clip_text_model", "chinese_clip_text_model", "altclip_text_model")
+    return SPECIAL["eos_token_id"] if pools_at_end or clip else None
+
+
+# --- images, videos, sound --------------------------------------------------------------------------------------------
+
+
+def _media(model: nn.Module, names: set[str], generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    def random(*shape: int) -> Tensor:
+        return torch.rand(SAMPLES, *shape, generator=generator)
+
+    config = model.config
+    side, channels = _stated(config, "image_size", IMAGE_SIDE), _stated(config, "num_channels", 3)
+    side = side if isinstance(side, int) else side[0]
+    if {"pixel_values", "image_grid_thw"} <= names:
+        yield from _flat_patches(config, generator)
+    if "pixel_values" in names:
+        frames = _stated(config, "num_frames", _stated(config, "frames_per_clip", 4))
+        yield {"pixel_values": random(channels, side, side)}
+        yield {"pixel_values": random(frames, channels, side, side)}
+        yield {"pixel_values": random(1, channels, side, side), "image_sizes": torch.tensor([[side, side]] * SAMPLES)}
+        yield {"pixel_values": random(2, channels, side, side), "image_sizes": torch.tensor([[side, side]] * SAMPLES)}
+    if "pixel_values_videos" in names and "pixel_values" not in names:
+        yield {"pixel_values_videos": random(_stated(config, "frames_per_clip", 4), channels, side, side)}
+    if "input_features" in names:
+        bins = _stated(config, "num_mel_bins", _stated(config, "feature_size", _stated(config, "input_dim", 16)))
+        for shape in ((bins, FRAMES), (FRAMES, bins), (1, FRAMES, bins), (bins, 2 * FRAMES), (FRAMES, 160)):
+            yield {"input_features": random(*shape), "attention_mask": None} if "input_ids" not in names else {
+                "input_features": random(*shape)
+            }
+    if "input_values" in names:
+        yield {"input_values": random(WAVE) - 0.5}
+        bins = _stated(config, "num_mel_bins", 16)
+        yield {"input_values": random(_stated(config, "max_length", FRAMES), bins)}
+        yield {"input_values": random(1, WAVE) - 0.5}
+    yield {}
+
+
+def _flat_patches(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    """Patches of all images in one row, with a grid for each image (Qwen-VL and what follows it)."""
+    vision = getattr(config, "vision_config", config)
+    patch = getattr(vision, "patch_size", 8)
+    for frames in (getattr(vision, "temporal_patch_size", 1), 1):
+        width = _stated(vision, "in_channels", _stated(vision, "num_channels", 3)) * frames * patch * patch
+        grid = torch.tensor([[1, 4, 4]] * SAMPLES)
+        yield {"pixel_values": torch.rand(SAMPLES * 16, width, generator=generator), "image_grid_thw": grid}
+
+
+def _stated(config: Any, name: str, default: Any) -> Any:
+    """An entry of a config or of the first config in it that has one."""
+    for entry in (config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))):
+        value = getattr(entry, name, None)
+        if value is not None:
+            return value
+        if entry is not config and (deeper := _stated(entry, name, None)) is not None:
+            return deeper
+    return default
+
+
+def _placeholder_counts(model: nn.Module, media: dict[str, Any]) -> list[int]:
+    """How many tokens stand for one image or sound, as the model itself counts them."""
+    for name in ("get_image_features", "get_audio_features"):
+        get = getattr(model, name, None)
+        if get is None:
+            continue
+        takes = inspect.signature(get).parameters
+        try:
+            with torch.no_grad():
+                features = get(**{key: value for key, value in media.items() if key in takes})
+        except Exception:  # noqa: S112 - of the model's own code; the forward then shows what it takes
+            continue
+        return [_rows(features) // SAMPLES]
+    return [0, 1, 4, 16]
+
+
+def _rows(features: Any) -> int:
+    features = getattr(features, "pooler_output", None) if hasattr(features, "pooler_output") else features
+    if features is None:
+        return 0
+    if isinstance(features, Tensor):
+        return features.shape[:-1].numel()
+    return sum(_rows(part) for part in features)
+
+
+def _with_placeholders(
+    model: nn.Module, text: dict[str, Tensor], count: int, media: dict[str, Any]
+) -> dict[str, Tensor]:
+    names = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index", "media_token_id")
+    if "pixel_values" not in media:
+        names = names[2:]
+    token = next((value for name in names if isinstance(value := getattr(model.config, name, None), int)), None)
+    if token is None or not count:
+        return text
+    # before the text, which is padded on the left: padding goes further left
+    ids, mask = text["input_ids"], text["attention_mask"]
+    rows, masks = [], []
+    for row, keep in zip(ids, mask, strict=True):
+        length = int(keep.sum())
+        padding = len(row) - length
+        rows.append(torch.cat([row[:padding], torch.full((count,), token), row[padding:]]))
+        masks.append(torch.cat([keep[:padding], torch.ones(count, dtype=torch.long), keep[padding:]]))
+    return {"input_ids": torch.stack(rows), "attention_mask": torch.stack(masks)}
