@@ -25,8 +25,10 @@ def candidates(model: nn.Module, kind: str, seed: int, writes: bool) -> Iterator
     generator = torch.Generator().manual_seed(seed)
     names = set(inspect.signature(model.forward).parameters)
     for media in _media(model, names, generator):
+        if media and not media.keys() & names:
+            continue
         for tokens in _tokens(model, names if writes else names - {"decoder_input_ids"}, kind, media, generator):
-            yield tokens | {name: value for name, value in media.items() if name in names}
+            yield {name: value for name, value in (tokens | media).items() if name in names}
 
 
 def _tokens(
@@ -46,9 +48,16 @@ def _tokens(
     if "bbox" in names:
         corners = torch.randint(0, 50, (SAMPLES, max(LENGTHS), 2), generator=generator)
         extra["bbox"] = torch.cat([corners, corners + 20], dim=-1)
+    for name in ("input_ids", "attention_mask"):
+        if f"qformer_{name}" in names:
+            extra[f"qformer_{name}"] = text[name]
     if media:
         for count in _placeholder_counts(model, media):
-            yield _with_placeholders(model, text, count, media) | extra | decoder
+            tokens = _with_placeholders(model, text, count, media)
+            if "mm_token_type_ids" in names:
+                kinds = (tokens["input_ids"] == getattr(model.config, "image_token_id", -1)).long()
+                tokens = tokens | {"mm_token_type_ids": kinds}
+            yield tokens | extra | decoder
     yield text | extra | decoder
     yield {"input_ids": text["input_ids"]} | extra | decoder
 
@@ -63,9 +72,7 @@ def _decoder(model: nn.Module, names: set[str], generator: torch.Generator) -> d
     return batch
 
 
-def _text(
-    lengths: tuple[int, ...], generator: torch.Generator, *, left: bool, end: int | None
-) -> dict[str, Tensor]:
+def _text(lengths: tuple[int, ...], generator: torch.Generator, *, left: bool, end: int | None) -> dict[str, Tensor]:
     longest = max(lengths)
     ids = torch.randint(_ORDINARY, FIRST_PLACEHOLDER - 10, (SAMPLES, longest), generator=generator)
     mask = torch.zeros(SAMPLES, longest, dtype=torch.long)
@@ -79,8 +86,17 @@ def _text(
 
 def _end_token(model: nn.Module) -> int | None:
     """The token that must end a text: a few models read its position out."""
-    pools_at_end = getattr(model.config, "model_type", "") in ("bart", "mbart", "plbart", "led", "bigbird_pegasus",
-                                                               "mvp", "t5", "mt5", "umt5")
+    pools_at_end = getattr(model.config, "model_type", "") in (
+        "bart",
+        "mbart",
+        "plbart",
+        "led",
+        "bigbird_pegasus",
+        "mvp",
+        "t5",
+        "mt5",
+        "umt5",
+    )
     text = getattr(model.config, "text_config", None)
     clip = getattr(text, "model_type", "") in ("clip_text_model", "chinese_clip_text_model", "altclip_text_model")
     return SPECIAL["eos_token_id"] if pools_at_end or clip else None
@@ -90,34 +106,61 @@ def _end_token(model: nn.Module) -> int | None:
 
 
 def _media(model: nn.Module, names: set[str], generator: torch.Generator) -> Iterator[dict[str, Any]]:
-    def random(*shape: int) -> Tensor:
-        return torch.rand(SAMPLES, *shape, generator=generator)
-
+    """Images, videos and sound that the model may take, each alone; nothing last."""
     config = model.config
-    side, channels = _stated(config, "image_size", IMAGE_SIDE), _stated(config, "num_channels", 3)
-    side = side if isinstance(side, int) else side[0]
+    if {"pixel_values", "spatial_shapes"} <= names or "flattened_patches" in names:
+        yield from _patches_in_rows(config, generator)
     if {"pixel_values", "image_grid_thw"} <= names:
         yield from _flat_patches(config, generator)
-    if "pixel_values" in names:
-        frames = _stated(config, "num_frames", _stated(config, "frames_per_clip", 4))
-        yield {"pixel_values": random(channels, side, side)}
-        yield {"pixel_values": random(frames, channels, side, side)}
-        yield {"pixel_values": random(1, channels, side, side), "image_sizes": torch.tensor([[side, side]] * SAMPLES)}
-        yield {"pixel_values": random(2, channels, side, side), "image_sizes": torch.tensor([[side, side]] * SAMPLES)}
-    if "pixel_values_videos" in names and "pixel_values" not in names:
-        yield {"pixel_values_videos": random(_stated(config, "frames_per_clip", 4), channels, side, side)}
+    if names & {"pixel_values", "pixel_values_videos"}:
+        yield from _images(config, generator)
     if "input_features" in names:
-        bins = _stated(config, "num_mel_bins", _stated(config, "feature_size", _stated(config, "input_dim", 16)))
-        for shape in ((bins, FRAMES), (FRAMES, bins), (1, FRAMES, bins), (bins, 2 * FRAMES), (FRAMES, 160)):
-            yield {"input_features": random(*shape), "attention_mask": None} if "input_ids" not in names else {
-                "input_features": random(*shape)
-            }
+        yield from _spectra(config, generator)
     if "input_values" in names:
-        yield {"input_values": random(WAVE) - 0.5}
-        bins = _stated(config, "num_mel_bins", 16)
-        yield {"input_values": random(_stated(config, "max_length", FRAMES), bins)}
-        yield {"input_values": random(1, WAVE) - 0.5}
+        yield from _waves(config, generator)
     yield {}
+
+
+def _images(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    side, channels = _stated(config, "image_size", IMAGE_SIDE), _stated(config, "num_channels", 3)
+    side = side if isinstance(side, int) else side[0]
+    frames = _stated(config, "num_frames", _stated(config, "frames_per_clip", 4))
+    sizes = {"image_sizes": torch.tensor([[side, side]] * SAMPLES)}
+    for colours in dict.fromkeys((channels, 3)):
+        for length in dict.fromkeys((side, IMAGE_SIDE, 2 * IMAGE_SIDE)):
+            yield {"pixel_values": _random(generator, colours, length, length)}
+    yield {"pixel_values": _random(generator, frames, channels, side, side)}
+    for count in (1, 2):
+        yield {"pixel_values": _random(generator, count, channels, side, side)} | sizes
+    yield {"pixel_values_videos": _random(generator, frames, channels, side, side)}
+
+
+def _spectra(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    bins = _stated(config, "num_mel_bins", _stated(config, "feature_size", _stated(config, "input_dim", 16)))
+    bins = _stated(config, "input_feat_per_channel", bins)
+    for shape in ((bins, FRAMES), (FRAMES, bins), (1, FRAMES, bins), (bins, 2 * FRAMES), (FRAMES, 160)):
+        yield {"input_features": _random(generator, *shape)}
+
+
+def _waves(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    yield {"input_values": _random(generator, WAVE) - 0.5}
+    yield {
+        "input_values": _random(generator, _stated(config, "max_length", FRAMES), _stated(config, "num_mel_bins", 16))
+    }
+    yield {"input_values": _random(generator, 1, WAVE) - 0.5}
+
+
+def _patches_in_rows(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    """Sixteen patches of each sample in a row, with what tells their places."""
+    patches = _random(generator, 16, 3 * _stated(config, "patch_size", 8) ** 2)
+    shapes, present = torch.tensor([[4, 4]] * SAMPLES), torch.ones(SAMPLES, 16, dtype=torch.long)
+    yield {"pixel_values": patches, "spatial_shapes": shapes, "pixel_attention_mask": present}
+    places = torch.tensor([[row + 1.0, column + 1.0] for row in range(4) for column in range(4)])
+    yield {"flattened_patches": torch.cat([places.expand(SAMPLES, 16, 2), patches], dim=-1)}
+
+
+def _random(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(SAMPLES, *shape, generator=generator)
 
 
 def _flat_patches(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]:
@@ -151,7 +194,7 @@ def _placeholder_counts(model: nn.Module, media: dict[str, Any]) -> list[int]:
         try:
             with torch.no_grad():
                 features = get(**{key: value for key, value in media.items() if key in takes})
-        except Exception:  # noqa: S112 - of the model's own code; the forward then shows what it takes
+        except Exception:
             continue
         return [_rows(features) // SAMPLES]
     return [0, 1, 4, 16]

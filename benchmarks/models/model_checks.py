@@ -27,6 +27,7 @@ from anydepth.errors import AnydepthError
 
 TOLERANCE = 1e-5
 LOOSER = 1e-4  # of what goes through two different orders of products: a truncated model in other kernels, cosines
+NEEDED = ("states", "readout", "trace")
 STEPS = ("states", "readout", "trace", "align", "exit", "truncate", "generate")
 
 
@@ -121,11 +122,18 @@ class Checks:
         self.states: list[list[Tensor]] = []
         self.readouts: list[list[Tensor]] = []
 
-    def run(self) -> dict[str, Step]:
-        steps = {"states": attempt(self.check_states)}
-        if steps["states"].result == "ok":
-            for name in STEPS[1:]:
-                steps[name] = attempt(getattr(self, f"check_{name}"))
+    def run(self, *, stop_early: bool = False) -> dict[str, Step]:
+        """The checks in order; all that follow need the states.
+
+        Args:
+            stop_early: stop at the first of states, readout and trace that is not right, for a list that is only tried.
+        """
+        steps: dict[str, Step] = {}
+        for name in STEPS:
+            steps[name] = attempt(getattr(self, f"check_{name}"))
+            needed = NEEDED if stop_early else NEEDED[:1]
+            if name in needed and steps[name].result != "ok":
+                break
         return steps
 
     # --- states and readouts ---
@@ -149,7 +157,7 @@ class Checks:
         return self._offered()
 
     def _members(self) -> list[nn.Module]:
-        return list(getattr(self.stack, "_blocks"))
+        return list(self.stack._blocks)
 
     def _masked(self, state: Tensor, batch: Any, number: int) -> Tensor:
         """Padded positions of `nn.TransformerEncoder` are zeros in its nested tensors, and anything without."""
@@ -161,7 +169,9 @@ class Checks:
     def _offered(self) -> str:
         """Hold the states against `output_hidden_states`, where the model offers them."""
         reference = self.states[0]
-        offered = [tuple_ for tuple_ in slow.hidden_states(self.model, self.batches[0]) if len(tuple_) == len(reference)]
+        offered = [
+            tuple_ for tuple_ in slow.hidden_states(self.model, self.batches[0]) if len(tuple_) == len(reference)
+        ]
         if not offered:
             return "no output_hidden_states of this depth"
         nearest = min(
@@ -194,8 +204,10 @@ class Checks:
         return self._check_cosines(result)
 
     def _causal(self) -> bool:
-        return self.built.kind in ("causal LM", "vision-language", "audio-language") and self.plain[0].ndim == 3 and (
-            not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        return (
+            self.built.kind in ("causal LM", "vision-language", "audio-language")
+            and self.plain[0].ndim == 3
+            and (not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False))
         )
 
     def _labels(self, number: int) -> Tensor | None:
@@ -231,8 +243,11 @@ class Checks:
             raise Wrong(f"{len(result.rows)} answers, expected {len(expected)}")
         offsets = np.cumsum([0, *self.built.samples[:-1]])
         sample = np.concatenate([part.sample + offset for part, offset in zip(parts, offsets, strict=True)])
-        for name, column in (("sample", sample), ("position", np.concatenate([part.position for part in parts])),
-                             ("label", np.concatenate([part.label for part in parts]))):
+        for name, column in (
+            ("sample", sample),
+            ("position", np.concatenate([part.position for part in parts])),
+            ("label", np.concatenate([part.label for part in parts])),
+        ):
             if not np.array_equal(getattr(result.rows, name), column):
                 raise Wrong(f"the {name} of {(getattr(result.rows, name) != column).sum()} answers is another")
         ordered = np.sort(expected, axis=-1)

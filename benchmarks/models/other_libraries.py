@@ -1,4 +1,4 @@
-"""Tiny models of timm (one of each family), torch, torchvision, open_clip, x-transformers, vit-pytorch, and wrappers."""
+"""Tiny models of timm (one of each family), torch, torchvision, open_clip, x-transformers and vit-pytorch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from torch import Tensor, nn
 def other_cases() -> Iterator[Case]:
     yield from _timm_cases()
     for library, makers in (
-        ("torch", _TORCH), ("torchvision", _TORCHVISION), ("open_clip", _OPEN_CLIP),
-        ("sentence-transformers", _SENTENCES), ("x-transformers", _X_TRANSFORMERS), ("vit-pytorch", _VIT_PYTORCH),
+        ("torch", _TORCH),
+        ("torchvision", _TORCHVISION),
+        ("open_clip", _OPEN_CLIP),
+        ("sentence-transformers", _SENTENCES),
+        ("x-transformers", _X_TRANSFORMERS),
+        ("vit-pytorch", _VIT_PYTORCH),
     ):
         for name, (kind, make) in makers.items():
             yield Case(name, library, kind, _Making(make, kind))
@@ -64,7 +68,23 @@ def _timm_cases() -> Iterator[Case]:
 
 def _likely_size(name: str) -> tuple[int, int, str]:
     """Names of small variants first: `atto` to `tiny`, then `small`; then the shorter name."""
-    words = ("test", "atto", "femto", "pico", "zepto", "nano", "tiny", "xxs", "xs", "small", "_s", "t0", "b0", "s0", "18")
+    words = (
+        "test",
+        "atto",
+        "femto",
+        "pico",
+        "zepto",
+        "nano",
+        "tiny",
+        "xxs",
+        "xs",
+        "small",
+        "_s",
+        "t0",
+        "b0",
+        "s0",
+        "18",
+    )
     rank = next((index for index, word in enumerate(words) if word in name), len(words))
     return rank, len(name), name
 
@@ -195,7 +215,11 @@ class Sequence2Sequence(nn.Module):
         causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
         padding = attention_mask == 0
         out = self.transformer(
-            self.embed(input_ids), target, tgt_mask=causal, src_key_padding_mask=padding, memory_key_padding_mask=padding
+            self.embed(input_ids),
+            target,
+            tgt_mask=causal,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
         )
         return self.head(out)
 
@@ -219,7 +243,8 @@ _TORCH: dict[str, tuple[str, Any]] = {
     "TransformerEncoder, batch_first": ("text classification", lambda: (Encoder(batch_first=True), _text)),
     "TransformerEncoder, batch second": ("text classification", lambda: (Encoder(batch_first=False), _text)),
     "TransformerEncoder, batch second, tagging": (
-        "tagging", lambda: (Encoder(batch_first=False, head="each"), _text),
+        "tagging",
+        lambda: (Encoder(batch_first=False, head="each"), _text),
     ),
     "Transformer": ("encoder-decoder", lambda: (Sequence2Sequence(), _two_texts)),
     "positions added in place": ("text classification", lambda: (InPlacePositions(), _vectors)),
@@ -370,8 +395,15 @@ _X_TRANSFORMERS: dict[str, tuple[str, Any]] = {
     "ViTransformerWrapper": ("image classification", _x_images),
 }
 
-_VIT_SIZES = {"image_size": 32, "patch_size": 8, "num_classes": CLASSES, "dim": WIDTH, "depth": BLOCKS, "heads": 4,
-              "mlp_dim": 48}
+_VIT_SIZES = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_classes": CLASSES,
+    "dim": WIDTH,
+    "depth": BLOCKS,
+    "heads": 4,
+    "mlp_dim": 48,
+}
 
 
 def _vit_pytorch(module: str, name: str, **settings: Any) -> Callable[[], tuple[nn.Module, Callable[[], Any]]]:
@@ -409,7 +441,10 @@ _VIT_PYTORCH: dict[str, tuple[str, Any]] = {
     "MobileViT": (
         "image classification",
         _vit_pytorch(
-            ".mobile_vit", "MobileViT", image_size=(32, 32), dims=[16, 24, 32],
+            ".mobile_vit",
+            "MobileViT",
+            image_size=(32, 32),
+            dims=[16, 24, 32],
             channels=[16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16],
         ),
     ),

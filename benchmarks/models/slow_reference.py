@@ -135,6 +135,19 @@ def _tuples(output: Any) -> Iterator[tuple[Tensor, ...]]:
                 yield from _tuples(value)
 
 
+def has_own_cache(model: nn.Module, batch: Any) -> bool:
+    """Whether the model returns another cache than transformers' usual one of keys and values, or none."""
+    if not getattr(model, "can_generate", lambda: False)():
+        return False
+    try:
+        cache = getattr(run(model, batch, use_cache=True), "past_key_values", None)
+    except Exception:  # the model has no such argument
+        return True
+    layers = getattr(cache, "layers", None)
+    usual = ("DynamicLayer", "DynamicSlidingWindowLayer")
+    return type(cache).__name__ != "DynamicCache" or any(type(layer).__name__ not in usual for layer in layers or ())
+
+
 # --- which rows a trace must have -------------------------------------------------------------------------------------
 
 
@@ -242,9 +255,7 @@ def watch(model: nn.Module, batch: Any) -> Seen:
 
     def after(module: nn.Module, _: Any, output: Any) -> None:
         state = _first(output)
-        calls.setdefault(id(module), []).append(
-            (next(clock), tuple(state.shape) if isinstance(state, Tensor) else ())
-        )
+        calls.setdefault(id(module), []).append((next(clock), tuple(state.shape) if isinstance(state, Tensor) else ()))
 
     with _hooks([module.register_forward_hook(after) for module in model.modules()]):
         run(model, batch)
@@ -255,7 +266,9 @@ def watch(model: nn.Module, batch: Any) -> Seen:
         own = [calls.get(id(member), []) for member in module]
         if all(len(call) == 1 for call in own) and own == sorted(own):
             lists.append(SeenList(name, len(own), own[-1][0][0], tuple(call[0][1] for call in own)))
-    inner = {id(m) for m in model.modules() if next(m.children(), None) is not None and any(True for _ in m.parameters())}
+    inner = {
+        id(m) for m in model.modules() if next(m.children(), None) is not None and any(True for _ in m.parameters())
+    }
     shared = any(len(call) > 1 for key, call in calls.items() if key in inner)
     return Seen(tuple(lists), shared, _has_stages(lists))
 

@@ -17,12 +17,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "sweep.json"
-CHUNK = 60
+CHUNK = 250
+HARD_LIMIT = 90.0
 STARTED = "started"
 
 
@@ -82,7 +84,7 @@ def _run(cases: list[Any], log: Path) -> None:
         work = log.with_suffix(".chunk")
         work.write_text(json.dumps([case.key for case in left[:CHUNK]]), "utf-8")
         command = [sys.executable, str(HERE / "sweep.py"), "--chunk", str(work), "--out", str(log.with_suffix(".json"))]
-        status = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+        status = _watched(subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}), log)
         work.unlink()
         if status < 0 or status not in (0, 130):
             begun = [key for key, finding in read(log, started=True).items() if finding == STARTED]
@@ -93,6 +95,25 @@ def _run(cases: list[Any], log: Path) -> None:
                 raise SystemExit(f"a chunk ended with status {status} before its first model")
         elif status:
             raise SystemExit(status)
+
+
+def _watched(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait for a chunk; kill it where one model takes `HARD_LIMIT` CPU seconds: some calls cannot be interrupted."""
+    import psutil
+
+    usage, size, since = psutil.Process(process.pid), -1, 0.0
+    while process.poll() is None:
+        time.sleep(1.0)
+        now = log.stat().st_size if log.exists() else 0
+        try:
+            spent = usage.cpu_times().user + usage.cpu_times().system
+        except psutil.NoSuchProcess:
+            break
+        if now != size:
+            size, since = now, spent
+        if spent - since > HARD_LIMIT:
+            process.kill()
+    return process.wait()
 
 
 def check_chunk(work: Path, log: Path) -> None:

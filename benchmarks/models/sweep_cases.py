@@ -1,4 +1,4 @@
-"""The models of the sweep: every class of transformers' auto mappings, and those of other libraries; each built tiny."""
+"""The models of the sweep: every class of transformers' auto mappings, and some of other libraries; all tiny."""
 
 from __future__ import annotations
 
@@ -169,9 +169,9 @@ def _randomize(model: nn.Module) -> None:
     """Replace weights of all zeros or all ones by random ones: heads at zero would answer the same at all depths."""
     generator = torch.Generator().manual_seed(7)
     for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.ndim > 1 and not parameter.detach().any():
-            parameter.data.normal_(0.0, 0.02, generator=generator)
-        elif not parameter.detach().isfinite().all():
+        if (
+            parameter.is_floating_point() and parameter.ndim > 1 and not parameter.detach().any()
+        ) or not parameter.detach().isfinite().all():
             parameter.data.normal_(0.0, 0.02, generator=generator)
 
 

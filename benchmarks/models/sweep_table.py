@@ -63,7 +63,9 @@ def _general(reason: str) -> str:
     reason = re.sub(r"^(\w+: )?[A-Z]\w+(?= (states|is an|has several|has no|answers|cut))", r"\1MODEL", reason)
     reason = re.sub(r"[A-Z]\w+(?=: the \w+ law)", "MODEL", reason)
     reason = re.sub(r"'[\w.]+'", "'...'", reason)
-    reason = re.sub(r"(of blocks|two stacks in one|but has)(:?) .*?([:;] (name one|blocks that))", r"\1\2 ...\3", reason)
+    reason = re.sub(
+        r"(of blocks|two stacks in one|but has)(:?) .*?([:;] (name one|blocks that))", r"\1\2 ...\3", reason
+    )
     reason = re.sub(r"\b\d[\d.e+-]*\b", "#", reason)
     reason = re.sub(r"\((#, )*#,?\)", "(#)", reason)
     return reason[:260]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import slow_reference as slow
-from model_checks import Checks, Finding, OutOfTime, Step, time_limit
+from model_checks import NEEDED, Checks, Finding, OutOfTime, Step, time_limit
 from sweep_cases import Built, Case, NotBuilt, in_words
 
 EXACT, NAMED, REFUSED, USELESS = "exact", "exact, blocks named", "refused", "refused, wrong reason"
@@ -28,7 +28,8 @@ class Facts:
     aggregates: bool
     answer_axes: int
     classifies: bool
-    encoder_decoder: bool
+    own_cache: bool
+    """Whether it keeps something else than the usual keys and values while it generates."""
     kind: str
 
     def as_json(self) -> dict[str, Any]:
@@ -51,6 +52,7 @@ REASONS = (
     Reason("stages of differing shape", r"differ in shape between depths|stage", lambda facts: facts.stages),
     Reason("depths share a block", r"share", lambda facts: facts.shared),
     Reason("the answer is made of several depths", r"law is broken|several depths", lambda facts: facts.aggregates),
+    Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
     Reason("no list of blocks runs", r"no ModuleList or Sequential", lambda facts: facts.lists == 0),
     Reason(
         "no classifier, or one answer for each position",
@@ -89,17 +91,14 @@ def _judge(case: Case, finding: Finding) -> None:
     finding.facts = {"lists": [f"{entry.path} ({entry.length})" for entry in seen.lists]}
     _describe(checks, finding)
     first = finding.steps["states"]
-    if first.result == "refused":
-        facts = _facts(built, checks, seen)
-        finding.facts |= facts.as_json()
+    facts = _facts(built, checks, seen)
+    finding.facts |= facts.as_json()
+    if first.result == "refused" and true_reason(first.detail, facts) is None:
         named = _named(built, seen, finding.facts.setdefault("named", {}))
         if named is not None:
             finding.steps, finding.blocks = named.steps, named.path
             finding.reason, finding.error = first.detail, first.error
             _describe(named.checks, finding)
-    else:
-        facts = _facts(built, checks, seen)
-        finding.facts |= facts.as_json()
     _settle(finding, facts)
 
 
@@ -110,28 +109,33 @@ def _describe(checks: Checks, finding: Finding) -> None:
 
 @dataclass(frozen=True)
 class Named:
+    """What comes of following the advice to name a list: the result is "exact", or the worst that happens silently."""
+
     path: str
     checks: Checks
     steps: dict[str, Step]
 
 
 def _named(built: Built, seen: slow.Seen, attempts: dict[str, str]) -> Named | None:
-    """The first list, from the last that ran back to the first, with which the model is exact when it is named."""
+    """The first list, from the last that ran back to the first, with which the model is exact when it is named.
+
+    Where there is none, the first that gives a wrong number.
+    """
     outermost = [entry for entry in seen.lists if not any(entry.path.startswith(f"{o.path}.") for o in seen.lists)]
+    wrong = None
     for entry in sorted(outermost, key=lambda entry: (-entry.last_call, len(entry.path)))[:4]:
         checks = Checks(built, entry.path)
-        steps = checks.run()
+        steps = checks.run(stop_early=True)
         bad = next((f"{name}: {step.detail}" for name, step in steps.items() if step.result not in ("ok", "n/a")), "")
         attempts[entry.path] = bad or "ok"
-        if all(steps[name].result == "ok" for name in ("states", "readout", "trace") if name in steps) and (
-            "trace" in steps
-        ):
+        if all(name in steps and steps[name].result == "ok" for name in NEEDED):
             return Named(entry.path, checks, steps)
-    return None
+        if wrong is None and any(step.result == "wrong" for step in steps.values()):
+            wrong = Named(entry.path, checks, steps)
+    return wrong
 
 
 def _facts(built: Built, checks: Checks, seen: slow.Seen) -> Facts:
-    config = getattr(built.model, "config", None)
     return Facts(
         stages=seen.stages,
         shared=seen.shared,
@@ -139,7 +143,7 @@ def _facts(built: Built, checks: Checks, seen: slow.Seen) -> Facts:
         aggregates=_aggregates(built, checks, seen),
         answer_axes=checks.plain[0].ndim,
         classifies=built.classifies,
-        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        own_cache=slow.has_own_cache(built.model, built.batches[0]),
         kind=built.kind,
     )
 
@@ -162,7 +166,8 @@ def _settle(finding: Finding, facts: Facts) -> None:
     for result, category in (("wrong", WRONG), ("crash", CRASH)):
         if result in results:
             name, step = next((name, step) for name, step in finding.steps.items() if step.result == result)
-            finding.category, finding.reason = category, f"{name}: {step.detail}"
+            advised = "" if finding.blocks is None else f"with blocks={finding.blocks!r}, as the refusal advises: "
+            finding.category, finding.reason = category, f"{advised}{name}: {step.detail}"
             return
     if finding.blocks is not None:
         finding.category = NAMED
