@@ -90,25 +90,30 @@ def _likely_size(name: str) -> tuple[int, int, str]:
 
 
 def _timm_maker(names: list[str]) -> Callable[[], tuple[nn.Module, Callable[[], Any]]]:
-    def make() -> tuple[nn.Module, Callable[[], Any]]:
-        import timm
+    """Builds the smallest model of a family, smaller still where its constructor takes the sizes of a plain ViT."""
 
-        problem: Exception | None = None
+    def make() -> tuple[nn.Module, Callable[[], Any]]:
+        problem: Exception = NotBuilt("no size")
+        plain: dict[str, Any] = {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": 4}
         for side in _SIDES:
-            for sized in (True, False):
+            for settings in ({"img_size": side} | plain, plain, {"img_size": side}, {}):
                 try:
-                    settings = {"img_size": side} if sized else {}
-                    model = timm.create_model(names[0], pretrained=False, num_classes=10, **settings).eval()
-                    _smaller(model)
-                    with torch.no_grad():
-                        model(torch.rand(SAMPLES, 3, side, side))
-                except Exception as error:
+                    return _timm_model(names[0], side, settings), _images(side)
+                except Exception as error:  # it takes no such size; the last one is told
                     problem = error
-                else:
-                    return model, _images(side)
-        raise problem if problem is not None else NotBuilt("no size")
+        raise problem
 
     return make
+
+
+def _timm_model(name: str, side: int, settings: dict[str, Any]) -> nn.Module:
+    import timm
+
+    model = timm.create_model(name, pretrained=False, num_classes=10, **settings).eval()
+    _smaller(model)
+    with torch.no_grad():
+        model(torch.rand(SAMPLES, 3, side, side))
+    return model
 
 
 def _smaller(model: nn.Module) -> None:

@@ -148,7 +148,11 @@ EXCEPTIONS: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"] * 2, "num_buckets": 4, "hash_seed": 0},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+    "zamba": {
+        "attention_hidden_size": 2 * WIDTH,
+        "attention_head_dim": 16,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+    },
     "dory": {"n_input_layers": 1, "n_recurrent_layers": 2, "n_output_layers": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "xmod": {"default_language": "en_XX"},
@@ -195,6 +199,11 @@ def tiny_entries(kind: type, *, blocks: int, others: int) -> dict[str, Any]:
             entries[name] = HEADS
         elif (small := _small(name, value, blocks, defaults)) is not None:
             entries[name] = small
+    if "rope_parameters" in defaults and re.search(
+        r"(vl|glm4v|glm_ocr|omni|glm46v).*text|paddleocr_text", kind.model_type
+    ):
+        rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+        entries["rope_parameters"] = rope
     entries |= _image(defaults)
     entries |= _indices(defaults, blocks)
     exceptions = EXCEPTIONS.get(getattr(kind, "model_type", ""), {})

@@ -45,7 +45,10 @@ def main() -> None:
 
     keys = {case.key for case in cases}
     findings = [f for f in json.loads(chosen.out.read_text("utf-8"))["models"] if f"{f['library']}/{f['name']}" in keys]
-    print(report(findings))
+    text = report(findings)
+    print(text)
+    if not (chosen.only or chosen.library or chosen.kind):
+        chosen.out.with_suffix(".txt").write_text(text, "utf-8")
 
 
 def _arguments() -> argparse.Namespace:

@@ -76,7 +76,7 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """Every case, in an order that stays: the first class of each type of model before the others of that type.
+    """Every case, in an order that stays: the first class of each type before the others of that type.
 
     So a sweep that is stopped early has seen every architecture once before it sees a second head of any.
     """
@@ -88,10 +88,10 @@ def all_cases() -> list[Case]:
         body = re.split(r"For(?=[A-Z])|LMHead", case.name)[0]
         ranks[body] = ranks.get(body, -1) + 1
         ranked.append((ranks[body], case))
-    first = [case for rank, case in ranked if rank == 0]
+    first = [*(case for rank, case in ranked if rank == 0), *other_cases()]
     rest = [case for rank, case in sorted(ranked, key=lambda entry: entry[0]) if rank > 0]
     shuffled = random.Random(0).sample(first, len(first))
-    return [*shuffled, *other_cases(), *rest]
+    return [*shuffled, *rest]
 
 
 def transformers_cases() -> Iterator[Case]:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sweep_verdicts import CATEGORIES, CRASH, NOT_BUILT, USELESS, WRONG
+from categories import CATEGORIES, CRASH, NOT_BUILT, USELESS, WRONG
 
 _STEPS = ("trace", "align", "exit", "truncate", "generate")
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import slow_reference as slow
+from categories import CRASH, EXACT, NAMED, NOT_BUILT, REFUSED, USELESS, WRONG
 from model_checks import NEEDED, Checks, Finding, OutOfTime, Step, time_limit
 from sweep_cases import Built, Case, NotBuilt, in_words
 
-EXACT, NAMED, REFUSED, USELESS = "exact", "exact, blocks named", "refused", "refused, wrong reason"
-WRONG, CRASH, NOT_BUILT = "wrong number", "crash", "not built"
-CATEGORIES = (EXACT, NAMED, REFUSED, USELESS, WRONG, CRASH, NOT_BUILT)
 SECONDS = 40.0
 
 
@@ -49,7 +47,7 @@ class Reason:
 # Refusals for reasons that are true. Whatever a line says that none of these covers is a wrong or useless reason:
 # "name one with blocks=" where nothing named works is one, and so is a law broken by what the blocks hand on.
 REASONS = (
-    Reason("stages of differing shape", r"differ in shape between depths|stage", lambda facts: facts.stages),
+    Reason("stages of differing shape", r"differ in shape between depths|models in stages", lambda facts: facts.stages),
     Reason("depths share a block", r"share", lambda facts: facts.shared),
     Reason("the answer is made of several depths", r"law is broken|several depths", lambda facts: facts.aggregates),
     Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
