@@ -1,4 +1,4 @@
-"""Tiny models of timm (one of each family), torch, torchvision, open_clip, x-transformers and vit-pytorch."""
+"""Tiny models of torch, torchvision, open_clip, sentence-transformers, x-transformers and vit-pytorch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from made_inputs import SAMPLES
 from shrunken_configs import BLOCKS, CLASSES, VOCABULARY, WIDTH
-from sweep_cases import Built, Case, NotBuilt, in_words, seed_everything
+from sweep_cases import Case, Made, images
 from torch import Tensor, nn
 
 
 def other_cases() -> Iterator[Case]:
-    yield from _timm_cases()
     for library, makers in (
         ("torch", _TORCH),
         ("torchvision", _TORCHVISION),
@@ -24,103 +23,7 @@ def other_cases() -> Iterator[Case]:
         ("vit-pytorch", _VIT_PYTORCH),
     ):
         for name, (kind, make) in makers.items():
-            yield Case(name, library, kind, _Making(make, kind))
-
-
-class _Making:
-    """Builds by a function that returns a model and a function that makes a batch."""
-
-    def __init__(self, make: Callable[[], tuple[nn.Module, Callable[[], Any]]], kind: str) -> None:
-        self.make, self.kind = make, kind
-
-    def __call__(self) -> Built:
-        seed_everything(0)
-        try:
-            model, batch = self.make()
-            batches = [batch() for _ in range(2)]
-            with torch.no_grad():
-                model.eval()(**batches[0]) if isinstance(batches[0], dict) else model.eval()(batches[0])
-        except Exception as problem:
-            raise NotBuilt(in_words(problem)) from problem
-        classifies = self.kind not in ("CLIP-like", "embedding")
-        free = any(isinstance(module, nn.TransformerEncoder) for module in model.modules())
-        return Built(model.eval(), batches, [SAMPLES] * 2, self.kind, classifies, padding_is_free=free)
-
-
-def _images(side: int = 32, channels: int = 3) -> Callable[[], Tensor]:
-    return lambda: torch.rand(SAMPLES, channels, side, side)
-
-
-# --- timm -------------------------------------------------------------------------------------------------------------
-
-_SIDES = (64, 96, 128, 224)
-_SLOW = 60_000_000  # a family whose smallest member has more parameters takes too long
-
-
-def _timm_cases() -> Iterator[Case]:
-    import timm
-
-    for family in timm.list_modules():
-        names = timm.list_models(module=family)
-        if names:
-            yield Case(family, "timm", "timm", _Making(_timm_maker(sorted(names, key=_likely_size)), "timm"))
-
-
-def _likely_size(name: str) -> tuple[int, int, str]:
-    """Names of small variants first: `atto` to `tiny`, then `small`; then the shorter name."""
-    words = (
-        "test",
-        "atto",
-        "femto",
-        "pico",
-        "zepto",
-        "nano",
-        "tiny",
-        "xxs",
-        "xs",
-        "small",
-        "_s",
-        "t0",
-        "b0",
-        "s0",
-        "18",
-    )
-    rank = next((index for index, word in enumerate(words) if word in name), len(words))
-    return rank, len(name), name
-
-
-def _timm_maker(names: list[str]) -> Callable[[], tuple[nn.Module, Callable[[], Any]]]:
-    """Builds the smallest model of a family, smaller still where its constructor takes the sizes of a plain ViT."""
-
-    def make() -> tuple[nn.Module, Callable[[], Any]]:
-        problem: Exception = NotBuilt("no size")
-        plain: dict[str, Any] = {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": 4}
-        for side in _SIDES:
-            for settings in ({"img_size": side} | plain, plain, {"img_size": side}, {}):
-                try:
-                    return _timm_model(names[0], side, settings), _images(side)
-                except Exception as error:  # it takes no such size; the last one is told
-                    problem = error
-        raise problem
-
-    return make
-
-
-def _timm_model(name: str, side: int, settings: dict[str, Any]) -> nn.Module:
-    import timm
-
-    model = timm.create_model(name, pretrained=False, num_classes=10, **settings).eval()
-    _smaller(model)
-    with torch.no_grad():
-        model(torch.rand(SAMPLES, 3, side, side))
-    return model
-
-
-def _smaller(model: nn.Module) -> None:
-    """Refuse what would take minutes."""
-    count = sum(parameter.numel() for parameter in model.parameters())
-    if count > _SLOW:
-        raise NotBuilt(f"its smallest member has {count:,} parameters")
+            yield Case(name, library, kind, Made(make, kind))
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------
@@ -265,7 +168,7 @@ def _vision(name: str, **settings: Any) -> Callable[[], tuple[nn.Module, Callabl
     def make() -> tuple[nn.Module, Callable[[], Any]]:
         from torchvision import models
 
-        return getattr(models, name)(num_classes=CLASSES, **settings), _images(64)
+        return getattr(models, name)(num_classes=CLASSES, **settings), images(64)
 
     return make
 
@@ -273,7 +176,7 @@ def _vision(name: str, **settings: Any) -> Callable[[], tuple[nn.Module, Callabl
 def _vit() -> tuple[nn.Module, Callable[[], Any]]:
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(32, 8, BLOCKS, 4, WIDTH, 48, num_classes=CLASSES), _images()
+    return VisionTransformer(32, 8, BLOCKS, 4, WIDTH, 48, num_classes=CLASSES), images()
 
 
 def _swin(*, second: bool) -> Callable[[], tuple[nn.Module, Callable[[], Any]]]:
@@ -282,7 +185,7 @@ def _swin(*, second: bool) -> Callable[[], tuple[nn.Module, Callable[[], Any]]]:
 
         more = {"downsample_layer": swin_transformer.PatchMergingV2, "block": swin_transformer.SwinTransformerBlockV2}
         sizes = {"patch_size": [4, 4], "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2], "window_size": [4, 4]}
-        return SwinTransformer(**sizes, num_classes=CLASSES, **(more if second else {})), _images()
+        return SwinTransformer(**sizes, num_classes=CLASSES, **(more if second else {})), images()
 
     return make
 
@@ -291,7 +194,7 @@ def _maxvit() -> tuple[nn.Module, Callable[[], Any]]:
     from torchvision.models import MaxVit
 
     sizes = {"stem_channels": 16, "block_channels": [16, 32], "block_layers": [2, 2], "head_dim": 8}
-    return MaxVit((32, 32), partition_size=4, stochastic_depth_prob=0.0, num_classes=CLASSES, **sizes), _images()
+    return MaxVit((32, 32), partition_size=4, stochastic_depth_prob=0.0, num_classes=CLASSES, **sizes), images()
 
 
 _TORCHVISION: dict[str, tuple[str, Any]] = {
@@ -328,7 +231,7 @@ def _open_clip_tower(part: str) -> Callable[[], tuple[nn.Module, Callable[[], An
     def make() -> tuple[nn.Module, Callable[[], Any]]:
         model: Any = _open_clip("CustomTextCLIP")()[0]
         if part == "visual":
-            return model.visual, _images()
+            return model.visual, images()
         return model.text, lambda: torch.randint(1, VOCABULARY, (SAMPLES, 12))
 
     return make
@@ -388,7 +291,7 @@ def _x_images() -> tuple[nn.Module, Callable[[], Any]]:
     from x_transformers import ViTransformerWrapper
 
     layers = Layers(dim=WIDTH, depth=BLOCKS, heads=4, attn_dim_head=8)
-    return ViTransformerWrapper(image_size=32, patch_size=8, num_classes=CLASSES, attn_layers=layers), _images()
+    return ViTransformerWrapper(image_size=32, patch_size=8, num_classes=CLASSES, attn_layers=layers), images()
 
 
 _X_TRANSFORMERS: dict[str, tuple[str, Any]] = {
@@ -418,7 +321,7 @@ def _vit_pytorch(module: str, name: str, **settings: Any) -> Callable[[], tuple[
         kind = getattr(importlib.import_module(f"vit_pytorch{module}"), name)
         takes = inspect.signature(kind).parameters
         sizes = {key: value for key, value in _VIT_SIZES.items() if key in takes}
-        return kind(**(sizes | settings)), _images()
+        return kind(**(sizes | settings)), images()
 
     return make
 

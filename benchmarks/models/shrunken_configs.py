@@ -111,6 +111,7 @@ EXCEPTIONS: dict[str, dict[str, Any] | Callable[[], dict[str, Any]]] = {
     "deformable_detr": _deformable,
     "rt_detr": _real_time,
     "rt_detr_v2": _real_time,
+    "d_fine": _real_time,
     "dpt": {"backbone_out_indices": [0, 1, 2, 3]},
     "beit": {"out_indices": [1, 2, 3, 4]},
     "data2vec-vision": {"out_indices": [0, 1, 2, 3]},
@@ -281,7 +282,7 @@ def _first_of_each(value: list[Any], blocks: int) -> list[Any]:
 
 def _indices(defaults: dict[str, Any], blocks: int) -> dict[str, Any]:
     """The last blocks in place of those that a backbone outputs; stages stay as they are."""
-    indices = defaults.get("out_indices")
+    indices = defaults.get("out_indices") or defaults.get("_out_indices")
     if not isinstance(indices, list | tuple) or len(indices) < 2 or "num_hidden_layers" not in defaults:
         return {}
     return {"out_indices": list(range(blocks - len(indices) + 1, blocks + 1))} if len(indices) <= blocks else {}

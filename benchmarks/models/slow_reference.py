@@ -7,7 +7,6 @@ known because nothing else in a batch is as long as there are samples.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,7 +280,3 @@ def _has_stages(lists: Sequence[SeenList]) -> bool:
         family = "".join("#" if part.isdigit() else part for part in entry.path.split("."))
         families.setdefault(family, set()).update(shape for shape in entry.shapes if shape)
     return inside or any(len(shapes) > 1 for shapes in families.values())
-
-
-def takes(function: Any, name: str) -> bool:
-    return name in inspect.signature(function).parameters

@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _cases(chosen: argparse.Namespace) -> list[Any]:
-    from sweep_cases import all_cases
+    from all_cases import all_cases
 
     return [
         case
@@ -127,7 +127,7 @@ def check_chunk(work: Path, log: Path) -> None:
 
     import torch
     import transformers
-    from sweep_cases import all_cases
+    from all_cases import all_cases
     from sweep_verdicts import judge, problem_of
 
     warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def judge(case: Case, *, seconds: float = SECONDS) -> Finding:
     except NotBuilt as problem:
         finding.reason = str(problem)
     except OutOfTime as problem:
-        finding.category, finding.reason = (NOT_BUILT if not finding.facts else CRASH), str(problem)
+        finding.category, finding.reason = NOT_BUILT, f"not run: it takes {problem}"
     finding.seconds = round(time.process_time() - started, 2)
     return finding
 
@@ -194,7 +194,3 @@ def crashed(case: Case, line: str) -> Finding:
 def problem_of(case: Case, error: BaseException) -> Finding:
     """The finding on a model whose check itself failed."""
     return crashed(case, f"the check failed: {in_words(error)}")
-
-
-def names_of(findings: Sequence[Finding]) -> list[str]:
-    return [finding.name for finding in findings]

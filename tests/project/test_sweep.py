@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "models"))
-import sweep_cases
+from all_cases import all_cases
 from sweep_verdicts import EXACT, judge
 
 SAMPLE = (
     "transformers/LlamaForCausalLM",
     "transformers/Gemma2ForCausalLM",
 )
-CASES = {case.key: case for case in sweep_cases.all_cases()}
+CASES = {case.key: case for case in all_cases()}
 
 
 @pytest.mark.filterwarnings("ignore")  # of other libraries, on models that nobody trained
