@@ -18,7 +18,9 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_i
 SPECIAL |= {"mask_token_id": 5, "decoder_start_token_id": 1, "unk_token_id": 6}
 FIRST_PLACEHOLDER = 100  # tokens that stand for images or audio are numbered from here
 
-BLOCK_NAMES = r"(.*_)?(num_hidden_layers|n_layers?|num_layers|num_blocks|(encoder|decoder)_layers|encoder_depth)|depth"
+BLOCK_NAMES = (
+    r"(.*_)?(num_hidden_layers|n_layers?|num_layers|num_blocks|(encoder|decoder)_layers|encoder_depth)|depth|layers"
+)
 # (pattern of the whole name, value): the first that fits an integer entry is taken.
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?num_codebooks", 1),
@@ -63,7 +65,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"ssm_state_size|state_size|mamba_d_state", 8),
     (r"mamba_d_ssm", 2 * WIDTH),
     (r"(.*_)?chunk_size|lsh_attn_chunk_length|local_attn_chunk_length", 8),
-    (r"(.*_)?sliding_window(_size)?|window_size", 4),
+    (r"(.*_)?sliding_window(_size)?", 4),
+    (r"window_size", 2),
     (r"(.*_)?(num_queries|num_query_tokens|num_latents|num_qformer_tokens|num_image_tokens)", 6),
     (r"(.*_)?(num_mel_bins|n_mels|num_mel_channels|input_feat_per_channel)", 16),
 )

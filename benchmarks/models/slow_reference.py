@@ -122,7 +122,7 @@ def hidden_states(model: nn.Module, batch: Any) -> list[tuple[Tensor, ...]]:
         output = run(model, batch, output_hidden_states=True)
     except Exception:  # the model does not offer them
         return []
-    return list(_tuples(output))
+    return [states for states in _tuples(output) if all(isinstance(state, Tensor) for state in states)]
 
 
 def _tuples(output: Any) -> Iterator[tuple[Tensor, ...]]:

@@ -3,6 +3,7 @@
     python benchmarks/models/sweep.py                        # all, in about 20 minutes of one core
     python benchmarks/models/sweep.py --only 'Bert|Llama'    # some, by a pattern of their names
     python benchmarks/models/sweep.py --library timm --kind 'timm'
+    python benchmarks/models/sweep.py --again 'wrong|crash'  # those that came out so, once more
     python benchmarks/models/sweep.py --table                # print what is there
 
 Each model is checked against a slow reference in a process that checks many, under a time limit; findings are appended
@@ -37,8 +38,8 @@ def main() -> None:
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     cases = [case for case in _cases(chosen)]
     if not chosen.table:
-        if chosen.fresh:
-            log.unlink(missing_ok=True)
+        if chosen.fresh or chosen.again:
+            forget(log, {case.key for case in cases}, chosen.again or "")
         _run(cases, log)
         write(cases, log, chosen.out, merge=bool(chosen.only or chosen.library or chosen.kind))
     from sweep_table import report
@@ -58,6 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kind", help="a pattern of the kinds to check, such as 'causal LM'")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--fresh", action="store_true", help="check again what was checked before")
+    parser.add_argument("--again", help="a pattern of the categories to check again, such as 'wrong|crash|refused'")
     parser.add_argument("--table", action="store_true", help="print what is there, check nothing")
     parser.add_argument("--chunk", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -160,6 +162,18 @@ def read(log: Path, *, started: bool = False) -> dict[str, Any]:
     entries = (json.loads(line) for line in log.read_text("utf-8").splitlines() if line.endswith("}"))
     last = {entry["key"]: entry["finding"] for entry in entries}
     return {key: finding for key, finding in last.items() if started or finding != STARTED}
+
+
+def forget(log: Path, keys: set[str], categories: str) -> None:
+    """Remove the findings on some models, of categories that fit a pattern."""
+    kept = {
+        key: finding
+        for key, finding in read(log).items()
+        if key not in keys or not re.search(categories, finding["category"])
+    }
+    log.unlink(missing_ok=True)
+    for key, finding in kept.items():
+        append(log, key, finding)
 
 
 def write(cases: list[Any], log: Path, out: Path, *, merge: bool) -> None:

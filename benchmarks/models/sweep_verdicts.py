@@ -117,10 +117,10 @@ class Named:
 def _named(built: Built, seen: slow.Seen, attempts: dict[str, str]) -> Named | None:
     """The first list, from the last that ran back to the first, with which the model is exact when it is named.
 
-    Where there is none, the first that gives a wrong number.
+    Where there is none, the first that gives a wrong number, or else the first that crashes.
     """
     outermost = [entry for entry in seen.lists if not any(entry.path.startswith(f"{o.path}.") for o in seen.lists)]
-    wrong = None
+    faults: dict[str, Named] = {}
     for entry in sorted(outermost, key=lambda entry: (-entry.last_call, len(entry.path)))[:4]:
         checks = Checks(built, entry.path)
         steps = checks.run(stop_early=True)
@@ -128,9 +128,10 @@ def _named(built: Built, seen: slow.Seen, attempts: dict[str, str]) -> Named | N
         attempts[entry.path] = bad or "ok"
         if all(name in steps and steps[name].result == "ok" for name in NEEDED):
             return Named(entry.path, checks, steps)
-        if wrong is None and any(step.result == "wrong" for step in steps.values()):
-            wrong = Named(entry.path, checks, steps)
-    return wrong
+        for fault in ("wrong", "crash"):
+            if any(step.result == fault for step in steps.values()):
+                faults.setdefault(fault, Named(entry.path, checks, steps))
+    return faults.get("wrong", faults.get("crash"))
 
 
 def _facts(built: Built, checks: Checks, seen: slow.Seen) -> Facts:
