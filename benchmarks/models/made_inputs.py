@@ -127,7 +127,9 @@ def _images(config: Any, generator: torch.Generator) -> Iterator[dict[str, Any]]
     frames = _stated(config, "num_frames", _stated(config, "frames_per_clip", 4))
     sizes = {"image_sizes": torch.tensor([[side, side]] * SAMPLES)}
     for colours in dict.fromkeys((channels, 3)):
-        for length in dict.fromkeys((side, IMAGE_SIDE, 2 * IMAGE_SIDE)):
+        # detectors make an image smaller by 64, and normalize what is left over its height and width
+        levels = (4 * IMAGE_SIDE,) if hasattr(config, "num_feature_levels") else ()
+        for length in dict.fromkeys((*levels, side, IMAGE_SIDE, 2 * IMAGE_SIDE)):
             yield {"pixel_values": _random(generator, colours, length, length)}
     yield {"pixel_values": _random(generator, frames, channels, side, side)}
     for count in (1, 2):

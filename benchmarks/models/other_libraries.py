@@ -40,10 +40,11 @@ class Encoder(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, BLOCKS, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=batch_first)
         self.head = nn.Linear(WIDTH, CLASSES)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         embedded = self.embed(input_ids)
         embedded = embedded if self.batch_first else embedded.transpose(0, 1)
-        encoded = self.encoder(embedded, src_key_padding_mask=attention_mask == 0)
+        padding = None if attention_mask is None else attention_mask == 0
+        encoded = self.encoder(embedded, src_key_padding_mask=padding)
         encoded = encoded if self.batch_first else encoded.transpose(0, 1)
         return self.head(encoded[:, 0] if self.head_at == "first" else encoded)
 
@@ -150,6 +151,10 @@ def _vectors() -> Tensor:
 _TORCH: dict[str, tuple[str, Any]] = {
     "TransformerEncoder, batch_first": ("text classification", lambda: (Encoder(batch_first=True), _text)),
     "TransformerEncoder, batch second": ("text classification", lambda: (Encoder(batch_first=False), _text)),
+    "TransformerEncoder, batch second, no mask": (
+        "text classification",
+        lambda: (Encoder(batch_first=False), lambda: {"input_ids": _text()["input_ids"]}),
+    ),
     "TransformerEncoder, batch second, tagging": (
         "tagging",
         lambda: (Encoder(batch_first=False, head="each"), _text),
