@@ -55,7 +55,8 @@ def _tokens(
         for count in _placeholder_counts(model, media):
             tokens = _with_placeholders(model, text, count, media)
             if "mm_token_type_ids" in names:
-                kinds = (tokens["input_ids"] == getattr(model.config, "image_token_id", -1)).long()
+                image = getattr(model.config, "image_token_id", None)
+                kinds = (tokens["input_ids"] == (-1 if image is None else image)).long()
                 tokens = tokens | {"mm_token_type_ids": kinds}
             yield tokens | extra | decoder
     yield text | extra | decoder

@@ -199,7 +199,15 @@ class Checks:
     def check_trace(self) -> str:
         labels = [self._labels(number) for number in range(len(self.batches))]
         data = [self._labelled(number, labels[number]) for number in range(len(self.batches))]
-        result = ad.trace(self.stack, data, measures=("cosine_raw",), labels=labels[0] is not None or self._causal())
+        labelled = labels[0] is not None or self._causal()
+        try:
+            result = ad.trace(self.stack, data, measures=("cosine_raw",), labels=labelled)
+        except AnydepthError:
+            if labels[0] is not None:  # what it refuses with labels must not be wrong without
+                unlabelled = ad.trace(self.stack, self.batches, measures=("cosine_raw",), labels=False)
+                self._check_rows(unlabelled, [None] * len(labels))
+                self._check_cosines(unlabelled)
+            raise
         self._check_rows(result, labels)
         return self._check_cosines(result)
 

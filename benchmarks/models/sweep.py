@@ -143,7 +143,7 @@ def check_chunk(work: Path, log: Path) -> None:
             append(log, case.key, STARTED)
             try:
                 finding = judge(case)
-            except Exception as error:  # of the check: it is shown as a crash, and the others go on
+            except Exception as error:  # of the sweep itself: it is listed, and the others go on
                 finding = problem_of(case, error)
             append(log, case.key, finding.as_json())
             print(f"{case.key}: {finding.category} ({finding.seconds} s) {finding.reason[:150]}", flush=True)

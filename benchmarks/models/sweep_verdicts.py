@@ -193,5 +193,7 @@ def crashed(case: Case, line: str) -> Finding:
 
 
 def problem_of(case: Case, error: BaseException) -> Finding:
-    """The finding on a model whose check itself failed."""
-    return crashed(case, f"the check failed: {in_words(error)}")
+    """The finding on a model where what is around the checks failed: it says nothing of anydepth."""
+    finding = crashed(case, f"not run: {in_words(error)}")
+    finding.category = NOT_BUILT
+    return finding
