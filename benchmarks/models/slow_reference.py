@@ -1,0 +1,282 @@
+"""What anydepth is held against: the untouched model, watched and led by forward hooks alone.
+
+Nothing here calls anydepth. Hidden states are what hooks see of a plain forward; the readout at depth k is the model's
+answer when a hook replaces the last block's output by h[k], with all blocks running; which axis holds the samples is
+known because nothing else in a batch is as long as there are samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+
+
+def run(model: nn.Module, batch: Any, **more: Any) -> Any:
+    with torch.no_grad():
+        return model(**batch, **more) if isinstance(batch, Mapping) else model(batch, **more)
+
+
+def answer_of(output: Any) -> Tensor:
+    """The logits, or what a model without logits answers with."""
+    if isinstance(output, Tensor):
+        return output
+    named = dict(output) if isinstance(output, Mapping) else {}
+    for name in ANSWERS:
+        if isinstance(named.get(name), Tensor):
+            return named[name]
+    values = named.values() if named else output
+    return next(value for value in values if isinstance(value, Tensor) and value.ndim > 1)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to b's largest entry; infinite between shapes."""
+    if a.shape != b.shape:
+        return float("inf")
+    agree = (a == b) | (a.isnan() & b.isnan())
+    if agree.all():
+        return 0.0
+    finite = b[b.isfinite()].abs()
+    scale = max(float(finite.max()), 1e-6) if finite.numel() else 1.0
+    return float((a - b).double().masked_fill(agree, 0.0).abs().max() / scale)
+
+
+# --- states and readouts by hooks -------------------------------------------------------------------------------------
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def _with_first(output: Any, state: Tensor) -> Any:
+    return (state, *output[1:]) if isinstance(output, tuple | list) else state
+
+
+@contextmanager
+def _hooks(handles: list[Any]) -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # torch's encoder would leave out hooks, and nest its tensors
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+        for handle in handles:
+            handle.remove()
+
+
+def states(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> list[Tensor]:
+    """h[0..L] of one plain forward."""
+    kept: list[Tensor] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        value = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        kept.append(value.detach().clone())
+
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        kept.append(_first(output).detach().clone())
+
+    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [block.register_forward_hook(after) for block in blocks]
+    with _hooks(handles):
+        run(model, batch)
+    return kept
+
+
+def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Tensor) -> Tensor:
+    """The model's answer when its last block answers with this state."""
+    handle = blocks[-1].register_forward_hook(lambda _, __, output: _with_first(output, state.clone()))
+    with _hooks([handle]):
+        return answer_of(run(model, batch))
+
+
+def aggregates(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> bool:
+    """Whether the answer depends on more than h[L]: on what earlier blocks gave, past the last one."""
+    if len(blocks) < 2:
+        return False
+    last = states(model, blocks, batch)[-1]
+
+    def disturb(_: nn.Module, __: Any, output: Any) -> Any:
+        return _with_first(output, _first(output) + 0.1 * torch.randn_like(_first(output)))
+
+    plain = readout(model, blocks, batch, last)
+    handle = blocks[0].register_forward_hook(disturb)
+    try:
+        disturbed = readout(model, blocks, batch, last)
+    finally:
+        handle.remove()
+    return distance(disturbed, plain) > 1e-5
+
+
+def hidden_states(model: nn.Module, batch: Any) -> list[tuple[Tensor, ...]]:
+    """Every tuple of hidden states that the model itself offers, of all its stacks."""
+    if "config" not in vars(model) and not hasattr(model, "config"):
+        return []
+    try:
+        output = run(model, batch, output_hidden_states=True)
+    except Exception:  # the model does not offer them
+        return []
+    return [states for states in _tuples(output) if all(isinstance(state, Tensor) for state in states)]
+
+
+def _tuples(output: Any) -> Iterator[tuple[Tensor, ...]]:
+    if isinstance(output, Mapping):
+        for name, value in output.items():
+            if name.endswith("hidden_states") and isinstance(value, tuple):
+                yield value
+            elif isinstance(value, Mapping):
+                yield from _tuples(value)
+
+
+def has_own_cache(model: nn.Module, batch: Any) -> bool:
+    """Whether the model returns another cache than transformers' usual one of keys and values, or none."""
+    if not getattr(model, "can_generate", lambda: False)():
+        return False
+    try:
+        cache = getattr(run(model, batch, use_cache=True), "past_key_values", None)
+    except Exception:  # the model has no such argument
+        return True
+    layers = getattr(cache, "layers", None)
+    usual = ("DynamicLayer", "DynamicSlidingWindowLayer")
+    return type(cache).__name__ != "DynamicCache" or any(type(layer).__name__ not in usual for layer in layers or ())
+
+
+# --- which rows a trace must have -------------------------------------------------------------------------------------
+
+
+def samples_first(state: Tensor, samples: int) -> Tensor | None:
+    """The state with its samples in front; None where no axis, or more than one, is as long as there are samples."""
+    axes = [axis for axis, length in enumerate(state.shape) if length == samples]
+    return state.movedim(axes[0], 0) if len(axes) == 1 else None
+
+
+def mask_for(batch: Any, samples: int, length: int) -> Tensor:
+    """The positions (B, T) that are no padding, by the mask of that length; all where there is none."""
+    if isinstance(batch, Mapping):
+        for name in ("attention_mask", "decoder_attention_mask"):
+            mask = batch.get(name)
+            if isinstance(mask, Tensor) and tuple(mask.shape) == (samples, length):
+                return mask.bool()
+    return torch.ones(samples, length, dtype=torch.bool)
+
+
+def rows_of(state: Tensor, batch: Any, samples: int, policy: str) -> np.ndarray | None:
+    """The rows (n, D) that stand for a batch under a token policy, in float64; None where they cannot be known."""
+    ordered = samples_first(state, samples)
+    if ordered is None or ordered.ndim not in (2, 3, 4):
+        return None
+    if ordered.ndim == 4:  # (B, H, W, C)
+        ordered = ordered.flatten(1, 2)
+    if ordered.ndim == 2:
+        ordered = ordered.unsqueeze(1)
+    keep = mask_for(batch, samples, ordered.shape[1])
+    rows = []
+    for sample, valid in zip(ordered.double(), keep, strict=True):
+        own = sample[valid]
+        rows.append({"first": own[:1], "last": own[-1:], "each": own, "mean": own.mean(0, keepdim=True)}[policy])
+    return torch.cat(rows).numpy()
+
+
+def mean_cosines(depths: Sequence[np.ndarray]) -> np.ndarray:
+    """(K, K): the mean over rows of the cosine between two depths."""
+    units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in depths]
+    return np.array([[(a * b).sum(1).mean() if a.shape == b.shape else np.nan for b in units] for a in units])
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of one batch that count: their sample, position among the valid ones, label, and logits (n, K, C)."""
+
+    sample: np.ndarray
+    position: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+
+
+def answered(readouts: Sequence[Tensor], batch: Any, labels: Tensor | None, samples: int, *, causal: bool) -> Answered:
+    """Take one batch's answers apart, one by one."""
+    sample, position, label, logits = [], [], [], []
+    each = readouts[-1].ndim == 3
+    keep = mask_for(batch, samples, readouts[-1].shape[1]) if each else torch.ones(samples, 1, dtype=torch.bool)
+    for row in range(samples):
+        places = keep[row].nonzero()[:, 0].tolist()
+        for rank, place in enumerate(places):
+            if each and causal:
+                follows = place + 1 < keep.shape[1] and bool(keep[row, place + 1])
+                tag = int(batch["input_ids"][row, place + 1]) if follows else -100
+            elif labels is None:
+                tag = None
+            else:
+                tag = int(labels[row, place] if each else labels[row])
+            if tag == -100:
+                continue
+            sample.append(row)
+            position.append(rank if each else -100)
+            label.append(-100 if tag is None else tag)
+            logits.append([(at[row, place] if each else at[row]).double().numpy() for at in readouts])
+    return Answered(np.array(sample), np.array(position), np.array(label), np.array(logits))
+
+
+# --- lists of blocks, seen in one forward -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeenList:
+    """A list of modules whose members ran once each, in order."""
+
+    path: str
+    length: int
+    last_call: int
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one forward shows of a model's structure, whatever anydepth makes of it."""
+
+    lists: tuple[SeenList, ...]
+    shared: bool
+    """Whether a module with weights that holds others ran more than once."""
+    stages: bool
+    """Whether lists that run one after the other have states of differing shape."""
+
+
+def watch(model: nn.Module, batch: Any) -> Seen:
+    """Watch one plain forward."""
+    calls: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+    clock = iter(range(10**9))
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        state = _first(output)
+        calls.setdefault(id(module), []).append((next(clock), tuple(state.shape) if isinstance(state, Tensor) else ()))
+
+    with _hooks([module.register_forward_hook(after) for module in model.modules()]):
+        run(model, batch)
+    lists = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2:
+            continue
+        own = [calls.get(id(member), []) for member in module]
+        if all(len(call) == 1 for call in own) and own == sorted(own):
+            lists.append(SeenList(name, len(own), own[-1][0][0], tuple(call[0][1] for call in own)))
+    inner = {
+        id(m) for m in model.modules() if next(m.children(), None) is not None and any(True for _ in m.parameters())
+    }
+    shared = any(len(call) > 1 for key, call in calls.items() if key in inner)
+    return Seen(tuple(lists), shared, _has_stages(lists))
+
+
+def _has_stages(lists: Sequence[SeenList]) -> bool:
+    """Whether blocks of some list, or lists side by side, give states of differing shapes."""
+    inside = any(len(set(entry.shapes)) > 1 for entry in lists if all(entry.shapes))
+    families: dict[str, set[tuple[int, ...]]] = {}
+    for entry in lists:
+        family = "".join("#" if part.isdigit() else part for part in entry.path.split("."))
+        families.setdefault(family, set()).update(shape for shape in entry.shapes if shape)
+    return inside or any(len(shapes) > 1 for shapes in families.values())

@@ -1,0 +1,199 @@
+"""The verdict on one model: what category it falls into, and whether the reason of a refusal is the true one."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import slow_reference as slow
+from categories import CRASH, EXACT, NAMED, NOT_BUILT, REFUSED, USELESS, WRONG
+from model_checks import NEEDED, Checks, Finding, OutOfTime, Step, time_limit
+from sweep_cases import Built, Case, NotBuilt, in_words
+
+SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model without anydepth, to judge a refusal by."""
+
+    stages: bool
+    shared: bool
+    lists: int
+    aggregates: bool
+    answer_axes: int
+    classifies: bool
+    own_cache: bool
+    """Whether it keeps something else than the usual keys and values while it generates."""
+    kind: str
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A refusal that is right: its message says what the facts say."""
+
+    title: str
+    message: str
+    """Pattern within anydepth's line."""
+    holds: Callable[[Facts], bool]
+
+
+# Refusals for reasons that are true. Whatever a line says that none of these covers is a wrong or useless reason:
+# "name one with blocks=" where nothing named works is one, and so is a law broken by what the blocks hand on.
+REASONS = (
+    Reason("stages of differing shape", r"differ in shape between depths|models in stages", lambda facts: facts.stages),
+    Reason("depths share a block", r"share", lambda facts: facts.shared),
+    Reason("the answer is made of several depths", r"law is broken|several depths", lambda facts: facts.aggregates),
+    Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
+    Reason("no list of blocks runs", r"no ModuleList or Sequential", lambda facts: facts.lists == 0),
+    Reason(
+        "no classifier, or one answer for each position",
+        r"no logits|expected a classifier|answers for every position|for each position",
+        lambda facts: not facts.classifies or facts.answer_axes != 2,
+    ),
+)
+
+
+def judge(case: Case, *, seconds: float = SECONDS) -> Finding:
+    """Build a model, check all that anydepth offers, and say what came of it; never raises for a model's sake."""
+    started = time.process_time()
+    finding = Finding(name=case.name, library=case.library, kind=case.kind, category=NOT_BUILT)
+    try:
+        with time_limit(seconds):
+            _judge(case, finding)
+    except NotBuilt as problem:
+        finding.reason = str(problem)
+    except OutOfTime as problem:
+        finding.category, finding.reason = NOT_BUILT, f"not run: it takes {problem}"
+    finding.seconds = round(time.process_time() - started, 2)
+    return finding
+
+
+def _judge(case: Case, finding: Finding) -> None:
+    built = case.build()
+    finding.kind = built.kind
+    checks = Checks(built)
+    again = slow.answer_of(slow.run(built.model, built.batches[0]))
+    if slow.distance(again, checks.plain[0]) > 0:
+        raise NotBuilt("its plain forward gives another answer when it is called again")
+    if not checks.plain[0].isfinite().any():
+        raise NotBuilt("its answers are NaN")
+    finding.steps = checks.run()
+    seen = slow.watch(built.model, built.batches[0])
+    finding.facts = {"lists": [f"{entry.path} ({entry.length})" for entry in seen.lists]}
+    _describe(checks, finding)
+    first = finding.steps["states"]
+    facts = _facts(built, checks, seen)
+    finding.facts |= facts.as_json()
+    if first.result == "refused" and true_reason(first.detail, facts) is None:
+        named = _named(built, seen, finding.facts.setdefault("named", {}))
+        if named is not None:
+            finding.steps, finding.blocks = named.steps, named.path
+            finding.reason, finding.error = first.detail, first.error
+            _describe(named.checks, finding)
+    _settle(finding, facts)
+
+
+def _describe(checks: Checks, finding: Finding) -> None:
+    if checks.stack is not None:
+        finding.path, finding.depth = str(checks.stack.path), checks.stack.depth
+
+
+@dataclass(frozen=True)
+class Named:
+    """What comes of following the advice to name a list: the result is "exact", or the worst that happens silently."""
+
+    path: str
+    checks: Checks
+    steps: dict[str, Step]
+
+
+def _named(built: Built, seen: slow.Seen, attempts: dict[str, str]) -> Named | None:
+    """The first list, from the last that ran back to the first, with which the model is exact when it is named.
+
+    Where there is none, the first that gives a wrong number, or else the first that crashes.
+    """
+    outermost = [entry for entry in seen.lists if not any(entry.path.startswith(f"{o.path}.") for o in seen.lists)]
+    faults: dict[str, Named] = {}
+    for entry in sorted(outermost, key=lambda entry: (-entry.last_call, len(entry.path)))[:4]:
+        checks = Checks(built, entry.path)
+        steps = checks.run(stop_early=True)
+        bad = next((f"{name}: {step.detail}" for name, step in steps.items() if step.result not in ("ok", "n/a")), "")
+        attempts[entry.path] = bad or "ok"
+        if all(name in steps and steps[name].result == "ok" for name in NEEDED):
+            return Named(entry.path, checks, steps)
+        for fault in ("wrong", "crash"):
+            if any(step.result == fault for step in steps.values()):
+                faults.setdefault(fault, Named(entry.path, checks, steps))
+    return faults.get("wrong", faults.get("crash"))
+
+
+def _facts(built: Built, checks: Checks, seen: slow.Seen) -> Facts:
+    return Facts(
+        stages=seen.stages,
+        shared=seen.shared,
+        lists=len(seen.lists),
+        aggregates=_aggregates(built, checks, seen),
+        answer_axes=checks.plain[0].ndim,
+        classifies=built.classifies,
+        own_cache=slow.has_own_cache(built.model, built.batches[0]),
+        kind=built.kind,
+    )
+
+
+def _aggregates(built: Built, checks: Checks, seen: slow.Seen) -> bool:
+    paths = [checks.stack.path] if checks.stack is not None else []
+    paths += [entry.path for entry in seen.lists if entry.path not in paths][:3]
+    for path in paths[:1]:
+        try:
+            members = list(built.model.get_submodule(path))
+            return slow.aggregates(built.model, members, built.batches[0])
+        except Exception:  # the model's own code on a state that is not its own
+            return False
+    return False
+
+
+def _settle(finding: Finding, facts: Facts) -> None:
+    """The category of a model, by the worst that any step gave."""
+    results = {step.result for step in finding.steps.values()}
+    for result, category in (("wrong", WRONG), ("crash", CRASH)):
+        if result in results:
+            name, step = next((name, step) for name, step in finding.steps.items() if step.result == result)
+            advised = "" if finding.blocks is None else f"with blocks={finding.blocks!r}, as the refusal advises: "
+            finding.category, finding.reason = category, f"{advised}{name}: {step.detail}"
+            return
+    if finding.blocks is not None:
+        finding.category = NAMED
+        return
+    refusals = [step for step in finding.steps.values() if step.result == "refused"]
+    untrue = [step for step in refusals if true_reason(step.detail, facts) is None]
+    if not refusals:
+        finding.category = EXACT
+        return
+    worst = (untrue or refusals)[0]
+    finding.reason, finding.error, finding.reason_true = worst.detail, worst.error, not untrue
+    served = finding.steps["states"].result == "ok" and finding.steps.get("trace", Step("")).result == "ok"
+    finding.category = USELESS if untrue else EXACT if served else REFUSED
+
+
+def true_reason(line: str, facts: Facts) -> str | None:
+    """The title of the true reason that a refusal gives; None where it gives none."""
+    return next((reason.title for reason in REASONS if re.search(reason.message, line) and reason.holds(facts)), None)
+
+
+def crashed(case: Case, line: str) -> Finding:
+    """The finding on a model that took its process with it."""
+    return Finding(name=case.name, library=case.library, kind=case.kind, category=CRASH, reason=line)
+
+
+def problem_of(case: Case, error: BaseException) -> Finding:
+    """The finding on a model where what is around the checks failed: it says nothing of anydepth."""
+    finding = crashed(case, f"not run: {in_words(error)}")
+    finding.category = NOT_BUILT
+    return finding
