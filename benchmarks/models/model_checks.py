@@ -120,6 +120,9 @@ class Checks:
         self.blocks = blocks
         self.stack: Any = None
         self.states: list[list[Tensor]] = []
+        """As the model has them."""
+        self.standard: list[list[Tensor]] = []
+        """With samples in front and positions in one axis."""
         self.readouts: list[list[Tensor]] = []
 
     def run(self, *, stop_early: bool = False) -> dict[str, Step]:
@@ -151,13 +154,15 @@ class Checks:
                 states = self.stack.states(batch)
             if len(states) != len(reference):
                 raise Wrong(f"{len(states)} states, expected {len(reference)}")
-            for depth, (state, expected) in enumerate(zip(states, reference, strict=True)):
+            own = [slow.standard(at, self.built.samples[number], states[0].shape) for at in reference]
+            for depth, (state, expected) in enumerate(zip(states, own, strict=True)):
                 _same(self._masked(state, batch, number), self._masked(expected, batch, number), f"h[{depth}]")
             self.states.append(reference)
+            self.standard.append(own)
         return self._offered()
 
     def _members(self) -> list[nn.Module]:
-        return list(self.stack._blocks)
+        return list(self.stack.blocks)
 
     def _masked(self, state: Tensor, batch: Any, number: int) -> Tensor:
         """Padded positions of `nn.TransformerEncoder` are zeros in its nested tensors, and anything without."""
@@ -189,7 +194,7 @@ class Checks:
         with torch.no_grad():
             # the last once more: what was kept of the batch must not have been written to
             for depth in (*range(last + 1), 1, last):
-                value = self.stack.readout(self.states[0][depth].clone(), batch)
+                value = self.stack.readout(self.standard[0][depth].clone(), batch)
                 _same(value, self.readouts[0][depth], f"readout of h[{depth}]")
         again = slow.answer_of(slow.run(self.model, self.batches[0]))
         _same(again, self.plain[0], "the untouched model's answer afterwards")
@@ -269,11 +274,11 @@ class Checks:
         depths = []
         for depth in range(self.stack.depth + 1):
             rows = [
-                slow.rows_of(self.states[number][depth], batch, self.built.samples[number], policy)
+                slow.rows_of(self.standard[number][depth], batch, self.built.samples[number], policy, self.stack.path)
                 for number, batch in enumerate(self.batches)
             ]
             if any(part is None for part in rows):
-                shape = tuple(self.states[0][depth].shape)
+                shape = tuple(self.standard[0][depth].shape)
                 raise Wrong(f"h[{depth}] is {shape}, no axis of samples: its rows cannot be those of samples")
             depths.append(np.concatenate(rows))
         if result.provenance["positions"] != len(depths[0]):

@@ -7,6 +7,7 @@ known because nothing else in a batch is as long as there are samples.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,10 +53,14 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def _first(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        return next(iter(output.values()))
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def _with_first(output: Any, state: Tensor) -> Any:
+    if isinstance(output, Mapping):
+        return {**output, next(iter(output)): state}
     return (state, *output[1:]) if isinstance(output, tuple | list) else state
 
 
@@ -77,13 +82,14 @@ def states(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> list[Te
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> None:
         value = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
-        kept.append(value.detach().clone())
+        if not kept:
+            kept.append(value.detach().clone())
 
     def after(_: nn.Module, __: Any, output: Any) -> None:
         kept.append(_first(output).detach().clone())
 
     handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
-    handles += [block.register_forward_hook(after) for block in blocks]
+    handles += [block.register_forward_hook(after) for block in dict.fromkeys(blocks)]
     with _hooks(handles):
         run(model, batch)
     return kept
@@ -91,7 +97,13 @@ def states(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> list[Te
 
 def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Tensor) -> Tensor:
     """The model's answer when its last block answers with this state."""
-    handle = blocks[-1].register_forward_hook(lambda _, __, output: _with_first(output, state.clone()))
+    remaining = [sum(block is blocks[-1] for block in blocks)]  # calls of that module until the last
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        remaining[0] -= 1
+        return output if remaining[0] else _with_first(output, state.clone())
+
+    handle = blocks[-1].register_forward_hook(replace)
     with _hooks([handle]):
         return answer_of(run(model, batch))
 
@@ -150,32 +162,55 @@ def has_own_cache(model: nn.Module, batch: Any) -> bool:
 # --- which rows a trace must have -------------------------------------------------------------------------------------
 
 
-def samples_first(state: Tensor, samples: int) -> Tensor | None:
-    """The state with its samples in front; None where no axis, or more than one, is as long as there are samples."""
-    axes = [axis for axis, length in enumerate(state.shape) if length == samples]
-    return state.movedim(axes[0], 0) if len(axes) == 1 else None
+def standard(state: Tensor, samples: int, shape: Sequence[int]) -> Tensor:
+    """The state with samples in front and positions in one axis, in whichever order gives that shape."""
+    for axis in (axis for axis, length in enumerate(state.shape) if length == samples):
+        moved = state.movedim(axis, 0)
+        if moved.ndim > 3:
+            orders = [moved.flatten(1, -2), moved.movedim(1, -1).flatten(1, -2)]
+        else:
+            orders = [moved] if moved.ndim < 3 else [moved, moved.transpose(1, 2)]
+        for order in orders:
+            if tuple(order.shape) == tuple(shape):
+                return order
+    return state
 
 
-def mask_for(batch: Any, samples: int, length: int) -> Tensor:
-    """The positions (B, T) that are no padding, by the mask of that length; all where there is none."""
-    if isinstance(batch, Mapping):
-        for name in ("attention_mask", "decoder_attention_mask"):
-            mask = batch.get(name)
-            if isinstance(mask, Tensor) and tuple(mask.shape) == (samples, length):
-                return mask.bool()
-    return torch.ones(samples, length, dtype=torch.bool)
+def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> Tensor:
+    """The positions (B, T) that are no padding.
+
+    Args:
+        batch: with masks by name.
+        samples: B.
+        length: T.
+        path: of the list of blocks, whose words say which stack it is; None for the positions of answers, which are
+            the decoder's where there is one.
+    """
+    every = torch.ones(samples, length, dtype=torch.bool)
+    words = set() if path is None else set(re.split(r"[._]", path))
+    if not isinstance(batch, Mapping) or words & {"vision", "visual", "image"}:
+        return every
+    decodes = any(name.startswith("decoder_") for name in batch) and "encoder" not in words
+    mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] > length:
+        return every
+    if mask.shape[1] < length and "input_ids" not in batch:
+        return every  # of a sound: the states are down-sampled
+    if mask.shape[1] < length and not words:
+        return every
+    every[:, : mask.shape[1]] = mask.bool()
+    every[:, mask.shape[1] :] = False
+    return every
 
 
-def rows_of(state: Tensor, batch: Any, samples: int, policy: str) -> np.ndarray | None:
+def rows_of(state: Tensor, batch: Any, samples: int, policy: str, path: str) -> np.ndarray | None:
     """The rows (n, D) that stand for a batch under a token policy, in float64; None where they cannot be known."""
-    ordered = samples_first(state, samples)
-    if ordered is None or ordered.ndim not in (2, 3, 4):
+    ordered = state
+    if len(ordered) != samples or ordered.ndim not in (2, 3):
         return None
-    if ordered.ndim == 4:  # (B, H, W, C)
-        ordered = ordered.flatten(1, 2)
     if ordered.ndim == 2:
         ordered = ordered.unsqueeze(1)
-    keep = mask_for(batch, samples, ordered.shape[1])
+    keep = mask_for(batch, samples, ordered.shape[1], path)
     rows = []
     for sample, valid in zip(ordered.double(), keep, strict=True):
         own = sample[valid]

@@ -48,10 +48,15 @@ class Reason:
 # "name one with blocks=" where nothing named works is one, and so is a law broken by what the blocks hand on.
 REASONS = (
     Reason("stages of differing shape", r"differ in shape between depths|models in stages", lambda facts: facts.stages),
+    Reason(
+        "towers that do not feed each other",
+        r"several stacks that do not feed",
+        lambda facts: facts.kind == "CLIP-like",
+    ),
     Reason("depths share a block", r"share", lambda facts: facts.shared),
     Reason("the answer is made of several depths", r"law is broken|several depths", lambda facts: facts.aggregates),
     Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
-    Reason("no list of blocks runs", r"no ModuleList or Sequential", lambda facts: facts.lists == 0),
+    Reason("no list of blocks runs", r"no list of modules|no list of blocks", lambda facts: facts.lists == 0),
     Reason(
         "no classifier, or one answer for each position",
         r"no logits|expected a classifier|answers for every position|for each position",

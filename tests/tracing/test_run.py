@@ -480,7 +480,8 @@ def test_the_model_is_left_as_it_was(after: int | None, error: type[BaseExceptio
     if after is None:
         trace(model, batches)
     else:
-        with pytest.raises(error, match="stop"):
+        # inside the check of the blocks a failure is a refusal that names it
+        with pytest.raises((error, UnknownArchitecture), match="stop"):
             trace(model, batches)
     assert look(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -540,7 +541,7 @@ def test_blocks_may_be_named() -> None:
     config = transformers.CLIPConfig(text_config=text.to_dict(), vision_config=tiny_models._IMAGE, projection_dim=16)
     model = transformers.CLIPModel(config).eval()
     batch = tiny_models.text() | tiny_models.images()
-    with pytest.raises(UnknownArchitecture, match="several lists of blocks"):
+    with pytest.raises(UnknownArchitecture, match="several stacks .*stack='image'"):
         trace(model, [batch])
     found = trace(
         model, [batch, tiny_models.text() | tiny_models.images()], blocks="text_model.encoder.layers", readout=None

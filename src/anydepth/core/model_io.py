@@ -209,8 +209,9 @@ def sample_count(batch: Batch) -> int:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's parameters; the CPU for one without any."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    """The device of a model's first parameter that is in memory; the CPU for one without any."""
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -58,7 +58,9 @@ def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
     """Name, class, size, classes and fingerprint of a model."""
     model = stack.model
     name = name or getattr(getattr(model, "config", None), "_name_or_path", None) or type(model).__name__
+    unread = unread_weights(model)
     return {
+        **({"unread_weights": unread} if unread else {}),
         "name": str(name),
         "class": type(model).__name__,
         "fingerprint": stack_fingerprint(stack),
@@ -128,8 +130,30 @@ def model_fingerprint(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if isinstance(tensor, Tensor):
             content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            content.update(_bytes_of(tensor))
+            values = _in_memory(model, name, tensor)
+            content.update(b"unread" if values is None else _bytes_of(values))
     return content.hexdigest()
+
+
+def unread_weights(model: nn.Module) -> list[str]:
+    """The names of weights whose values a fingerprint leaves out, because they cannot be read."""
+    weights = model.state_dict().items()
+    return [name for name, value in weights if isinstance(value, Tensor) and _in_memory(model, name, value) is None]
+
+
+def _in_memory(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
+    """The values of a weight: of all shards, and of one that accelerate has put away; None where nobody has them."""
+    if hasattr(tensor, "full_tensor"):
+        return tensor.full_tensor()  # type: ignore[no-any-return]
+    if tensor.device.type != "meta":
+        return tensor
+    parent, _, leaf = name.rpartition(".")
+    hook = getattr(model.get_submodule(parent), "_hf_hook", None)
+    put_away = getattr(hook, "weights_map", None)
+    try:
+        return None if put_away is None else torch.as_tensor(put_away[leaf])
+    except KeyError:
+        return None
 
 
 def _bytes_of(tensor: Tensor) -> bytes:

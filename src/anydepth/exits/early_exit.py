@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydepth.core.model_io import split_batch
+from anydepth.core.model_io import device_of, split_batch, to_device
 from anydepth.core.patching import in_eval_mode
 from anydepth.core.provenance import class_names, describe_config, stack_fingerprint, weights_stamp
 from anydepth.core.stack import Stack
@@ -87,7 +87,8 @@ class EarlyExit:
 
     def __call__(self, batch: Any) -> ExitOutput[Tensor]:
         """Logits and exit depths of a batch; its labels, if it has any, are ignored."""
-        inputs = split_batch(batch, self.stack.model).inputs
+        model = self.stack.model
+        inputs = to_device(split_batch(batch, model).inputs, device_of(model))
         self._reader.prepare(inputs)
         with in_eval_mode(self.stack.model), torch.inference_mode():
             return ExitForward(self._reader, self._prefix_slicer, inputs).run()
