@@ -149,16 +149,24 @@ def _writes_to(block: Call, call: Call) -> bool:
 
 
 def _final_norms(after: list[Call], last: Call) -> list[nn.Module]:
-    if last.answers[0].is_nested:
-        return []
-    storage = last.answers[0].untyped_storage().data_ptr()
     return [
         call.module
         for call in after
         if re.search("norm", type(call.module).__name__, re.IGNORECASE)
         and call.given
-        and call.given[0].untyped_storage().data_ptr() == storage
+        and _same_memory(call.given[0], last.answers[0])
     ]
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one, or views of one; of those that only wrap others (shards), whether they are one."""
+    if a is b:
+        return True
+    try:
+        address = a.untyped_storage().data_ptr()
+        return bool(address) and address == b.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # nested tensors and wrappers have no storage
+        return False
 
 
 def _classifier(model: nn.Module, after: list[Call]) -> nn.Module | None:
