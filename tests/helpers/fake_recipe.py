@@ -10,7 +10,7 @@ import pytest
 
 from anydepth.reproduce import listing, verdict
 from anydepth.reproduce import runner as running
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.results import RecipeResults, Seed, Values
@@ -49,10 +49,38 @@ def claims(found: RecipeResults) -> Sequence[Claim]:
     """One of each verdict, and one that is certain."""
     first = found.each("plain", "accuracy")[:, 0]
     return [
-        claim("saturation", "Fig. 1", "it rises |x| twice", "plain: accuracy at 0", first),
-        claim("saturation", "Fig. 1", "it falls", "plain: accuracy at 0", first, below=0.0),
-        claim("last-layer", "Table 2", "it stays", "plain: against a tenth", first, above=0.103),
-        claim("", "Table 2", "it counts", "how many", 4.0, above=3.0, digits=0, certain=True),
+        Claim(
+            where="Fig. 1",
+            paper="it rises |x| twice",
+            measured="plain: accuracy at 0",
+            values=first,
+            about="saturation",
+        ),
+        Claim(
+            where="Fig. 1",
+            paper="it falls",
+            measured="plain: accuracy at 0",
+            values=first,
+            about="saturation",
+            below=0.0,
+        ),
+        Claim(
+            where="Table 2",
+            paper="it stays",
+            measured="plain: against a tenth",
+            values=first,
+            about="last-layer",
+            above=0.103,
+        ),
+        Claim(
+            where="Table 2",
+            paper="it counts",
+            measured="how many",
+            values=(4.0,),
+            above=3.0,
+            digits=0,
+            certain=True,
+        ),
     ]
 
 
@@ -61,10 +89,8 @@ RECIPE = Recipe(
     title="What was made up",
     figures=("Fig. 1", "Table 2"),
     shows="That something rises.",
-    plans={
-        "cpu": Plan({"one": SUBJECT}, cost=40.0, unit="CPU minutes", notes=("Small.",)),
-        "full": Plan({"one": SUBJECT}, cost=5.0, unit="GPU hours"),
-    },
+    cpu=Plan({"one": SUBJECT}, cost=40.0, unit="CPU minutes", notes=("Small.",)),
+    full=Plan({"one": SUBJECT}, cost=5.0, unit="GPU hours"),
     measure=measure,
     claims=claims,
     panels=lambda found: (

@@ -87,13 +87,14 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
             for name in ("standard", "aligned")
         }
 
-    plans = {scale: Plan({"vit": subject}, 1, "CPU minutes") for scale in SCALES}
+    plan = Plan({"vit": subject}, 1, "CPU minutes")
     toy = Recipe(
         name="toy",
         title="A toy",
         figures=("Fig. 0",),
         shows="Nothing.",
-        plans=plans,
+        cpu=plan,
+        full=plan,
         measure=measure,
         claims=lambda found: [],
         panels=lambda found: [],
@@ -204,8 +205,8 @@ def test_another_title_is_the_same_subject(toy: ReproduceSettings, monkeypatch: 
     first = reproduce(toy)
     old = running.RECIPES["toy"]
     subject = replace(old.plans["cpu"].subjects["vit"], title="better words")
-    plans = {scale: Plan({"vit": subject}, 1, "CPU minutes") for scale in SCALES}
-    monkeypatch.setitem(running.RECIPES, "toy", replace(old, plans=plans))
+    plan = Plan({"vit": subject}, 1, "CPU minutes")
+    monkeypatch.setitem(running.RECIPES, "toy", replace(old, cpu=plan, full=plan))
     assert reproduce(toy).seeds == first.seeds
     path_of(toy).unlink()
     monkeypatch.setattr(bench, "run_align", None)

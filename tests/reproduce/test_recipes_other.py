@@ -1,12 +1,13 @@
 """The recipes that train by themselves, or not at all: skip, clip and parameters, on made-up images and tiny models."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from anydepth.reproduce.claims import claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.recipes import clip, parameters, skip
 from anydepth.reproduce.results import RecipeResults, Seed
 from anydepth.reproduce.runner import ReproduceSettings, recipe_named, reproduce
@@ -229,7 +230,8 @@ def test_parameters_are_counted_exactly(tmp_path):
 
 
 def test_a_certain_number_decides_by_itself():
-    assert claim("", "Table 1", "", "", [2.0], below=1.0, certain=True).verdict == "does not hold"
-    assert claim("", "Table 1", "", "", [2.0], above=1.0, certain=True).verdict == "holds"
-    assert claim("", "Table 1", "", "", [1.0], above=1.0, certain=True).verdict == "undecided"
-    assert claim("", "Table 1", "", "", [2.0], above=1.0).verdict == "undecided", "one draw says nothing of others"
+    of_table = partial(Claim, where="Table 1", paper="", measured="")
+    assert of_table(values=[2.0], below=1.0, certain=True).verdict == "does not hold"
+    assert of_table(values=[2.0], above=1.0, certain=True).verdict == "holds"
+    assert of_table(values=[1.0], above=1.0, certain=True).verdict == "undecided"
+    assert of_table(values=[2.0], above=1.0).verdict == "undecided", "one draw says nothing of others"

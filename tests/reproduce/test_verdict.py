@@ -12,7 +12,7 @@ from fake_recipe import DEPTH, OTHER, RECIPE, RECIPES, only_made_up, put, result
 from PIL import Image
 
 from anydepth.errors import AnydepthError, ReproduceError
-from anydepth.reproduce.claims import ABSTRACT, claim
+from anydepth.reproduce.claims import ABSTRACT, Claim
 from anydepth.reproduce.figures import draw, figure
 from anydepth.reproduce.listing import cost, list_recipes, load_results
 from anydepth.reproduce.recipe import Panel, Recipe
@@ -45,7 +45,8 @@ def _recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_whole_interval_must_be_on_one_side(values: list[float], bound: dict[str, Any], verdict: str) -> None:
-    assert claim("", "Fig. 1", "it rises", "by how much", values, **bound).verdict == verdict
+    claim = Claim(where="Fig. 1", paper="it rises", measured="by how much", values=values, **bound)
+    assert claim.verdict == verdict
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

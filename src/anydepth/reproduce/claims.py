@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from jaxtyping import Float64
 
 from anydepth.stats.intervals import around_correlation, t_interval
 
@@ -20,37 +21,46 @@ ABSTRACT = {
 }
 """The claims of the abstract, by the names that claims of single experiments give in `about`."""
 
-Sense = Literal["above", "below"]
 Verdict = Literal["holds", "does not hold", "undecided"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Claim:
-    """One number that decides whether something the paper shows holds here.
+    """One number that decides whether something the paper shows holds here: it is to be above a bound, or below one.
 
     Attributes:
-        about: a key of `ABSTRACT`, or "" for what only a figure shows.
         where: the figure or table.
         paper: what the paper shows, in a sentence.
         measured: name of the number.
         values: the number, one for each seed.
-        bound: of the number.
-        sense: the side of the bound on which the claim holds.
+        about: a key of `ABSTRACT`, or "" for what only a figure shows.
+        above: the bound, unless `below` is given.
+        below: the bound of a number that is to be small.
         digits: decimals that are shown.
         certain: nothing is drawn at random, so that the number itself decides: one value is all there is.
         correlation: the number is a correlation, in -1..1, and so is its interval.
     """
 
-    about: str
     where: str
     paper: str
     measured: str
-    values: tuple[float, ...]
-    bound: float = 0.0
-    sense: Sense = "above"
+    values: Sequence[float] | Float64[np.ndarray, " s"]
+    about: str = ""
+    above: float = 0.0
+    below: float | None = None
     digits: int = 3
     certain: bool = False
     correlation: bool = False
+
+    @property
+    def bound(self) -> float:
+        """The number that the mean over seeds is held against."""
+        return self.above if self.below is None else self.below
+
+    @property
+    def sense(self) -> Literal["above", "below"]:
+        """The side of the bound on which the claim holds."""
+        return "above" if self.below is None else "below"
 
     @property
     def mean(self) -> float:
@@ -73,9 +83,9 @@ class Claim:
         """On which side of the bound the whole interval is, or the number itself where it is certain.
 
         Example:
-            >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).verdict
+            >>> Claim(where="Fig. 1", paper="it rises", measured="by how much", values=[0.2, 0.3, 0.25]).verdict
             'holds'
-            >>> claim("", "Fig. 1", "it rises", "by how much", [-0.2, 0.3, 0.25]).verdict
+            >>> Claim(where="Fig. 1", paper="it rises", measured="by how much", values=[-0.2, 0.3, 0.25]).verdict
             'undecided'
         """
         low, high = (self.mean, self.mean) if self.certain else self.interval
@@ -88,7 +98,7 @@ class Claim:
         """The number with its interval, as text.
 
         Example:
-            >>> claim("", "Fig. 1", "it rises", "by how much", [0.2, 0.3, 0.25]).describe()
+            >>> Claim(where="Fig. 1", paper="it rises", measured="by how much", values=[0.2, 0.3, 0.25]).describe()
             '0.250 (0.126 to 0.374)'
         """
         if np.isnan(self.mean):
@@ -97,36 +107,3 @@ class Claim:
         numbers = (self.mean, low, high)
         mean, first, last = (f"{round(number, self.digits) + 0.0:.{self.digits}f}" for number in numbers)
         return mean if self.certain or np.isnan(low) else f"{mean} ({first} to {last})"
-
-
-def claim(
-    about: str,
-    where: str,
-    paper: str,
-    measured: str,
-    values: ArrayLike | float | int,
-    *,
-    above: int | float | None = None,
-    below: int | float | None = None,
-    digits: int = 3,
-    certain: bool = False,
-    correlation: bool = False,
-) -> Claim:
-    """A claim from the numbers of all seeds; it is to be above a bound (0 if none is given), or below one.
-
-    Example:
-        >>> claim("", "Table 1", "it adds nothing", "parameters added", [0], below=1.0, digits=0, certain=True).verdict
-        'holds'
-    """
-    return Claim(
-        about=about,
-        where=where,
-        paper=paper,
-        measured=measured,
-        values=tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=float))),
-        bound=float((above or 0) if below is None else below),
-        sense="above" if below is None else "below",
-        digits=digits,
-        certain=certain,
-        correlation=correlation,
-    )

@@ -19,6 +19,7 @@ from typing import Any
 from anydepth import data
 from anydepth.assets import registry as assets
 from anydepth.core.provenance import now
+from anydepth.data.examples import class_names
 from anydepth.data.loading import DataSelection
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import AnydepthError, ReproduceError
@@ -28,6 +29,7 @@ from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.passes.workspace import Readout
 from anydepth.progress import Progress
+from anydepth.reproduce.curves import by_depth
 from anydepth.reproduce.small_models import MADE
 from anydepth.reproduce.subjects import TRIAL_ROWS, Scale, Subject
 from anydepth.storage.disk import write_errors
@@ -100,6 +102,11 @@ class Experiment:
         wait_for_all()
         return str(folder)
 
+    def announce(self, training: str) -> None:
+        """Tell the user which training begins, and of which seed."""
+        if self.say is not None:
+            self.say(f"seed {self.seed}: {training}")
+
     # --- parts -----------------------------------------------------------------------------------------------------
 
     def trained(self, name: str, objective: str = "standard") -> Path:
@@ -108,8 +115,7 @@ class Experiment:
         what = {"train": subject.decisive(), "objective": objective}
         with self._part(f"{name}-{objective}", what) as (folder, done):
             if not done:
-                if self.say is not None:
-                    self.say(f"seed {self.seed}: {subject.title}, {objective}")
+                self.announce(f"{subject.title}, {objective}")
                 job, model = self.job(subject, objective), folder / _MODEL
                 run_align(job, model, resume=True, progress=self.progress, say=self.say)
         return folder / _MODEL
@@ -122,11 +128,10 @@ class Experiment:
         what = {"random": subject.model, "task": subject.task, "data": subject.data}
         with self._part(f"{name}-random", what) as (folder, done):
             if not done and rank_and_count()[0] == 0:
-                classes = self._classes(subject)
+                classes = class_names(self.samples(subject)) if subject.task.endswith("classification") else None
                 torch.manual_seed(self.seed)
-                loaded = models.load(
-                    self.source(subject.model), task=subject.task, classes=classes, device="cpu", pretrained=False
-                )
+                source = self.source(subject.model)
+                loaded = models.load(source, task=subject.task, classes=classes, device="cpu", pretrained=False)
                 with replacing_folder(folder / _MODEL) as temporary:
                     loaded.model.save_pretrained(temporary)  # type: ignore[operator]  # transformers'
                     if loaded.to_save is not None:
@@ -186,6 +191,10 @@ class Experiment:
         self.traces[folder.name] = {of: result.provenance[of]["fingerprint"] for of in ("model", "data")}
         return result
 
+    def curves(self, name: str, objective: str = "standard") -> dict[str, Any]:
+        """Curves by depth of a subject's model, trained by an objective; see `anydepth.reproduce.curves.by_depth`."""
+        return by_depth(self.traced(name, self.trained(name, objective)))
+
     def remembered(self, what: str, settings: Mapping[str, Any], compute: Callable[[Path], Any]) -> Any:
         """Numbers that are computed once, by this version of the recipe, as JSON holds them.
 
@@ -213,7 +222,8 @@ class Experiment:
             settings["use"] = {name: str(local_path(path).absolute()) for name, path in self.use.items()}
         key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=6).hexdigest()
         folder = self.out / PARTS / f"{name}-{self.seed}-{key}"
-        done, before = (folder / _DONE).is_file(), _spent(folder)
+        done, spent = (folder / _DONE).is_file(), folder / _SPENT
+        before = float(read_json(spent)) if spent.is_file() else 0.0
         started = time.process_time()
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -224,12 +234,12 @@ class Experiment:
             if rank_and_count()[0] == 0:
                 with suppress(AnydepthError):  # a full disk is reported by the first error, not by this one
                     # The time so far counts when the part is resumed.
-                    write_json(folder / _SPENT, before + time.process_time() - started)
+                    write_json(spent, before + time.process_time() - started)
             raise
         if not done and rank_and_count()[0] == 0:
             seconds = before + time.process_time() - started
             write_json(folder / _DONE, {"settings": settings, "cpu_seconds": round(seconds, 1), "created": now()})
-            (folder / _SPENT).unlink(missing_ok=True)
+            spent.unlink(missing_ok=True)
         wait_for_all()
         self.cpu_seconds += read_json(folder / _DONE)["cpu_seconds"]
 
@@ -289,14 +299,11 @@ class Experiment:
             limit: how many, in the place of as many as are held out.
             training: those to train on instead, drawn by the seed: of the split "train", if the subject names none.
         """
-        columns = subject.columns if source is None else {}
         return data.load(
             self.source(source or subject.data),
             split=split or (None if source else (subject.split or "train") if training else subject.eval_split),
             limit=self.rows(subject.train if training else limit or subject.held_out),
-            text=columns.get("text"),
-            label=columns.get("label"),
-            image=columns.get("image"),
+            **(subject.columns if source is None else {}),
             seed=self.seed if training else 0,
         )
 
@@ -310,22 +317,14 @@ class Experiment:
         labels: bool = True,
     ) -> data.Batches:
         """Batches of the rows a subject holds out, or of other data, for its model."""
-        samples = self.samples(subject, source=source, split=split)
         return data.batches(
-            samples,
+            self.samples(subject, source=source, split=split),
             loaded,
             batch_size=subject.batch_size,
             max_length=subject.length,
             labels=labels,
-            pack=subject.is_language_model,
+            pack=subject.task == "causal-lm",  # language models read windows
         )
-
-    def _classes(self, subject: Subject) -> tuple[str, ...] | None:
-        from anydepth.data.examples import class_names
-
-        if not subject.task.endswith("classification"):
-            return None
-        return class_names(self.samples(subject))
 
     def at(self, seed: int) -> Experiment:
         """The same experiment for another seed, with nothing counted yet."""
@@ -355,8 +354,3 @@ def shared(training: Mapping[str, Any], processes: int) -> dict[str, Any]:
         )
     own = {"per_device_train_batch_size": size // (processes // fewer), "gradient_accumulation_steps": steps // fewer}
     return {**training, **own}
-
-
-def _spent(folder: Path) -> float:
-    """CPU seconds an interrupted part took so far."""
-    return float(read_json(folder / _SPENT)) if (folder / _SPENT).is_file() else 0.0

@@ -58,7 +58,7 @@ class _Look:
         return [_SHAPES[place // size % len(_SHAPES)] for place in self.places]
 
 
-def figure(recipe: Recipe, found: RecipeResults) -> alt.ConcatChart | None:
+def figure(recipe: Recipe, results: RecipeResults) -> alt.ConcatChart | None:
     """The figure of a recipe: by depth (or against another quantity) the means over seeds, with 95 % of Student's t.
 
     A variant has one colour in all panels. Where one panel shows all variants that there are, all share its legend.
@@ -66,39 +66,39 @@ def figure(recipe: Recipe, found: RecipeResults) -> alt.ConcatChart | None:
     Returns:
         A chart to `save`; None of a recipe without panels, or where nothing was measured that they show.
     """
-    drawn = [(panel, curves) for panel in recipe.panels(found) if (curves := _curves(panel, found))]
+    drawn = [(panel, curves) for panel in recipe.panels(results) if (curves := _curves(panel, results))]
     if not drawn:
         return None
     sets = [tuple(curve.label for curve in curves) for _, curves in drawn]
     widest = max(sets, key=len)
-    shared = all(set(one) <= set(widest) for one in sets)
+    shared = all(set(labels) <= set(widest) for labels in sets)
     places = _places(sets)
     columns = 2 if len(drawn) in (2, 4) else min(_COLUMNS, len(drawn))
     lines = max(len(_subtitle(panel)) for panel, _ in drawn)
     charts = []
     for (panel, curves), labels in zip(drawn, sets, strict=True):
-        told = widest if shared else labels
-        look = _Look(told, tuple(places[label] for label in told))
+        in_legend = widest if shared else labels
+        look = _Look(in_legend, tuple(places[label] for label in in_legend))
         room = _WIDTH * columns if shared else _WIDTH
-        charts.append(_panel(panel, curves, look, _legend(told, room), lines))
-    title = alt.TitleParams(recipe.title, subtitle=_told(recipe, found, drawn, columns), offset=22)
+        charts.append(_panel(panel, curves, look, _legend(in_legend, room), lines))
+    title = alt.TitleParams(recipe.title, subtitle=_description(recipe, results, drawn, columns), offset=22)
     chart = alt.concat(*charts, columns=columns, spacing=_GAP, title=title, config=alt.Config(**theme.config()))
     return chart if shared else chart.resolve_scale(color="independent", shape="independent")
 
 
-def figure_paths(recipe: Recipe, found: RecipeResults, out: Path) -> tuple[Path, ...]:
+def figure_paths(recipe: Recipe, results: RecipeResults, out: Path) -> tuple[Path, ...]:
     """Where the pictures of a figure lie; those of a trial apart; nowhere if it has no panels."""
-    folder = out / FIGURES if found.steps is None else out / "trial" / FIGURES
-    name = recipe.name if found.scale == "cpu" else f"{recipe.name}-{found.scale}"
-    return tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES) if recipe.panels(found) else ()
+    folder = out / FIGURES if results.steps is None else out / "trial" / FIGURES
+    name = recipe.name if results.scale == "cpu" else f"{recipe.name}-{results.scale}"
+    return tuple(folder / f"{name}{suffix}" for suffix in SUFFIXES) if recipe.panels(results) else ()
 
 
-def draw(recipe: Recipe, found: RecipeResults, out: Path) -> tuple[Path, ...]:
+def draw(recipe: Recipe, results: RecipeResults, out: Path) -> tuple[Path, ...]:
     """Draw a recipe's figure and save it, as PNG and as SVG.
 
     Args:
         recipe: what was run.
-        found: what came of it.
+        results: what came of it.
         out: the folder of all recipes.
 
     Returns:
@@ -107,10 +107,10 @@ def draw(recipe: Recipe, found: RecipeResults, out: Path) -> tuple[Path, ...]:
     Raises:
         TraceFileError: it cannot be written.
     """
-    chart = figure(recipe, found)
+    chart = figure(recipe, results)
     if chart is None:
         return ()
-    paths = figure_paths(recipe, found, out)
+    paths = figure_paths(recipe, results, out)
     for path in paths:
         save(chart, path)
     return paths
@@ -119,24 +119,26 @@ def draw(recipe: Recipe, found: RecipeResults, out: Path) -> tuple[Path, ...]:
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-def _curves(panel: Panel, found: RecipeResults) -> list[_Curve]:
+def _curves(panel: Panel, results: RecipeResults) -> list[_Curve]:
     if panel.printed:
         return [_printed(panel, name, values) for name, values in panel.printed.items()]
     needed = [name for name in (panel.quantity, panel.against) if name is not None]
     names = [
-        name for name in panel.variants or found.variants if found.seeds and all(found.has(name, one) for one in needed)
+        name
+        for name in panel.variants or results.variants
+        if results.seeds and all(results.has(name, quantity) for quantity in needed)
     ]
-    return [_measured(panel, found, *one) for one in zip(names, _labels(names, panel.title), strict=True)]
+    return [_measured(panel, results, *named) for named in zip(names, _labels(names, panel.title), strict=True)]
 
 
-def _measured(panel: Panel, found: RecipeResults, variant: str, label: str) -> _Curve:
-    mean = found.mean(variant, panel.quantity)
-    value, low, high = (np.atleast_1d(one).astype(np.float64) for one in (mean.value, mean.low, mean.high))
+def _measured(panel: Panel, results: RecipeResults, variant: str, label: str) -> _Curve:
+    mean = results.mean(variant, panel.quantity)
+    value, low, high = (np.atleast_1d(end).astype(np.float64) for end in (mean.value, mean.low, mean.high))
     if panel.against is not None:
-        return _Curve(label, np.atleast_1d(found.mean(variant, panel.against).value), value, low, high)
+        return _Curve(label, np.atleast_1d(results.mean(variant, panel.against).value), value, low, high)
     depths = np.arange(len(value), dtype=np.float64)
-    shown = slice(panel.start, None)
-    return _Curve(label, depths[shown], value[shown], low[shown], high[shown])
+    drawn = slice(panel.start, None)
+    return _Curve(label, depths[drawn], value[drawn], low[drawn], high[drawn])
 
 
 def _printed(panel: Panel, label: str, values: Sequence[float]) -> _Curve:
@@ -161,13 +163,13 @@ def _labels(names: Sequence[str], title: str) -> list[str]:
     if len({name.partition(", ")[2] for name in names}) == 1:
         names = [name.partition(", ")[0] for name in names]
     words = [name.split() for name in names]
-    shared = [first for first, *_ in takewhile(_all_one, zip(*(one[:-1] for one in words), strict=False))]
+    shared = [first for first, *_ in takewhile(_all_same, zip(*(name[:-1] for name in words), strict=False))]
     while shared and not re.search(rf"\b{re.escape(' '.join(shared))}\b", title):
         shared.pop()
-    return [" ".join(one[len(shared) :]) for one in words]
+    return [" ".join(name[len(shared) :]) for name in words]
 
 
-def _all_one(words: Sequence[str]) -> bool:
+def _all_same(words: Sequence[str]) -> bool:
     return len(set(words)) == 1
 
 
@@ -179,8 +181,8 @@ def _places(sets: Sequence[Sequence[str]]) -> dict[str, int]:
         {'a': 0, 'b': 1, 'c': 1}
     """
     places: dict[str, int] = {}
-    for label in dict.fromkeys(one for labels in sets for one in labels):
-        beside = {places[one] for labels in sets if label in labels for one in labels if one in places}
+    for label in dict.fromkeys(name for labels in sets for name in labels):
+        beside = {places[other] for labels in sets if label in labels for other in labels if other in places}
         places[label] = next(place for place in range(len(beside) + 1) if place not in beside)
     return places
 
@@ -295,17 +297,17 @@ def _legend(labels: Sequence[str], room: int) -> alt.Legend:
     return alt.Legend(orient="bottom", title=None, columns=max(1, min(len(labels), int(room // widest))), offset=16)
 
 
-def _told(
-    recipe: Recipe, found: RecipeResults, drawn: Sequence[tuple[Panel, Sequence[_Curve]]], columns: int
+def _description(
+    recipe: Recipe, results: RecipeResults, drawn: Sequence[tuple[Panel, Sequence[_Curve]]], columns: int
 ) -> list[str]:
     """Below the title: on what, how often, and what is drawn how."""
-    subjects = "; ".join(str(one["title"]) for one in found.settings["subjects"].values())
-    how = [f"Means over {len(found.seeds)} seeds, bands: 95 % of Student's t over them."]
-    if len(found.seeds) == 1:
+    subjects = "; ".join(str(subject["title"]) for subject in results.settings["subjects"].values())
+    how = [f"Means over {len(results.seeds)} seeds, bands: 95 % of Student's t over them."]
+    if len(results.seeds) == 1:
         how = ["One seed." if recipe.seeded else "Nothing here is drawn: one seed is all."]
-    if found.steps is not None:
-        how.append(f"A trial of {found.steps} steps, no result.")
-    if found.settings.get("as_printed"):
+    if results.steps is not None:
+        how.append(f"A trial of {results.steps} steps, no result.")
+    if results.settings.get("as_printed"):
         how.append("Trained with the settings as the paper prints them.")
     if any(panel.printed for panel, _ in drawn):
         how.append("Dashed: as published.")

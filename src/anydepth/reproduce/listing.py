@@ -89,30 +89,25 @@ def load_results(out: Path) -> tuple[tuple[Recipe, RecipeResults], ...]:
 
 
 def _require_own(results: RecipeResults, path: Path, out: Path) -> None:
+    if problem := _problem(results, path, out):
+        raise ReproduceError(f"'{path}' {problem}")
+
+
+def _problem(results: RecipeResults, path: Path, out: Path) -> str | None:
+    """Why a file does not belong to the results in a folder, and what to do; None if it does."""
     if results.recipe not in RECIPES:
-        raise ReproduceError(
-            f"'{path}' holds results of '{results.recipe}', expected one of {', '.join(RECIPES)}: move it elsewhere"
-        )
-    recipe = RECIPES[results.recipe]
+        return f"holds results of '{results.recipe}', expected one of {', '.join(RECIPES)}: move it elsewhere"
+    recipe, trials = RECIPES[results.recipe], out / "trial"
     if results.steps is not None:
-        raise ReproduceError(
-            f"'{path}' is a trial of {results.steps} steps, expected whole trainings: remove it; trials lie in "
-            f"'{out / 'trial'}'"
-        )
+        return f"is a trial of {results.steps} steps, expected whole trainings: remove it; trials lie in '{trials}'"
     if results.scale not in recipe.plans:
-        raise ReproduceError(
-            f"'{path}' is of scale '{results.scale}', expected one of {', '.join(recipe.plans)}: remove it"
-        )
+        return f"is of scale '{results.scale}', expected one of {', '.join(recipe.plans)}: remove it"
     if difference := _difference(recipe, results):
-        raise ReproduceError(f"'{path}' {difference}: remove it, and run `anydepth reproduce {recipe.name}` anew")
-    expected = results_path(out, recipe, results.scale)
-    if path != expected:
-        raise ReproduceError(
-            f"'{path}' holds results of '{recipe.name}' at scale '{results.scale}', expected in '{expected.name}': "
-            "rename or remove it"
-        )
-    if not results.seeds:
-        raise ReproduceError(f"'{path}' holds no seed, expected at least one: remove it")
+        return f"{difference}: remove it, and run `anydepth reproduce {recipe.name}` anew"
+    if path != (expected := results_path(out, recipe, results.scale)):
+        own = f"holds results of '{recipe.name}' at scale '{results.scale}'"
+        return f"{own}, expected in '{expected.name}': rename or remove it"
+    return None if results.seeds else "holds no seed, expected at least one: remove it"
 
 
 def _difference(recipe: Recipe, results: RecipeResults) -> str | None:

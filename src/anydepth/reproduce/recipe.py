@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Literal
 
 from anydepth.jobs.run_folder import first_difference
@@ -76,7 +77,8 @@ class Recipe:
         title: what it is about.
         figures: those of the paper: "Fig. 4".
         shows: what the paper shows there, in a sentence or two.
-        plans: by scale.
+        cpu: the plan at the small scale.
+        full: that of the paper's scale.
         measure: all numbers of one seed.
         claims: what decides, from the numbers of all seeds.
         panels: of its figure; none for no figure.
@@ -90,7 +92,8 @@ class Recipe:
     title: str
     figures: tuple[str, ...]
     shows: str
-    plans: Mapping[Scale, Plan]
+    cpu: Plan
+    full: Plan
     measure: Callable[[Experiment], Values]
     claims: Callable[[RecipeResults], Sequence[Claim]]
     panels: Callable[[RecipeResults], Sequence[Panel]]
@@ -98,6 +101,11 @@ class Recipe:
     ours: tuple[str, ...] = ()
     version: int = 1
     seeded: bool = True
+
+    @property
+    def plans(self) -> Mapping[Scale, Plan]:
+        """The plans by scale."""
+        return {"cpu": self.cpu, "full": self.full}
 
     def settings(
         self, scale: Scale, *, as_printed: bool = False, use: Mapping[str, str] | None = None
@@ -107,15 +115,38 @@ class Recipe:
         own: dict[str, Any] = plain({"subjects": subjects, "as_printed": as_printed})
         return own | ({"use": dict(use)} if use else {})
 
-    def difference(self, found: RecipeResults, settings: Mapping[str, Any]) -> str | None:
+    def difference(self, results: RecipeResults, settings: Mapping[str, Any]) -> str | None:
         """How results differ from what this recipe would find with these settings, in words; None if they do not."""
-        if found.recipe != self.name:
-            return f"is of '{found.recipe}', and was looked for as '{self.name}'"
-        if found.version != self.version:
-            return f"is of version {found.version} of '{self.name}', and this anydepth runs {self.version}"
-        return first_difference(_untitled(found.settings), _untitled(settings)) or first_difference(
-            _untitled(settings), _untitled(found.settings)
-        )
+        if results.recipe != self.name:
+            return f"is of '{results.recipe}', and was looked for as '{self.name}'"
+        if results.version != self.version:
+            return f"is of version {results.version} of '{self.name}', and this anydepth runs {self.version}"
+        kept, own = _untitled(results.settings), _untitled(settings)
+        return first_difference(kept, own) or first_difference(own, kept)
+
+
+def for_each_subject(of_subject: Callable[[RecipeResults, str], list[Claim]]) -> Callable[[RecipeResults], list[Claim]]:
+    """Decorator: all subjects' claims, from a function of results and the name of one subject."""
+
+    @wraps(of_subject)
+    def claims(results: RecipeResults) -> list[Claim]:
+        return [claim for name in results.settings["subjects"] for claim in of_subject(results, name)]
+
+    return claims
+
+
+def usual_panels(variants: tuple[str, ...], of: str = "") -> tuple[Panel, Panel, Panel]:
+    """Panels of variants that were trained differently: accuracy, similarity to the last depth, and saturation.
+
+    Args:
+        variants: which, in this order.
+        of: what is added to the titles: ", from scratch".
+    """
+    return (
+        Panel("accuracy", f"Accuracy{of}", "share", variants, start=1),
+        Panel("cosine", f"Cosine to the last{of}", "similarity", variants, start=1),
+        Panel("saturated", f"Answers settled by depth{of}", "share", variants, start=1),
+    )
 
 
 def _untitled(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class ReproduceSettings:
 
     recipe: str
     out: Path
-    scale: str = "cpu"
+    scale: Scale = "cpu"
     seeds: int = 3
     steps: int | None = None
     as_printed: bool = False
@@ -68,8 +68,7 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
         ReproduceError: no such recipe; or `out` holds results of another version of it, or with other settings.
         AnydepthError: in one of its kinds, such as an asset that is not there.
     """
-    recipe = recipe_named(order.recipe)
-    scale = plan_of(recipe, order.scale)
+    recipe, scale = recipe_named(order.recipe), order.scale
     _check_replacements(recipe, scale, order)
     settings = recipe.settings(scale, as_printed=order.as_printed, use=order.use)
     results = RecipeResults(
@@ -119,11 +118,11 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
 
 def _check_replacements(recipe: Recipe, scale: Scale, order: ReproduceSettings) -> None:
     """Refuse replacements of what the recipe does not read, and printed settings that it lacks."""
-    known = recipe.plans[scale].sources()
+    sources = recipe.plans[scale].sources()
     for name in order.use:
-        if name not in known:
-            what = f"reads {', '.join(known)}" if known else "reads nothing"
-            raise ReproduceError(f"--use names '{name}', and '{recipe.name}' {what} at scale '{scale}'")
+        if name not in sources:
+            what = ", ".join(sources) or "nothing"
+            raise ReproduceError(f"--use names '{name}', and '{recipe.name}' reads {what} at scale '{scale}'")
     if order.as_printed and not any(subject.printed for subject in recipe.plans[scale].subjects.values()):
         raise ReproduceError(
             f"'{recipe.name}' has no printed settings that are not plausible at scale '{scale}': leave --as-printed out"
@@ -142,18 +141,6 @@ def recipe_named(name: str) -> Recipe:
         anydepth.errors.ReproduceError: unknown recipe 'gleu', expected one of ...: did you mean glue?
     """
     return RECIPES[choose(name, RECIPES, "recipe", ReproduceError)]
-
-
-def plan_of(recipe: Recipe, scale: str) -> Scale:
-    """The scale, if the recipe has it.
-
-    Raises:
-        ReproduceError: it does not.
-    """
-    for known in recipe.plans:
-        if known == scale:
-            return known
-    raise ReproduceError(f"'{recipe.name}' has no scale {scale!r}, only {', '.join(recipe.plans)}")
 
 
 def results_path(out: Path, recipe: Recipe, scale: Scale, steps: int | None = None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ CAPTIONS = (
 
 def vit(folder: Path, *, blocks: int) -> None:
     """The config of a ViT for Fashion-MNIST, and the transform of its images."""
-    from transformers import ViTConfig
-
-    config = ViTConfig(
+    _save_config(
+        folder,
+        "ViTForImageClassification",
         image_size=SIDE,
         patch_size=PATCH,
         num_channels=1,
@@ -42,23 +43,15 @@ def vit(folder: Path, *, blocks: int) -> None:
         num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
         initializer_range=0.1,  # the usual 0.02 is meant for a width of 768; 1 / sqrt(width) is 0.125 here
-        architectures=["ViTForImageClassification"],
     )
-    config.save_pretrained(folder)
 
 
 def deit_s(folder: Path, *, blocks: int) -> None:
     """The config of a DeiT-S of fewer blocks, and the transform of its images."""
-    from transformers import DeiTImageProcessor, ViTConfig
+    from transformers import DeiTImageProcessor
 
-    config = ViTConfig(
-        hidden_size=384,
-        num_hidden_layers=blocks,
-        num_attention_heads=6,
-        intermediate_size=1536,
-        architectures=["ViTForImageClassification"],
-    )
-    _save(folder, config, DeiTImageProcessor())
+    shape = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+    _save_config(folder, "ViTForImageClassification", DeiTImageProcessor(), num_hidden_layers=blocks, **shape)
 
 
 def dinov2(folder: Path) -> None:
@@ -75,11 +68,11 @@ def dinov2(folder: Path) -> None:
 
 def gpt2(folder: Path) -> None:
     """The config of a GPT-2 of 8 blocks and width 128, and its tokenizer."""
-    from transformers import GPT2Config
-
     tokenizer = _tokenizer()
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
+    _save_config(
+        folder,
+        "GPT2LMHeadModel",
+        tokenizer,
         n_positions=CONTEXT,
         n_embd=128,
         n_layer=8,
@@ -87,38 +80,32 @@ def gpt2(folder: Path) -> None:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        architectures=["GPT2LMHeadModel"],
+        **_tokens(tokenizer),
     )
-    _save(folder, config, tokenizer)
 
 
 def llama(folder: Path) -> None:
     """The config of a Llama of 12 blocks and width 192: the larger of the small language models."""
-    from transformers import LlamaConfig
-
     tokenizer = _tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    _save_config(
+        folder,
+        "LlamaForCausalLM",
+        tokenizer,
         max_position_embeddings=CONTEXT,
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=12,
         num_attention_heads=6,
         num_key_value_heads=2,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        architectures=["LlamaForCausalLM"],
+        **_tokens(tokenizer),
     )
-    _save(folder, config, tokenizer)
 
 
 def clip(folder: Path) -> None:
     """A CLIP of two towers of 6 blocks for Fashion-MNIST, its words, and the transform of its images."""
-    from transformers import CLIPConfig, CLIPImageProcessor
+    from transformers import CLIPImageProcessor
 
-    tokenizer = _words_of_captions()
+    tokenizer, size = _words_of_captions(), {"height": SIDE, "width": SIDE}
     tower = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
@@ -126,22 +113,31 @@ def clip(folder: Path) -> None:
         "num_attention_heads": HEADS,
         "initializer_factor": 1.0,
     }
-    words = {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    config = CLIPConfig(
-        text_config={**tower, **words},
+    words = {"max_position_embeddings": tokenizer.model_max_length, "pad_token_id": tokenizer.pad_token_id}
+    _save_config(
+        folder,
+        "CLIPModel",
+        tokenizer,
+        CLIPImageProcessor(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        text_config={**tower, **words, **_tokens(tokenizer)},
         vision_config={**tower, "image_size": SIDE, "patch_size": PATCH},
         projection_dim=WIDTH // 2,
-        architectures=["CLIPModel"],
     )
-    size = {"height": SIDE, "width": SIDE}
-    pixels = CLIPImageProcessor(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    _save(folder, config, tokenizer, pixels)
+
+
+def _save_config(folder: Path, model_class: str, *processors: Any, **settings: Any) -> None:
+    """Write the config of a model class of transformers, beside a tokenizer or a transform of images."""
+    import transformers
+
+    config = getattr(transformers, model_class).config_class(architectures=[model_class], **settings)
+    for part in (config, *processors):
+        part.save_pretrained(folder)
+
+
+def _tokens(tokenizer: Any) -> dict[str, int]:
+    """Settings of a config that follow from the tokenizer."""
+    size, start, end = len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
+    return {"vocab_size": size, "bos_token_id": start, "eos_token_id": end}
 
 
 def _words_of_captions() -> Any:
@@ -154,22 +150,22 @@ def _words_of_captions() -> Any:
     names = load(str(path("fashion-mnist")), split="test", limit=1).label_names
     lower, split = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     texts = [lower.normalize_str(caption.format(name)) for caption in CAPTIONS for name in names]
-    words = dict.fromkeys(word for text in texts for word, _ in split.pre_tokenize_str(text))
+    own = dict.fromkeys(word for text in texts for word, _ in split.pre_tokenize_str(text))
     start, end, pad, unknown = special = ("<start>", "<end>", "<pad>", "<unknown>")
-    vocabulary = {word: index for index, word in enumerate((*special, *words))}
-    found = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
-    found.normalizer, found.pre_tokenizer = lower, split
-    found.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(one, vocabulary[one]) for one in (start, end)]
+    vocabulary = {word: index for index, word in enumerate((*special, *own))}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    words.normalizer, words.pre_tokenizer = lower, split
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(token, vocabulary[token]) for token in (start, end)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=found, bos_token=start, eos_token=end, pad_token=pad, unk_token=unknown, model_max_length=24
+        tokenizer_object=words,
+        bos_token=start,
+        eos_token=end,
+        pad_token=pad,
+        unk_token=unknown,
+        model_max_length=24,
     )
-
-
-def _save(folder: Path, *parts: Any) -> None:
-    for part in parts:
-        part.save_pretrained(folder)
 
 
 def _tokenizer() -> Any:
@@ -177,12 +173,10 @@ def _tokenizer() -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
-    found = ByteLevelBPETokenizer()
-    end = "<|endoftext|>"
-    found.train_from_iterator(
-        [one["text"] for one in brown("train")], vocab_size=VOCABULARY, special_tokens=[end], show_progress=False
-    )
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=found._tokenizer, eos_token=end, bos_token=end, pad_token=end)
+    bpe, end = ByteLevelBPETokenizer(), "<|endoftext|>"
+    texts = [document["text"] for document in brown("train")]
+    bpe.train_from_iterator(texts, vocab_size=VOCABULARY, special_tokens=[end], show_progress=False)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=end, bos_token=end, pad_token=end)
     wrapped.model_max_length = CONTEXT
     return wrapped
 
@@ -205,14 +199,14 @@ def fiction(folder: Path) -> None:
         rows: dict[int, list[dict[str, Any]]] = {0: [], 1: []}
         for document in brown(split):
             label = int(document["genre"] in FICTION)
-            rows[label] += [{"text": one, "label": label} for one in sentences(document)]
+            rows[label] += [{"text": sentence, "label": label} for sentence in sentences(document)]
         _table(folder / f"{split}.csv", rows)
 
 
 def follows(folder: Path) -> None:
     """Pairs of sentences of the Brown corpus: the second follows the first, or is of another document."""
     for split in ("train", "test"):
-        documents = [sentences(one) for one in brown(split)]
+        documents = [sentences(document) for document in brown(split)]
         rows: dict[int, list[dict[str, Any]]] = {0: [], 1: []}
         for number, own in enumerate(documents):
             other = documents[(number + 7) % len(documents)]  # not a neighbour: those are of one genre
@@ -236,11 +230,8 @@ def _table(path: Path, rows: Mapping[int, list[dict[str, Any]]]) -> None:
 
 
 MADE: Mapping[str, Callable[[Path], None]] = {
-    "vit-6": lambda folder: vit(folder, blocks=6),
-    "vit-9": lambda folder: vit(folder, blocks=9),
-    "vit-12": lambda folder: vit(folder, blocks=12),
-    "deit-s-6": lambda folder: deit_s(folder, blocks=6),
-    "deit-s-9": lambda folder: deit_s(folder, blocks=9),
+    **{f"vit-{blocks}": partial(vit, blocks=blocks) for blocks in (6, 9, 12)},
+    **{f"deit-s-{blocks}": partial(deit_s, blocks=blocks) for blocks in (6, 9)},
     "dinov2-s": dinov2,
     "gpt2": gpt2,
     "llama": llama,

@@ -53,11 +53,6 @@ class Subject:
     training: Mapping[str, Any] = field(default_factory=dict)
     printed: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_language_model(self) -> bool:
-        """Whether it predicts next tokens, so that it is read in windows."""
-        return self.task == "causal-lm"
-
     def sources(self) -> tuple[str, ...]:
         """Names of the model and the data, as `use` takes them.
 

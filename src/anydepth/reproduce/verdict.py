@@ -247,8 +247,7 @@ def _counted(claims: Sequence[Claim]) -> str:
     """How many there are of each verdict.
 
     Example:
-        >>> from anydepth.reproduce.claims import claim
-        >>> _counted([claim("", "Fig. 1", "", "", [1, 1]), claim("", "Fig. 1", "", "", [-1, 1])])
+        >>> _counted([Claim(where="Fig. 1", paper="", measured="", values=values) for values in ([1, 1], [-1, 1])])
         '1 holds, 1 undecided'
     """
     counts = Counter[str](claim.verdict for claim in claims)

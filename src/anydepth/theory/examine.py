@@ -61,22 +61,16 @@ def examine(
         (['measured', 'not centred', 'random walk', 'shuffled'], ['final', 'true'], (4,))
     """
     stack, origin = _stack(model), dict(describe or {})
+    how: dict[str, Any] = {"readout": readout, "labels": labels, "progress": progress}
     with scratch_folder() as folder:
         own, others = (folder / name for name in ("model", "reference"))
         own.mkdir()
         others.mkdir()
-        observed = observe(stack, data, own, tokens=tokens, readout=readout, labels=labels, progress=progress)
+        observed = observe(stack, data, own, tokens=tokens, **how)
         null = None
         if reference is not None:
             # at the positions of this model's readout, not of that of random weights
-            null = observe(
-                *(_stack(reference), data, others),
-                tokens=observed.tokens,
-                readout=readout,
-                labels=labels,
-                progress=progress,
-                what=RANDOM_WEIGHTS,
-            )
+            null = observe(_stack(reference), data, others, tokens=observed.tokens, what=RANDOM_WEIGHTS, **how)
         provenance = {
             "model": describe_model(stack, origin.get("model")),
             "data": {**origin.get("data", {}), "fingerprint": data_fingerprint(observed.digests)},
@@ -138,12 +132,10 @@ def _collapse(observed: Observed, null: Observed | None, seed: int) -> tuple[dic
     """Collapse with the labels, with shuffled labels, and with random weights; and notes on what is missing."""
     if observed.labels is None:
         return {}, []
-    shuffled = np.random.default_rng(seed).permutation(observed.labels)
+    orders = {MEASURED: observed.labels, SHUFFLED_LABELS: np.random.default_rng(seed).permutation(observed.labels)}
+    states = observed.features or observed.states
     try:
-        results = {
-            MEASURED: collapse(observed.features or observed.states, observed.labels, observed.weight),
-            SHUFFLED_LABELS: collapse(observed.features or observed.states, shuffled, observed.weight),
-        }
+        results = {name: collapse(states, labels, observed.weight) for name, labels in orders.items()}
     except MeasureError as error:
         return {}, [f"neural collapse is missing: {error}"]
     if null is not None and null.labels is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from anydepth.cli import options, terminal
-from anydepth.errors import ReproduceError
+from anydepth.errors import ReproduceError, choose
 from anydepth.storage.paths import entry_at
 
 
@@ -43,8 +43,9 @@ def reproduce(
     from anydepth.cli.render_reproduce import show_found, show_listed, show_page
     from anydepth.distributed import join, leave, rank_and_count
     from anydepth.reproduce.listing import list_recipes, load_results
-    from anydepth.reproduce.runner import REPRODUCE_OUTPUT, ReproduceSettings, plan_of, recipe_named, results_path
+    from anydepth.reproduce.runner import REPRODUCE_OUTPUT, ReproduceSettings, recipe_named, results_path
     from anydepth.reproduce.runner import reproduce as run_recipe
+    from anydepth.reproduce.subjects import SCALES
     from anydepth.storage.output_folder import output
 
     terminal.quiet_libraries()
@@ -70,14 +71,14 @@ def reproduce(
     settings = ReproduceSettings(
         recipe=recipe.name,
         out=out,
-        scale=scale,
+        scale=choose(scale, SCALES, "scale", ReproduceError),
         seeds=seeds,
         steps=steps,
         as_printed=as_printed,
         use=_replacements(use or ()),
         device=device,
     )
-    require_own(out, recipe, plan_of(recipe, scale), steps)
+    require_own(out, recipe, settings.scale, steps)
     if steps is None:
         load_results(out)  # results that the verdict page cannot show are refused now, not after hours of training
     rank, ranks = rank_and_count()
@@ -93,7 +94,7 @@ def reproduce(
             recipe,
             results,
             recipe.claims(results),
-            results=results_path(out, recipe, plan_of(recipe, scale), steps),
+            results=results_path(out, recipe, settings.scale, steps),
             figures=figures,
             page=page,
             as_json=as_json,

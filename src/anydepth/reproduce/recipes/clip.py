@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,11 @@ from anydepth.core.stack import Stack
 from anydepth.models import image_transform as pixels
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.curves import by_depth, largest_fall
 from anydepth.reproduce.experiment import MEASURES, Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
+from anydepth.reproduce.recipes.images import class_names, image_model, optimizer_of, shuffled, to_learn
 from anydepth.reproduce.recipes.vision import FASHION
 from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.small_models import CAPTIONS
@@ -35,6 +34,8 @@ TOWERS = ("image", "text")
 RANDOM = ", random weights"
 STEADY = 0.03
 """How far accuracy may fall from one depth to the next and still count as rising."""
+fig_22 = partial(Claim, where="Fig. 22")
+fig_23 = partial(Claim, where="Fig. 23")
 
 
 class ImageTower(nn.Module):
@@ -59,12 +60,12 @@ class TextTower(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) to (B, P)."""
-        read = self.body(input_ids=input_ids, attention_mask=attention_mask)
-        shared: Tensor = self.projection(read.pooler_output)
+        pooled = self.body(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        shared: Tensor = self.projection(pooled)
         return shared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """A CLIP and what it is shown.
 
@@ -87,18 +88,11 @@ class Pair:
 
         source = bench.source(subject.model)
         torch.manual_seed(bench.seed)
-        found = models.load(source, task="features", device=bench.device, pretrained=not random)
+        loaded = models.load(source, task="features", device=bench.device, pretrained=not random)
         transform = pixels.from_transformers(AutoImageProcessor.from_pretrained(source), channels=3)
         classes = class_names(bench, subject)
-        images = LoadedModel(
-            model=ImageTower(found.model).eval(),
-            processor=transform,
-            kind="image",
-            task="image-classification",
-            name=subject.model,
-            classes=classes,
-        )
-        return cls(found.model, found.processor, images, classes)
+        images = image_model(ImageTower(loaded.model).eval(), transform, subject, classes)
+        return cls(clip=loaded.model, tokenizer=loaded.processor, images=images, classes=classes)
 
     def captions(self, template: str) -> dict[str, Tensor]:
         """One caption for each class."""
@@ -111,44 +105,29 @@ class Pair:
 def measure(bench: Experiment) -> Values:
     """The towers as they are, or as they were trained here, and with random weights."""
     (subject,) = bench.subjects.values()
-    found: dict[str, Any] = {}
-    for random in (False, True):
-        found |= bench.remembered(
-            "clip-random" if random else "clip",
-            {"subject": subject.decisive(), "random": random},
-            partial(_measured, bench, subject, random=random),
-        )
-    return found
+    values: dict[str, Any] = {}
+    for name, random in (("clip", False), ("clip-random", True)):
+        key = {"subject": subject.decisive(), "random": random}
+        values |= bench.remembered(name, key, partial(_measured, bench, subject, random=random))
+    return values
 
 
 def _measured(bench: Experiment, subject: Subject, folder: Path, *, random: bool) -> dict[str, Any]:
     pair = Pair.load(bench, subject, random=random or subject.from_scratch)
     if subject.from_scratch and not random:
-        if bench.say is not None:
-            bench.say(f"seed {bench.seed}: {subject.title}")
+        bench.announce(subject.title)
         _train(pair, bench, subject)
     captions = pair.captions(CAPTION)
-    shown: dict[str, tuple[Stack, Any]] = {
-        "image": (Stack(pair.images.model), bench.batches(subject, pair.images)),
-        "text": (Stack(TextTower(pair.clip).eval()), [captions]),
-    }
-    found = {
-        tower: by_depth(
-            trace(
-                *(stack, data),
-                measures=MEASURES,
-                labels=False,
-                readout=None,
-                out=folder / tower,
-                progress=bench.progress,
-            )
-        )
-        for tower, (stack, data) in shown.items()
+    image, text = Stack(pair.images.model), Stack(TextTower(pair.clip).eval())
+    batches = bench.batches(subject, pair.images)
+    how: dict[str, Any] = {"measures": MEASURES, "labels": False, "readout": None, "progress": bench.progress}
+    values: dict[str, Any] = {
+        "image": by_depth(trace(image, batches, out=folder / "image", **how)),
+        "text": by_depth(trace(text, [captions], out=folder / "text", **how)),
     }
     with torch.inference_mode():
-        texts = _embedded(shown["text"][0], captions)
-        found["across"] = _across(*shown["image"], texts, progress=bench.progress)
-    return {f"{name}{RANDOM if random else ''}": values for name, values in found.items()}
+        values["across"] = _across(image, batches, _embedded(text, captions), progress=bench.progress)
+    return {f"{name}{RANDOM if random else ''}": value for name, value in values.items()}
 
 
 def _across(
@@ -174,7 +153,7 @@ def _across(
         for depth, shared in enumerate(_embedded(image, batch)):
             same = texts[round(depth * (len(texts) - 1) / image.depth)]
             last = shared @ texts[-1].T
-            (own, other), (own_last, other_last) = (_means(one, labels) for one in (shared @ same.T, last))
+            (own, other), (own_last, other_last) = _means(shared @ same.T, labels), _means(last, labels)
             right = last.argmax(1) == labels
             rows = (own, other, own - other, own_last - other_last, right)
             sums[:, depth] += torch.stack([row.double().sum() for row in rows]).cpu()
@@ -187,8 +166,8 @@ def _across(
 
 def _embedded(stack: Stack, batch: Batch) -> Float[Tensor, "k b p"]:
     """Every depth of a batch through the tower's own norm and projection, as directions."""
-    read = [stack.readout(state, batch) for state in stack.states(batch)]
-    return functional.normalize(torch.stack(read).float(), dim=-1)
+    embedded = [stack.readout(state, batch) for state in stack.states(batch)]
+    return functional.normalize(torch.stack(embedded).float(), dim=-1)
 
 
 def _means(cosines: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,12 +180,9 @@ def _train(pair: Pair, bench: Experiment, subject: Subject) -> None:
     """CLIP's own loss: which of a batch's captions belongs to which of its images. Its caption's wording is drawn."""
     images, labels = to_learn(bench, subject, pair.images)
     texts = [pair.captions(template) for template in CAPTIONS]
-    settings = subject.training
-    optimizer = torch.optim.AdamW(
-        pair.clip.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
-    )
+    optimizer = optimizer_of(pair.clip, subject)
     steps = list(shuffled(len(labels), bench, subject))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["learning_rate"], total_steps=len(steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, subject.training["learning_rate"], total_steps=len(steps))
     generator = np.random.default_rng(bench.seed)
     pair.clip.train()
     for done, chosen in enumerate(steps):
@@ -222,56 +198,49 @@ def _train(pair: Pair, bench: Experiment, subject: Subject) -> None:
     pair.clip.eval()
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+def claims(results: RecipeResults) -> list[Claim]:
     """Closeness within each tower; across them, what matches grows apart from what does not."""
-    released = found.scale == "full"  # nothing is drawn then but the random weights
-    trained, random = (found.each(f"across{kind}", "margin") for kind in ("", RANDOM))
+    released = results.scale == "full"  # nothing is drawn then but the random weights
+    trained, random = (results.each(f"across{kind}", "margin") for kind in ("", RANDOM))
     growth, null = trained[:, -1] - trained[:, 1], random[:, -1] - random[:, 1]
-    fall = largest_fall(found.each("across", "accuracy"))
     return [
         *(
-            claim(
-                "closeness",
-                "Fig. 22",
-                "within a tower, similarity to the last layer rises with depth; as printed, in 9 of 11 steps of each",
-                f"{tower} tower: share of the steps from depth 1 on that raise the cosine to the last",
-                (np.diff(found.each(tower, "cosine")[:, 1:]) > 0).mean(1),
+            fig_22(
+                paper="within a tower, similarity to the last layer rises with depth; as printed, in 9 of 11 steps of "
+                "each",
+                measured=f"{tower} tower: share of the steps from depth 1 on that raise the cosine to the last",
+                values=(np.diff(results.each(tower, "cosine")[:, 1:]) > 0).mean(1),
+                about="closeness",
                 above=0.75,
                 certain=released,
             )
             for tower in TOWERS
         ),
         *(
-            claim(
-                "",
-                "Fig. 22",
-                "within a tower, shallow layers are like the last; no null is drawn, and random weights rise, too",
-                f"{tower} tower: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
-                found.shallow(tower, "cosine") - found.shallow(f"{tower}{RANDOM}", "cosine"),
+            fig_22(
+                paper="within a tower, shallow layers are like the last; no null is drawn, and random weights rise, "
+                "too",
+                measured=f"{tower} tower: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
+                values=results.shallow(tower, "cosine") - results.shallow(f"{tower}{RANDOM}", "cosine"),
             )
             for tower in TOWERS
         ),
-        claim(
-            "",
-            "Fig. 23",
-            "across modalities, image and caption come closer with depth",
-            "cosine of images with their own captions, less with those of other classes: depth L less depth 1",
-            growth,
+        fig_23(
+            paper="across modalities, image and caption come closer with depth",
+            measured="cosine of images with their own captions, less with those of other classes: depth L less depth 1",
+            values=growth,
             certain=released,
         ),
-        claim(
-            "",
-            "Fig. 23",
-            "across modalities, image and caption come closer with depth",
-            "the same, less what it is with random weights",
-            growth - null,
+        fig_23(
+            paper="across modalities, image and caption come closer with depth",
+            measured="the same, less what it is with random weights",
+            values=growth - null,
         ),
-        claim(
-            "minimal-depth",
-            "Fig. 23",
-            "accuracy by depth is monotone",
-            "the largest fall of the zero-shot accuracy from one image depth to the next",
-            fall,
+        fig_23(
+            paper="accuracy by depth is monotone",
+            measured="the largest fall of the zero-shot accuracy from one image depth to the next",
+            values=largest_fall(results.each("across", "accuracy")),
+            about="minimal-depth",
             below=STEADY,
             certain=released,
         ),
@@ -282,21 +251,16 @@ PRINTED = {
     "image": (0.48, 0.47, 0.49, 0.52, 0.55, 0.58, 0.61, 0.64, 0.63, 0.67, 0.71, 1.0),
     "text": (0.64, 0.74, 0.76, 0.72, 0.68, 0.69, 0.75, 0.82, 0.85, 0.88, 0.93, 1.0),
 }
-_BOTH = ("across", f"across{RANDOM}")
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Within the towers, across them, and the paper's own."""
+    across = ("across", f"across{RANDOM}")
+    within = (*TOWERS, *(tower + RANDOM for tower in TOWERS))
     return (
-        Panel(
-            "cosine",
-            "Cosine to the last, within a tower",
-            "similarity",
-            (*TOWERS, *(t + RANDOM for t in TOWERS)),
-            start=1,
-        ),
-        Panel("margin", "Cosine with the own caption, less with others", "number", _BOTH, start=1),
-        Panel("accuracy", "Zero-shot accuracy", "share", _BOTH, start=1),
+        Panel("cosine", "Cosine to the last, within a tower", "similarity", within, start=1),
+        Panel("margin", "Cosine with the own caption, less with others", "number", across, start=1),
+        Panel("accuracy", "Zero-shot accuracy", "share", across, start=1),
         Panel("cosine", "Cosine to the last, as printed (CLIP-B/32, CIFAR-10)", "similarity", start=1, printed=PRINTED),
     )
 
@@ -307,49 +271,47 @@ RECIPE = Recipe(
     figures=("Fig. 22", "Fig. 23"),
     shows="Within each tower similarity to the last layer rises with depth, and across the towers an image and its "
     "caption come closer.",
-    plans={
-        "cpu": Plan(
-            {
-                "clip": Subject(
-                    title="CLIP of 6 + 6 blocks and width 64 from scratch, Fashion-MNIST",
-                    model="made:clip",
-                    train=8_000,
-                    split="train",
-                    from_scratch=True,
-                    batch_size=256,
-                    training={
-                        "num_train_epochs": 5.0,
-                        "per_device_train_batch_size": 64,
-                        "learning_rate": 2e-3,
-                        "weight_decay": 0.05,
-                    },
-                    **FASHION,  # type: ignore[arg-type]
-                )
-            },
-            cost=1.1,
-            unit="CPU minutes",
-            notes=(
-                "A small CLIP, trained here on one data set with captions made of its ten class names: it has the loss "
-                "and the two towers of the released one, and none of what that one knows.",
-            ),
+    cpu=Plan(
+        {
+            "clip": Subject(
+                title="CLIP of 6 + 6 blocks and width 64 from scratch, Fashion-MNIST",
+                model="made:clip",
+                train=8_000,
+                split="train",
+                from_scratch=True,
+                batch_size=256,
+                training={
+                    "num_train_epochs": 5.0,
+                    "per_device_train_batch_size": 64,
+                    "learning_rate": 2e-3,
+                    "weight_decay": 0.05,
+                },
+                **FASHION,
+            )
+        },
+        cost=1.1,
+        unit="CPU minutes",
+        notes=(
+            "A small CLIP, trained here on one data set with captions made of its ten class names: it has the loss "
+            "and the two towers of the released one, and none of what that one knows.",
         ),
-        "full": Plan(
-            {
-                "clip": Subject(
-                    title="CLIP-B/32 as released, CIFAR-10",
-                    model="openai/clip-vit-base-patch32",
-                    data="uoft-cs/cifar10",
-                    task="image-classification",
-                    eval_split="test",
-                    columns={"image": "img", "label": "label"},
-                    batch_size=256,
-                )
-            },
-            cost=0.1,
-            unit="GPU hours",
-            notes=("Nothing is trained: seeds differ in the random weights only.",),
-        ),
-    },
+    ),
+    full=Plan(
+        {
+            "clip": Subject(
+                title="CLIP-B/32 as released, CIFAR-10",
+                model="openai/clip-vit-base-patch32",
+                data="uoft-cs/cifar10",
+                task="image-classification",
+                eval_split="test",
+                columns={"image": "img", "label": "label"},
+                batch_size=256,
+            )
+        },
+        cost=0.1,
+        unit="GPU hours",
+        notes=("Nothing is trained: seeds differ in the random weights only.",),
+    ),
     measure=measure,
     claims=claims,
     panels=panels,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.experiment import Experiment
-from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipe import Panel, Plan, Recipe, for_each_subject
 from anydepth.reproduce.recipes.vision import FULL, SMALL
 from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.theory_values import theory_of
 
 OBJECTIVES = ("standard", "aligned")
+claim = partial(Claim, where="Fig. 16")
 
 
 def measure(bench: Experiment) -> Values:
@@ -25,51 +26,40 @@ def measure(bench: Experiment) -> Values:
     }
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+@for_each_subject
+def claims(results: RecipeResults, name: str) -> list[Claim]:
     """Whether classes draw together with depth, and earlier after alignment."""
-    return [one for name in found.settings["subjects"] for one in _of(found, name)]
-
-
-def _of(found: RecipeResults, name: str) -> list[Claim]:
-    spread = {objective: np.log10(found.each(f"{name} {objective}", "nc1")[:, 1:]) for objective in OBJECTIVES}
-    shuffled = np.log10(found.each(f"{name} standard", "nc1, shuffled labels")[:, 1:])
+    spread = {objective: np.log10(results.each(f"{name} {objective}", "nc1")[:, 1:]) for objective in OBJECTIVES}
+    shuffled = np.log10(results.each(f"{name} standard", "nc1, shuffled labels")[:, 1:])
     return [
         claim(
-            "",
-            "Fig. 16",
-            "do classes draw together layer by layer?",
-            f"{name}, standard: log10 of NC1 at depth L less that at depth 1",
-            spread["standard"][:, -1] - spread["standard"][:, 0],
+            paper="do classes draw together layer by layer?",
+            measured=f"{name}, standard: log10 of NC1 at depth L less that at depth 1",
+            values=spread["standard"][:, -1] - spread["standard"][:, 0],
             below=0.0,
         ),
         claim(
-            "",
-            "Fig. 16",
-            "and more than labels that have nothing to do with the samples would?",
-            f"{name}, standard: log10 of NC1 at depth L, less the same with shuffled labels",
-            spread["standard"][:, -1] - shuffled[:, -1],
+            paper="and more than labels that have nothing to do with the samples would?",
+            measured=f"{name}, standard: log10 of NC1 at depth L, less the same with shuffled labels",
+            values=spread["standard"][:, -1] - shuffled[:, -1],
             below=0.0,
         ),
         claim(
-            "",
-            "Fig. 16",
-            "have they drawn together at shallower layers after alignment?",
-            f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned less standard",
-            spread["aligned"][:, :-1].mean(1) - spread["standard"][:, :-1].mean(1),
+            paper="have they drawn together at shallower layers after alignment?",
+            measured=f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned less standard",
+            values=spread["aligned"][:, :-1].mean(1) - spread["standard"][:, :-1].mean(1),
             below=0.0,
         ),
         claim(
-            "",
-            "Fig. 16",
-            "and do they sit closer to the weights of their classes?",
-            f"{name}: mean NC3 over depths 1 to L - 1, aligned less standard",
-            found.shallow(f"{name} aligned", "nc3") - found.shallow(f"{name} standard", "nc3"),
+            paper="and do they sit closer to the weights of their classes?",
+            measured=f"{name}: mean NC3 over depths 1 to L - 1, aligned less standard",
+            values=results.shallow(f"{name} aligned", "nc3") - results.shallow(f"{name} standard", "nc3"),
             below=0.0,
         ),
     ]
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """All three parts of neural collapse."""
     return (
         Panel("nc1", "NC1, the spread within classes over that between", start=1, log=True),
@@ -84,10 +74,8 @@ RECIPE = Recipe(
     figures=("Fig. 16",),
     shows="Neural collapse by layer. What the figure shows was not at hand when this was written: the claims are "
     "questions of ours.",
-    plans={
-        "cpu": Plan(SMALL, 8, "CPU minutes"),
-        "full": Plan(FULL, 4, "GPU hours"),
-    },
+    cpu=Plan(SMALL, 8, "CPU minutes"),
+    full=Plan(FULL, 4, "GPU hours"),
     measure=measure,
     claims=claims,
     panels=panels,

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.curves import by_depth, largest_fall
 from anydepth.reproduce.experiment import Experiment
-from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipe import Panel, Plan, Recipe, for_each_subject, usual_panels
 from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.subjects import Subject
 from anydepth.tracing.trace import Trace
 
 OBJECTIVES = ("standard", "aligned")
+claim = partial(Claim, where="Fig. 8")
 BY_F1 = ("mrpc", "qqp")
 """Tasks that the paper judges by F1."""
 
 
 def measure(bench: Experiment) -> Values:
     """Every task, both ways."""
-    found: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, Any]] = {}
     for name in bench.subjects:
         for objective in OBJECTIVES:
             trace = bench.traced(name, bench.trained(name, objective))
-            found[f"{name} {objective}"] = {**by_depth(trace), "f1": f1(trace), "one_class": one_class(trace)}
-    return found
+            values[f"{name} {objective}"] = {**by_depth(trace), "f1": f1(trace), "one_class": one_class(trace)}
+    return values
 
 
 def f1(trace: Trace) -> np.ndarray:
@@ -43,52 +44,42 @@ def one_class(trace: Trace) -> np.ndarray:
     return np.array([np.bincount(column).max() / len(column) for column in trace.rows.prediction.T])
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
-    """For each task, what alignment does; over the tasks, what a standard model's first layer answers."""
-    return [one for name in found.settings["subjects"] for one in _of(found, name)]
-
-
-def _of(found: RecipeResults, name: str) -> list[Claim]:
+@for_each_subject
+def claims(results: RecipeResults, name: str) -> list[Claim]:
+    """What a standard model's first layer answers, and what alignment does."""
     score = "f1" if name in BY_F1 else "accuracy"
-    standard, aligned = (found.each(f"{name} {objective}", score) for objective in OBJECTIVES)
+    standard, aligned = (results.each(f"{name} {objective}", score) for objective in OBJECTIVES)
     return [
         claim(
-            "",
-            "Fig. 8",
-            "early layers of the standard model answer one class",
-            f"{name}: share of the commonest answer at depth 1, standard",
-            found.each(f"{name} standard", "one_class")[:, 1],
+            paper="early layers of the standard model answer one class",
+            measured=f"{name}: share of the commonest answer at depth 1, standard",
+            values=results.each(f"{name} standard", "one_class")[:, 1],
             above=0.9,
         ),
         claim(
-            "",
-            "Fig. 8",
-            "alignment lifts shallow layers on every task",
-            f"{name}: mean {score} of depths 1 to L - 1, aligned less standard",
-            found.shallow(f"{name} aligned", score) - found.shallow(f"{name} standard", score),
+            paper="alignment lifts shallow layers on every task",
+            measured=f"{name}: mean {score} of depths 1 to L - 1, aligned less standard",
+            values=results.shallow(f"{name} aligned", score) - results.shallow(f"{name} standard", score),
         ),
         claim(
-            "minimal-depth",
-            "Fig. 8",
-            "accuracy by depth is monotone",
-            f"{name}: largest fall of the aligned {score} from one depth to the next",
-            largest_fall(aligned),
+            paper="accuracy by depth is monotone",
+            measured=f"{name}: largest fall of the aligned {score} from one depth to the next",
+            values=largest_fall(aligned),
+            about="minimal-depth",
             below=0.02,
         ),
         claim(
-            "last-layer",
-            "Fig. 8",
-            "ties at the last layer",
-            f"{name}: {score} at depth L, aligned less standard",
-            (aligned - standard)[:, -1],
+            paper="ties at the last layer",
+            measured=f"{name}: {score} at depth L, aligned less standard",
+            values=(aligned - standard)[:, -1],
+            about="last-layer",
             above=-0.005,
         ),
         claim(
-            "saturation",
-            "Fig. 8",
-            "alignment makes more answers settle before the last layer",
-            f"{name}: share of answers that settle before depth L, aligned less standard",
-            found.each(f"{name} aligned", "early") - found.each(f"{name} standard", "early"),
+            paper="alignment makes more answers settle before the last layer",
+            measured=f"{name}: share of answers that settle before depth L, aligned less standard",
+            values=results.each(f"{name} aligned", "early") - results.each(f"{name} standard", "early"),
+            about="saturation",
         ),
     ]
 
@@ -148,17 +139,12 @@ FULL = {
 }
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Accuracy, similarity and saturation of every task."""
     return tuple(
-        Panel(quantity, f"{title}, {name}", "similarity" if quantity == "cosine" else "share", variants, start=1)
-        for name in found.settings["subjects"]
-        for variants in [tuple(f"{name} {objective}" for objective in OBJECTIVES)]
-        for quantity, title in (
-            ("accuracy", "Accuracy"),
-            ("cosine", "Cosine to the last"),
-            ("saturated", "Answers settled by depth"),
-        )
+        panel
+        for name in results.settings["subjects"]
+        for panel in usual_panels(tuple(f"{name} {objective}" for objective in OBJECTIVES), of=f", {name}")
     )
 
 
@@ -169,19 +155,17 @@ RECIPE = Recipe(
     shows="Early layers of a fine-tuned BERT answer one class whatever they read. Aligned, the first layer scores .83 "
     "on SST-2, .63 on QNLI and MNLI, .47 on RTE, and an F1 of .81 on MRPC and .70 on QQP; the last .91, .91, .84, .69, "
     ".89 and .87. At the last layer standard and aligned tie.",
-    plans={
-        "cpu": Plan(
-            SMALL,
-            13,
-            "CPU minutes",
-            notes=(
-                "GLUE cannot be had without a hub: three tasks made of the texts there are stand for its six.",
-                "Batches of 8 at 1e-4: on validation data of the first task, 32 at 5e-5 had left every shallow depth "
-                "at chance, whatever the objective.",
-            ),
+    cpu=Plan(
+        SMALL,
+        13,
+        "CPU minutes",
+        notes=(
+            "GLUE cannot be had without a hub: three tasks made of the texts there are stand for its six.",
+            "Batches of 8 at 1e-4: on validation data of the first task, 32 at 5e-5 had left every shallow depth "
+            "at chance, whatever the objective.",
         ),
-        "full": Plan(FULL, 4, "GPU hours"),
-    },
+    ),
+    full=Plan(FULL, 4, "GPU hours"),
     measure=measure,
     claims=claims,
     panels=panels,

@@ -7,9 +7,10 @@ from itertools import chain, islice
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from anydepth import data
+from anydepth.models.image_transform import Pixels
 from anydepth.models.loaded import LoadedModel
 from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.subjects import Subject
@@ -22,6 +23,13 @@ def class_names(bench: Experiment, subject: Subject) -> tuple[str, ...]:
     return bench.samples(subject, limit=1).label_names
 
 
+def image_model(model: nn.Module, transform: Pixels, subject: Subject, classes: tuple[str, ...]) -> LoadedModel:
+    """A model that a recipe has built itself, with the transform of its images."""
+    return LoadedModel(
+        model=model, processor=transform, kind="image", task="image-classification", name=subject.title, classes=classes
+    )
+
+
 def to_learn(
     bench: Experiment, subject: Subject, model: LoadedModel
 ) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
@@ -29,6 +37,12 @@ def to_learn(
     rows = bench.samples(subject, training=True)
     batches = list(data.batches(rows, model, batch_size=_AT_ONCE))
     return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
+
+
+def optimizer_of(model: nn.Module, subject: Subject) -> torch.optim.AdamW:
+    """AdamW over all weights, with the subject's learning rate and weight decay."""
+    settings = subject.training
+    return torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
 
 
 def shuffled(count: int, bench: Experiment, subject: Subject) -> Iterator[Int[Tensor, " b"]]:

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from anydepth.reproduce.subjects import Subject
+from dataclasses import replace
 
-_SMALL = {
-    "per_device_train_batch_size": 8,
-    "learning_rate": 2e-3,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,
-    "weight_decay": 0.01,
-}
-_BROWN = {"data": "asset:brown", "task": "causal-lm", "eval_split": "test", "from_scratch": True, "length": 128}
+from anydepth.reproduce.subjects import Subject
 
 SMALL_GPT2 = Subject(
     title="GPT-2 of 8 blocks and width 128 from scratch, Brown",
     model="made:gpt2",
+    data="asset:brown",
+    task="causal-lm",
     train=160,
     held_out=16,
+    eval_split="test",
+    from_scratch=True,
+    length=128,
     positions=8,
     batch_size=16,
-    training={**_SMALL, "num_train_epochs": 1.0},
-    **_BROWN,  # type: ignore[arg-type]
+    training={
+        "per_device_train_batch_size": 8,
+        "learning_rate": 2e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "num_train_epochs": 1.0,
+    },
 )
-SMALL_LLAMA = Subject(
+SMALL_LLAMA = replace(
+    SMALL_GPT2,
     title="Llama of 12 blocks and width 192 from scratch, Brown",
     model="made:llama",
     train=80,
-    held_out=16,
-    positions=8,
-    batch_size=16,
-    training={**_SMALL, "num_train_epochs": 1.0, "learning_rate": 1e-3},
-    **_BROWN,  # type: ignore[arg-type]
+    training={**SMALL_GPT2.training, "learning_rate": 1e-3},
 )
 GPT2 = Subject(
     title="GPT-2 small trained on, WikiText-103",
@@ -53,13 +54,6 @@ GPT2 = Subject(
         "bf16": True,
     },
 )
-LLAMA = Subject(
-    title="Llama-3-8B as released, WikiText-103",
-    model="meta-llama/Meta-Llama-3-8B",
-    data="Salesforce/wikitext:wikitext-103-raw-v1",
-    task="causal-lm",
-    eval_split="test",
-    length=256,
-    positions=8,
-    batch_size=4,
+LLAMA = replace(
+    GPT2, title="Llama-3-8B as released, WikiText-103", model="meta-llama/Meta-Llama-3-8B", batch_size=4, training={}
 )

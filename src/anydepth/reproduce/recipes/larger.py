@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.curves import by_depth
 from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
 from anydepth.reproduce.recipes.language import LLAMA, SMALL_LLAMA
 from anydepth.reproduce.results import RecipeResults, Values
+
+claim = partial(Claim, where="App. C.1")
 
 
 def measure(bench: Experiment) -> Values:
@@ -17,35 +19,30 @@ def measure(bench: Experiment) -> Values:
     subject = bench.subjects["llama"]
     if not subject.from_scratch:
         return {"as released": by_depth(bench.traced("llama", bench.source(subject.model)))}
-    found = {
-        objective: by_depth(bench.traced("llama", bench.trained("llama", objective)))
-        for objective in ("standard", "aligned")
-    }
-    return {**found, "random weights": by_depth(bench.traced("llama", bench.untrained("llama")))}
+    trained = {objective: bench.curves("llama", objective) for objective in ("standard", "aligned")}
+    return {**trained, "random weights": by_depth(bench.traced("llama", bench.untrained("llama")))}
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+def claims(results: RecipeResults) -> list[Claim]:
     """What the paper says of a larger model, of whichever was traced."""
-    first = found.variants[0]
-    agreement, cosine = found.each(first, "cosine_spearman"), found.each(first, "cosine")
-    released = not found.has("aligned", "early")  # nothing is drawn then: every seed finds the same
+    first = results.variants[0]
+    agreement, cosine = results.each(first, "cosine_spearman"), results.each(first, "cosine")
+    released = not results.has("aligned", "early")  # nothing is drawn then: every seed finds the same
     decided = [
         claim(
-            "cosine-cka",
-            "App. C.1",
-            "does the cosine show what CKA shows in a larger language model?",
-            f"{first}: rank correlation of the cosine with CKA over pairs of depths",
-            agreement,
+            paper="does the cosine show what CKA shows in a larger language model?",
+            measured=f"{first}: rank correlation of the cosine with CKA over pairs of depths",
+            values=agreement,
+            about="cosine-cka",
             above=0.8,
             correlation=True,
             certain=released,
         ),
         claim(
-            "closeness",
-            "App. C.1",
-            "does similarity to the last layer rise with depth?",
-            f"{first}: largest fall of the cosine to the last from one depth to the next",
-            (cosine[:, 1:-1] - cosine[:, 2:]).max(1),
+            paper="does similarity to the last layer rise with depth?",
+            measured=f"{first}: largest fall of the cosine to the last from one depth to the next",
+            values=(cosine[:, 1:-1] - cosine[:, 2:]).max(1),
+            about="closeness",
             below=0.02,
             certain=released,
         ),
@@ -53,25 +50,24 @@ def claims(found: RecipeResults) -> Sequence[Claim]:
     if not released:
         decided += [
             claim(
-                "saturation",
-                "App. C.1",
-                "does alignment raise the share of tokens whose prediction settles early?",
-                "share of predictions that settle before depth L, aligned less standard",
-                found.each("aligned", "early") - found.each("standard", "early"),
+                paper="does alignment raise the share of tokens whose prediction settles early?",
+                measured="share of predictions that settle before depth L, aligned less standard",
+                values=results.each("aligned", "early") - results.each("standard", "early"),
+                about="saturation",
             ),
             claim(
-                "last-layer",
-                "App. C.1",
-                "does the last layer pay?",
-                "nats at depth L, aligned less standard",
-                found.each("aligned", "cross_entropy")[:, -1] - found.each("standard", "cross_entropy")[:, -1],
+                paper="does the last layer pay?",
+                measured="nats at depth L, aligned less standard",
+                values=results.each("aligned", "cross_entropy")[:, -1]
+                - results.each("standard", "cross_entropy")[:, -1],
+                about="last-layer",
                 below=0.01,
             ),
         ]
     return decided
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Both measures of similarity, and what is predicted."""
     return (
         Panel("cosine", "Cosine to the last", "similarity"),
@@ -87,12 +83,10 @@ RECIPE = Recipe(
     title="A larger language model, of another architecture",
     figures=("App. C.1",),
     shows="Llama 3. What the appendix shows was not at hand when this was written: the claims are questions of ours.",
-    plans={
-        "cpu": Plan({"llama": SMALL_LLAMA}, 10, "CPU minutes"),
-        "full": Plan(
-            {"llama": LLAMA}, 1, "GPU hours", notes=("Traced as released: aligning 8 billion weights is no recipe.",)
-        ),
-    },
+    cpu=Plan({"llama": SMALL_LLAMA}, 10, "CPU minutes"),
+    full=Plan(
+        {"llama": LLAMA}, 1, "GPU hours", notes=("Traced as released: aligning 8 billion weights is no recipe.",)
+    ),
     measure=measure,
     claims=claims,
     panels=panels,

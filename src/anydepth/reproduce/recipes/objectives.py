@@ -2,111 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.curves import accuracy_at, by_depth
+from anydepth.reproduce.claims import Claim
+from anydepth.reproduce.curves import accuracy_at
 from anydepth.reproduce.experiment import Experiment
-from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipe import Panel, Plan, Recipe, for_each_subject, usual_panels
 from anydepth.reproduce.recipes.vision import FULL, IMAGENET, SMALL
 from anydepth.reproduce.results import RecipeResults, Values
 
 OBJECTIVES = ("standard", "aligned", "heads")
 SHARES = (0.25, 0.5, 0.75)
 """Of the blocks, on average: where exits are held against each other. The paper's is 1 / 1.36 = 0.74."""
+fig_4 = partial(Claim, where="Fig. 4")
+fig_6 = partial(Claim, where="Fig. 6")
 
 
 def measure(bench: Experiment) -> Values:
     """Both subjects, trained each way, traced on the same images."""
-    return {
-        f"{name} {objective}": by_depth(bench.traced(name, bench.trained(name, objective)))
-        for name in bench.subjects
-        for objective in OBJECTIVES
-    }
+    return {f"{name} {objective}": bench.curves(name, objective) for name in bench.subjects for objective in OBJECTIVES}
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
-    """Saturation, exits and the last layer, for each subject."""
-    return [one for name in found.settings["subjects"] for one in (*_effect(found, name), *_rivals(found, name))]
-
-
-def _effect(found: RecipeResults, name: str) -> list[Claim]:
-    standard, aligned = (f"{name} {objective}" for objective in OBJECTIVES[:2])
+@for_each_subject
+def claims(results: RecipeResults, name: str) -> list[Claim]:
+    """Saturation, similarity, accuracy and exits."""
+    standard, aligned, heads = (f"{name} {objective}" for objective in OBJECTIVES)
+    exits = _at_shares(results, aligned) - _at_shares(results, heads)
     return [
-        claim(
-            "saturation",
-            "Fig. 4",
-            "aligned training raises the share of samples whose answer settles before the last layer",
-            f"{name}: share of answers that settle before depth L, aligned less standard",
-            found.each(aligned, "early") - found.each(standard, "early"),
+        fig_4(
+            paper="aligned training raises the share of samples whose answer settles before the last layer",
+            measured=f"{name}: share of answers that settle before depth L, aligned less standard",
+            values=results.each(aligned, "early") - results.each(standard, "early"),
+            about="saturation",
         ),
-        claim(
-            "",
-            "Fig. 4",
-            "aligned training raises the similarity of shallow layers to the last",
-            f"{name}: mean cosine of depths 1 to L - 1 with L, aligned less standard",
-            found.shallow(aligned, "cosine") - found.shallow(standard, "cosine"),
+        fig_4(
+            paper="aligned training raises the similarity of shallow layers to the last",
+            measured=f"{name}: mean cosine of depths 1 to L - 1 with L, aligned less standard",
+            values=results.shallow(aligned, "cosine") - results.shallow(standard, "cosine"),
         ),
-        claim(
-            "",
-            "Fig. 6",
-            "aligned training raises the accuracy at shallow layers",
-            f"{name}: mean accuracy of depths 1 to L - 1, aligned less standard",
-            found.shallow(aligned, "accuracy") - found.shallow(standard, "accuracy"),
+        fig_6(
+            paper="aligned training raises the accuracy at shallow layers",
+            measured=f"{name}: mean accuracy of depths 1 to L - 1, aligned less standard",
+            values=results.shallow(aligned, "accuracy") - results.shallow(standard, "accuracy"),
         ),
-        claim(
-            "last-layer",
-            "Fig. 6",
-            "the last layer keeps its accuracy (ImageNet, off the plot: .80 and .79)",
-            f"{name}: accuracy at depth L, aligned less standard",
-            found.each(aligned, "accuracy")[:, -1] - found.each(standard, "accuracy")[:, -1],
+        fig_6(
+            paper="the last layer keeps its accuracy (ImageNet, off the plot: .80 and .79)",
+            measured=f"{name}: accuracy at depth L, aligned less standard",
+            values=results.each(aligned, "accuracy")[:, -1] - results.each(standard, "accuracy")[:, -1],
+            about="last-layer",
             above=-0.005,
+        ),
+        *(
+            Claim(
+                where="Fig. 7",
+                paper="as a multi-exit model, one classifier is on a par with one for each layer; its own bars say "
+                "otherwise: 77.96 % at 1.36 x against 78.32 % at 1.42 x",
+                measured=f"{name}: accuracy when {share:.0%} of the blocks run on average, aligned less heads",
+                values=exits[:, place],
+                about="one-classifier",
+                above=-0.005,
+            )
+            for place, share in enumerate(SHARES)
         ),
     ]
 
 
-def _rivals(found: RecipeResults, name: str) -> list[Claim]:
-    apart = _at_shares(found, f"{name} aligned") - _at_shares(found, f"{name} heads")
-    return [
-        claim(
-            "one-classifier",
-            "Fig. 7",
-            "as a multi-exit model, one classifier is on a par with one for each layer; its own bars say otherwise: "
-            "77.96 % at 1.36 x against 78.32 % at 1.42 x",
-            f"{name}: accuracy when {share:.0%} of the blocks run on average, aligned less heads",
-            apart[:, place],
-            above=-0.005,
-        )
-        for place, share in enumerate(SHARES)
-    ]
-
-
-def _at_shares(found: RecipeResults, variant: str) -> np.ndarray:
+def _at_shares(results: RecipeResults, variant: str) -> np.ndarray:
     """The accuracy of a variant's exits at each of `SHARES`, a row a seed."""
-    curves = zip(found.each(variant, "exit_blocks"), found.each(variant, "exit_accuracy"), strict=True)
+    curves = zip(results.each(variant, "exit_blocks"), results.each(variant, "exit_accuracy"), strict=True)
     return np.array([[accuracy_at(*curve, share) for share in SHARES] for curve in curves])
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Each subject's similarity, accuracy, saturation and exits, and one of the paper's own."""
-    drawn = []
-    for name in found.settings["subjects"]:
+    drawn: list[Panel] = []
+    for name in results.settings["subjects"]:
         variants = tuple(f"{name} {objective}" for objective in OBJECTIVES)
-        drawn += [
-            Panel("cosine", f"Cosine to the last, {name}", "similarity", variants, start=1),
-            Panel("accuracy", f"Accuracy, {name}", "share", variants, start=1),
-            Panel("saturated", f"Answers settled by depth, {name}", "share", variants, start=1),
-            Panel("exit_accuracy", f"Exits, {name}", "share", variants, "exit_blocks", "share of the blocks run"),
-        ]
-    return (
-        *drawn,
-        Panel("accuracy", "Accuracy, as printed (ImageNet)", "share", start=1, printed=PRINTED_ACCURACY),
-    )
+        accuracy, cosine, saturated = usual_panels(variants, of=f", {name}")
+        exits = Panel("exit_accuracy", f"Exits, {name}", "share", variants, "exit_blocks", "share of the blocks run")
+        drawn += (cosine, accuracy, saturated, exits)
+    return (*drawn, Panel("accuracy", "Accuracy, as printed (ImageNet)", "share", start=1, printed=PRINTED))
 
 
-PRINTED_ACCURACY = {
+PRINTED = {
     "standard": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.03, 0.53, 0.80),
     "aligned": (0.08, 0.20, 0.31, 0.38, 0.46, 0.53, 0.60, 0.63, 0.68, 0.73, 0.775, 0.79),
     "heads": (0.05, 0.18, 0.29, 0.39, 0.47, 0.56, 0.63, 0.67, 0.71, 0.76, 0.78, 0.79),
@@ -118,10 +98,8 @@ RECIPE = Recipe(
     figures=("Fig. 4", "Fig. 6", "Fig. 7"),
     shows="One classifier trained at all layers makes shallow layers like the last one and accurate, lets more samples "
     "settle early, and serves as a multi-exit model as well as a classifier for each layer does.",
-    plans={
-        "cpu": Plan(SMALL, cost=10, unit="CPU minutes"),
-        "full": Plan({**FULL, "imagenet": IMAGENET}, 125, "GPU hours"),
-    },
+    cpu=Plan(SMALL, cost=10, unit="CPU minutes"),
+    full=Plan({**FULL, "imagenet": IMAGENET}, 125, "GPU hours"),
     measure=measure,
     claims=claims,
     panels=panels,

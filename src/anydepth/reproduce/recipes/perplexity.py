@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import AutoTokenizer
 
 from anydepth.generation.continuations import CONTINUATION, PREFIX, Passages, continuing, text_metrics
 from anydepth.models import loading as models
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.curves import by_depth
 from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
@@ -31,30 +30,26 @@ PRIOR = 20.0
 """How many pairs the distribution of single tokens counts for, in the smoothing of pairs; customary, and not tuned."""
 TEXTS = 400
 """Documents whose starts are gone on with, at most."""
+fig_9 = partial(Claim, where="Fig. 9")
+code = partial(Claim, where="code")
 
 
 def measure(bench: Experiment) -> Values:
     """Each training through the model's tail, through the published code's readout, and by the texts it writes."""
-    found: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, Any]] = {}
     for objective in OBJECTIVES:
         model = bench.trained("gpt2", objective)
-        found[objective] = _with_perplexity(by_depth(bench.traced("gpt2", model)))
-        found[f"{objective}, {RAW}"] = _with_perplexity(
-            by_depth(bench.traced("gpt2", model, readout="raw", measures=("cosine",)))
-        )
-        written = bench.remembered(
-            f"texts-{objective}", {"model": model.parent.name}, partial(texts, bench, str(model))
-        )
-        found[f"{objective}, texts"] = {name: [None, *values[1:]] for name, values in written.items()}
-        found[DOCUMENTS] = {name: [None, *values[:1] * (len(values) - 1)] for name, values in written.items()}
+        whole, raw = bench.traced("gpt2", model), bench.traced("gpt2", model, readout="raw", measures=("cosine",))
+        for variant, trace in ((objective, whole), (f"{objective}, {RAW}", raw)):
+            values[variant] = {**by_depth(trace), "perplexity": np.exp(trace.cross_entropy)}
+        key = {"model": model.parent.name}
+        written = bench.remembered(f"texts-{objective}", key, partial(texts, bench, str(model)))
+        values[f"{objective}, texts"] = {name: [None, *curve[1:]] for name, curve in written.items()}
+        values[DOCUMENTS] = {name: [None, *curve[:1] * (len(curve) - 1)] for name, curve in written.items()}
     counted = bench.remembered("bigrams", {"subject": bench.subjects["gpt2"].decisive()}, partial(bigrams, bench))
-    depths = len(found["standard"]["perplexity"]) - 1
-    found["pairs of tokens"] = {"perplexity": [None, *[np.exp(counted["pairs"])] * depths], **counted}
-    return found
-
-
-def _with_perplexity(curves: dict[str, Any]) -> dict[str, Any]:
-    return {**curves, "perplexity": np.exp(curves["cross_entropy"])}
+    depths = len(values["standard"]["perplexity"]) - 1
+    values["pairs of tokens"] = {"perplexity": [None, *[np.exp(counted["pairs"])] * depths], **counted}
+    return values
 
 
 def texts(bench: Experiment, model: str, folder: Path) -> dict[str, list[float]]:
@@ -67,7 +62,7 @@ def texts(bench: Experiment, model: str, folder: Path) -> dict[str, list[float]]
     documents = rows.dataset[rows.columns.text]
     passages = Passages.of(documents, loaded.processor, prefix=PREFIX, continuation=tokens)
     depth = models.stack_of(loaded, ()).depth
-    found = text_metrics(
+    metrics = text_metrics(
         passages,
         continuing(loaded, passages, tokens=tokens, seed=bench.seed, batch=64),
         range(1, depth + 1),
@@ -75,7 +70,7 @@ def texts(bench: Experiment, model: str, folder: Path) -> dict[str, list[float]]
         resamples=2,  # intervals here are over seeds
         seed=bench.seed,
     )
-    return {name: [of.value[-1], *of.value[:-1]] for name, of in found.values.items()}
+    return {name: [curve.value[-1], *curve.value[:-1]] for name, curve in metrics.values.items()}
 
 
 def bigrams(bench: Experiment, folder: Path) -> dict[str, float]:
@@ -97,79 +92,68 @@ def bigrams(bench: Experiment, folder: Path) -> dict[str, float]:
     return {"single": float(-np.log([single[b] for _, b in asked]).mean()), "pairs": float(-np.log(smoothed).mean())}
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+def claims(results: RecipeResults) -> list[Claim]:
     """Saturation, what the last layer pays, whether the cliff is the missing norm's, and the texts."""
-    nats = {name: found.each(name, "cross_entropy") for name in (*OBJECTIVES, f"standard, {RAW}")}
+    nats = {name: results.each(name, "cross_entropy") for name in (*OBJECTIVES, f"standard, {RAW}")}
     cliff = {name: nats[name][:, -2] - nats[name][:, -1] for name in ("standard", f"standard, {RAW}")}
     return [
-        claim(
-            "saturation",
-            "text",
-            "alignment raises the share of tokens whose prediction settles early from 31.6 % to 72.8 %",
-            "share of predictions that settle before depth L, alternating less standard",
-            found.each("alternating", "early") - found.each("standard", "early"),
+        Claim(
+            where="text",
+            paper="alignment raises the share of tokens whose prediction settles early from 31.6 % to 72.8 %",
+            measured="share of predictions that settle before depth L, alternating less standard",
+            values=results.each("alternating", "early") - results.each("standard", "early"),
+            about="saturation",
         ),
-        claim(
-            "last-layer",
-            "code",
-            "perplexity at the last layer: 27.9 standard, 31.2 alternating, which the paper calls aligned",
-            "nats at depth L, alternating less standard",
-            nats["alternating"][:, -1] - nats["standard"][:, -1],
+        code(
+            paper="perplexity at the last layer: 27.9 standard, 31.2 alternating, which the paper calls aligned",
+            measured="nats at depth L, alternating less standard",
+            values=nats["alternating"][:, -1] - nats["standard"][:, -1],
+            about="last-layer",
             below=0.01,
         ),
-        claim(
-            "",
-            "code",
-            "aligned at every step, which is in the code's arrays and not in the paper, it is 43.4",
-            "nats at depth L, aligned less standard",
-            nats["aligned"][:, -1] - nats["standard"][:, -1],
+        code(
+            paper="aligned at every step, which is in the code's arrays and not in the paper, it is 43.4",
+            measured="nats at depth L, aligned less standard",
+            values=nats["aligned"][:, -1] - nats["standard"][:, -1],
             below=0.01,
         ),
-        claim(
-            "minimal-depth",
-            "code",
-            "aligned at every step, perplexity falls with every layer (615 to 43)",
-            "aligned: largest rise of the nats from one depth to the next",
-            np.diff(nats["aligned"][:, 1:], axis=1).max(1),
+        code(
+            paper="aligned at every step, perplexity falls with every layer (615 to 43)",
+            measured="aligned: largest rise of the nats from one depth to the next",
+            values=np.diff(nats["aligned"][:, 1:], axis=1).max(1),
+            about="minimal-depth",
             below=0.01,
         ),
-        claim(
-            "",
-            "Fig. 9",
-            "standard: huge losses at shallow layers, and a cliff at the last; all read out without the final norm",
-            "standard, without the norm: nats at depth L - 1 less those at L",
-            cliff[f"standard, {RAW}"],
+        fig_9(
+            paper="standard: huge losses at shallow layers, and a cliff at the last; all read out without the final "
+            "norm",
+            measured="standard, without the norm: nats at depth L - 1 less those at L",
+            values=cliff[f"standard, {RAW}"],
         ),
-        claim(
-            "",
-            "Fig. 9",
-            "the norm is not mentioned: is the cliff there when every depth goes through it?",
-            "standard: nats at depth L - 1 less those at L through the norm, less the same without it",
-            cliff["standard"] - cliff[f"standard, {RAW}"],
+        fig_9(
+            paper="the norm is not mentioned: is the cliff there when every depth goes through it?",
+            measured="standard: nats at depth L - 1 less those at L through the norm, less the same without it",
+            values=cliff["standard"] - cliff[f"standard, {RAW}"],
             above=-0.1,
         ),
-        claim(
-            "",
-            "Fig. 9",
-            "what is written at shallow layers is measured by its coherence: does alignment raise it?",
-            "mean coherence of texts written at depths 1 to L - 1, alternating less standard",
-            found.shallow("alternating, texts", "coherence") - found.shallow("standard, texts", "coherence"),
+        fig_9(
+            paper="what is written at shallow layers is measured by its coherence: does alignment raise it?",
+            measured="mean coherence of texts written at depths 1 to L - 1, alternating less standard",
+            values=results.shallow("alternating, texts", "coherence") - results.shallow("standard, texts", "coherence"),
         ),
-        claim(
-            "cosine-cka",
-            "abstract",
-            "the cosine shows what CKA shows",
-            "standard: rank correlation of the centred cosine with CKA over pairs of depths",
-            found.each("standard", "cosine_spearman"),
+        Claim(
+            where="abstract",
+            paper="the cosine shows what CKA shows",
+            measured="standard: rank correlation of the centred cosine with CKA over pairs of depths",
+            values=results.each("standard", "cosine_spearman"),
+            about="cosine-cka",
             above=0.8,
             correlation=True,
         ),
-        claim(
-            "",
-            "code",
-            "on GPT-2 what the cosine seems to show turns with the centring",
-            "standard: rank correlation of the cosine that is not centred with CKA over pairs of depths",
-            found.each("standard", "cosine_raw_spearman"),
+        code(
+            paper="on GPT-2 what the cosine seems to show turns with the centring",
+            measured="standard: rank correlation of the cosine that is not centred with CKA over pairs of depths",
+            values=results.each("standard", "cosine_raw_spearman"),
             below=0.8,
             correlation=True,
         ),
@@ -184,7 +168,7 @@ _RAW = tuple(f"{objective}, {RAW}" for objective in OBJECTIVES)
 _TEXTS = (*(f"{objective}, texts" for objective in OBJECTIVES), DOCUMENTS)
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Both readouts beside the paper's, what is predicted, and the texts."""
     return (
         Panel(
@@ -210,19 +194,17 @@ RECIPE = Recipe(
     figures=("Fig. 9",),
     shows="Perplexity, accuracy, coherence and diversity at every layer of GPT-2. Trained ordinarily, shallow layers "
     "have losses of 28 to 148 nats, with a cliff before the last; aligned, losses are low at all of them.",
-    plans={
-        "cpu": Plan(
-            {"gpt2": SMALL_GPT2},
-            15,
-            "CPU minutes",
-            notes=(
-                "The small model is trained on 0.6 million tokens and predicts worse than smoothed counts of pairs of "
-                "tokens do (drawn beside it): what it shows is of a model that has hardly learnt to use its context.",
-            ),
-            besides=(ENCODERS["cpu"],),
+    cpu=Plan(
+        {"gpt2": SMALL_GPT2},
+        15,
+        "CPU minutes",
+        notes=(
+            "The small model is trained on 0.6 million tokens and predicts worse than smoothed counts of pairs of "
+            "tokens do (drawn beside it): what it shows is of a model that has hardly learnt to use its context.",
         ),
-        "full": Plan({"gpt2": GPT2}, 10, "GPU hours", besides=(ENCODERS["full"],)),
-    },
+        besides=(ENCODERS["cpu"],),
+    ),
+    full=Plan({"gpt2": GPT2}, 10, "GPU hours", besides=(ENCODERS["full"],)),
     measure=measure,
     claims=claims,
     panels=panels,

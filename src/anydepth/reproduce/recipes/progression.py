@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.curves import by_depth
 from anydepth.reproduce.experiment import Experiment
-from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipe import Panel, Plan, Recipe, for_each_subject
 from anydepth.reproduce.recipes import glue
-from anydepth.reproduce.recipes.vision import PRETRAINED, SCRATCH, SMALL_PRETRAINED, SMALL_SCRATCH
+from anydepth.reproduce.recipes.vision import FULL, SMALL
 from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.theory_values import NULLS, theory_of
 from anydepth.stats.ranks import mid_ranks
@@ -23,62 +23,57 @@ SHOWN = {
     RANDOM: "that of random weights",
 }
 """Nulls in words."""
+fig_3 = partial(Claim, where="Fig. 3")
 
 
 def measure(bench: Experiment) -> Values:
     """Each subject trained the usual way, its path through the depths beside every null, and random weights."""
-    found = {}
+    values = {}
     for name in bench.subjects:
         model = bench.trained(name)
-        found[name] = {**by_depth(bench.traced(name, model)), **theory_of(bench, name, model)}
-        found[f"{name}, {RANDOM}"] = by_depth(bench.traced(name, bench.untrained(name)))
-    return found
+        values[name] = {**by_depth(bench.traced(name, model)), **theory_of(bench, name, model)}
+        values[f"{name}, {RANDOM}"] = by_depth(bench.traced(name, bench.untrained(name)))
+    return values
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
-    """Agreement of the measures, similarity beyond the nulls, and accuracy along with it, for each subject."""
-    return [one for name in found.settings["subjects"] for one in _of(found, name)]
-
-
-def _of(found: RecipeResults, name: str) -> list[Claim]:
-    violations = found.each(name, "violations")
-    curves = (found.each(name, "cosine")[:, 1:], found.each(name, "accuracy")[:, 1:])
+@for_each_subject
+def claims(results: RecipeResults, name: str) -> list[Claim]:
+    """Agreement of the measures, similarity beyond the nulls, and accuracy along with it."""
+    violations = results.each(name, "violations")
+    curves = (results.each(name, "cosine")[:, 1:], results.each(name, "accuracy")[:, 1:])
     return [
-        claim(
-            "cosine-cka",
-            "Fig. 2",
-            "cosine and CKA look alike; no coefficient is given",
-            f"{name}: rank correlation of cosine and CKA over pairs of depths",
-            found.each(name, "cosine_spearman"),
+        Claim(
+            where="Fig. 2",
+            paper="cosine and CKA look alike; no coefficient is given",
+            measured=f"{name}: rank correlation of cosine and CKA over pairs of depths",
+            values=results.each(name, "cosine_spearman"),
+            about="cosine-cka",
             above=0.8,
             correlation=True,
         ),
         *(
-            claim(
-                "closeness",
-                "Fig. 1",
-                "the closer two layers, the more alike; no null is drawn beside it",
-                f"{name}: share of triples of depths whose far pair is the more alike, less {SHOWN[null]}",
-                violations - found.each(name, f"violations, {null}"),
+            Claim(
+                where="Fig. 1",
+                paper="the closer two layers, the more alike; no null is drawn beside it",
+                measured=f"{name}: share of triples of depths whose far pair is the more alike, less {SHOWN[null]}",
+                values=violations - results.each(name, f"violations, {null}"),
+                about="closeness",
                 below=0.0,
             )
             for null in NULLS
         ),
-        claim(
-            "",
-            "Fig. 3",
-            "accuracy by layer rises along with the similarity to the last layer",
-            f"{name}: rank correlation of accuracy and cosine to the last over depths 1 to L",
-            [_rank_correlation(*seed) for seed in zip(*curves, strict=True)],
+        fig_3(
+            paper="accuracy by layer rises along with the similarity to the last layer",
+            measured=f"{name}: rank correlation of accuracy and cosine to the last over depths 1 to L",
+            values=[_rank_correlation(*seed) for seed in zip(*curves, strict=True)],
             above=0.8,
             correlation=True,
         ),
-        claim(
-            "minimal-depth",
-            "Fig. 3",
-            "accuracy rises with every layer",
-            f"{name}: largest fall from one depth to the next",
-            found.each(name, "largest_fall"),
+        fig_3(
+            paper="accuracy rises with every layer",
+            measured=f"{name}: largest fall from one depth to the next",
+            values=results.each(name, "largest_fall"),
+            about="minimal-depth",
             below=0.01,
         ),
     ]
@@ -91,17 +86,10 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(mid_ranks(a), mid_ranks(b))[0, 1])
 
 
-SMALL = {
-    "from scratch": SMALL_SCRATCH,
-    "fine-tuned": SMALL_PRETRAINED,
-    "sentiment": glue.SMALL["sentiment"],
-}
-
-
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Two measures of similarity beside random weights, accuracy, and the paper's own."""
-    subjects = tuple(found.settings["subjects"])
-    beside = tuple(one for name in subjects for one in (name, f"{name}, {RANDOM}"))
+    subjects = tuple(results.settings["subjects"])
+    beside = tuple(variant for name in subjects for variant in (name, f"{name}, {RANDOM}"))
     return (
         Panel("cosine", "Cosine to the last", "similarity", beside, start=1),
         Panel("cka", "CKA with the last", "similarity", beside, start=1),
@@ -125,10 +113,8 @@ RECIPE = Recipe(
     figures=("Fig. 1", "Fig. 2", "Fig. 3", "Fig. 10", "Fig. 11"),
     shows="States of a sample grow more alike as layers get closer, cosine shows it as CKA does, and the last layer's "
     "classifier grows more accurate along with it, layer by layer.",
-    plans={
-        "cpu": Plan(SMALL, 7, "CPU minutes"),
-        "full": Plan({"from scratch": SCRATCH, "fine-tuned": PRETRAINED, "sst2": glue.FULL["sst2"]}, 3, "GPU hours"),
-    },
+    cpu=Plan({**SMALL, "sentiment": glue.SMALL["sentiment"]}, 7, "CPU minutes"),
+    full=Plan({**FULL, "sst2": glue.FULL["sst2"]}, 3, "GPU hours"),
     measure=measure,
     claims=claims,
     panels=panels,

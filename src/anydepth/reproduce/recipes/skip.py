@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from anydepth.models.image_transform import plain
 from anydepth.models.loaded import LoadedModel
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.curves import by_depth
 from anydepth.reproduce.experiment import MEASURES, Experiment
 from anydepth.reproduce.recipe import Panel, Plan, Recipe
-from anydepth.reproduce.recipes.images import class_names, shuffled, to_learn
+from anydepth.reproduce.recipes.images import class_names, image_model, optimizer_of, shuffled, to_learn
 from anydepth.reproduce.recipes.vision import FASHION
 from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.reproduce.subjects import Subject
@@ -26,6 +26,7 @@ from anydepth.tracing.run import trace
 
 LAYERS, WIDTH, SIDE = 9, 128, 28
 VARIANTS = {"with skip": True, "without": False}
+claim = partial(Claim, where="Fig. 12")
 
 
 class Layer(nn.Module):
@@ -73,20 +74,12 @@ def measure(bench: Experiment) -> Values:
 
 
 def _measured(bench: Experiment, subject: Subject, folder: Path, *, skip: bool) -> dict[str, Any]:
-    if bench.say is not None:
-        bench.say(f"seed {bench.seed}: {subject.title}, {'with skip' if skip else 'without'}")
+    bench.announce(f"{subject.title}, {'with skip' if skip else 'without'}")
     classes = class_names(bench, subject)
     torch.manual_seed(bench.seed)
     network = Network(SIDE * SIDE, WIDTH, len(classes), skip=skip)
     network.to(bench.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = LoadedModel(
-        model=network,
-        processor=plain((SIDE, SIDE), channels=1),
-        kind="image",
-        task="image-classification",
-        name="mlp",
-        classes=classes,
-    )
+    model = image_model(network, plain((SIDE, SIDE), channels=1), subject, classes)
     _train(network, bench, subject, model)
     return by_depth(
         trace(network, bench.batches(subject, model), measures=MEASURES, out=folder / "trace", progress=bench.progress)
@@ -97,81 +90,83 @@ def _train(network: Network, bench: Experiment, subject: Subject, model: LoadedM
     """AdamW on the cross-entropy of the last layer's answer."""
     device = network.embed.weight.device
     pixels, labels = (tensor.to(device) for tensor in to_learn(bench, subject, model))
-    settings = subject.training
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
-    )
+    optimizer = optimizer_of(network, subject)
     for chosen in shuffled(len(labels), bench, subject):
         optimizer.zero_grad()
         functional.cross_entropy(network(pixels[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+def claims(results: RecipeResults) -> list[Claim]:
     """Together with skips; apart without."""
     inner = slice(1, -1)
     cosine, cka, accuracy = (
-        {variant: found.each(variant, quantity) for variant in VARIANTS} for quantity in ("cosine", "cka", "accuracy")
+        {variant: results.each(variant, quantity) for variant in VARIANTS} for quantity in ("cosine", "cka", "accuracy")
     )
-    together = [
-        np.corrcoef(similar, right)[0, 1]
-        for similar, right in zip(cosine["with skip"], accuracy["with skip"], strict=True)
-    ]
+    together = [np.corrcoef(*curves)[0, 1] for curves in zip(cosine["with skip"], accuracy["with skip"], strict=True)]
     apart = {variant: np.abs(cosine[variant] - cka[variant]).max(1) for variant in VARIANTS}
     return [
         claim(
-            "cosine-cka",
-            "Fig. 12",
-            "with skip connections, a plain cosine and CKA rise together",
-            "with skip: rank correlation of cosine and CKA over pairs of depths",
-            found.each("with skip", "cosine_spearman"),
+            paper="with skip connections, a plain cosine and CKA rise together",
+            measured="with skip: rank correlation of cosine and CKA over pairs of depths",
+            values=results.each("with skip", "cosine_spearman"),
+            about="cosine-cka",
             above=0.9,
             correlation=True,
         ),
         claim(
-            "",
-            "Fig. 12",
-            "with skip connections, accuracy rises with similarity",
-            "with skip: correlation over depths of the accuracy with the cosine to the last depth",
-            together,
+            paper="with skip connections, accuracy rises with similarity",
+            measured="with skip: correlation over depths of the accuracy with the cosine to the last depth",
+            values=together,
             above=0.9,
             correlation=True,
         ),
         claim(
-            "",
-            "Fig. 12",
-            "without, CKA with the last layer is .64 to .98",
-            "without: the lowest CKA of depths 1 to L - 1 with L",
-            cka["without"][:, inner].min(1),
+            paper="without, CKA with the last layer is .64 to .98",
+            measured="without: the lowest CKA of depths 1 to L - 1 with L",
+            values=cka["without"][:, inner].min(1),
             above=0.5,
         ),
         claim(
-            "",
-            "Fig. 12",
-            "without, accuracy stays at .12 to .25 until the last layer",
-            "without: highest accuracy of depths 1 to L - 1",
-            accuracy["without"][:, inner].max(1),
+            paper="without, accuracy stays at .12 to .25 until the last layer",
+            measured="without: highest accuracy of depths 1 to L - 1",
+            values=accuracy["without"][:, inner].max(1),
             below=0.25,
         ),
         claim(
-            "",
-            "Fig. 12",
-            "do cosine and CKA part without skip connections?",
-            "the largest gap between cosine and CKA to the last depth, without less with skip",
-            apart["without"] - apart["with skip"],
+            paper="do cosine and CKA part without skip connections?",
+            measured="the largest gap between cosine and CKA to the last depth, without less with skip",
+            values=apart["without"] - apart["with skip"],
         ),
     ]
 
 
-_TRAINING = {
-    "num_train_epochs": 10.0,
-    "per_device_train_batch_size": 64,
-    "learning_rate": 1e-3,
-    "weight_decay": 0.01,
-}
+SMALL = Subject(
+    title="MLP of 9 layers, Fashion-MNIST",
+    model="",
+    train=6_000,
+    split="train",
+    from_scratch=True,
+    batch_size=256,
+    training={
+        "num_train_epochs": 10.0,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+    },
+    **FASHION,
+)
+FULL = replace(
+    SMALL,
+    title="MLP of 9 layers, MNIST",
+    data="ylecun/mnist",
+    train=None,
+    held_out=None,
+    columns={"image": "image", "label": "label"},
+)
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Similarity by both measures, and accuracy."""
     return (
         Panel("cosine", "Cosine to the last", "similarity", tuple(VARIANTS)),
@@ -186,43 +181,13 @@ RECIPE = Recipe(
     figures=("Fig. 12",),
     shows="With skip connections, cosine, CKA and accuracy rise together over the layers. Without, CKA is high "
     "everywhere, while the classifier can read the last layer only.",
-    plans={
-        "cpu": Plan(
-            {
-                "mlp": Subject(
-                    title="MLP of 9 layers, Fashion-MNIST",
-                    model="",
-                    train=6_000,
-                    split="train",
-                    from_scratch=True,
-                    batch_size=256,
-                    training=_TRAINING,
-                    **FASHION,  # type: ignore[arg-type]
-                )
-            },
-            cost=0.2,
-            unit="CPU minutes",
-            notes=("Fashion-MNIST in the place of MNIST, and 6,000 of its images to train on.",),
-        ),
-        "full": Plan(
-            {
-                "mlp": Subject(
-                    title="MLP of 9 layers, MNIST",
-                    model="",
-                    data="ylecun/mnist",
-                    task="image-classification",
-                    split="train",
-                    eval_split="test",
-                    columns={"image": "image", "label": "label"},
-                    from_scratch=True,
-                    batch_size=256,
-                    training=_TRAINING,
-                )
-            },
-            cost=0.1,
-            unit="GPU hours",
-        ),
-    },
+    cpu=Plan(
+        {"mlp": SMALL},
+        cost=0.2,
+        unit="CPU minutes",
+        notes=("Fashion-MNIST in the place of MNIST, and 6,000 of its images to train on.",),
+    ),
+    full=Plan({"mlp": FULL}, cost=0.1, unit="GPU hours"),
     measure=measure,
     claims=claims,
     panels=panels,

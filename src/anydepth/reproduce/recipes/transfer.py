@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -16,14 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from anydepth.models import loading as models
-from anydepth.reproduce.claims import Claim, claim
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.experiment import Experiment
-from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipe import Panel, Plan, Recipe, for_each_subject
 from anydepth.reproduce.recipes.vision import FULL, SMALL
 from anydepth.reproduce.results import RecipeResults, Values
 from anydepth.tracing.run import trace
 
 OBJECTIVES = ("standard", "aligned")
+claim = partial(Claim, where="App. B.4")
 OTHER = {"cpu": ("digits", "label"), "full": ("uoft-cs/cifar100", "fine_label")}
 """The other task, whose classes are new, and its column of labels."""
 RIDGE = 0.01
@@ -59,17 +60,17 @@ class _Known:
 
 def measure(bench: Experiment) -> Values:
     """Accuracy by depth of shifted images, and of a linear probe of each depth on the other task."""
-    found: dict[str, dict[str, Any]] = {}
+    values: dict[str, dict[str, Any]] = {}
     for name in bench.subjects:
         for objective in OBJECTIVES:
             model = bench.trained(name, objective)
             key = {"model": model.parent.name}
-            found[f"{name} {objective}"] = {
+            values[f"{name} {objective}"] = {
                 "accuracy": bench.traced(name, model).accuracy,
                 **bench.remembered(f"{name}-shifted", key, partial(shifted, bench, name, model)),
                 **bench.remembered(f"{name}-probed", key, partial(probed, *_other_task(bench, name, model))),
             }
-    return found
+    return values
 
 
 def shifted(bench: Experiment, name: str, model: Path, folder: Path) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def shifted(bench: Experiment, name: str, model: Path, folder: Path) -> dict[str
 
 def _other_task(bench: Experiment, name: str, model: Path) -> tuple[_Known, _Known]:
     """The states of its training images and of its test images."""
-    found = []
+    parts = []
     for split in ("train", "test"):
         source, column = OTHER[bench.scale]
         traced = bench.traced(
@@ -102,8 +103,8 @@ def _other_task(bench: Experiment, name: str, model: Path) -> tuple[_Known, _Kno
         rows = bench.samples(bench.subjects[name], source=source, split=split).dataset
         groups = np.arange(states.count) if states.groups is None else states.groups
         whole, edges = states.rows(np.arange(states.count)), np.cumsum((0, *states.widths))
-        found.append(_Known([whole[:, a:b] for a, b in pairwise(edges)], np.asarray(rows[column])[groups]))
-    return found[0], found[1]
+        parts.append(_Known([whole[:, a:b] for a, b in pairwise(edges)], np.asarray(rows[column])[groups]))
+    return parts[0], parts[1]
 
 
 def probed(learn: _Known, held_out: _Known, folder: Path) -> dict[str, Any]:
@@ -139,45 +140,37 @@ def probe(
     return float(((y @ weights + targets.mean(0)).argmax(1) == truth).mean())
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+@for_each_subject
+def claims(results: RecipeResults, name: str) -> list[Claim]:
     """Shallow layers under each shift, the last layer under them, and the probe."""
-    return [one for name in found.settings["subjects"] for one in _of(found, name)]
 
-
-def _of(found: RecipeResults, name: str) -> list[Claim]:
     def gain(quantity: str) -> np.ndarray:
-        standard, aligned = (found.each(f"{name} {objective}", quantity) for objective in OBJECTIVES)
+        standard, aligned = (results.each(f"{name} {objective}", quantity) for objective in OBJECTIVES)
         return np.asarray(aligned - standard)
 
     shifts = np.mean([gain(shift) for shift in SHIFTS], axis=0)
     return [
         claim(
-            "",
-            "App. B.4",
-            "do shallow layers of an aligned model stay better when images shift?",
-            f"{name}: mean accuracy of depths 1 to L - 1 under noise, blur and fading, aligned less standard",
-            shifts[:, 1:-1].mean(1),
+            paper="do shallow layers of an aligned model stay better when images shift?",
+            measured=f"{name}: mean accuracy of depths 1 to L - 1 under noise, blur and fading, aligned less standard",
+            values=shifts[:, 1:-1].mean(1),
         ),
         claim(
-            "",
-            "App. B.4",
-            "and does the last stay as good?",
-            f"{name}: accuracy at depth L under them, aligned less standard",
-            shifts[:, -1],
+            paper="and does the last stay as good?",
+            measured=f"{name}: accuracy at depth L under them, aligned less standard",
+            values=shifts[:, -1],
             above=-0.01,
         ),
         claim(
-            "",
-            "App. B.4",
-            "does what aligned layers hold serve another task as well?",
-            f"{name}: mean accuracy of linear probes on other classes, depths 1 to L, aligned less standard",
-            gain("probe")[:, 1:].mean(1),
+            paper="does what aligned layers hold serve another task as well?",
+            measured=f"{name}: mean accuracy of linear probes on other classes, depths 1 to L, aligned less standard",
+            values=gain("probe")[:, 1:].mean(1),
             above=-0.01,
         ),
     ]
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Accuracy as images are and under each shift, and the probes."""
     return tuple(
         Panel(quantity, title, "share", start=1)
@@ -195,10 +188,8 @@ RECIPE = Recipe(
     figures=("App. B.4",),
     shows="Transfer, under a shift of the data and to other tasks. What the appendix shows was not at hand when this "
     "was written: the shifts, the other task and the claims are ours.",
-    plans={
-        "cpu": Plan(SMALL, 10, "CPU minutes", besides=(OTHER["cpu"][0],)),
-        "full": Plan(FULL, 4, "GPU hours", besides=(OTHER["full"][0],)),
-    },
+    cpu=Plan(SMALL, 10, "CPU minutes", besides=(OTHER["cpu"][0],)),
+    full=Plan(FULL, 4, "GPU hours", besides=(OTHER["full"][0],)),
     measure=measure,
     claims=claims,
     panels=panels,

@@ -2,62 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
-from anydepth.reproduce.claims import Claim, claim
-from anydepth.reproduce.curves import by_depth
+from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.experiment import Experiment
-from anydepth.reproduce.recipe import Panel, Plan, Recipe
+from anydepth.reproduce.recipe import Panel, Plan, Recipe, usual_panels
 from anydepth.reproduce.recipes.vision import SCRATCH, SMALL_SCRATCH
 from anydepth.reproduce.results import RecipeResults, Values
 
 SUBJECT = "from scratch"
+claim = partial(Claim, where="Fig. 15")
 OBJECTIVES = ("standard", "uniform", "aligned")
 """`aligned` has the paper's weights, proportional to depth."""
 
 
 def measure(bench: Experiment) -> Values:
     """Both weights, and the usual way."""
-    return {name: by_depth(bench.traced(SUBJECT, bench.trained(SUBJECT, name))) for name in OBJECTIVES}
+    return {objective: bench.curves(SUBJECT, objective) for objective in OBJECTIVES}
 
 
-def claims(found: RecipeResults) -> Sequence[Claim]:
+def claims(results: RecipeResults) -> list[Claim]:
     """What linear weights give, and what they take."""
-    uniform, linear = (found.each(name, "accuracy") for name in OBJECTIVES[1:])
+    uniform, linear = (results.each(name, "accuracy") for name in OBJECTIVES[1:])
     half = slice(1, (uniform.shape[1] - 1) // 2 + 1)
     return [
         claim(
-            "",
-            "Fig. 15",
-            "are linear weights better at the last layer than uniform ones?",
-            "accuracy at depth L, linear less uniform",
-            linear[:, -1] - uniform[:, -1],
+            paper="are linear weights better at the last layer than uniform ones?",
+            measured="accuracy at depth L, linear less uniform",
+            values=linear[:, -1] - uniform[:, -1],
         ),
         claim(
-            "",
-            "Fig. 15",
-            "are uniform weights better at shallow layers?",
-            "mean accuracy of the shallow half of the depths, uniform less linear",
-            (uniform - linear)[:, half].mean(1),
+            paper="are uniform weights better at shallow layers?",
+            measured="mean accuracy of the shallow half of the depths, uniform less linear",
+            values=(uniform - linear)[:, half].mean(1),
         ),
         claim(
-            "",
-            "Fig. 15",
-            "do uniform weights cost the last layer?",
-            "accuracy at depth L, uniform less standard",
-            uniform[:, -1] - found.each("standard", "accuracy")[:, -1],
+            paper="do uniform weights cost the last layer?",
+            measured="accuracy at depth L, uniform less standard",
+            values=uniform[:, -1] - results.each("standard", "accuracy")[:, -1],
             below=0.0,
         ),
     ]
 
 
-def panels(found: RecipeResults) -> Sequence[Panel]:
+def panels(results: RecipeResults) -> tuple[Panel, ...]:
     """Accuracy, similarity and saturation."""
-    return (
-        Panel("accuracy", "Accuracy", "share", OBJECTIVES, start=1),
-        Panel("cosine", "Cosine to the last", "similarity", OBJECTIVES, start=1),
-        Panel("saturated", "Answers settled by depth", "share", OBJECTIVES, start=1),
-    )
+    return usual_panels(OBJECTIVES)
 
 
 RECIPE = Recipe(
@@ -66,10 +56,8 @@ RECIPE = Recipe(
     figures=("Fig. 15",),
     shows="Weights proportional to depth, the paper's choice, against the same weight for every layer. What the figure "
     "shows was not at hand when this was written: the claims are questions of ours.",
-    plans={
-        "cpu": Plan({SUBJECT: SMALL_SCRATCH}, 6, "CPU minutes"),
-        "full": Plan({SUBJECT: SCRATCH}, 5, "GPU hours"),
-    },
+    cpu=Plan({SUBJECT: SMALL_SCRATCH}, 6, "CPU minutes"),
+    full=Plan({SUBJECT: SCRATCH}, 5, "GPU hours"),
     measure=measure,
     claims=claims,
     panels=panels,
