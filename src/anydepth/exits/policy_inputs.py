@@ -16,7 +16,7 @@ from anydepth.exits.policies import Policy, Reads
 
 
 class PolicyReader:
-    """Computes what a policy, of which no tested depth is beyond L, reads from the hidden states of a model."""
+    """Computes what a policy reads from the hidden states of a model; a depth beyond L raises a `PolicyError`."""
 
     def __init__(self, stack: Stack, policy: Policy) -> None:
         self.stack, self.policy = stack, policy

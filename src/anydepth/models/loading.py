@@ -106,9 +106,6 @@ def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None 
     return Stack(loaded.model, blocks=blocks, heads=heads)
 
 
-# --- transformers ---------------------------------------------------------------------------------------------------
-
-
 def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
     """The config of a checkpoint of transformers, without its weights; a `ModelError` if none can be read."""
     from transformers import AutoConfig
