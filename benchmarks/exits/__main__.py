@@ -27,7 +27,7 @@ from machine import processor
 from models import OBJECTIVES, SHALLOW, TITLES, WORK, Missing, Subject, subject
 
 from anydepth import Confidence, EarlyExit
-from anydepth.exits.calibration import parts
+from anydepth.exits.calibration import parted
 from anydepth.exits.costs import measure_costs
 from anydepth.exits.curve import ExitCurve, curve_of, relative_time
 from anydepth.exits.exit_scores import PolicyInputs
@@ -78,7 +78,7 @@ def table_row(task: str, objective: str) -> dict[str, Any]:
         assert calibration is not None
         row: dict[str, Any] = {"calibration": asdict(calibration), "policy": repr(exits.policy)}
         drawn = exits if calibration.level is not None else EarlyExit(one.stack, Confidence(0.5))
-        shown = looked.rows(parts(len(looked), 0)[2]).under(drawn.policy)
+        shown = parted(looked, 0)[2].under(drawn.policy)
         level = np.inf if calibration.level is None else calibration.level
         depth, answers = shown.depth_of(level), shown.answers(level)
         row |= {
@@ -91,7 +91,7 @@ def table_row(task: str, objective: str) -> dict[str, Any]:
         }
         found[against] = row
     plain = EarlyExit(one.stack, Confidence(0.5))
-    shown = looked.rows(parts(len(looked), 0)[2]).under(plain.policy)
+    shown = parted(looked, 0)[2].under(plain.policy)
     found["curve"] = curve_of(plain, shown, timed, costs=costs, timed=4).as_plain()
     say(f"{task} {objective}: mean depth {found['model']['depth']:.2f}, time {found['model']['measured']:.2f}")
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -34,13 +34,9 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Undocumented behaviour of a library that anydepth relies on.
+    """Undocumented behaviour of a library (its name on PyPI) that anydepth relies on, and the check that it `holds`.
 
-    Attributes:
-        library: its name on PyPI.
-        does: what it does, as a verb with its object.
-        names: the private names that the source uses.
-        holds: whether the installed version does it as anydepth expects.
+    `does` says what it does, as a verb with its object; `names` are the private names that the source uses.
     """
 
     library: str
@@ -64,19 +60,14 @@ def protocol(library: str, does: str, *names: str) -> Callable[[Callable[[], boo
 
 
 def require(library: str) -> None:
-    """Raise an error unless every protocol of a library holds in the installed version; checked once in a process.
+    """Raise a `DependencyError` that names the first protocol which the installed version of a library does not hold.
 
-    Args:
-        library: its name on PyPI. One that is not installed passes.
-
-    Raises:
-        DependencyError: a protocol does not hold; the message names it.
+    It is checked once in a process; a library that is not installed passes.
 
     Example:
         >>> require("transformers")
     """
-    broken = _broken(library)
-    if broken:
+    if broken := _broken(library):
         raise DependencyError(
             f"{library} {version(library)} {broken} differently; anydepth was tested up to {TESTED[library]}: "
             f"pip install '{library}<{_above(TESTED[library])}', or a newer anydepth"
@@ -111,20 +102,27 @@ def _above(release: str) -> str:
 
 @cache
 def cache_name() -> str:
-    """The name of the K/V cache in the installed transformers.
-
-    Raises:
-        DependencyError: it is none of `CACHE_NAMES`.
-    """
+    """The name of the K/V cache in the installed transformers; a `DependencyError` if it is none of `CACHE_NAMES`."""
     require("transformers")
+    name = _cache_argument()
+    assert name is not None  # `_hands_on_a_cache` holds
+    return name
+
+
+def _cache_argument() -> str | None:
     from transformers import GenerationMixin
 
     parameters = _parameters(GenerationMixin.prepare_inputs_for_generation)
-    return next(name for name in CACHE_NAMES if name in parameters)
+    return next((name for name in CACHE_NAMES if name in parameters), None)
 
 
 def _parameters(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters)
+
+
+def _takes(owner: Any, arguments: Mapping[str, set[str]]) -> bool:
+    """Whether a class has methods of these names that take these arguments."""
+    return all(names <= _parameters(getattr(owner, method)) for method, names in arguments.items())
 
 
 def _sets(function: Any, *names: str) -> bool:
@@ -143,61 +141,36 @@ def _hands_on_a_cache() -> bool:
     from transformers import GenerationMixin
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-    parameters = _parameters(GenerationMixin.prepare_inputs_for_generation)
-    name = next((name for name in CACHE_NAMES if name in parameters), None)
+    name = _cache_argument()
     return (
         name in {field.name for field in fields(GenerateDecoderOnlyOutput)}
         and name in GenerationMixin._prepare_cache_for_generation.__code__.co_consts
     )
 
 
-@protocol("transformers", "prepares the inputs of a generation's next step")
-def _prepares_inputs() -> bool:
-    from transformers import GenerationMixin
-
-    parameters = _parameters(GenerationMixin.prepare_inputs_for_generation)
-    return {"input_ids", "next_sequence_length", "attention_mask", "is_first_iteration"} <= parameters
-
-
-@protocol("transformers", "runs its own loops of generation", "_sample", "_beam_search")
-def _calls_another_loop() -> bool:
-    from transformers import GenerationMixin
-
-    arguments = {"input_ids", "logits_processor", "stopping_criteria", "generation_config"}
-    return (
-        "custom_generate" in _parameters(GenerationMixin.generate)
-        and arguments <= _parameters(GenerationMixin._sample)
-        and arguments <= _parameters(GenerationMixin._beam_search)
-    )
-
-
-@protocol("transformers", "prepares a generation's config", "_pad_token_tensor", "_mask_length")
-def _prepares_the_config() -> bool:
-    from transformers import GenerationMixin
-
-    return _sets(GenerationMixin._prepare_special_tokens, "_pad_token_tensor") and _sets(
-        GenerationMixin.generate, "_mask_length"
-    )
-
-
-@protocol("transformers", "marks a cache that its user gave", "_is_user_defined")
-def _tells_whose_cache() -> bool:
-    from transformers import GenerationMixin
-
-    return _sets(GenerationMixin._prepare_cache_for_generation, "_is_user_defined")
-
-
 @protocol(
     "transformers",
-    "says which caches and which logits a model supports",
-    "_supports_default_dynamic_cache",
-    "_supports_logits_to_keep",
+    "prepares and runs its own loops of generation",
+    *("_sample", "_beam_search", "_pad_token_tensor", "_mask_length", "_is_user_defined"),
+    *("_supports_default_dynamic_cache", "_supports_logits_to_keep"),
 )
-def _tells_what_it_supports() -> bool:
+def _generates() -> bool:
     from transformers import GenerationMixin
 
-    return callable(GenerationMixin._supports_default_dynamic_cache) and callable(
-        GenerationMixin._supports_logits_to_keep
+    loop = {"input_ids", "logits_processor", "stopping_criteria", "generation_config"}
+    arguments: dict[str, set[str]] = {
+        "generate": {"custom_generate"},
+        "prepare_inputs_for_generation": {"input_ids", "next_sequence_length", "attention_mask", "is_first_iteration"},
+        "_sample": loop,
+        "_beam_search": loop,
+        "_supports_default_dynamic_cache": set(),
+        "_supports_logits_to_keep": set(),
+    }
+    return (
+        _takes(GenerationMixin, arguments)
+        and _sets(GenerationMixin._prepare_special_tokens, "_pad_token_tensor")
+        and _sets(GenerationMixin.generate, "_mask_length")
+        and _sets(GenerationMixin._prepare_cache_for_generation, "_is_user_defined")
     )
 
 
@@ -228,18 +201,13 @@ def _keeps_layers() -> bool:
 @protocol(
     "transformers",
     "trains",
-    "_save_checkpoint",
-    "_save_rng_state",
-    "_save",
-    "_load_from_checkpoint",
-    "_load_best_model",
-    "_get_output_dir",
-    "_prepare_inputs",
+    *("_save_checkpoint", "_save_rng_state", "_save", "_load_from_checkpoint", "_load_best_model"),
+    *("_get_output_dir", "_prepare_inputs"),
 )
 def _trains() -> bool:
     from transformers import Trainer
 
-    arguments = {
+    arguments: dict[str, set[str]] = {
         "compute_loss": {"model", "inputs", "return_outputs", "num_items_in_batch"},
         "log": {"logs", "start_time"},
         "evaluation_loop": {"dataloader", "description", "prediction_loss_only", "ignore_keys", "metric_key_prefix"},
@@ -250,12 +218,12 @@ def _trains() -> bool:
         "_save_rng_state": {"output_dir"},
         "_save": {"output_dir", "state_dict"},
         "_load_from_checkpoint": {"resume_from_checkpoint", "model"},
-        "_load_best_model": set[str](),
+        "_load_best_model": set(),
         "_get_output_dir": {"trial"},
         "_prepare_inputs": {"inputs"},
-        "get_tp_size": set[str](),
+        "get_tp_size": set(),
     }
-    return all(names <= _parameters(getattr(Trainer, method)) for method, names in arguments.items()) and _sets(
+    return _takes(Trainer, arguments) and _sets(
         Trainer.__init__, "model_accepts_loss_kwargs", "label_smoother", "compute_loss_func"
     )
 
@@ -276,18 +244,12 @@ def _marks_adapted_models() -> bool:
     return bool(PreTrainedModel._hf_peft_config_loaded is False)
 
 
-@protocol("transformers", "remembers what a config was loaded from", "_name_or_path")
-def _remembers_the_name() -> bool:
+@protocol("transformers", "remembers the settings of a config", "_name_or_path", "_attn_implementation")
+def _remembers_settings() -> bool:
     from transformers import PreTrainedConfig
 
-    return bool(PreTrainedConfig(name_or_path="here")._name_or_path == "here")
-
-
-@protocol("transformers", "remembers how a model attends", "_attn_implementation")
-def _remembers_the_attention() -> bool:
-    from transformers import PreTrainedConfig
-
-    return bool(PreTrainedConfig(attn_implementation="eager")._attn_implementation == "eager")
+    config = PreTrainedConfig(name_or_path="here", attn_implementation="eager")
+    return bool(config._name_or_path == "here" and config._attn_implementation == "eager")
 
 
 # --- torch ------------------------------------------------------------------------------------------------------------
@@ -309,14 +271,10 @@ def _keeps_modules() -> bool:
     )
 
 
-@protocol(
-    "torch",
-    "keeps the hooks of a module",
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@protocol("torch", "keeps the hooks of a module", *_HOOKS)
 def _keeps_hooks() -> bool:
     from torch import nn
 
@@ -325,8 +283,7 @@ def _keeps_hooks() -> bool:
     module.register_forward_pre_hook(print)
     module.register_full_backward_hook(print)
     module.register_full_backward_pre_hook(print)
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return all(len(getattr(module, name)) == 1 for name in names)
+    return all(len(getattr(module, name)) == 1 for name in _HOOKS)
 
 
 @protocol("torch", "counts the writes to a tensor", "_version")

@@ -130,17 +130,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
 
 def choose(name: object, table: Iterable[T], what: str, error: type[AnydepthError], *, otherwise: str = "") -> T:
-    """The entry of a table that has this name.
+    """The entry of a table that has the name which the user gave.
 
-    Args:
-        name: what the user gave.
-        table: the names there are.
-        what: what they are names of, for the message.
-        error: the class to raise.
-        otherwise: what is accepted besides, for the message.
-
-    Raises:
-        AnydepthError: of the class `error`, where the table has no such name; the message suggests the nearest.
+    Where there is none, an `error` names `what` they are, all of them, what is accepted `otherwise`, and the nearest.
 
     Example:
         >>> choose("ckaa", ["cosine", "cka"], "measure", MeasureError)

@@ -9,12 +9,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose public names are loaded lazily.
-
-    Args:
-        package: its `__name__`.
-        homes: name → the module that defines it, or that it is.
-    """
+    """`__getattr__` and `__dir__` of a package, by the module that defines each of its public names, or that it is."""
 
     def get(name: str) -> Any:
         if name not in homes:

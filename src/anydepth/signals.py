@@ -14,10 +14,9 @@ _RESEND_AFTER = 0.05  # seconds, by which the code that lost an exception has re
 
 
 class Stopped(BaseException):
-    """A signal asked the process to stop. Not an `Exception`, as `KeyboardInterrupt` is none.
+    """A signal asked the process to stop: a shell expects 128 + `number` as the exit status.
 
-    Attributes:
-        number: of the signal; a shell expects 128 + number as the exit status.
+    It is not an `Exception`, as `KeyboardInterrupt` is none.
     """
 
     def __init__(self, number: int) -> None:

@@ -110,8 +110,8 @@ def test_pip_itself_checks_the_hash_before_it_runs_anything(kind, form, tmp_path
 
 def test_every_asset_is_pinned():
     for asset in assets.ASSETS.values():
-        assert len(bytes.fromhex(asset.package.sha256)) == 32
-        assert asset.package.version
+        assert len(bytes.fromhex(asset.sha256)) == 32
+        assert asset.version
 
 
 # ---------------------------------------------------------------------------------------------------------- cache
@@ -121,7 +121,7 @@ def test_every_asset_is_pinned():
 def root(tmp_path, monkeypatch):
     """An empty cache, and a list of assets that knows `toy` alone."""
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path / "cache"))
-    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset(what="a toy", package=toy_package(), convert=copy_into_folder)})
+    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset(what="a toy", convert=copy_into_folder, **vars(toy_package()))})
     return tmp_path / "cache"
 
 
@@ -184,7 +184,7 @@ def test_a_failing_conversion_leaves_nothing_and_keeps_what_was_there(root, npm,
     npm("echo toy > toy-1.0.tgz")
     data = assets.get("toy") / "inner" / "data.txt"
     data.write_text("old")
-    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset(what="a toy", package=toy_package(), convert=fail)})
+    monkeypatch.setattr(assets, "ASSETS", {"toy": Asset(what="a toy", convert=fail, **vars(toy_package()))})
     with pytest.raises(AssetError, match="half-way"):
         assets.get("toy")
     assert [entry.name for entry in root.iterdir()] == ["toy"]
@@ -195,7 +195,7 @@ def test_a_module_that_the_conversion_needs_is_named(root, monkeypatch):
     monkeypatch.setattr(
         assets,
         "ASSETS",
-        {"toy": Asset(what="", package=toy_package(), convert=copy_into_folder, needs=("nosuchthing",))},
+        {"toy": Asset(what="", convert=copy_into_folder, needs=("nosuchthing",), **vars(toy_package()))},
     )
     with pytest.raises(AssetError, match=r"'toy' takes nosuchthing: pip install 'anydepth\[onnx\]'"):
         assets.get("toy")

@@ -21,7 +21,7 @@ from torch import nn
 
 import anydepth as ad
 from anydepth.core.model_io import call_model, model_output, split_labels
-from anydepth.data.input_settings import InputSettings
+from anydepth.data.settings import InputSettings
 from anydepth.errors import CertificateError, PolicyError, UnsupportedHead
 from anydepth.exits.calibration import Calibration, calibrate, parted
 from anydepth.exits.exit_scores import ExitScores, PolicyInputs

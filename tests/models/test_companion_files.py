@@ -48,8 +48,8 @@ def test_what_stays_true_goes_along_and_the_rest_is_named(source: Path, target: 
     assert (target / "config.json").read_text() == "the new one"
     assert (target / "README-old.md").read_text() == "README.md"
     assert (target / "2_Dense/model.safetensors").read_text() == "2_Dense/model.safetensors"
-    assert {name.partition("/")[0] for name in done.left} == {name.partition("/")[0] for name in STAYS}
-    assert "2_Dense/pytorch_model.bin" in done.left
+    assert {name.partition("/")[0] for name in done.others} == {name.partition("/")[0] for name in STAYS}
+    assert "2_Dense/pytorch_model.bin" in done.others
     assert files(source) == {*GOES, *STAYS, "README.md", "config.json"}
     assert done.notes[0].startswith("carried over from 'old': 1_Pooling, 2_Dense, LICENSE, NOTICE.txt, README-old.md, ")
     assert done.notes[1].startswith("left in 'old', since they are of the old model or of no known use: ")
@@ -71,14 +71,14 @@ def test_links(source: Path, target: Path, tmp_path: Path) -> None:
     done = carry(source, target, card="README-old.md")
     assert (target / "LICENSE").read_text() == "terms"
     assert not (target / "LICENSE").is_symlink()
-    assert {"gone.json", "linked", "1_Pooling/linked"} <= set(done.left)
+    assert {"gone.json", "linked", "1_Pooling/linked"} <= set(done.others)
     assert "secret.json" not in str(files(target))
 
 
 def test_a_list_of_modules_that_is_none(source: Path, target: Path) -> None:
     for content in ("{", "[1]", '{"path": 3}', '[{"path": null}]'):
         (source / "modules.json").write_text(content)
-        assert {"1_Pooling", "2_Dense"} <= set(carry(source, target, card="README-old.md").left)
+        assert {"1_Pooling", "2_Dense"} <= set(carry(source, target, card="README-old.md").others)
 
 
 def test_nothing_to_say(tmp_path: Path, target: Path) -> None:
@@ -90,4 +90,4 @@ def test_the_card_of_the_model_before_that_gives_way(source: Path, target: Path)
     (source / "README-old.md").write_text("of the first")
     done = carry(source, target, card="README-old.md")
     assert (target / "README-old.md").read_text() == "README.md"
-    assert "README-old.md" in done.left
+    assert "README-old.md" in done.others

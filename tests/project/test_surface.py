@@ -73,7 +73,7 @@ PLACES = {
     "anydepth.report.charts": ["plot", "save"],
     "anydepth.results.positions": ["by_frequency", "by_position"],
     "anydepth.theory.examine": ["examine"],
-    "anydepth.training": ["OBJECTIVES", "AlignedLoss", "AlignedTrainer", "TraceCallback"],
+    "anydepth.training": ["OBJECTIVES", "AlignedLoss", "AlignedTrainer", "Loss", "Objective", "TraceCallback"],
 }
 
 

@@ -253,7 +253,7 @@ def test_older_checkpoints_go_once_the_newest_is_sealed(tmp_path: Path, monkeypa
         there.append((tmp_path / "new" / "checkpoint-2").exists())
         seal_checkpoint(checkpoint)
 
-    monkeypatch.setattr("anydepth.training.trainer.seal_checkpoint", seal)
+    monkeypatch.setattr("anydepth.training.checkpoints.seal_checkpoint", seal)
     ours = trained("vit", tmp_path / "new", **settings)
     assert there == [True, True], "the older one is still there while the newer one is sealed"
     assert {path.name for path in (tmp_path / "new").glob("checkpoint-*")} == {"checkpoint-4"}

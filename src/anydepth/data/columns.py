@@ -8,22 +8,8 @@ from anydepth.errors import DataError, listed
 
 # In order of preference; compared without regard to case.
 TEXTS = (
-    "text",
-    "sentence",
-    "content",
-    "review",
-    "document",
-    "tweet",
-    "utterance",
-    "question",
-    "query",
-    "body",
-    "message",
-    "comment",
-    "description",
-    "title",
-    "tokens",
-    "words",
+    *("text", "sentence", "content", "review", "document", "tweet", "utterance", "question", "query"),
+    *("body", "message", "comment", "description", "title", "tokens", "words"),
 )
 PAIRS = (
     ("sentence1", "sentence2"),
@@ -38,19 +24,8 @@ PAIRS = (
     ("question", "context"),
 )
 LABELS = (
-    "label",
-    "labels",
-    "target",
-    "class",
-    "category",
-    "fine_label",
-    "coarse_label",
-    "sentiment",
-    "stars",
-    "rating",
-    "ner_tags",
-    "tags",
-    "y",
+    *("label", "labels", "target", "class", "category", "fine_label", "coarse_label"),
+    *("sentiment", "stars", "rating", "ner_tags", "tags", "y"),
 )
 IMAGES = ("image", "img", "picture", "photo", "pixel_values", "pixels")
 

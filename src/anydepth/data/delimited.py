@@ -24,8 +24,10 @@ _TRUTH = ({"True", "False"}, {"true", "false"}, {"TRUE", "FALSE"})
 _SAMPLE, _ROWS = 100_000, 200  # characters and rows that are looked at to find out
 
 
-def read_delimited(text: str, path: Path, separator: str, given: GivenColumns) -> tuple[Any, tuple[str, ...]]:
-    """A `pyarrow.Table` of delimited values, and notes on what was assumed to read it.
+def read_delimited(
+    text: str, path: Path, separator: str, given: GivenColumns
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A `pyarrow.Table` of delimited values, called "file", and notes on what was assumed to read it.
 
     Only an empty cell is missing: "NA", "null" and "nan" are words. A column whose cells are all whole numbers,
     numbers, or True and False is read as such, unless its name is that of a text, or it was asked for as one.
@@ -53,7 +55,7 @@ def read_delimited(text: str, path: Path, separator: str, given: GivenColumns) -
         raise DataError(f"'{path}' has two columns called {repeated[0]!r}: rename one")
     if not len(columns[0]):
         raise DataError(f"'{path}' is empty: expected at least one row")
-    return _table(names, columns, given), tuple(notes)
+    return {"file": _table(names, columns, given)}, tuple(notes)
 
 
 def _first_rows(text: str, separator: str) -> list[list[str]]:

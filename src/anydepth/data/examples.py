@@ -14,7 +14,7 @@ from anydepth.data.augment import augmented
 from anydepth.data.batching import Batches, batches, text_length, with_text
 from anydepth.data.columns import describe
 from anydepth.data.folders import in_natural_order
-from anydepth.data.inputs import Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
+from anydepth.data.inputs import TEXTS_AT_ONCE, Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
 from anydepth.data.loading import DataSelection, LoadedData, draw
 from anydepth.data.sources import choose_split, splits, training_splits
 from anydepth.errors import DataError, LabelError
@@ -24,8 +24,6 @@ from anydepth.models.loaded import LoadedModel
 Example = dict[str, Tensor]
 HELD_OUT = 0.1
 """The share of the rows that is held out where the data have no split to evaluate on."""
-
-_AT_ONCE = 1000  # texts tokenised by one call
 
 
 @dataclass(frozen=True)
@@ -140,15 +138,12 @@ def examples(data: LoadedData, model: LoadedModel, *, max_length: int | None = N
         raise DataError(f"'{model.name}' reads {model.kind}, and only images have random views: leave augment out")
     if model.task == "causal-lm":
         return _packed(data, model, max_length)
-    rows = batches(data, model, batch_size=_AT_ONCE, max_length=max_length)
+    rows = batches(data, model, batch_size=TEXTS_AT_ONCE, max_length=max_length)
     if rows.labels is None:
         raise LabelError(f"'{model.name}' learns from labels, and there are none: {rows.notes[-1]}")
     if model.kind == "image":
         return Examples(_Images(rows, augment=augment), default_collate, rows.notes)
     return Examples(_tokenize(rows), Padding.of(model), rows.notes)
-
-
-# --- Texts ----------------------------------------------------------------------------------------------------------
 
 
 class _Texts(Dataset[Example]):
@@ -173,9 +168,9 @@ def _tokenize(rows: Batches) -> _Texts:
     columns: dict[str, list[Tensor]] = {}
     lengths: list[Tensor] = []
     tagged = rows.model.task == "token-classification"
-    for start in range(0, len(rows.data), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        indices = range(start, min(start + _AT_ONCE, len(rows.data)))
+    for start in range(0, len(rows.data), TEXTS_AT_ONCE):
+        part = slice(start, start + TEXTS_AT_ONCE)
+        indices = range(start, min(start + TEXTS_AT_ONCE, len(rows.data)))
         batch = text_inputs(rows.data.dataset[part], indices, rows.data, rows.model, rows.max_length)
         if tagged and rows.labels is not None:
             batch["labels"] = word_labels(batch.pop("words"), rows.labels[part])
@@ -203,9 +198,6 @@ def _packed(data: LoadedData, model: LoadedModel, max_length: int | None) -> Exa
     notes.append(f"{len(data):,} texts{closing}, packed into {blocks} of {length:,} tokens")
     columns = {"input_ids": ids, "labels": ids}
     return Examples(_Texts(columns, ends, None), Padding.of(model), tuple(notes))
-
-
-# --- Images ---------------------------------------------------------------------------------------------------------
 
 
 class _Images(Dataset[Example]):

@@ -41,10 +41,8 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
 def read_folder(folder: Path, given: GivenColumns) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The data sets in a folder by the names of their splits, and notes on what was assumed to read them.
 
-    The names of files or of their folders state the split: `train.csv`, `test/cat/1.png`.
-
-    Raises:
-        DataError: it holds nothing that can be read, or both tables and images.
+    The names of files or of their folders state the split: `train.csv`, `test/cat/1.png`. Nothing that can be read, or
+    as many tables as images, raise a `DataError`.
     """
     files = sorted(_files_below(folder, set()), key=lambda file: file.relative_to(folder).as_posix())
     endings = _image_endings()

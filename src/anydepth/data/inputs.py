@@ -23,7 +23,7 @@ from anydepth.storage.paths import local_path
 Rows = Mapping[str, Any]
 """Some rows of a data set, by column."""
 
-_AT_ONCE = 1000  # texts tokenised by one call
+TEXTS_AT_ONCE = 1000  # tokenised by one call
 
 
 def text_inputs(
@@ -32,11 +32,7 @@ def text_inputs(
     """Token tensors, padded to the longest text of the batch; with "words", the word of each token, for a tagger.
 
     Padding goes to the right: models that count positions themselves would count it on the left. `indices` are those of
-    the rows, for messages.
-
-    Raises:
-        DataError: a text becomes no tokens.
-        ModelError: the tokenizer is not the model's.
+    the rows, for messages: a text without tokens raises a `DataError`, a tokenizer of another model a `ModelError`.
     """
     text, pair = data.columns.text, data.columns.pair
     assert text is not None  # `batches` asks for it
@@ -82,17 +78,13 @@ class Tokens:
 
 
 def tokens_of(data: LoadedData, model: LoadedModel, *, ended: bool = False) -> Tokens:
-    """Tokenize texts without truncation, `ended` by the tokenizer's end token, if it has one.
-
-    Raises:
-        ModelError: the tokenizer is not the model's.
-    """
+    """Tokenize texts without truncation, `ended` by the end token if there is one; a `ModelError` as `text_inputs`."""
     text, pair, end = data.columns.text, data.columns.pair, model.processor.eos_token_id if ended else None
     assert text is not None  # `batches` asks for it
     words = is_words(data.dataset.features[text])
     parts, lengths = [torch.empty(0, dtype=torch.int32)], []
-    for start in range(0, len(data), _AT_ONCE):
-        rows = data.dataset[start : start + _AT_ONCE]
+    for start in range(0, len(data), TEXTS_AT_ONCE):
+        rows = data.dataset[start : start + TEXTS_AT_ONCE]
         pairs = None if pair is None else rows[pair]
         # not truncated, and without the tokenizer's warning about texts longer than the model takes
         for ids in model.processor(rows[text], pairs, is_split_into_words=words, verbose=False)["input_ids"]:
@@ -146,12 +138,8 @@ def check_vocabulary(largest: int, model: LoadedModel) -> None:
 def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence[int]]) -> Tensor:
     """Token labels from word labels: the first token of a word has its label, the others none, as taggers are trained.
 
-    Args:
-        words: for each text the word that each token belongs to; None for special tokens and padding.
-        labels: for each text the class of each word.
-
-    Returns:
-        (B, T) int64, `IGNORED` where there is no label.
+    `words` has the word that each token of a text belongs to, None for special tokens and padding; `labels` has the
+    class of each word. (B, T) int64 come out, `IGNORED` where there is no label.
 
     Example:
         >>> word_labels([[None, 0, 0, 1, None]], [[4, 7]]).tolist()
@@ -166,12 +154,6 @@ def word_labels(words: Sequence[Sequence[int | None]], labels: Sequence[Sequence
             for token_words, classes in zip(words, labels, strict=True)
         ]
     )
-
-
-def image_inputs(rows: Rows, indices: Sequence[int], data: LoadedData, model: LoadedModel) -> dict[str, Any]:
-    """Pixels in the model's dtype, under the name of the parameter of its forward; see `images_of`."""
-    name, dtype = pixel_input(model)
-    return {name: model.processor(images_of(rows, indices, data)).to(dtype)}
 
 
 def pixel_input(model: LoadedModel) -> tuple[str, torch.dtype]:

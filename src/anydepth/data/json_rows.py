@@ -31,7 +31,7 @@ def read_json_rows(text: str, path: Path, *, lines: bool) -> tuple[dict[str, Tab
     if not text.strip():
         raise DataError(f"'{path}' is empty: expected at least one row")
     notes: list[str] = []
-    if (lines and _is_row(_first_line(text))) or (content := _parse_whole(text, path)) is None:
+    if (lines and _begins_with_row(text)) or (content := _parse_whole(text, path)) is None:
         return {"file": _table(_parse_lines(text, path), path, notes)}, tuple(notes)
     parts = {name: _table(rows, path, notes) for name, rows in _split_rows(content, path).items()}
     return parts, tuple(dict.fromkeys(notes))
@@ -42,20 +42,17 @@ def _parse_whole(text: str, path: Path) -> Any:
     try:
         return _loads(text)
     except json.JSONDecodeError as error:
-        if _is_row(_first_line(text)):
+        if _begins_with_row(text):
             return None
         raise _broken(path, error.lineno, error) from error
     except (RecursionError, ValueError) as error:
         raise _broken(path, 1, error) from error
 
 
-def _first_line(text: str) -> str:
-    return next(line for line in lines_of(text) if line.strip())
-
-
-def _is_row(line: str) -> bool:
+def _begins_with_row(text: str) -> bool:
+    """Whether the first line, blank ones aside, is an object by itself."""
     try:
-        return isinstance(_loads(line), dict)
+        return isinstance(_loads(next(line for line in lines_of(text) if line.strip())), dict)
     except (ValueError, RecursionError):
         return False
 

@@ -149,10 +149,8 @@ def _is_missing(value: Any) -> bool:
 def labels_of(data: LoadedData, model: LoadedModel, notes: list[str]) -> list[Any] | None:
     """Class of each row, for a tagger of each word of each row; None where there is no classifier or no label.
 
-    What was guessed or left out is added to `notes`.
-
-    Raises:
-        LabelError: see `class_indices`; or rows are labelled and the model labels words, or the other way round.
+    What was guessed or left out is added to `notes`. A `LabelError` is raised as by `class_indices`, and where rows are
+    labelled and the model labels words, or the other way round.
     """
     config = getattr(model.model, "config", None)
     if not model.classes:

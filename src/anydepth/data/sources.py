@@ -12,13 +12,12 @@ from anydepth.data.columns import GivenColumns
 from anydepth.data.folders import read_folder
 from anydepth.data.tables import read_tables
 from anydepth.errors import DataError
-from anydepth.models.hub_errors import quiet, translated
+from anydepth.models.hub_errors import HUB_ID, quiet, translated
 from anydepth.storage.file_kinds import kind_of
 from anydepth.storage.locks import scratch_folder
 from anydepth.storage.paths import entry_at, local_path, shown
 
 DIGITS = "digits"
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Names under which `datasets` would read whatever files of a kind lie in the folder one happens to be in.
 _BUILDERS = ("csv", "json", "text", "pandas", "parquet", "arrow", "xml", "sql", "generator", "webdataset", "hdf5")
 # Characters that `datasets` and what it stands on take for patterns or addresses.
@@ -71,7 +70,7 @@ def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
     if entry == "other":
         raise DataError(f"'{shown(source)}' is neither a file nor a folder: copy what it gives into a file")
     name, _, configuration = source.partition(":")
-    if _looks_local(source) or not _HUB_ID.fullmatch(name) or name in _BUILDERS or name.endswith("folder"):
+    if _looks_local(source) or not HUB_ID.fullmatch(name) or name in _BUILDERS or name.endswith("folder"):
         literal = ": names are taken literally, give one file or folder" if _SPECIAL.search(source) else ""
         raise DataError(f"no file or folder '{shown(source)}'{literal}")
     with translated(DataError, "data set", source):
@@ -132,14 +131,12 @@ def _open_folder(path: Path, given: GivenColumns) -> Splits:
     import datasets
 
     with translated(DataError, "data set", str(path)), quiet(datasets.utils.logging):
-        if (path / "dataset_dict.json").is_file():
-            with _literal_path(path) as plain:
+        with _literal_path(path) as plain:
+            if (path / "dataset_dict.json").is_file():
                 return Splits(datasets.DatasetDict.load_from_disk(plain))
-        if (path / "state.json").is_file():
-            with _literal_path(path) as plain:
+            if (path / "state.json").is_file():
                 return Splits({"saved": datasets.Dataset.load_from_disk(plain)})
-        if _has_card(path):
-            with _literal_path(path) as plain:
+            if _has_card(path):
                 return Splits(datasets.load_dataset(plain))
         return Splits(*read_folder(path, given))
 

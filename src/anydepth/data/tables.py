@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +17,39 @@ Tables = tuple[Mapping[str, Any], tuple[str, ...]]
 """Tables of pyarrow by the name of their split, and notes."""
 
 
-def _delimited(path: Path, given: GivenColumns, *, separator: str) -> Tables:
-    text, notes = read_text(path)
-    table, more = read_delimited(text, path, separator, given)
-    return {"file": table}, (*notes, *more)
-
-
-def _json(path: Path, given: GivenColumns, *, lines: bool) -> Tables:
-    text, notes = read_text(path)
-    parts, more = read_json_rows(text, path, lines=lines)
-    return parts, (*notes, *more)
-
-
-def _lines(path: Path, given: GivenColumns) -> Tables:
+def _lines(text: str) -> Any:
     import pyarrow as pa
 
-    text, notes = read_text(path)
-    return {"file": pa.table({"text": pa.array(lines_of(text), pa.large_string())})}, notes
+    return pa.table({"text": pa.array(lines_of(text), pa.large_string())})
 
 
-def _parquet(path: Path, given: GivenColumns) -> Tables:
+def _parquet(path: Path) -> Any:
     from pyarrow import parquet
 
     with path.open("rb") as file:  # pyarrow might take a path for an address
-        return {"file": parquet.read_table(file)}, ()
+        return parquet.read_table(file)
 
 
-def _arrow(path: Path, given: GivenColumns) -> Tables:
+def _arrow(path: Path) -> Any:
     import pyarrow as pa
 
     source = pa.memory_map(str(path.absolute()))
     try:
-        return {"file": pa.ipc.open_file(source).read_all()}, ()
+        return pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid:  # written row by row, as `datasets` does
         source.seek(0)
-        return {"file": pa.ipc.open_stream(source).read_all()}, ()
+        return pa.ipc.open_stream(source).read_all()
 
 
-_READERS: dict[str, Callable[[Path, GivenColumns], Tables]] = {
-    ".csv": partial(_delimited, separator=","),
-    ".tsv": partial(_delimited, separator="\t"),
-    ".json": partial(_json, lines=False),
-    ".jsonl": partial(_json, lines=True),
-    ".ndjson": partial(_json, lines=True),
-    ".parquet": _parquet,
-    ".arrow": _arrow,
-    ".feather": _arrow,
-    ".txt": _lines,
+_TEXT_READERS: dict[str, Callable[[str, Path, GivenColumns], Tables]] = {
+    ".csv": lambda text, path, given: read_delimited(text, path, ",", given),
+    ".tsv": lambda text, path, given: read_delimited(text, path, "\t", given),
+    ".json": lambda text, path, _: read_json_rows(text, path, lines=False),
+    ".jsonl": lambda text, path, _: read_json_rows(text, path, lines=True),
+    ".ndjson": lambda text, path, _: read_json_rows(text, path, lines=True),
+    ".txt": lambda text, path, _: ({"file": _lines(text)}, ()),
 }
+_READERS: dict[str, Callable[[Path], Any]] = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 
 
 def read_tables(path: Path, given: GivenColumns) -> Tables:
@@ -78,4 +62,8 @@ def read_tables(path: Path, given: GivenColumns) -> Tables:
         )
     if not path.stat().st_size:
         raise DataError(f"'{path}' is empty: expected at least one row")
-    return _READERS[kind](path, given)
+    if kind in _READERS:
+        return {"file": _READERS[kind](path)}, ()
+    text, notes = read_text(path)
+    tables, more = _TEXT_READERS[kind](text, path, given)
+    return tables, (*notes, *more)

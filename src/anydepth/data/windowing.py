@@ -53,11 +53,8 @@ class Windows:
 def windows_of(data: LoadedData, model: LoadedModel, size: int, stride: int | None, *, pack: bool) -> Windows:
     """Cut the texts of a causal language model into windows of `size` tokens; see `anydepth.data.batches`.
 
-    Without a stride it is `size` - 1, so that a window begins with the last token of the one before.
-
-    Raises:
-        DataError: the stride is out of range, or there is no token to predict.
-        ModelError: the tokenizer is not the model's.
+    Without a stride it is `size` - 1, so that a window begins with the last token of the one before. One out of range,
+    or no token to predict, raise a `DataError`; a tokenizer that is not the model's a `ModelError`.
     """
     stride = size - 1 if stride is None else stride
     if not 1 <= stride < size:

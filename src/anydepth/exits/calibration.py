@@ -18,18 +18,8 @@ from anydepth.exits.costs import Costs
 from anydepth.exits.exit_scores import ExitScores, PolicyInputs
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.tuning import levels, tuned
-from anydepth.stats.certificates import (
-    Certificate,
-    Failures,
-    certified,
-    check_against,
-    counted,
-    least_samples,
-    most_failures,
-    passes,
-    repeats,
-    require_samples,
-)
+from anydepth.stats import certificates
+from anydepth.stats.certificates import Certificate, Failures
 
 SHARES = (0.25, 0.5, 0.25)
 """Of the distinct samples: to tune on, to certify by, and to hold out."""
@@ -50,7 +40,6 @@ class Calibration:
         proved_depth: mean exit depth of the held-out samples.
         classes: failures of the samples that certified or were held out, by the class that the full model predicts;
             against labels, by the true class.
-        notes: what a reader should know, one sentence each.
         withheld: why there is no guarantee although a level was certified.
     """
 
@@ -71,7 +60,7 @@ class Calibration:
         """The certificate in words, with the failures among the held-out samples and any warnings."""
         if self.certificate is None:
             return self.withheld or "nothing could be certified: every sample goes to the last depth"
-        failing = counted(self.certificate.against)
+        failing = certificates.counted(self.certificate.against)
         held_out = f"held out: {self.held_out} {failing}, at a mean depth of {self.proved_depth:.2f}"
         return "; ".join([str(self.certificate), held_out, *self.warnings])
 
@@ -83,21 +72,22 @@ class Calibration:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against the certificate, or against taking it for more than it is."""
-        return () if self.certificate is None else tuple(self._warnings(self.certificate.tolerance))
-
-    def _warnings(self, tolerance: float) -> Iterator[str]:
+        if self.certificate is None:
+            return ()
+        tolerance, warnings = self.certificate.tolerance, []
         if (p := self.held_out.excess(tolerance)) <= _SURPRISING:
-            yield (
+            warnings.append(
                 f"warning: the held-out samples contradict it (so many failures have p = {p:.2g} at "
                 f"{100 * tolerance:.3g} %): calibrate on more samples, or samples drawn like new ones"
             )
         # One class in hundreds looks bad by chance: the more classes, the smaller p must be (Bonferroni).
         for failures in self.classes:
             if failures.excess(tolerance) <= _SURPRISING / len(self.classes):
-                yield (
+                warnings.append(
                     f"warning: class {failures.name!r} fails far more often than {100 * tolerance:.3g} %: {failures}; "
                     "what is certified is the share over all classes"
                 )
+        return tuple(warnings)
 
     def _by_class(self) -> str:
         """The classes that fail most often, all if they are few."""
@@ -114,13 +104,9 @@ class Calibration:
 
 
 def check_request(policy: Policy, *, tolerance: float, confidence: float, against: str) -> None:
-    """Check the settings of a calibration, before anything is computed.
-
-    Raises:
-        CertificateError: a level outside (0, 1), an unknown `against`, or nothing to calibrate.
-    """
-    check_against(against)
-    least_samples(tolerance, confidence)
+    """Raise a `CertificateError` for a level outside (0, 1), an unknown `against`, or nothing to calibrate."""
+    certificates.check_against(against)
+    certificates.least_samples(tolerance, confidence)
     if isinstance(policy, AtDepth):
         raise CertificateError("AtDepth has no threshold to calibrate: see Trace.minimal_depth, and truncate")
 
@@ -148,7 +134,7 @@ def calibrate(
     check_request(policy, tolerance=tolerance, confidence=confidence, against=against)
     to_tune, certify, _ = split = parted(inputs, seed)
     copies = len(inputs) - sum(map(len, split))
-    require_samples(
+    certificates.require_samples(
         len(inputs) - copies,
         tolerance=tolerance,
         confidence=confidence,
@@ -157,7 +143,7 @@ def calibrate(
         share=SHARES[1],
     )
     if tune:
-        allowed = most_failures(len(certify), tolerance, confidence) / len(certify)
+        allowed = certificates.most_failures(len(certify), tolerance, confidence) / len(certify)
         policy = tuned(policy, to_tune, failure_share=allowed, tolerance=tolerance, against=against, costs=costs)
     calibration = loosest_certified(
         *(part.under(policy) for part in split),
@@ -167,7 +153,7 @@ def calibrate(
         against=against,
         names=names,
     )
-    calibration = replace(calibration, notes=(*repeats(copies, len(inputs)), *calibration.notes))
+    calibration = replace(calibration, notes=(*certificates.repeats(copies, len(inputs)), *calibration.notes))
     if calibration.level is None:
         return AtDepth(inputs.depths[-1]), calibration
     return policy.at_level(calibration.level), calibration
@@ -176,14 +162,10 @@ def calibrate(
 def parted(inputs: PolicyInputs, seed: int) -> tuple[PolicyInputs, PolicyInputs, PolicyInputs]:
     """The distinct samples in three parts: to tune on, to certify by, and to hold out."""
     distinct = inputs.distinct(seed)
-    tune, certify, held_out = (distinct.rows(part) for part in parts(len(distinct), seed))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    ends = [round(share * len(distinct)) for share in (SHARES[0], SHARES[0] + SHARES[1])]
+    tune, certify, held_out = map(distinct.rows, np.split(order, ends))
     return tune, certify, held_out
-
-
-def parts(count: int, seed: int) -> list[np.ndarray]:
-    """Row numbers of the three parts of so many samples: to tune on, to certify by, and to hold out."""
-    order = np.random.default_rng(seed).permutation(count)
-    return np.split(order, [round(share * count) for share in (SHARES[0], SHARES[0] + SHARES[1])])
 
 
 def loosest_certified(
@@ -209,11 +191,13 @@ def loosest_certified(
             yield from counts
             return
         for count, count_of_all in zip(counts, every.failures_along(path, against).tolist(), strict=True):
-            if not passes(count_of_all, len(every), tolerance=tolerance, confidence=confidence):
+            if not certificates.passes(count_of_all, len(every), tolerance=tolerance, confidence=confidence):
                 return
             yield count
 
-    passed = certified(failures(), len(certify), against=against, tolerance=tolerance, confidence=confidence)
+    passed = certificates.certified(
+        failures(), len(certify), against=against, tolerance=tolerance, confidence=confidence
+    )
     samples = (len(tune), len(certify), len(held_out))
     if not passed:
         depth, notes = float(held_out.depths[-1]), _note_on_ties(tune, path[0])

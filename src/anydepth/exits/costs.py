@@ -93,12 +93,9 @@ def _any(share: int | float, size: int) -> float:
 
 
 def measure_costs(stack: Stack, batch: Any, *, rounds: int = _ROUNDS) -> Costs:
-    """Time the steps of a forward on a batch, and on a quarter of it.
+    """Time the steps of a forward on a batch, and on a quarter of it: each `rounds` times, and the median counts.
 
-    Args:
-        stack: the model, on the device it is to run on.
-        batch: like those to come: the costs hold for its size, and for texts of its length.
-        rounds: times each step is timed; the median counts.
+    The costs hold for the device that the model is on, the size of the batch, and texts of its length.
 
     Raises:
         DataError: the batch holds no sample.

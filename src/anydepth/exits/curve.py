@@ -41,7 +41,6 @@ class ExitCurve:
     Attributes:
         last: L.
         tested: the depths below L at which samples may exit.
-        samples: how many there were.
         level: (P,) of each threshold, from strict to loose; the first is +inf, where no sample exits early.
         depth: (P,) mean exit depth.
         agreement: (P,) share of predictions that are the full model's.
@@ -114,16 +113,9 @@ class ExitCurve:
         """One row for each threshold."""
         import pandas
 
-        columns = {
-            "level": self.level,
-            "depth": self.depth,
-            "agreement": self.agreement,
-            **({} if self.accuracy is None else {"accuracy": self.accuracy}),
-            "flops": self.flops,
-            "paper_speedup": self.paper_speedup,
-            "predicted_speedup": 1 / self.predicted,
-            "measured_speedup": 1 / self.measured,
-        }
+        names = ("level", "depth", "agreement", "accuracy", "flops", "paper_speedup")
+        columns = {name: values for name in names if (values := getattr(self, name)) is not None}
+        columns |= {f"{name}_speedup": 1 / getattr(self, name) for name in ("predicted", "measured")}
         return pandas.DataFrame(columns)
 
 

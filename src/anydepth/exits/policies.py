@@ -101,11 +101,7 @@ class Policy(ABC):
         return THRESHOLDS
 
     def tested(self, last: int) -> tuple[int, ...]:
-        """The depths below L (`last`) at which samples may exit, ascending.
-
-        Raises:
-            PolicyError: one is beyond L.
-        """
+        """The depths below L (`last`) at which samples may exit, ascending; a `PolicyError` if one is beyond L."""
         if self.depths is None:
             return tuple(range(1, last))
         if max(self.depths) > last:
@@ -299,10 +295,7 @@ class Convergence(Policy):
 
 @dataclass(frozen=True)
 class AtDepth(Policy):
-    """Exit at one depth, whatever the sample.
-
-    Args:
-        threshold: that depth, 1..L.
+    """Exit at one depth, `threshold` in 1..L, whatever the sample.
 
     Example:
         >>> AtDepth(3).tested(12)
@@ -329,16 +322,11 @@ class AtDepth(Policy):
         return torch.zeros(len(seen), device=seen.device), None
 
 
-# --- By name ---------------------------------------------------------------------------------------------------------
-
 POLICIES: dict[str, type[Policy]] = {name: globals()[kind] for name, kind in POLICY_CLASSES.items()}
 
 
 def policy_named(name: str, *, depths: Sequence[int] | None = None) -> Policy:
     """A policy by its key in `POLICIES`, with its default threshold: what calibration starts from.
-
-    Raises:
-        PolicyError: there is no such policy.
 
     Example:
         >>> policy_named("margin", depths=(2, 4))
@@ -349,11 +337,7 @@ def policy_named(name: str, *, depths: Sequence[int] | None = None) -> Policy:
 
 
 def as_plain(policy: Policy) -> dict[str, Any]:
-    """A policy as values that JSON holds.
-
-    Raises:
-        PolicyError: its class is not in `POLICIES`.
-    """
+    """A policy as values that JSON holds; raises a `PolicyError` if its class is not in `POLICIES`."""
     name = next((name for name, kind in POLICIES.items() if type(policy) is kind), None)
     if name is None:
         raise PolicyError(f"{type(policy).__name__} is no policy of anydepth's, and cannot be saved: make it anew")
@@ -370,10 +354,7 @@ def as_plain(policy: Policy) -> dict[str, Any]:
 
 
 def from_plain(plain: Mapping[str, Any]) -> Policy:
-    """A policy from the values of `as_plain`.
-
-    Raises:
-        PolicyError: an unknown policy, or values out of range.
+    """A policy from the values of `as_plain`; an unknown one, or values out of range, raise a `PolicyError`.
 
     Example:
         >>> from_plain(as_plain(Confidence(0.9, depths=(3,), temperature={3: 1.5})))

@@ -16,11 +16,7 @@ from anydepth.exits.policies import Policy, Reads
 
 
 class PolicyReader:
-    """Computes what a policy reads from the hidden states of a model.
-
-    Raises:
-        PolicyError: the policy tests a depth beyond L.
-    """
+    """Computes what a policy reads from the hidden states of a model; a depth beyond L raises a `PolicyError`."""
 
     def __init__(self, stack: Stack, policy: Policy) -> None:
         self.stack, self.policy = stack, policy
@@ -37,10 +33,7 @@ class PolicyReader:
     def prepare(self, batch: Batch) -> None:
         """Check the padding, and choose the positions that stand for the samples, if the policy reads states.
 
-        Needs gradients allowed.
-
-        Raises:
-            DataError: a sample is padding alone.
+        Needs gradients allowed; a sample of padding alone raises a `DataError`.
         """
         require_tokens(batch, "the batch")
         self.stack.learn(batch)
@@ -56,11 +49,7 @@ class PolicyReader:
         return self.checked(self.stack.readout(state, batch, depth=depth))
 
     def checked(self, logits: Tensor) -> Float[Tensor, "n c"]:
-        """The logits of a readout, checked to be one class for each sample.
-
-        Raises:
-            UnsupportedHead: the model has no classifier, predicts for every position, or chooses no class.
-        """
+        """The logits of a readout; raises an `UnsupportedHead` unless they choose one class for each sample."""
         model = self.stack.model
         # A bare tensor does not say what it is: whoever gives a policy for it takes it for logits.
         if not self.stack.answers_with_logits(labelled=True):

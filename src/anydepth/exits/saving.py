@@ -12,13 +12,13 @@ from torch import nn
 from anydepth.core.heads import HEADS_FILE, Heads
 from anydepth.core.provenance import class_names, describe_config, describe_model, now, stack_fingerprint, versions
 from anydepth.core.stack import Stack
-from anydepth.data.input_settings import InputSettings
+from anydepth.data.settings import InputSettings
 from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyError, TraceFileError
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import Policy, as_plain, from_plain
 from anydepth.models.hub_errors import translated
 from anydepth.stats.certificates import Certificate, Failures
-from anydepth.storage.checksums import content_hash, read_sealed
+from anydepth.storage.checksums import read_sealed, with_checksum
 from anydepth.storage.files import plain, write_json
 from anydepth.storage.output_folder import OutputKind, settle
 
@@ -49,8 +49,8 @@ class ExitFile:
     about: dict[str, Any] = field(default_factory=dict)
     inputs: InputSettings | None = None
 
-    def write(self, folder: Path) -> Path:
-        """Write `exit.json`; returns its path."""
+    def write(self, folder: Path) -> None:
+        """Write `exit.json`."""
         content = {
             "format": _FORMAT,
             "created": now(),
@@ -61,17 +61,11 @@ class ExitFile:
             "inputs": None if self.inputs is None else self.inputs.as_plain(),
             "about": plain(self.about),
         }
-        path = folder / FILE
-        write_json(path, {**content, "checksum": content_hash(content)})
-        return path
+        write_json(folder / FILE, with_checksum(content))
 
     @classmethod
     def read(cls, folder: Path) -> ExitFile:
-        """Read `exit.json` of a folder.
-
-        Raises:
-            TraceFileError: it is missing, of another format, or was changed since.
-        """
+        """Read `exit.json` of a folder; raises a `TraceFileError` if it is missing, of another format, or changed."""
         settle(folder)
         path = folder / FILE
         content = read_sealed(path, known=_FORMAT, again="calibrate again, its guarantee would not hold")
@@ -95,11 +89,7 @@ class ExitFile:
         return str(folder) if (folder / "config.json").is_file() else str(self.model["name"])
 
     def stack(self, folder: Path) -> Stack:
-        """Load the model beside `exit.json`.
-
-        Raises:
-            ModelError: there is none that transformers alone can read.
-        """
+        """Load the model beside `exit.json`; raises a `ModelError` if transformers alone can read none there."""
         import transformers
 
         kind: Any = getattr(transformers, self.model["class"], None)
@@ -116,11 +106,7 @@ class ExitFile:
         return Stack(model, blocks=self.model["blocks"], heads=heads)
 
     def require_same(self, stack: Stack) -> None:
-        """Check that a model is the one the thresholds are for.
-
-        Raises:
-            PolicyError: another depth, dtype or config, other weights, or heads where there were none.
-        """
+        """Raise a `PolicyError` for another model than that of the thresholds, by depth, dtype, weights or config."""
         saved, name = self.model, f"'{self.model['name']}'"
         if stack.depth != saved["depth"]:
             raise _other_model(f"a model of {saved['depth']} blocks, and this one has {stack.depth}")

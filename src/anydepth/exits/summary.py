@@ -19,11 +19,8 @@ class ExitSummary:
     """Result of the calibration of a model.
 
     Attributes:
-        folder: of the calibrated model.
-        model: name of the model.
         data: name of the data, with the split.
         policy: when a sample exits; `AtDepth(L)` if nothing could be certified.
-        calibration: of the policy, with its certificate.
         curve: the same policy at every threshold, on the held-out samples.
         leaving: (L,) how many of the held-out samples exit at each depth, from 1 on.
         agreement: share of their predictions that are the full model's.
@@ -32,7 +29,6 @@ class ExitSummary:
         predicted: time as a share of the plain model's, as the measured costs of its steps predict it.
         measured: the same, as timed.
         readout_in_blocks: the cost of one readout, in blocks.
-        notes: what a reader of the result should know, one sentence each.
     """
 
     folder: Path

@@ -165,11 +165,7 @@ def loosest(scores: ExitScores, tolerance: float, against: str) -> float:
 
 
 def levels(scores: ExitScores, count: int = LEVELS) -> list[float]:
-    """The path: scores that occur, from the highest down, evenly spread over them.
-
-    Raises:
-        CertificateError: no score is finite.
-    """
+    """The path: scores that occur, from the highest down, evenly spread; a `CertificateError` if none is finite."""
     values = np.unique(scores.scores[np.isfinite(scores.scores)])[::-1]
     if not len(values):
         raise CertificateError("every score is NaN or infinite: the policy tells nothing of this model")

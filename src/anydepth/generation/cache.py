@@ -22,11 +22,8 @@ class FixedLengthCache(Cache):  # type: ignore[misc]  # of transformers, which h
     """View of a cache that reports one fixed length, however many positions single layers hold.
 
     A model makes its masks and positions by the length of one layer. While some blocks have run on positions that
-    others have still to see, that would be right for some of them only.
-
-    Args:
-        cache: its layers are written to.
-        length: positions before those of this forward.
+    others have still to see, that would be right for some of them only. `length` counts the positions before those of
+    this forward; the layers of `cache` are written to.
     """
 
     def __init__(self, cache: Cache, length: int) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,16 @@ from anydepth.core.stack import Stack
 from anydepth.errors import CertificateError
 from anydepth.exits.policies import Policy, as_plain
 from anydepth.generation.dynamic import DynamicExit, dynamic_exit
-from anydepth.stats.certificates import Certificate, certified, check_level, passes, repeats, require_samples
+from anydepth.progress import Progress
+from anydepth.stats.certificates import Certificate, certified, passes, repeats, require_samples
 from anydepth.storage.disk import atomic_write
 
 _BATCH = 16
 
-Progress = Callable[[int, int, str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdResult:
-    """The test of one threshold.
-
-    Attributes:
-        threshold: of the policy.
-        failures: sequences that failed.
-        depth: mean exit depth over tokens.
-        differing: share of tokens that differ, over all sequences.
-    """
+    """The test of one threshold: failed sequences, mean exit depth of a token, share of all tokens that differ."""
 
     threshold: int | float
     failures: int
@@ -87,10 +80,6 @@ class SequenceGuarantee:
             f"{certificate.samples:,} calibration prompts differ, exact binomial p = {certificate.p_value:.2g}; "
             f"assumes new prompts drawn like these), at a mean depth of {taken.depth:.2f}"
         )
-
-    def as_plain(self) -> dict[str, Any]:
-        """As values that JSON holds."""
-        return asdict(self)
 
 
 def calibrate(
@@ -141,8 +130,6 @@ def calibrate(
         >>> policy.threshold, guarantee.certificate.failures
         (1.0, 0)
     """
-    for name, level in (("tolerance", tolerance), ("confidence", confidence)):
-        check_level(name, level)
     if not 0 <= share < 1:
         raise CertificateError(f"share is {share}, expected at least 0 and below 1")
     given = len(prompts)
@@ -187,14 +174,9 @@ def calibrate(
 
 def _distinct(prompts: Sequence[Tensor]) -> tuple[list[Tensor], Int64[np.ndarray, " n"]]:
     """Each prompt once, and how often it occurs."""
-    counts: dict[tuple[int, ...], int] = {}
-    first: list[Tensor] = []
-    for prompt in prompts:
-        content = tuple(prompt.tolist())
-        if content not in counts:
-            first.append(prompt)
-        counts[content] = counts.get(content, 0) + 1
-    return first, np.array(list(counts.values()), dtype=np.int64)
+    contents = [tuple(prompt.tolist()) for prompt in prompts]
+    distinct, times = dict(zip(contents, prompts, strict=True)), Counter(contents)
+    return list(distinct.values()), np.array(list(times.values()), dtype=np.int64)
 
 
 def _key(stack: Stack, prompts: Sequence[Tensor], policy: Policy, settings: tuple[int, int]) -> str:

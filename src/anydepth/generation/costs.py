@@ -82,13 +82,7 @@ class DecodeCosts:
         return each, self.forward(depth) + self.forward(deep, read=1) + deep * self.block_several
 
     def speculative(self, depth: int, length: int, acceptance: float) -> float:
-        """The speed-up of self-speculation if drafts are accepted independently of each other.
-
-        Args:
-            depth: of the drafts, 1..L-1.
-            length: drafts in a round.
-            acceptance: the probability that a draft is accepted.
-        """
+        """The speed-up of self-speculation by `length` drafts in a round, each accepted with the same probability."""
         each, round_ = self.draft(depth)
         return self.token * tokens_per_round(acceptance, length) / (length * each + round_)
 

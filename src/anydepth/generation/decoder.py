@@ -69,17 +69,11 @@ def checked_on(prompt: Int64[Tensor, "b t"], mask: Shaped[Tensor, "b p"] | None)
 
 
 class Decoder:
-    """A causal language model with a key-value cache, run between two depths at a time.
-
-    Args:
-        stack: the model as blocks.
-        segments: its forward in segments, open.
-        cache: see `whole_cache`.
-        model_inputs: of `generate`, beside prompt and cache.
-        sample: the batch that the stack was verified on.
-        stats: to add to.
+    """A causal language model with a key-value cache, run between two depths at a time; made by `decoding`.
 
     Attributes:
+        cache: see `whole_cache`.
+        stats: what it has run so far is added to them.
         length: positions that all blocks have run on, and that count.
     """
 
@@ -161,13 +155,9 @@ class Decoder:
         return None if known is None else functional.pad(known, (0, length - known.shape[1]), value=1)
 
     def keep(self, counts: list[int], rows: list[int] | None = None) -> None:
-        """Keep some of the positions after `length`, and drop the others.
+        """Keep so many of the positions after `length` of each row, all rows or those at the places `rows`.
 
         Rows stay aligned at their ends: the shorter ones move, and padding that the mask hides comes before them.
-
-        Args:
-            counts: how many positions of each remaining row.
-            rows: the places of the rows that remain; None for all.
         """
         self.length += max(counts)
         cut_back(self.cache, self.length)

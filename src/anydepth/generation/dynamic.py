@@ -53,13 +53,7 @@ class DynamicExit(GenerationMethod):
 class _EarlyForward:
     """The forward that `generate` calls: of the prompt with all blocks, then of each token until it exits.
 
-    Args:
-        segments: the model's own forward in segments, open.
-        policy: when a token exits.
-        last: L.
-        prompt_length: positions of the prompt. They go through all blocks, since the readout at its end says nothing
-            of the positions before.
-        stats: to add to.
+    The positions of the prompt go through all L (`last`) blocks, since the readout at its end says nothing of them.
     """
 
     def __init__(
@@ -113,13 +107,8 @@ class _EarlyForward:
 class _Step:
     """One token of each row on its way through the blocks.
 
-    Args:
-        policy: when a row exits.
-        tested: the depths where it may.
-        exited: which rows have exited before, (B,).
-
     Attributes:
-        exited: which have exited by now.
+        exited: which rows have exited by now, (B,).
         depths: where each was read out, (B,).
     """
 

@@ -87,13 +87,9 @@ class LoopArguments:
 class GenerationMethod(ABC):
     """A way to generate, given to a model as `model.generate(..., custom_generate=mode)`.
 
-    Args:
-        blocks: the dotted name of the list of blocks, for a model that has several.
-        streamer: is given tokens as they are decided. transformers keeps the streamer that `generate` is given to
-            itself when its loop is another's, so it has to come this way.
-
     Attributes:
-        streamer: as given; it may be set anew.
+        streamer: is given tokens as they are decided; it may be set anew. transformers keeps the streamer that
+            `generate` is given to itself when its loop is another's, so it has to come this way.
     """
 
     def __init__(self, *, blocks: str | None = None, streamer: Any = None) -> None:

@@ -22,31 +22,20 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
+from anydepth.generation import modes
 from anydepth.generation.cache import copied, require_filled, whole_cache
 from anydepth.generation.decoder import Decoder, decoding
-from anydepth.generation.modes import (
-    GenerationMethod,
-    LoopArguments,
-    positions_of,
-    require_depth,
-    require_padding,
-    require_supported,
-)
+from anydepth.generation.modes import GenerationMethod, LoopArguments
 from anydepth.generation.token_rows import TokenRows
 
 LONGEST_DRAFT = 16
 
 
 def best_length(chance: float, draft: int | float, verify: int | float) -> int:
-    """The number of drafts in a round that gives the most tokens for its cost.
+    """The number of drafts in a round that gives the most tokens for its cost: g times `draft`, and `verify`.
 
-    With a chance a for each draft to be accepted, a round of g drafts yields 1 + a + ... + a^g tokens in the mean, the
-    one that is no draft among them (Leviathan et al. 2023, equation 1).
-
-    Args:
-        chance: of each draft, 0..1.
-        draft: the cost of a drafted token.
-        verify: the cost of the rest of a round.
+    With a `chance` a for each draft to be accepted, a round of g drafts yields 1 + a + ... + a^g tokens in the mean,
+    the one that is no draft among them (Leviathan et al. 2023, equation 1).
 
     Example:
         >>> best_length(0.5, 0.25, 1.5), best_length(0.0, 0.25, 1.5)
@@ -90,11 +79,8 @@ def accepted_of(
     Greedy: as long as the draft is the full model's token. Sampled: with probability min(1, p / q), and where one is
     rejected the next token is drawn from max(0, p - q), which together is a draw from p (Leviathan et al., Theorem 1).
 
-    Args:
-        drafts: g tokens.
-        proposed: the scores they were drawn from.
-        verified: the full model's scores in the same places, and in the one after them: n = g + 1.
-        sampled: whether tokens are drawn.
+    The drafts were drawn from the scores `proposed`; `verified` are the full model's scores in the same places, and in
+    the one after them: n = g + 1.
     """
     count = len(drafts)
     if not sampled:
@@ -132,10 +118,10 @@ class SelfSpeculative(GenerationMethod):
         """Draft and verify, round after round, until all rows have ended."""
         model, prompt, config = arguments.model, arguments.input_ids, arguments.config
         single = len(prompt) == 1
-        require_supported(arguments, "self-speculation", several=not single)
-        require_padding(arguments)
+        modes.require_supported(arguments, "self-speculation", several=not single)
+        modes.require_padding(arguments)
         stack = self._stack_of(arguments)
-        require_depth(self.draft_depth, stack, below=True)
+        modes.require_depth(self.draft_depth, stack, below=True)
         cache = whole_cache(arguments.cache, stack.depth)
         new = arguments.uncached_tokens(cache)
         total = cache.get_seq_length() + new.shape[1]
@@ -149,7 +135,7 @@ class SelfSpeculative(GenerationMethod):
             rounds = _Rounds(decoder, rows, lengths, (self.draft_depth, stack.depth))
             rounds.begin(new)
             # the last token of a round is never a draft, and there are positions for so many
-            room = min(config.max_length - 1, positions_of(model) - total + prompt.shape[1])
+            room = min(config.max_length - 1, modes.positions_of(model) - total + prompt.shape[1])
             while rows.unfinished:
                 rounds.run(min(lengths.next(), max(room - rows.longest, 0)))
             stats.tokens = rows.written

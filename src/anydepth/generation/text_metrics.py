@@ -25,36 +25,6 @@ LENGTHS = (2, 3, 4)
 """The n of the n-grams in diversity."""
 
 
-def repetition(texts: Iterable[str], n: int) -> float:
-    """rep-n: the share of n-grams that occurred before in their text.
-
-    `1 - (different n-grams) / (n-grams)`, both counted within each text and added up over texts (Welleck et al. 2020;
-    pooled as in SimCTG's script). A share, not a percentage. The script leaves out the last n-gram of each text and
-    rounds to four decimals; this does neither.
-
-    Returns:
-        In 0..1; 0 if no n-gram occurs twice in one text. NaN if no text has n words.
-
-    Example:
-        >>> repetition(["to be or not to be"], 2), repetition(["to be", "to be"], 2)
-        (0.2, 0.0)
-    """
-    return 1 - float(different(counts(texts, (n,)).sum(0))[0])
-
-
-def diversity(texts: Iterable[str]) -> float:
-    """The product of `1 - rep-n` over n = 2, 3, 4 (Su et al. 2022).
-
-    Returns:
-        In 0..1; 1 if no text repeats a pair of words. NaN if no text has four words.
-
-    Example:
-        >>> diversity(["round and round and round"]), diversity(["a text of different words"])
-        (0.3333333333333333, 1.0)
-    """
-    return float(different(counts(texts, LENGTHS).sum(0)).prod())
-
-
 def embed(
     texts: Sequence[str], encoder: LoadedModel, *, pooling: str = "mean", batch: int = 32
 ) -> Float64[np.ndarray, "n d"]:
@@ -135,7 +105,11 @@ def coherence(
 
 
 def counts(texts: Iterable[str], lengths: Sequence[int] = LENGTHS) -> Int64[np.ndarray, "n m 2"]:
-    """For each text and length n: the number of different n-grams, and of all."""
+    """For each text and length n: the number of different n-grams, and of all.
+
+    Both are counted within each text (Welleck et al. 2020) and added up over texts, as in SimCTG's script, which leaves
+    out the last n-gram of each text and rounds to four decimals; this does neither.
+    """
     rows = []
     for text in texts:
         words = text.split()
@@ -145,7 +119,15 @@ def counts(texts: Iterable[str], lengths: Sequence[int] = LENGTHS) -> Int64[np.n
 
 
 def different(sums: Int64[np.ndarray, "*r m 2"]) -> Float64[np.ndarray, "*r m"]:
-    """The share of different n-grams, `1 - rep-n`, from counts summed over texts; NaN where there are none."""
+    """The share of different n-grams from counts summed over texts, in 0..1; NaN where there are none.
+
+    One minus it is rep-n, the share of n-grams that occurred before in their text. Diversity is its product over
+    n = 2, 3, 4 (Su et al. 2022).
+
+    Example:
+        >>> 1 - different(counts(["to be or not to be"], [2]).sum(0)), different(counts(["round and round and"]).sum(0))
+        (array([0.2]), array([0.66666667, 1.        , 1.        ]))
+    """
     unlike, total = sums[..., 0].astype(float), sums[..., 1].astype(float)
     return np.asarray(np.divide(unlike, total, out=np.full(total.shape, np.nan), where=total > 0))
 

@@ -64,12 +64,7 @@ class TokenRows:
     def processed(
         self, logits: Float[Tensor, "b v"], ahead: Int64[Tensor, "b q"] | None = None
     ) -> Float[Tensor, "b v"]:
-        """Scores of the next token of each row that has not ended: its logits, processed.
-
-        Args:
-            logits: of the position after the row and its drafts.
-            ahead: tokens that were drafted after each row.
-        """
+        """Scores of the next token of each row that has not ended, after tokens drafted `ahead`: processed logits."""
         if not self._processors:
             return logits
         places = self.unfinished

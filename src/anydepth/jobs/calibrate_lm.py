@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ import torch
 from anydepth.core.model_io import device_of
 from anydepth.core.stack import Stack
 from anydepth.data.batching import with_text
-from anydepth.data.input_settings import InputSettings
 from anydepth.data.loading import LoadedData
-from anydepth.data.settings import processor_fingerprint
+from anydepth.data.settings import InputSettings, processor_fingerprint
 from anydepth.errors import CertificateError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.saving import EXIT_OUTPUT, save_exits
@@ -52,7 +51,7 @@ class LmCalibrateResult:
         return {
             "model": self.model,
             "data": self.data,
-            "generation": self.promise.as_plain(),
+            "generation": asdict(self.promise),
             "promise": str(self.promise),
             "last": self.last,
             "notes": self.notes,

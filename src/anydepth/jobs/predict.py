@@ -16,9 +16,8 @@ from torch import Tensor
 from anydepth.core.model_io import Batch, device_of, to_device
 from anydepth.core.stack import Stack
 from anydepth.data.batching import batches
-from anydepth.data.input_settings import InputSettings
 from anydepth.data.loading import DataSelection, LoadedData, load_split
-from anydepth.data.settings import settings_of
+from anydepth.data.settings import InputSettings, settings_of
 from anydepth.errors import ModelError
 from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.policies import as_plain

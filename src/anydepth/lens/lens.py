@@ -205,7 +205,10 @@ def _loaded(model: Stack | LoadedModel, tokenizer: Any) -> LoadedModel:
             raise ModelError(f"a Stack of {name} came without a tokenizer: expected Lens.of(stack, text, tokenizer)")
         if not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise UnsupportedHead(f"{name} came with {type(tokenizer).__name__}, which is no tokenizer; {_NEEDS}")
-        return LoadedModel(model=model.model, processor=tokenizer, kind="text", task="causal-lm", name=name)
+        most = max_input_length(model.model, tokenizer)
+        return LoadedModel(
+            model=model.model, processor=tokenizer, kind="text", task="causal-lm", name=name, max_length=most
+        )
     if model.kind != "text":
         raise UnsupportedHead(f"'{model.name}' takes no text ({model.task}); {_NEEDS}")
     return model
@@ -219,7 +222,7 @@ def _encoded(text: str, loaded: LoadedModel, longest: int) -> tuple[Batch, list[
     tokenizer, network = loaded.processor, loaded.model
     if not tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
         raise DataError(f"the text {text[:20]!r} becomes no tokens, expected at least one: give a longer text")
-    most = min(filter(None, (longest, loaded.max_length, max_input_length(network, tokenizer))))
+    most = min(longest, loaded.max_length or longest)
     whole = len(tokenizer(text, verbose=False)["input_ids"])
     tokens = to_device(tokenizer(text, truncation=True, max_length=most, return_tensors="pt"), device_of(network))
     assert isinstance(tokens, dict)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from anydepth.errors import listed
-from anydepth.storage.disk import write_errors
+from anydepth.storage.disk import leaves, write_errors
 
 _LEGAL = re.compile(r"(?i)(licen[cs]e|notice|copying|copyright|authors|citation|(acceptable_)?use_policy)\b")
 _CARD = re.compile(r"(?i)readme\.md$")
@@ -34,15 +33,15 @@ class Companions:
 
     folder: Path
     carried: tuple[str, ...]
-    left: tuple[str, ...]
+    others: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A sentence on the files carried over, and one on the others, where there are any."""
         folder = self.folder.resolve().name  # nobody else has this disk
         carried = f"carried over from '{folder}': {listed(self.carried, 6)}"
-        left = f"left in '{folder}', since they are of the old model or of no known use: {listed(self.left, 6)}"
-        return (carried,) * bool(self.carried) + (left,) * bool(self.left)
+        others = f"left in '{folder}', since they are of the old model or of no known use: {listed(self.others, 6)}"
+        return (carried,) * bool(self.carried) + (others,) * bool(self.others)
 
 
 def carry(source: Path, target: Path, *, card: str, only_legal: bool = False) -> Companions:
@@ -58,7 +57,7 @@ def carry(source: Path, target: Path, *, card: str, only_legal: bool = False) ->
         TraceFileError: a file cannot be read or written.
     """
     carried: list[str] = []
-    left: list[str] = []
+    others: list[str] = []
     existing = {path.name for path in target.iterdir()}
     modules = set() if only_legal else _modules(source)
     for path in sorted(source.iterdir()):
@@ -67,14 +66,14 @@ def carry(source: Path, target: Path, *, card: str, only_legal: bool = False) ->
             continue
         if path.name in modules and path.is_dir() and not path.is_symlink():
             carried.append(path.name)
-            left += _copy_module(path, target)
+            others += _copy_module(path, target)
         elif path.is_file() and path.name != card and _is_companion(path.name, only_legal=only_legal):
             with write_errors(target / name):
                 shutil.copyfile(path, target / name)  # copies the content of a link, not the link
             carried.append(name)
         elif name not in existing:
-            left.append(path.name)
-    return Companions(folder=source, carried=tuple(carried), left=tuple(left))
+            others.append(path.name)
+    return Companions(folder=source, carried=tuple(carried), others=tuple(others))
 
 
 def _is_companion(name: str, *, only_legal: bool) -> bool:
@@ -95,22 +94,13 @@ def _modules(source: Path) -> set[str]:
 
 def _copy_module(folder: Path, target: Path) -> list[str]:
     """Copy a module's settings and weights; returns the names of its other files."""
-    left = []
-    for path in _files(folder):
-        name = path.relative_to(folder.parent)
+    others = []
+    for name in (Path(folder.name, leaf) for leaf in leaves(folder)):
+        path, copy = folder.parent / name, target / name
         if path.is_file() and not path.name.startswith(".") and path.suffix in (*_USE, ".safetensors"):
-            with write_errors(target / name):
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target / name)
+            with write_errors(copy):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
         else:
-            left.append(name.as_posix())
-    return left
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, without following links to folders."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from _files(path)
-        else:
-            yield path
+            others.append(name.as_posix())
+    return others

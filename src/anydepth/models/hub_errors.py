@@ -2,32 +2,21 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from anydepth.errors import AnydepthError, one_line
 
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""Names of models and data sets on the hub."""
 # Class names, not classes: the HTTP library under the hub client has changed before, and none is worth importing here.
 _UNREACHABLE = {
-    "OfflineModeIsEnabled",
-    "LocalEntryNotFoundError",
-    "ConnectionError",
-    "ConnectError",
-    "ConnectTimeout",
-    "NetworkError",
-    "ProxyError",
-    "ReadTimeout",
-    "gaierror",
+    *("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"),
+    *("NetworkError", "ProxyError", "ReadTimeout", "gaierror"),
 }
 _NOT_FOUND = {"RepositoryNotFoundError", "DatasetNotFoundError", "GatedRepoError"}
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, its cause or the error during whose handling it was raised, and so on."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def explain(error: BaseException, what: str, name: str) -> str:
@@ -39,7 +28,10 @@ def explain(error: BaseException, what: str, name: str) -> str:
         >>> explain(ConnectionError("no route"), "model", "google/vit")  # doctest: +ELLIPSIS
         "'google/vit' is no local path, and the hub that may have this model cannot be reached (...): ..."
     """
-    names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
+    chain = [error]
+    while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(earlier)
+    names = {base.__name__ for link in chain for base in type(link).__mro__}
     if names & _NOT_FOUND:
         return (
             f"the hub has no {what} '{name}' that you may read: "

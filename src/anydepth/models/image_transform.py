@@ -36,12 +36,7 @@ class Pixels:
             raise ModelError(f"the model takes {self.channels} channels; images here have 1 (grey) or 3 (RGB)")
 
     def __call__(self, images: Sequence[Image]) -> Float[Tensor, "batch channels height width"]:
-        """Convert and transform.
-
-        Raises:
-            DataError: an image in floating point or more than 16 bits, whose range is unknown.
-            ModelError: the transform gives another number of channels than the model takes.
-        """
+        """Convert and transform; an image in floating point or more than 16 bits has no known range: a `DataError`."""
         pixels = self.transform([_in_mode(image, _MODES[self.channels]) for image in images])
         if pixels.shape[1] != self.channels:
             raise ModelError(
@@ -71,9 +66,7 @@ def _in_mode(image: Image, mode: str) -> Image:
 def plain(size: tuple[int, int], channels: int) -> Pixels:
     """Transform for a model without an image processor: resize (bilinear), scale to [0, 1], then (x - 0.5) / 0.5.
 
-    Args:
-        size: height and width in pixels.
-        channels: 1 or 3.
+    `size` is height and width in pixels; there are 1 or 3 channels.
 
     Example:
         >>> from PIL import Image

@@ -4,7 +4,6 @@ Weights are safetensors, never pickles; code that comes with a checkpoint runs o
 random: a checkpoint without a classifier is loaded as features, with a note.
 """
 
-import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from anydepth.core.model_io import device_of, first_samples, to_device
 from anydepth.core.stack import Stack
 from anydepth.errors import ModelError, choose, listed, one_line
 from anydepth.models import image_transform as pixels
-from anydepth.models.hub_errors import quiet, translated
+from anydepth.models.hub_errors import HUB_ID, quiet, translated
 from anydepth.models.input_length import max_input_length
 from anydepth.models.label_names import are_numbers, are_placeholders, match_names
 from anydepth.models.loaded import Kind, LoadedModel, Task, check_folder
@@ -31,7 +30,6 @@ from anydepth.storage.paths import entry_at, local_path
 __all__ = ["LoadedModel", "Task", "check_name", "config_of", "load", "stack_of"]
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Never read by a forward pass in evaluation mode, and left out of many checkpoints.
 _UNUSED_KEYS = ("mask_token",)
 
@@ -96,11 +94,8 @@ def load(
 def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
     """A loaded model as a `Stack`, with the classifiers that were trained for each depth, if it has any.
 
-    Only the first of the batches is read, and only if there are such classifiers. `blocks` is the dotted name of the
-    list of blocks, for a model that has several.
-
-    Raises:
-        ModelError: the classifiers in the folder do not fit the model.
+    Only the first of the batches is read, and only if there are such classifiers, which raise a `ModelError` if they do
+    not fit the model. `blocks` is the dotted name of the list of blocks, for a model that has several.
     """
     stack = Stack(loaded.model, blocks=blocks)
     if loaded.heads is None:
@@ -111,15 +106,8 @@ def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None 
     return Stack(loaded.model, blocks=blocks, heads=heads)
 
 
-# --- transformers ---------------------------------------------------------------------------------------------------
-
-
 def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
-    """The config of a checkpoint of transformers, without its weights.
-
-    Raises:
-        ModelError: the name leads nowhere, or the config is broken or of an unknown kind.
-    """
+    """The config of a checkpoint of transformers, without its weights; a `ModelError` if none can be read."""
     from transformers import AutoConfig
 
     with translated(ModelError, "model", name):
@@ -307,9 +295,6 @@ def _classes(config: Any) -> tuple[str, ...]:
     return tuple(str(names[index]) for index in sorted(names))
 
 
-# --- shared ---------------------------------------------------------------------------------------------------------
-
-
 def check_name(name: str, *, pretrained: bool = True) -> None:
     """Raise a ModelError for a path that leads nowhere, or a folder that is no model, without loading it."""
     if not name:
@@ -324,7 +309,7 @@ def check_name(name: str, *, pretrained: bool = True) -> None:
         raise ModelError(f"no folder '{name}'")
     elif name.count("/") > 1:
         raise ModelError(f"no folder '{name}', and a hub id has at most one '/'")
-    elif not _HUB_ID.fullmatch(name):
+    elif not HUB_ID.fullmatch(name):
         raise ModelError(f"no folder '{name}', and a hub id is made of letters, digits, '.', '-' and '_'")
 
 

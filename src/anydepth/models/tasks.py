@@ -13,7 +13,8 @@ _TASKS: dict[str, tuple[Task, str]] = {
     "ForCausalLM": ("causal-lm", "AutoModelForCausalLM"),
     "LMHeadModel": ("causal-lm", "AutoModelForCausalLM"),
 }
-_LOADERS: dict[Task, str] = {**dict(_TASKS.values()), "features": "AutoModel"}
+LOADERS: dict[str, str] = {**dict(_TASKS.values()), "features": "AutoModel"}
+"""The class of transformers that loads a model, by task."""
 
 
 def check_task(name: str) -> Task:
@@ -26,7 +27,7 @@ def loader_of(task: Task) -> Any:
     """The class of transformers that loads a model for a task."""
     import transformers
 
-    return getattr(transformers, _LOADERS[task])
+    return getattr(transformers, LOADERS[task])
 
 
 def task_of(config: Any) -> tuple[Task, str | None]:

@@ -12,12 +12,9 @@ PREFIX = "timm:"
 
 
 def load_timm(name: str, task: Task | None, dtype: str, pretrained: bool) -> LoadedModel:
-    """Load a timm model; see `anydepth.models.loading.load`, which moves it to its device.
+    """Load a timm model, and raise, as `anydepth.models.loading.load`, which moves it to its device.
 
     Without a task, it is "image-classification" if the model has a classifier, else "features".
-
-    Raises:
-        ModelError: the name leads nowhere, the weights cannot be used, or timm is not installed.
     """
     if task not in (None, "image-classification", "features"):
         raise ModelError(f"'{name}' is an image model, and {task} is a task of text models")

@@ -48,7 +48,6 @@ class ExportResult:
 
     Attributes:
         folder: of the export; `anydepth.onnx.Router` runs it.
-        model: name of the model.
         policy: when samples exit, as Python would write it.
         exits: the depths where they do, ascending.
         last: L.
@@ -56,7 +55,6 @@ class ExportResult:
         bytes: size of each graph, with its weights.
         apart: largest difference between onnxruntime and torch: logits relative to the largest, and scores.
         batches: shapes of the first input of the batches that were compared.
-        notes: what a reader of the result should know, one sentence each.
     """
 
     folder: Path
@@ -155,12 +153,7 @@ def export(
 
 
 def require_extras() -> None:
-    """Check that the packages of an export are installed.
-
-    Raises:
-        ExportError: a package is not installed.
-        DependencyError: the installed torch exports differently.
-    """
+    """Raise an `ExportError` for missing packages, a `DependencyError` if the installed torch exports differently."""
     missing = [package for package in _EXTRAS if find_spec(package) is None]
     if missing:
         raise ExportError(f"an export takes {', '.join(missing)}: pip install 'anydepth[onnx]'")
@@ -222,15 +215,8 @@ def _size(files: Mapping[str, Mapping[str, Any]], graph: str) -> int:
     return sum(int(record["bytes"]) for name, record in files.items() if name.startswith(graph))
 
 
-# --- Whether it is the same -------------------------------------------------------------------------------------------
-
-
 def _largest_difference(reader: PolicyReader, router: Router, inputs: Inputs, batch: Batch) -> float:
-    """The largest difference between onnxruntime and torch at the exits of a batch.
-
-    Raises:
-        ExportError: it is more than `TOLERANCE`.
-    """
+    """The largest difference between onnxruntime and torch at the exits of a batch, at most `TOLERANCE`."""
     states, memory, worst = reader.stack.states(batch), None, 0.0
     arrays = {name: value.numpy() for name, value in inputs.named(batch).items()}
     for output in router.look(arrays):

@@ -8,6 +8,7 @@ installed.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from anydepth.errors import AnydepthWarning, DataError, ModelError, TraceFileError, one_line
 from anydepth.exits.exit_output import ExitOutput
-from anydepth.onnx.runtime import load_onnxruntime
 from anydepth.storage.checksums import read_sealed, require_intact
 from anydepth.storage.output_folder import settle
 
@@ -143,11 +143,7 @@ class Router:
             )
 
     def look(self, inputs: Any) -> Iterator[SegmentOutput]:
-        """Logits and scores of a batch at every exit, in one pass without early exit.
-
-        Raises:
-            DataError: as when called.
-        """
+        """Logits and scores of a batch at every exit, in one pass without early exit; raises as a call does."""
         arrays, _ = _checked(inputs, self.inputs)
         for segment in self._segments:
             outputs = segment(arrays)
@@ -202,6 +198,17 @@ def _segments(folder: Path, content: dict[str, Any], options: Any, providers: Se
         segments.append(_Segment(start=start, stop=stop, session=session, takes=takes, gives=gives, later=later))
         later |= {*takes}
     return segments[::-1]
+
+
+def load_onnxruntime() -> Any:
+    """Import `onnxruntime` without its telemetry, unless the user's own setting asks for that.
+
+    It would write to the user's home folder and send from there, as soon as it is imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -142,13 +142,8 @@ class Segment(nn.Module):
 def write_segment(segment: Segment, named: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Trace a segment, in evaluation mode, on an example of each of its inputs, and write its graph.
 
-    Weights beyond 2 GB go to a file beside the graph.
-
-    Returns:
-        The outputs of the segment in torch, by name.
-
-    Raises:
-        ExportError: it cannot be traced.
+    Weights beyond 2 GB go to a file beside the graph. Returns the outputs of the segment in torch, by name; one that
+    cannot be traced raises an `ExportError`.
     """
     tensors, axes = tuple(named[name] for name in segment.takes()), segment.axes(named)
     outputs = segment(*tensors)

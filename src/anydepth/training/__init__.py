@@ -5,17 +5,13 @@ from typing import TYPE_CHECKING
 from anydepth.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from anydepth.training.objectives import OBJECTIVES, AlignedLoss
+    from anydepth.training.objectives import OBJECTIVES, AlignedLoss, Loss, Objective
     from anydepth.training.trace_callback import TraceCallback
     from anydepth.training.trainer import AlignedTrainer
 
-__all__ = ["OBJECTIVES", "AlignedLoss", "AlignedTrainer", "TraceCallback"]
+__all__ = ["OBJECTIVES", "AlignedLoss", "AlignedTrainer", "Loss", "Objective", "TraceCallback"]
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {
-        "OBJECTIVES": "anydepth.training.objectives",
-        "AlignedLoss": "anydepth.training.objectives",
-        "AlignedTrainer": "anydepth.training.trainer",
-        "TraceCallback": "anydepth.training.trace_callback",
-    },
+    dict.fromkeys(("OBJECTIVES", "AlignedLoss", "Loss", "Objective"), "anydepth.training.objectives")
+    | {"AlignedTrainer": "anydepth.training.trainer", "TraceCallback": "anydepth.training.trace_callback"},
 )

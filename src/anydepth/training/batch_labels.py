@@ -11,12 +11,9 @@ from anydepth.errors import TrainingError
 
 
 def label_of(names: Sequence[str], model: str, *, given: bool) -> str:
-    """The name of the entry of a batch that holds the labels.
+    """The name of the entry of a batch that holds the labels, among Trainer's `label_names`.
 
-    Args:
-        names: Trainer's `label_names`.
-        model: the class of the model, for the message.
-        given: whether the user named them, rather than Trainer, from the model's forward.
+    `given` says whether the user named them, rather than Trainer, from the forward of the class `model`.
 
     Raises:
         TrainingError: there are several, as for a model that predicts a first and a last position.
@@ -39,10 +36,7 @@ def label_of(names: Sequence[str], model: str, *, given: bool) -> str:
 
 
 def labelled(inputs: Mapping[str, Any], names: Sequence[str], label: str) -> dict[str, Any]:
-    """A copy of a batch in which the labels are called "labels".
-
-    Raises:
-        TrainingError: the batch has labels under another of the names, too.
+    """A copy of a batch in which the labels are called "labels"; those under another name raise a `TrainingError`.
 
     Example:
         >>> labelled({"x": 1, "target": 2}, ["target"], "target")
@@ -61,11 +55,7 @@ def labelled(inputs: Mapping[str, Any], names: Sequence[str], label: str) -> dic
 
 
 class RequireObjective(TrainerCallback):  # type: ignore[misc]
-    """Stops a training in which the objective does not compute the loss, as in a subclass with a loss of its own.
-
-    Attributes:
-        called: whether the objective was called since the last optimizer step.
-    """
+    """Stops a training in which the objective was not `called`, as in a subclass with a loss of its own."""
 
     def __init__(self, trainer: str) -> None:
         self._trainer, self.called = trainer, False

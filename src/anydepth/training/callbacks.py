@@ -27,13 +27,7 @@ def three_depths(depth: int) -> tuple[int, ...]:
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Reports the steps done, and the latest accuracy or perplexity at a shallow, the middle and the last depth.
-
-    Args:
-        progress: called with the number done, the total, and a description.
-        depth: L.
-        language_model: whether to report perplexity rather than accuracy.
-    """
+    """Reports steps done, and the latest accuracy, or perplexity of a language model, at `three_depths`."""
 
     def __init__(self, progress: Progress, depth: int, *, language_model: bool) -> None:
         self._progress, self._depths = progress, three_depths(depth)
@@ -82,11 +76,7 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
     """Stops a training on Ctrl-C, SIGTERM or SIGHUP, after the current step and with a checkpoint.
 
     A second signal stops it at once. It is enough that one of several processes gets the signal: after each step they
-    agree on whether to continue.
-
-    Args:
-        say: takes one line for the user.
-        device: where processes exchange tensors.
+    agree on whether to continue, by a tensor on `device`. `say` is given a line for the user.
     """
 
     def __init__(self, say: Callable[[str], None], device: torch.device | str = "cpu") -> None:

@@ -32,9 +32,7 @@ def last_checkpoint(folder: str | Path, *, thorough: bool = False) -> Path | Non
     wrote them: then one is complete that has a state file, which is written last, and no empty file. (Trainer's own
     search takes the newest folder, complete or not.)
 
-    Args:
-        folder: the training's `output_dir`.
-        thorough: compare checksums, too, and warn (`AnydepthWarning`) of each checkpoint that is damaged.
+    `thorough` compares checksums, too, and warns (`AnydepthWarning`) of each checkpoint that is damaged.
 
     Example:
         >>> import tempfile
@@ -66,12 +64,7 @@ def every_checkpoint(folder: str | Path) -> list[Path]:
 
 
 def damage(checkpoint: str | Path, *, thorough: bool = False) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it is complete.
-
-    Args:
-        checkpoint: its folder.
-        thorough: compare checksums, too, rather than sizes alone.
-    """
+    """What is wrong with a checkpoint, in a few words; None if it is complete. `thorough` compares checksums, too."""
     folder = Path(checkpoint)
     try:
         if "global_step" not in json.loads((folder / STATE_FILE).read_text(encoding="utf-8")):
@@ -95,11 +88,7 @@ def damage(checkpoint: str | Path, *, thorough: bool = False) -> str | None:
 
 
 def seal_checkpoint(checkpoint: Path) -> None:
-    """Mark a checkpoint as complete, once it is on the disk; its files get the mode of the umask.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Mark a checkpoint as complete, once it is on the disk; its files get the mode of the umask."""
     opened = checkpoint / f"{SEAL_FILE}.tmp"
     opened.write_bytes(b"")  # a new file, so it has that mode
     open_to_all(checkpoint, opened.stat().st_mode & 0o666)
@@ -126,14 +115,7 @@ def remove_checkpoint(checkpoint: Path) -> None:
 
 
 def rotate(folder: Path, newest: Path, limit: int | None, best: str | None) -> None:
-    """Remove the oldest checkpoints, after the newest is sealed.
-
-    Args:
-        folder: the training's `output_dir`.
-        newest: kept, whatever the limit.
-        limit: how many to keep; None or 0 for all.
-        best: the folder of the best one, which is kept, too.
-    """
+    """Remove the oldest checkpoints beyond a limit (None or 0: none), but never the `newest`, nor the `best` one."""
     kept = {newest, *([Path(best)] if best else [])}
     others = [path for path in every_checkpoint(folder) if path not in kept]
     if limit:
@@ -152,11 +134,7 @@ def checkpoint_bytes(model: nn.Module) -> int:
 
 
 def require_room(folder: str | Path, model: nn.Module) -> None:
-    """Check that a checkpoint of the model fits on the disk of a folder.
-
-    Raises:
-        TrainingError: it does not.
-    """
+    """Raise a `TrainingError` unless a checkpoint of the model fits on the disk of a folder."""
     needed, free = checkpoint_bytes(model), shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(

@@ -66,14 +66,8 @@ def depth_losses(
 
     The gradient is computed in the forward pass, since no logits are kept for a backward pass. It is that of
     `coefficient * ((1 - imitation) * cross_entropy(logits, labels, smoothing) + imitation * KL(teacher || logits))`,
-    summed. Under autocast the products run in its dtype, sums and exponentials in float32.
-
-    Args:
-        features: input of the classifier, at each depth.
-        weight: of the classifier, as is the bias.
-        bias: None if it has none.
-        target: labels and teacher, shared by all depths.
-        coefficients: factor of each depth's loss.
+    summed. Under autocast the products run in its dtype, sums and exponentials in float32. `features` are the input of
+    the classifier at each depth, `coefficients` the factors of the depths' losses.
 
     Example:
         >>> x, w = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
@@ -163,18 +157,13 @@ def _one_depth(
         gradient = chunk.gradient(coefficient).to(rows.dtype)
         if of_features is not None:
             of_features[part] = gradient @ weight
-        if of_weight is not None:
-            _add_product(of_weight, gradient, rows)
+        if of_weight is not None and of_weight.dtype == rows.dtype:
+            of_weight.addmm_(gradient.T, rows)  # no second matrix of the classifier's size
+        elif of_weight is not None:
+            of_weight += gradient.T @ rows
         if of_bias is not None:
             of_bias += gradient.sum(0, dtype=of_bias.dtype)
     return (coefficient * loss).to(_at_least_float32(features.dtype)), nats, right
-
-
-def _add_product(into: Tensor, gradient: Tensor, rows: Tensor) -> None:
-    if into.dtype == rows.dtype:
-        into.addmm_(gradient.T, rows)  # no second matrix of the classifier's size
-    else:
-        into += gradient.T @ rows
 
 
 class _Chunk:

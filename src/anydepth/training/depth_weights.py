@@ -47,12 +47,7 @@ WEIGHTS = {"linear": linear, "uniform": uniform, "final": final, "additive": add
 
 
 def weights_of(weights: Weights, depths: Sequence[int], depth: int) -> dict[int, float]:
-    """The weight of each of some depths.
-
-    Args:
-        weights: see `Weights`.
-        depths: the exits, in any order.
-        depth: L.
+    """The weight of each of the exits `depths`, in their order, for a model of L = `depth` blocks.
 
     Raises:
         ObjectiveError: an unknown name; a depth that does not exist, or twice; weights that are negative, not finite,

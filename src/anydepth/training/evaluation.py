@@ -16,14 +16,9 @@ from anydepth.training.losses import answer_rows, inputs_and_labels
 
 @torch.no_grad()
 def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
-    """Right predictions, summed cross-entropy and number of labels of each sample at each depth.
+    """Right predictions, summed cross-entropy (nats) and number of labels of each sample at the depths 1..L.
 
-    Args:
-        stack: the model, in the mode it is to be evaluated in.
-        batch: a dict with "labels", or a pair (x, y).
-
-    Returns:
-        For each sample at the depths 1..L: labels right, summed nats, labels counted (one, or a text's tokens).
+    A sample has one label, or a text's tokens. The batch is a dict with "labels", or a pair (x, y).
 
     Example:
         >>> from torch import nn

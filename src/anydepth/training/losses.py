@@ -29,13 +29,9 @@ _POLICIES: WeakKeyDictionary[Stack, Policy] = WeakKeyDictionary()
 class DepthLossTerms:
     """The losses of one batch, computed depth by depth, and their values for the logs.
 
-    Args:
-        stack: the model.
-        targets: the labels of the batch.
-        items: number of labels in the whole optimizer step; None if these are all.
-        output: the model's logits.
-        smoothing: share of each label spread evenly over all classes.
-        imitation: share of the shallow depths' loss that imitates the output rather than the labels.
+    `items` is the number of labels in the whole optimizer step, None if those of the batch are all. `smoothing` is the
+    share of each label spread evenly over all classes, `imitation` that of the shallow depths' loss that imitates the
+    output rather than the labels.
 
     Attributes:
         by_depth: (L,), cross-entropy in nats per label; NaN where none was computed.
@@ -151,11 +147,7 @@ class DepthLossTerms:
         self.accuracy[where] = right.detach().to(self.accuracy)
 
     def require_finite(self, step: int) -> None:
-        """Check that no loss that was computed is NaN or infinite.
-
-        Raises:
-            NonFiniteLoss: one is.
-        """
+        """Raise a `NonFiniteLoss` if a loss that was computed is NaN or infinite."""
         # accuracy tells what was computed: it is NaN nowhere else
         wrong = ~self.by_depth.isfinite() & ~self.accuracy.isnan()
         if self._count and wrong.any():
@@ -210,12 +202,9 @@ def answer_rows(output: Tensor) -> Float[Tensor, "r c"]:
 
 
 def require_learnable(stack: Stack, batch: Batch, weights: Mapping[int, float]) -> None:
-    """Check that a classifier that is to serve shallow depths is trained.
+    """Raise an `ObjectiveError` if a classifier that is to serve shallow depths is frozen.
 
     A language model's classifier is its vocabulary: adapters leave that frozen, and only the blocks below it learn.
-
-    Raises:
-        ObjectiveError: it is frozen.
     """
     if not any(weight for depth, weight in weights.items() if depth < stack.depth) or stack.heads is not None:
         return

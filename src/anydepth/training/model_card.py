@@ -8,16 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anydepth.models.tasks import LOADERS
 from anydepth.storage.file_kinds import kind_of
 from anydepth.storage.paths import local_path
 from anydepth.training.summary import TrainingSummary
 
-_CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "image-classification": "AutoModelForImageClassification",
-    "causal-lm": "AutoModelForCausalLM",
-}
 _TAGS = {"causal-lm": "text-generation"}  # the hub's name, where it is another than ours
 
 
@@ -46,12 +41,7 @@ def _front(summary: TrainingSummary) -> str:
 
 
 def front(model: str, licence: Mapping[str, str]) -> str:
-    """YAML metadata for the card of a model that was made from another one.
-
-    Args:
-        model: the original.
-        licence: of the original, from `licence_in`.
-    """
+    """YAML metadata for the card of a model that was made from another one, whose licence is that of `licence_in`."""
     return _yaml(model, tags=["anydepth"], **licence)
 
 
@@ -92,7 +82,7 @@ def _by_depth(summary: TrainingSummary) -> list[str]:
 
 
 def _use(summary: TrainingSummary) -> list[str]:
-    name = _CLASSES[summary.task]
+    name = LOADERS[summary.task]
     heads = (
         "The classifiers of the depths below the last are in `heads.safetensors`; transformers leaves them alone, and "
         "`anydepth trace` reads each depth out by its own.\n"
@@ -108,10 +98,8 @@ def _use(summary: TrainingSummary) -> list[str]:
 
 
 def _training(summary: TrainingSummary) -> list[str]:
-    rows = [
-        f"| {plain(name.replace('_', ' '))} | {code(_value(value), table=True)} |"
-        for name, value in summary.settings.items()
-    ]
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in summary.settings.items()}
+    rows = [f"| {plain(name.replace('_', ' '))} | {code(text, table=True)} |" for name, text in texts.items()]
     parts = ["## Training\n", "\n".join(["| setting | value |", "|---|---|", *rows]) + "\n"]
     if summary.classes:
         names = ", ".join(code(name) for name in summary.classes[:20])
@@ -143,10 +131,6 @@ def short_name(name: str) -> str:
         ('google/vit-base-patch16-224', 'reviews.csv')
     """
     return name if is_hub_id(name.partition(":")[0]) else local_path(name).resolve().name or name
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def plain(text: str) -> str:

@@ -134,13 +134,10 @@ class AlignedLoss:
             )
 
     def expected(self, depth: int) -> dict[int, float]:
-        """The weight of each depth's cross-entropy, on the mean over steps.
-
-        Args:
-            depth: L.
+        """The weight of each depth's cross-entropy, on the mean over steps, in a model of L = `depth` blocks.
 
         Raises:
-            ObjectiveError: weights or exits that do not fit a model of L blocks.
+            ObjectiveError: weights or exits that do not fit such a model.
 
         Example:
             >>> AlignedLoss(schedule="alternating").expected(2)
@@ -152,13 +149,9 @@ class AlignedLoss:
         return weights if self.schedule == "every" else _half_final(weights, depth)
 
     def plan(self, step: int, depth: int) -> dict[int, float]:
-        """The weight of each depth at one optimizer step: a function of (seed, step), the same on every rank.
+        """The weight of each depth at an optimizer step, from 0: a function of (seed, step), the same on every rank.
 
         With `cosine` they are the weights of the distances, not of the cross-entropy.
-
-        Args:
-            step: the optimizer step, from 0.
-            depth: L.
 
         Example:
             >>> AlignedLoss(schedule="alternating").plan(0, depth=2)
@@ -217,14 +210,7 @@ def _half_final(weights: dict[int, float], depth: int) -> dict[int, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedObjective:
-    """An objective of the table `OBJECTIVES`.
-
-    Attributes:
-        name: on the command line and in results.
-        purpose: what it is for, in one sentence.
-        loss: its loss.
-        separate_heads: whether each depth below L has a classifier of its own.
-    """
+    """An objective of the table `OBJECTIVES`; with `separate_heads` each depth below L has its own classifier."""
 
     name: str
     purpose: str
@@ -261,10 +247,7 @@ DEFAULT = "aligned"
 
 
 def objective_named(name: str) -> NamedObjective:
-    """The objective of that name.
-
-    Raises:
-        ObjectiveError: there is none.
+    """The objective of that name; raises an `ObjectiveError` if there is none.
 
     Example:
         >>> objective_named("sampeld")

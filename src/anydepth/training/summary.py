@@ -13,23 +13,15 @@ class TrainingSummary:
     """The trained model, its quality at every depth, and the settings of the training.
 
     Attributes:
-        folder: where the model is.
         model: the model before the training.
-        data: the training data.
-        task: of the model.
-        objective: name of the objective.
         purpose: of the objective, in a sentence.
-        separate_heads: whether each depth has a classifier of its own.
         measure: "accuracy", or "perplexity" of a language model.
         values: of depth 1..L, on held-out data; None where it is not finite.
         bounds: low and high of each accuracy (Wilson, 95 %); empty where outputs of one text are not independent.
         evaluated: the held-out data, in words.
         classes: names of the classes; empty for a language model.
         settings: of the training, without those left at None or False.
-        steps: optimizer steps.
         seconds: of training since it last began or resumed.
-        notes: on the results, one sentence each.
-        versions: of the libraries.
     """
 
     folder: Path

@@ -27,20 +27,8 @@ from anydepth.dependencies import require
 from anydepth.distributed import wait_for_all
 from anydepth.errors import ObjectiveError, TrainingError
 from anydepth.storage.disk import write_errors
+from anydepth.training import checkpoints
 from anydepth.training.batch_labels import RequireObjective, label_of, labelled
-from anydepth.training.checkpoints import (
-    STATE_FILE,
-    damage,
-    last_checkpoint,
-    randomness_kept,
-    read_weights,
-    remove_checkpoint,
-    require_room,
-    rotate,
-    seal_checkpoint,
-    unseal_checkpoint,
-    without,
-)
 from anydepth.training.evaluation import by_sample
 from anydepth.training.losses import inputs_and_labels
 from anydepth.training.objectives import DEFAULT, AlignedLoss, NamedObjective, Objective, objective_named
@@ -66,7 +54,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     Args:
         *args: as Trainer takes them.
         objective: a name of `anydepth.training.OBJECTIVES`, one of its values, an `AlignedLoss`, or a callable of your
-            own (see `anydepth.training.objectives.Objective`). `args.label_smoothing_factor` sets the `label_smoothing`
+            own (see `anydepth.training.Objective`). `args.label_smoothing_factor` sets the `label_smoothing`
             of an `AlignedLoss`.
         blocks: the dotted name of the list of blocks, for a model that has several (an encoder-decoder).
         heads: one classifier for each depth below L, to be trained with the model. The objective "heads" makes its
@@ -317,7 +305,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         """Make the heads part of the model, so that optimizer, wrappers and precision see them."""
         inner = self._inner(model)
         if self.heads is None and self._makes_heads:
-            with randomness_kept():
+            with checkpoints.randomness_kept():
                 batch = next(iter(self.get_train_dataloader()))
             stack = Stack(inner, blocks=self._blocks)
             self.heads = separate_heads(stack.classifier(to_device(batch, device_of(inner))), stack.depth)
@@ -354,19 +342,19 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
     def _checkpoint(self, resume: str | Path | bool | None) -> str | None:
         if not resume:
             return None
-        folder = last_checkpoint(self.args.output_dir, thorough=True) if resume is True else Path(resume)
-        problem = None if folder is None else damage(folder, thorough=True)
+        folder = checkpoints.last_checkpoint(self.args.output_dir, thorough=True) if resume is True else Path(resume)
+        problem = None if folder is None else checkpoints.damage(folder, thorough=True)
         if folder is None or problem is not None:
             raise TrainingError(
                 f"{folder or self.args.output_dir} has no checkpoint that was written to its end"
-                f"{f' ({problem})' if problem else ''}, expected a checkpoint-N with its {STATE_FILE}; train without "
-                "resuming, or look in another folder"
+                f"{f' ({problem})' if problem else ''}, expected a checkpoint-N with its "
+                f"{checkpoints.STATE_FILE}; train without resuming, or look in another folder"
             )
         return str(folder)
 
     def _require_disk_space(self) -> None:
         if self.args.should_save and self.args.save_strategy != SaveStrategy.NO:
-            require_room(self.args.output_dir, self.model)
+            checkpoints.require_room(self.args.output_dir, self.model)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_disk_space()
@@ -374,21 +362,21 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         folder = output_dir / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             # With the seal of an older run in this folder, half of the new checkpoint would pass for a whole one.
-            unseal_checkpoint(folder)
+            checkpoints.unseal_checkpoint(folder)
         try:
             self.args.save_total_limit = None  # Trainer would remove older ones before this one is complete
             with write_errors(folder):
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
-                    seal_checkpoint(folder)
+                    checkpoints.seal_checkpoint(folder)
         except BaseException:
             if self.args.should_save:
-                remove_checkpoint(folder)
+                checkpoints.remove_checkpoint(folder)
             raise
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate(output_dir, folder, limit, self.state.best_model_checkpoint)
+            checkpoints.rotate(output_dir, folder, limit, self.state.best_model_checkpoint)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -402,7 +390,7 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         if state_dict is not None:  # a sharded model's, put together
             heads = {name: state_dict[name] for name in state_dict if name.startswith(prefix)}
             state_dict = {name: state_dict[name] for name in state_dict if name not in heads}
-        with without(self._inner(self.model), ATTACHED):
+        with checkpoints.without(self._inner(self.model), ATTACHED):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -424,9 +412,9 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
             load()
             return
         inner = self._inner(self.model)
-        with without(inner, ATTACHED):
+        with checkpoints.without(inner, ATTACHED):
             if isinstance(inner, PreTrainedModel) and not inner._hf_peft_config_loaded:
-                read_weights(inner, folder)
+                checkpoints.read_weights(inner, folder)
             else:
                 load()
         if self.heads is not None and len(self.heads):

@@ -14,17 +14,10 @@ def within_forward(outer: nn.Module, inner: nn.Module, work: Callable[[dict[str,
     """Run a function inside the forward of a wrapper, in place of the forward of the model it wraps.
 
     DDP and FSDP prepare for gradients when *their* forward is called, once for each backward. So the whole loss, with
-    all its readouts, has to run inside one call of theirs.
+    all its readouts, has to run inside one call of theirs. `outer` is the `inner` model itself if nothing wraps it.
 
-    Args:
-        outer: the wrapper, or the model itself if it has none.
-        inner: the model itself.
-        work: takes the inputs as they reach the model, which it may call several times. Tensors with gradient must be
-            its result, or the values of a dict, so that the wrapper finds them.
-        inputs: keyword arguments of the forward.
-
-    Returns:
-        The result of `work`.
+    `work` takes the inputs as they reach the model, which it may call several times. Tensors with gradient must be its
+    result, or the values of a dict, so that the wrapper finds them.
 
     Example:
         >>> import torch
