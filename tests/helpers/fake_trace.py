@@ -39,6 +39,7 @@ class FakeTrace:
     counts: np.ndarray | None = None
     classes: pd.DataFrame | None = None
     named: tuple = ()
+    rows: None = None
 
     def __getattr__(self, name):
         # A statistic that was not measured must not be asked for: the real trace raises as well.

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from anydepth.report import html, theme
 from anydepth.report.formats import percent
+from anydepth.report.lens_source import LensSource
 from anydepth.report.pages.sections import Section, flat
-from anydepth.report.protocols import LensSource
 from anydepth.report.sentences import Finding, saturation
 
 ACROSS = 12
