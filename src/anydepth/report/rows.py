@@ -134,10 +134,7 @@ def saturation(traces: Traces) -> list[Row]:
 def spread(traces: Traces, measure: str, against: str) -> list[Row]:
     """One row per trace and depth: quantiles and mean of a similarity over samples.
 
-    Args:
-        traces: label → trace.
-        measure: a measure that has quantiles.
-        against: "last" pairs each depth below L with L; "next" pairs each depth with the one after it.
+    Against "last", each depth below L is paired with L; against "next", with the one after it.
     """
     rows: list[Row] = []
     for label, trace in traces.items():

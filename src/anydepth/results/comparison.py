@@ -240,9 +240,7 @@ def _differences(
 
 
 def _per_answer(trace: TraceData, name: str) -> Float64[np.ndarray, "n k"]:
-    if name == "settled":
-        return np.asarray(trace.saturation_depth[:, None] <= np.arange(trace.depth + 1)[None], dtype=float)
-    return trace.per_answer(name)
+    return trace.saturated.astype(float) if name == "settled" else trace.per_answer(name)
 
 
 def _closeness(

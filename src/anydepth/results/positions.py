@@ -173,12 +173,9 @@ def _next_token_rows(trace: TraceData) -> Rows:
 
 
 def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> BandedStatistics:
-    """Readout statistics by bands of a number that each answer has.
+    """Readout statistics by bands of a number, `place`, that each answer has, above `ends[0]`.
 
-    Args:
-        trace: of the answers.
-        place: the number of each answer, above `ends[0]`.
-        ends: the last number before the first band, then of each band; larger numbers are one more band.
+    `ends` are the last number before the first band, then of each band; larger numbers are one more band.
     """
     rows = trace.rows
     assert rows is not None
@@ -217,6 +214,5 @@ def _columns(trace: TraceData, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[
     for name in (*_MEANS, *_SHARES):
         if name in trace.statistics:
             yield name, part.per_answer(name)
-    depth = part.saturation_depth[:, None]
-    yield "saturation", depth.astype(np.float64)
-    yield "settled", (depth <= np.arange(trace.depth + 1)).astype(np.float64)
+    yield "saturation", part.saturation_depth[:, None].astype(np.float64)
+    yield "settled", part.saturated.astype(np.float64)

@@ -154,6 +154,11 @@ class TraceData:
         assert self.rows is not None
         return readout.saturation_depth(self.rows.prediction, self.blank)
 
+    @property
+    def saturated(self) -> NDArray[np.bool_]:
+        """(n, K) whether each answer has saturated by each depth."""
+        return np.asarray(self.saturation_depth[:, None] <= np.arange(self.depth + 1))
+
     @cached_property
     def blank(self) -> NDArray[np.bool_]:
         """(K,) the depths where the readout of some answer is NaN: their statistics are NaN, too."""

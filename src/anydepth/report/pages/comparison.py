@@ -32,12 +32,7 @@ _TITLES = {
 
 
 def difference(comparisons: Sequence[Comparison], statistic: str) -> Chart:
-    """The second model minus the first, by depth, with simultaneous 95 % bands.
-
-    Args:
-        comparisons: with one and the same first model.
-        statistic: a key of `Comparison.differences`.
-    """
+    """The second model minus the first, by depth, with simultaneous 95 % bands; the first is the same in all."""
     values = [row for comparison in comparisons for row in _rows(comparison, statistic)]
     names = [comparison.names[1] for comparison in comparisons]
     colour: dict[str, Any] = {"color": enc.category("model", names)} if len(names) > 1 else {}
@@ -95,13 +90,7 @@ def _with_band(differences: Differences, place: int) -> str:
 
 
 def cross_map(comparison: Comparison, measure: str, domain: Domain) -> Chart:
-    """The similarity of every depth of the one model with every depth of the other, as a map.
-
-    Args:
-        comparison: of the two.
-        measure: a key of its `similarity`.
-        domain: the values the colours span.
-    """
+    """The similarity of every depth of the one model with every depth of the other, in colours that span `domain`."""
     value, title = comparison.similarity[measure], measure_title(measure)
     first, second = comparison.names
     tested = comparison.chance if measure == "cka" else None
@@ -161,10 +150,7 @@ def trend(traces: Traces) -> Chart:
 def write(comparisons: Sequence[Comparison], path: Path, traces: Traces) -> Path:
     """Write the page of one comparison, or of several with the same first model, and return its path.
 
-    Args:
-        comparisons: to show.
-        path: where to; an existing file is replaced at once or not at all.
-        traces: by name, in their order: those that were compared.
+    An existing file is replaced at once or not at all. `traces` are those that were compared, in their order.
     """
     sections = (_difference_section(comparisons), _similarity_section(comparisons), _trend_section(traces))
     content = html.page(
