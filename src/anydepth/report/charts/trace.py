@@ -204,8 +204,8 @@ def main_measures(names: Iterable[str]) -> tuple[str, ...]:
 def _require_similarity(trace: TraceData, chart: str) -> Iterable[str]:
     if not trace.similarity:
         raise MeasureError(
-            f"the chart {chart!r} needs a similarity, which this trace lacks (its similarities: none); trace again with "
-            "a measure such as 'cka'"
+            f"the chart {chart!r} needs a similarity, which this trace lacks (its similarities: none); trace again "
+            "with a measure such as 'cka'"
         )
     return trace.similarity
 

@@ -107,12 +107,7 @@ def tradeoff(
 
 def _rivals(rivals: Sequence[Rival], x: alt.X, y: alt.Y, colour: dict[str, Any]) -> Iterator[alt.Chart]:
     rows = [
-        {
-            "curve": rival.name,
-            "cost": rival.depth,
-            **_quality(rival.quality, rival.low, rival.high),
-        }
-        for rival in rivals
+        {"curve": rival.name, "cost": rival.depth} | _quality(rival.quality, rival.low, rival.high) for rival in rivals
     ]
     base = alt.Chart(enc.data(rows)).encode(x=x, **colour)
     yield base.mark_rule(style="whisker").encode(y="low:Q", y2="high:Q")
@@ -123,12 +118,8 @@ def _rows(name: str, curve: ExitCurve, against: str) -> list[Row]:
     cost = {"depth": curve.depth, "flops": curve.flops, "time": curve.predicted}[against]
     low, high = curve.interval()
     return [
-        {
-            "curve": name,
-            "place": place,
-            "cost": number(cost[place]),
-            **_quality(curve.quality[place], low[place], high[place]),
-        }
+        {"curve": name, "place": place, "cost": number(cost[place])}
+        | _quality(curve.quality[place], low[place], high[place])
         for place in range(len(cost))
     ]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
+from jaxtyping import Int64
 
 from anydepth.report import theme
 from anydepth.report.charts import encodings as enc
@@ -44,12 +45,12 @@ class MapChoice:
     Attributes:
         name: of the statistic.
         reason: the rule, with the numbers that decided.
-        depths: (D,) whose values the colours span; others may lie beyond, and then look like the end they lie at.
+        depths: whose values the colours span; others may lie beyond, and then look like the end they lie at.
     """
 
     name: str
     reason: str
-    depths: np.ndarray
+    depths: Int64[np.ndarray, " d"]
 
     @property
     def unit(self) -> Unit:
