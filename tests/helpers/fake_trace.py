@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from anydepth.results.trace_data import TraceData
 from anydepth.stats.agreement import Agreement
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -23,34 +24,29 @@ HOSTILE_LABELS = (
 )
 
 
-@dataclass(frozen=True)
-class FakeTrace:
-    """What `anydepth.report` reads of a trace."""
+@dataclass(frozen=True, kw_only=True)
+class FakeTrace(TraceData):
+    """A trace with statistics of its own, which come from no rows."""
 
-    depth: int
-    similarity: dict
-    similarity_intervals: dict
-    quantiles: dict
-    statistics: tuple
-    provenance: dict
-    notes: tuple = ()
+    measured: tuple = ()
     values: dict = field(default_factory=dict)
     intervals: dict = field(default_factory=dict)
     counts: np.ndarray | None = None
     classes: pd.DataFrame | None = None
-    named: tuple = ()
-
-    def __getattr__(self, name):
-        # A statistic that was not measured must not be asked for: the real trace raises as well.
-        if name in ("accuracy", "cross_entropy", "confidence", "agreement", "stays_correct"):
-            if name in self.statistics:
-                return self.values[name]
-            raise LookupError(f"{name} was not measured")
-        raise AttributeError(name)
 
     @property
-    def names(self):
-        return self.named or tuple(str(k) for k in range(self.depth + 1))
+    def statistics(self):
+        return self.measured
+
+    def _mean(self, name):
+        # A statistic that was not measured must not be asked for: the real trace raises as well.
+        if name not in self.measured:
+            raise LookupError(f"{name} was not measured")
+        return self.values[name]
+
+    @property
+    def stays_correct(self):
+        return self._mean("stays_correct")
 
     @property
     def saturation(self):
@@ -184,14 +180,14 @@ def make(
         "versions": {"anydepth": "0.1.0", "torch": "2.14.1", "transformers": "5.23.0"},
         "created": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
+    shared = {"names": tuple(map(str, range(depth + 1))), "similarity": similarity, "similarity_intervals": intervals}
+    shared |= {"quantiles": quantiles, "provenance": provenance}
     if not readout:
         notes = (*notes, "the model has no classifier: accuracy, confidence and saturation are not measured")
-        return FakeTrace(depth, similarity, intervals, quantiles, (), provenance, notes)
-    return FakeTrace(
-        depth, similarity, intervals, quantiles,
-        ("accuracy", "cross_entropy", "confidence", "agreement", "stays_correct"), provenance, notes,
-        **_statistics(states, centres, labels, labels_named),
-    )  # fmt: skip
+        return FakeTrace(**shared, notes=notes)
+    measured = ("accuracy", "cross_entropy", "confidence", "agreement", "stays_correct")
+    statistics = _statistics(states, centres, labels, labels_named)
+    return FakeTrace(**shared, notes=notes, measured=measured, **statistics)
 
 
 def _statistics(states, centres, labels, labels_named):
@@ -248,7 +244,7 @@ def arrays():
     """States without a model: the depths are called as their arrays are, and one of them means harm."""
     made = make(depth=3, readout=False)
     provenance = {"samples": 240, "positions": 240, "data": {"samples": 240}, "measures": ["cosine", "cka"]}
-    return replace(made, named=("early", HOSTILE, 'it\'s \\ "late"', "last"), provenance=provenance, notes=())
+    return replace(made, names=("early", HOSTILE, 'it\'s \\ "late"', "last"), provenance=provenance, notes=())
 
 
 def tiny():

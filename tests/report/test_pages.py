@@ -22,7 +22,6 @@ from anydepth.report.charts import trace as charts
 from anydepth.report.pages import tables
 from anydepth.report.pages import trace as page
 from anydepth.report.pages.agreement import summary
-from anydepth.report.protocols import Source
 from anydepth.stats.agreement import Agreement
 
 TAGS = {
@@ -583,7 +582,6 @@ def test_a_trace_of_arrays_is_drawn():
     rng = np.random.default_rng(0)
     first = rng.normal(size=(60, 5))
     trace = trace_states({"in": first, "same": np.ones((60, 5)), "out": first + rng.normal(size=(60, 5))})
-    assert isinstance(trace, Source)
     values = {(row["a"], row["b"]): row["value"] for row in read(trace).spec("a", "b")}
     assert values[2, 0] == trace.similarity["cosine"][2, 0]
     assert values[1, 0] is None

@@ -243,6 +243,6 @@ def _estimate(value: Any, draws: Float64[np.ndarray, " r"], count: int) -> Estim
 def _mean(values: Float64[np.ndarray, " n"], resamples: int, seed: int) -> Estimate:
     known = values[np.isfinite(values)]
     if not len(known):
-        return Estimate.unknown()
+        return Estimate.without_interval(np.array(np.nan))
     low, high = bootstrap(known, resamples=resamples, seed=seed) if len(known) > 1 else np.full(2, np.nan)
     return Estimate(np.asarray(known.mean()), np.asarray(low), np.asarray(high))

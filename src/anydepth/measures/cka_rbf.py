@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import exp
@@ -28,8 +28,6 @@ _HEAVY = 100  # times the mean squared norm, from which on float32 distances are
 _TILES = (512, 256, 128, 64)
 _MIDDLE = exp(-0.5)  # the kernel at the median distance
 _NOTHING = 1e-10  # mean square about the middle, of all entries, below which a kernel is a constant and its rounding
-
-Chunks = Callable[[], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)

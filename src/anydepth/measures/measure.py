@@ -58,6 +58,7 @@ class Measure:
             `INVARIANCES`; the others do change it.
         interval: method of the 95 % interval; empty where there is none.
         source: publications.
+        about: what it asks and what to know of it, for the report.
         kind: a similarity is larger for what is more alike, and 1 for a depth with itself.
         symmetric: whether exchanging the two depths leaves the value.
     """
@@ -69,6 +70,7 @@ class Measure:
     range: tuple[int, int]
     invariances: frozenset[Invariance]
     source: str
+    about: str
     interval: str = ""
     kind: Literal["similarity", "distance"] = "similarity"
     symmetric: bool = True

@@ -18,7 +18,19 @@ from anydepth.measures.engine.moments import Moments, merge
 from anydepth.measures.engine.precision import full_precision
 
 
-class CKA(Metric):
+class _PairMetric(Metric):
+    """A metric of all pairs of depths, of the widths D of each."""
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+
+
+class CKA(_PairMetric):
     """Linear CKA of all pairs of depths over all rows so far; see `anydepth.measures.engine.hsic.cka`.
 
     The state is one vector of float64 sums, `4 (ΣD)²` bytes. Each update touches all of it: large batches are cheaper.
@@ -35,14 +47,11 @@ class CKA(Metric):
         1.0000
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
     sums: Tensor
 
     def __init__(self, widths: Sequence[int], *, debiased: bool = True) -> None:
-        super().__init__()
-        self.widths, self.debiased = tuple(widths), debiased
+        super().__init__(widths)
+        self.debiased = debiased
         # Sums about different shifts do not add up: they are merged, by a reduction made for them.
         self.add_state("sums", Moments.empty(self.widths).data, dist_reduce_fx=partial(merge_stacked, self.widths))
 
@@ -64,7 +73,7 @@ class CKA(Metric):
         return cka(sums, debiased=self.debiased)
 
 
-class Cosine(Metric):
+class Cosine(_PairMetric):
     """Mean raw cosine between every two depths of a row, over all rows so far; see `pair_cosines`.
 
     Centred cosine needs the global mean before the first row: use `anydepth.measures.similarities` on kept states.
@@ -79,15 +88,11 @@ class Cosine(Metric):
         0.6000
     """
 
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
     total: Tensor
     count: Tensor
 
     def __init__(self, widths: Sequence[int]) -> None:
-        super().__init__()
-        self.widths = tuple(widths)
+        super().__init__(widths)
         shape = (len(self.widths), len(self.widths))
         self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

@@ -111,6 +111,8 @@ _MEASURES = (
         invariances=frozenset({"scaling", "translation"}),
         interval="t over samples",
         source="Jiang, Zhou, Zhu 2025",
+        about="Mean over samples of the cosine between a sample's states at two depths, each depth centred on its "
+        "mean. It asks whether states point the same way.",
     ),
     Measure(
         "cosine_raw",
@@ -120,6 +122,7 @@ _MEASURES = (
         invariances=frozenset({"scaling"}),
         interval="t over samples",
         source="Jiang, Zhou, Zhu 2025",
+        about="The cosine without centring: what all samples share counts as well, and mostly raises it.",
     ),
     Measure(
         "cka",
@@ -129,6 +132,8 @@ _MEASURES = (
         invariances=_RIGID,
         interval="jackknife over samples",
         source="Kornblith et al. 2019; Song et al. 2012",
+        about="Linear CKA, debiased. It asks whether two depths arrange the samples alike, whatever the rotation and "
+        "scale.",
     ),
     Measure(
         "cka_biased",
@@ -137,6 +142,7 @@ _MEASURES = (
         range=(0, 1),
         invariances=_RIGID,
         source="Kornblith et al. 2019",
+        about="The usual estimate of linear CKA. With few samples and wide states it is too high.",
     ),
     Measure(
         "cca",
@@ -145,8 +151,18 @@ _MEASURES = (
         range=(0, 1),
         invariances=_RIGID | {"linear"},
         source="Hotelling 1936; Raghu et al. 2017",
+        about="Mean canonical correlation: how well the best linear map predicts one depth from the other. Any "
+        "invertible map counts as none.",
     ),
-    Measure("svcca", "SVCCA", svcca, range=(0, 1), invariances=_RIGID, source="Raghu et al. 2017"),
+    Measure(
+        "svcca",
+        "SVCCA",
+        svcca,
+        range=(0, 1),
+        invariances=_RIGID,
+        source="Raghu et al. 2017",
+        about="The same over the leading directions of each depth, those that hold 99 % of its variance.",
+    ),
     Measure(
         "pwcca",
         "projection-weighted CCA",
@@ -154,6 +170,7 @@ _MEASURES = (
         range=(0, 1),
         invariances=_RIGID - {"orthogonal"},
         source="Morcos, Raghu, Bengio 2018",
+        about="Canonical correlations weighted by how much of the row's depth they stand for; not symmetric.",
         symmetric=False,
     ),
     Measure(
@@ -163,6 +180,7 @@ _MEASURES = (
         range=(0, 1),
         invariances=_RIGID,
         source="Schönemann 1966; Ding et al. 2021; Williams et al. 2021",
+        about="How far two depths coincide after the best rotation and scaling.",
     ),
     Measure(
         "rsa",
@@ -172,8 +190,17 @@ _MEASURES = (
         invariances=_RIGID,
         interval="jackknife over samples",
         source="Kriegeskorte, Mur, Bandettini 2008",
+        about="Rank correlation of all cosine distances between samples: whether two depths find the same pairs alike.",
     ),
-    Measure("knn", "mutual nearest neighbours", knn, range=(0, 1), invariances=_RIGID, source="Huh et al. 2024"),
+    Measure(
+        "knn",
+        "mutual nearest neighbours",
+        knn,
+        range=(0, 1),
+        invariances=_RIGID,
+        source="Huh et al. 2024",
+        about="Share of a sample's ten nearest neighbours that are its neighbours at the other depth, too.",
+    ),
     Measure(
         "cka_rbf",
         "CKA, Gaussian kernel",
@@ -182,8 +209,17 @@ _MEASURES = (
         invariances=_RIGID,
         interval="jackknife over samples",
         source="Kornblith et al. 2019; Song et al. 2012",
+        about="CKA with a Gaussian kernel as wide as the median distance: near neighbours count more.",
     ),
-    Measure("cknna", "CKNNA", cknna, range=(-1, 1), invariances=_RIGID, source="Huh et al. 2024"),
+    Measure(
+        "cknna",
+        "CKNNA",
+        cknna,
+        range=(-1, 1),
+        invariances=_RIGID,
+        source="Huh et al. 2024",
+        about="CKA over pairs that are near neighbours at both depths.",
+    ),
 )
 
 MEASURES: Mapping[str, Measure] = MappingProxyType({measure.name: measure for measure in _MEASURES})

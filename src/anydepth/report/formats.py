@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from anydepth.measures.similarity import MEASURES
+from anydepth.stats.means import Estimate
 
 Unit = Callable[[float], str]
 
@@ -50,6 +51,11 @@ def with_interval(value: float, low: float, high: float, unit: Unit) -> str:
         return "–"
     ends = interval(low, high, unit)
     return unit(float(value)) + (f" ({ends})" if ends else "")
+
+
+def estimate_text(estimate: Estimate, unit: Unit) -> str:
+    """A single number with its interval in brackets, as `with_interval` has it."""
+    return with_interval(float(estimate.value), float(estimate.low), float(estimate.high), unit)
 
 
 def number(value: float) -> float | None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from anydepth.report.formats import Unit, interval, measure_title, number, percent, plain, with_interval
-from anydepth.report.protocols import Source, Sources, blank_reason, statistic
+from anydepth.report.formats import Unit, estimate_text, interval, measure_title, number, percent, plain
+from anydepth.report.traces import Traces, blank_reason
+from anydepth.results.trace_data import TraceData
 from anydepth.stats.means import Estimate
 
 Row = dict[str, Any]  # int, float, str or None, by the name of its column
@@ -18,19 +19,22 @@ Row = dict[str, Any]  # int, float, str or None, by the name of its column
 MOST_CLASSES = 30  # rows of the map by class that can still be read
 
 
-def curve(traces: Sources, name: str) -> list[Row]:
+def curve(traces: Traces, name: str) -> list[Row]:
     """One row per trace and depth: value, low and high of a readout statistic."""
     rows: list[Row] = []
     for label, trace in traces.items():
         if name in trace.statistics:
-            estimate = Estimate(statistic(trace, name), *trace.interval(name))
-            rows += _by_depth({"trace": label}, estimate, unit_of(name))
+            rows += _by_depth({"trace": label}, statistic(trace, name), unit_of(name))
     return rows
 
 
 def _by_depth(labels: Row, estimate: Estimate, unit: Unit) -> list[Row]:
-    ends = zip(estimate.value, estimate.low, estimate.high, strict=True)
-    return [labels | {"depth": k} | with_ends(value, low, high, unit) for k, (value, low, high) in enumerate(ends)]
+    return [labels | {"depth": k} | with_ends(at_depth, unit) for k, at_depth in enumerate(estimate)]
+
+
+def statistic(trace: TraceData, name: str) -> Estimate:
+    """(K,) values of a readout statistic, with their intervals."""
+    return Estimate(getattr(trace, name), *trace.interval(name))
 
 
 def unit_of(name: str) -> Unit:
@@ -38,10 +42,10 @@ def unit_of(name: str) -> Unit:
     return plain if name == "cross_entropy" else percent
 
 
-def with_ends(value: float, low: float, high: float, unit: Unit) -> Row:
-    """Columns of a value and its interval: value, low, high and text."""
-    text = with_interval(value, low, high, unit)
-    return {"value": number(value), "low": number(low), "high": number(high), "text": text}
+def with_ends(estimate: Estimate, unit: Unit) -> Row:
+    """Columns of a single value and its interval: value, low, high and text."""
+    ends = {end: number(getattr(estimate, end)) for end in ("value", "low", "high")}
+    return ends | {"text": estimate_text(estimate, unit)}
 
 
 def columns(values: list[Row], names: tuple[str, ...], key: str | None, line: str) -> tuple[list[Row], tuple[str, ...]]:
@@ -65,14 +69,14 @@ def columns(values: list[Row], names: tuple[str, ...], key: str | None, line: st
     return [dict.fromkeys(place.values(), "–") | row for row in wide.values()], lines
 
 
-def pairs(trace: Source, measure: str) -> list[Row]:
+def pairs(trace: TraceData, measure: str) -> list[Row]:
     """One row per ordered pair of depths: a similarity, its interval and the middle of its distribution."""
     similarity = similarity_estimate(trace, measure)
     quantiles = trace.quantiles.get(measure)
     rows: list[Row] = []
     for a, b in product(range(trace.depth + 1), repeat=2):
         row: Row = {"a": a, "b": b, "pair": f"{trace.names[a]} and {trace.names[b]}"}
-        row |= with_ends(similarity.value[a, b], similarity.low[a, b], similarity.high[a, b], plain)
+        row |= with_ends(similarity[a, b], plain)
         if row["value"] is None:
             row["why"] = blank_reason(trace, a, b)
         if quantiles is not None:
@@ -81,7 +85,7 @@ def pairs(trace: Source, measure: str) -> list[Row]:
     return rows
 
 
-def to_last(traces: Sources, measures: Iterable[str]) -> list[Row]:
+def to_last(traces: Traces, measures: Iterable[str]) -> list[Row]:
     """One row per trace, measure and depth: the similarity to depth L."""
     names, rows = tuple(measures), []
     for label, trace in traces.items():
@@ -90,31 +94,30 @@ def to_last(traces: Sources, measures: Iterable[str]) -> list[Row]:
     return rows
 
 
-def similarity_estimate(trace: Source, measure: str) -> Estimate:
+def similarity_estimate(trace: TraceData, measure: str) -> Estimate:
     """(K, K) similarity with its interval, NaN where it has none."""
-    value = trace.similarity[measure]
-    return Estimate(value, *trace.similarity_intervals.get(measure, np.full((2, *value.shape), np.nan)))
+    value, ends = trace.similarity[measure], trace.similarity_intervals.get(measure)
+    return Estimate.without_interval(value) if ends is None else Estimate(value, *ends)
 
 
-def last_column(trace: Source, measure: str) -> Estimate:
+def last_column(trace: TraceData, measure: str) -> Estimate:
     """(K,) similarity of each depth to the last, with its interval."""
-    pairs = similarity_estimate(trace, measure)
-    return Estimate(pairs.value[:, -1], pairs.low[:, -1], pairs.high[:, -1])
+    return similarity_estimate(trace, measure)[:, -1]
 
 
-def saturated_by(trace: Source) -> np.ndarray:
+def saturated_by(trace: TraceData) -> np.ndarray:
     """(K,) share of the answers that have saturated by each depth."""
-    counts = statistic(trace, "saturation")
+    counts = trace.saturation
     return np.asarray(np.cumsum(counts) / max(int(counts.sum()), 1))
 
 
-def saturation(traces: Sources) -> list[Row]:
+def saturation(traces: Traces) -> list[Row]:
     """One row per trace and depth 1..L: how many samples saturate there, their share and the share by then."""
     rows: list[Row] = []
     for label, trace in traces.items():
         if "agreement" not in trace.statistics:
             continue
-        counts, by_then = statistic(trace, "saturation"), saturated_by(trace)
+        counts, by_then = trace.saturation, saturated_by(trace)
         rows += [
             {
                 "trace": label,
@@ -128,13 +131,10 @@ def saturation(traces: Sources) -> list[Row]:
     return rows
 
 
-def spread(traces: Sources, measure: str, against: str) -> list[Row]:
+def spread(traces: Traces, measure: str, against: str) -> list[Row]:
     """One row per trace and depth: quantiles and mean of a similarity over samples.
 
-    Args:
-        traces: label → trace.
-        measure: a measure that has quantiles.
-        against: "last" pairs each depth below L with L; "next" pairs each depth with the one after it.
+    Against "last", each depth below L is paired with L; against "next", with the one after it.
     """
     rows: list[Row] = []
     for label, trace in traces.items():
@@ -149,7 +149,7 @@ def spread(traces: Sources, measure: str, against: str) -> list[Row]:
     return rows
 
 
-def classes(trace: Source, most: int = MOST_CLASSES) -> list[Row]:
+def classes(trace: TraceData, most: int = MOST_CLASSES) -> list[Row]:
     """One row per class and depth, the class that is right earliest first; of many classes the most frequent."""
     rows: list[Row] = [
         {

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from anydepth.report.formats import Unit, measure_title, percent, plain, with_interval
-from anydepth.report.protocols import Source, provenance_name, statistic
-from anydepth.report.rows import Row, saturated_by, similarity_estimate
+from anydepth.report.formats import Unit, estimate_text, measure_title, percent, plain
+from anydepth.report.rows import Row, saturated_by, similarity_estimate, statistic
+from anydepth.report.traces import provenance_name
+from anydepth.results.trace_data import TraceData
 
 _TOKENS = {
     "first": "at the first token",
@@ -28,21 +28,21 @@ def ends(values: Sequence[Row], unit: Unit) -> str:
     return f"From {unit(a)} at depth {first} to {unit(b)} at depth {last}."
 
 
-def unit_of(trace: Source) -> str:
+def unit_of(trace: TraceData) -> str:
     """What one row of a trace is, in the plural: a sample, or a position where a sample has several."""
     provenance = trace.provenance
     counted = provenance.get("answers") or provenance.get("positions")  # without a readout, what was measured
     return "samples" if counted in (None, provenance.get("samples")) else "positions"
 
 
-def reader(trace: Source) -> str:
+def reader(trace: TraceData) -> str:
     """The part of the model that reads a state, with the verb."""
     if trace.provenance.get("readout") == "raw":
         return "the model's classifier, with the final norm at the last depth only, reads"
     return "the model's own final norm and classifier read"
 
 
-def what(trace: Source) -> str:
+def what(trace: TraceData) -> str:
     """One sentence on what was traced."""
     data, entry = provenance_name(trace, "data"), trace.provenance.get("data")
     split = entry.get("split") if isinstance(entry, Mapping) else None
@@ -66,10 +66,10 @@ class Finding:
     detail: str
 
 
-def findings(trace: Source) -> list[Finding]:
+def findings(trace: TraceData) -> list[Finding]:
     """The two or three things to know first."""
     candidates: list[Finding | None] = []
-    if "agreement" in trace.statistics and statistic(trace, "saturation").sum():
+    if "agreement" in trace.statistics and trace.saturation.sum():
         candidates.append(saturation(saturated_by(trace), unit_of(trace)))
     if "accuracy" in trace.statistics:
         candidates.append(accuracy(trace))
@@ -80,12 +80,7 @@ def findings(trace: Source) -> list[Finding]:
 
 
 def saturation(shares: np.ndarray, counted: str) -> Finding:
-    """By which depth half of the answers have saturated.
-
-    Args:
-        shares: (K,) that have saturated by each depth.
-        counted: what they are shares of, in the plural.
-    """
+    """By which depth half of the answers have saturated, from the (K,) `shares` of what is `counted`, in the plural."""
     last, half = len(shares) - 1, int(np.argmax(shares >= 0.5))
     before = f"{percent(shares[-2])} before the last block."
     if half == last:
@@ -96,48 +91,42 @@ def saturation(shares: np.ndarray, counted: str) -> Finding:
     )
 
 
-def accuracy(trace: Source) -> Finding | None:
+def accuracy(trace: TraceData) -> Finding | None:
     """From which depth on accuracy stays within one point of the last depth's."""
-    value, (low, high) = statistic(trace, "accuracy"), trace.interval("accuracy")
-    last = trace.depth
+    accuracy, last = statistic(trace, "accuracy"), trace.depth
+    value = accuracy.value
     if not np.isfinite(value[last]):
         return None
-    near = value >= value[last] - _NEAR - 1e-12
-    start = last
-    while start > 0 and near[start - 1]:
-        start -= 1
+    far = np.flatnonzero(~(value >= value[last] - _NEAR - 1e-12))
+    start = int(far[-1]) + 1 if len(far) else 0
     claim = (
         f"From depth {start} on, accuracy stays within one point of the last depth's."
         if start < last
         else "No depth before the last comes within one point of its accuracy."
     )
     depths = (start, last) if start < last else (max(last - 1, 0), last)
-    detail = "; ".join(
-        f"{with_interval(value[k], low[k], high[k], percent)} at depth {k}" for k in dict.fromkeys(depths)
-    )
+    detail = "; ".join(f"{estimate_text(accuracy[k], percent)} at depth {k}" for k in dict.fromkeys(depths))
     return Finding(claim, f"{detail}.")
 
 
-def turn(trace: Source) -> Finding | None:
+def turn(trace: TraceData) -> Finding | None:
     """Between which neighbours the states change most."""
     measure = next((name for name in ("cosine", "cka") if name in trace.similarity), None)
     if measure is None:
         return None
     similarity = similarity_estimate(trace, measure)
-    steps = np.array([similarity.value[a, b] for a, b in pairwise(range(trace.depth + 1))])
+    steps = similarity.value.diagonal(1)
     if not np.isfinite(steps).any():
         return None
     at = int(np.nanargmin(steps))
-    pair = at, at + 1
-    least = with_interval(steps[at], similarity.low[pair], similarity.high[pair], plain)
-    median = plain(float(np.nanmedian(steps)))
     return Finding(
         f"Of all neighbours, depths {trace.names[at]} and {trace.names[at + 1]} are least alike.",
-        f"Their {measure_title(measure)} is {least}; the median over neighbours is {median}.",
+        f"Their {measure_title(measure)} is {estimate_text(similarity[at, at + 1], plain)}; the median over neighbours "
+        f"is {plain(float(np.nanmedian(steps)))}.",
     )
 
 
-def halfway(trace: Source) -> Finding | None:
+def halfway(trace: TraceData) -> Finding | None:
     """From which depth on the mean cosine with the last depth is at least one half."""
     if "cosine" not in trace.similarity:
         return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anydepth.report.formats import Unit, percent, plain, with_interval
+from anydepth.report.formats import estimate_text, percent, plain
 from anydepth.stats.means import Estimate
 from anydepth.theory.closeness import Closeness
 from anydepth.theory.findings import MEASURED, RANDOM_WEIGHTS, SHUFFLED_LABELS, UNCENTRED, Theory
@@ -27,8 +27,8 @@ def line(theory: Theory) -> str:
     )
     return (
         f"If states lay on a straight line between the same ends, as Theorem 2.1 has it, the cosine would differ from "
-        f"what is measured by {_text(measured)} on average; for a random walk with the same steps the line is off by "
-        f"{_text(walk)}, {verdict}."
+        f"what is measured by {estimate_text(measured, plain)} on average; for a random walk with the same steps the "
+        f"line is off by {estimate_text(walk, plain)}, {verdict}."
     )
 
 
@@ -44,8 +44,9 @@ def monotone(theory: Theory) -> str:
         "so similarity falls off with distance less strictly than by chance",
     )
     return (
-        f"In {_text(measured, percent)} of all triples of depths the far pair is more alike than one of the near "
-        f"pairs; in a random walk, whose steps know nothing of each other, in {_text(walk, percent)}, {verdict}."
+        f"In {estimate_text(measured, percent)} of all triples of depths the far pair is more alike than one of the "
+        f"near pairs; in a random walk, whose steps know nothing of each other, in {estimate_text(walk, percent)}, "
+        f"{verdict}."
     )
 
 
@@ -56,8 +57,8 @@ def straight(theory: Theory) -> str:
         return "The states do not move."
     verdict = _verdict(measured, walk, "so the way winds more than by chance", "so it is straighter than by chance")
     return (
-        f"From first to last depth a state gets {_text(measured, percent)} as far as its path is long, where a "
-        f"straight line gives 100%; a random walk with the same steps gets {_text(walk, percent)}, {verdict}."
+        f"From first to last depth a state gets {estimate_text(measured, percent)} as far as its path is long, where a "
+        f"straight line gives 100%; a random walk with the same steps gets {estimate_text(walk, percent)}, {verdict}."
     )
 
 
@@ -97,11 +98,11 @@ def nearer(theory: Theory) -> str:
         return "Before the last block no state comes closer to the last one while its probability changes."
     text = (
         f"Before the last block, where a state comes closer to the last one, its final class becomes more probable in "
-        f"{_text(closer, percent)} of the cases; Theorem 2.2 has it in all of them."
+        f"{estimate_text(closer, percent)} of the cases; Theorem 2.2 has it in all of them."
     )
     if not np.isfinite(farther.value):
         return f"{text} There is no case in which it moves away."
-    return f"{text} Where it moves away, it does so in {_text(farther, percent)}: {_compared(closeness)}."
+    return f"{text} Where it moves away, it does so in {estimate_text(farther, percent)}: {_compared(closeness)}."
 
 
 def _compared(closeness: Closeness) -> str:
@@ -186,10 +187,6 @@ def _verdict(measured: Estimate, chance: Estimate, below: str, above: str) -> st
     if measured.low > chance.high:
         return above
     return "and these samples do not tell the two apart"
-
-
-def _text(estimate: Estimate, unit: Unit = plain) -> str:
-    return with_interval(float(estimate.value), float(estimate.low), float(estimate.high), unit)
 
 
 def degrees(value: float) -> str:

@@ -98,10 +98,7 @@ class Comparison:
                     "a": self.values[name][0, place],
                     "b": self.values[name][1, place],
                     "difference": difference.value[place],
-                    "low": difference.low[place],
-                    "high": difference.high[place],
-                    "low_all": difference.low_all[place],
-                    "high_all": difference.high_all[place],
+                    **{end: getattr(difference, end)[place] for end in ("low", "high", "low_all", "high_all")},
                     "verdict": difference.verdicts[place],
                 }
                 for name, difference in self.differences.items()
@@ -240,9 +237,7 @@ def _differences(
 
 
 def _per_answer(trace: TraceData, name: str) -> Float64[np.ndarray, "n k"]:
-    if name == "settled":
-        return np.asarray(trace.saturation_depth[:, None] <= np.arange(trace.depth + 1)[None], dtype=float)
-    return trace.per_answer(name)
+    return trace.saturated.astype(float) if name == "settled" else trace.per_answer(name)
 
 
 def _closeness(
@@ -286,10 +281,8 @@ def _match(value: Float64[np.ndarray, " b"], ends: Float64[np.ndarray, "2 b"] | 
     if not np.isfinite(value).any():
         return None
     best = int(np.nanargmax(value))
-    if ends is None:
-        return Match(best, float(value[best]), ())
-    near = np.flatnonzero(ends[1] >= ends[0, best])
-    return Match(best, float(value[best]), tuple(depth for depth in near.tolist() if depth != best))
+    near = [] if ends is None else np.flatnonzero(ends[1] >= ends[0, best]).tolist()
+    return Match(best, float(value[best]), tuple(depth for depth in near if depth != best))
 
 
 def model_name(trace: TraceData) -> str:

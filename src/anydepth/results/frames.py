@@ -1,12 +1,10 @@
-"""A trace as pandas data frames: by depth, by pair of depths, by answer and by class."""
+"""A trace as pandas data frames: by depth, by pair of depths and by answer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from anydepth.measures import readout
 
 if TYPE_CHECKING:
     import pandas
@@ -64,21 +62,3 @@ def by_answer(trace: TraceData) -> pandas.DataFrame:
         }
     )
     return frame if rows.entropy is None else frame.assign(entropy=rows.entropy.ravel())
-
-
-def by_class(trace: TraceData) -> pandas.DataFrame:
-    """One row for each class and depth: count, accuracy, share saturated; the trace must have labels."""
-    import pandas
-
-    assert trace.rows is not None
-    table = readout.by_class(trace.rows.label, trace.rows.prediction, trace.blank)
-    depths = table.accuracy.shape[1]
-    return pandas.DataFrame(
-        {
-            "class": np.repeat([trace.class_name(int(label)) for label in table.label], depths),
-            "count": np.repeat(table.count, depths),
-            "depth": np.tile(np.arange(depths), len(table.label)),
-            "accuracy": table.accuracy.ravel(),
-            "saturated": table.saturated.ravel(),
-        }
-    )

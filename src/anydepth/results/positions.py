@@ -83,7 +83,7 @@ class BandedStatistics:
         """(B, K) exp of the cross-entropy, and of the ends of its intervals."""
         nats = self.values["cross_entropy"]
         with np.errstate(over="ignore"):  # beyond what a float holds it is infinite
-            return Estimate(np.exp(nats.value), np.exp(nats.low), np.exp(nats.high))
+            return nats.map(np.exp)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row for each band and depth: band, first, last, depth, count, texts, tokens, values with their ends."""
@@ -173,12 +173,9 @@ def _next_token_rows(trace: TraceData) -> Rows:
 
 
 def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.ndarray, " b"]) -> BandedStatistics:
-    """Readout statistics by bands of a number that each answer has.
+    """Readout statistics by bands of a number, `place`, that each answer has, above `ends[0]`.
 
-    Args:
-        trace: of the answers.
-        place: the number of each answer, above `ends[0]`.
-        ends: the last number before the first band, then of each band; larger numbers are one more band.
+    `ends` are the last number before the first band, then of each band; larger numbers are one more band.
     """
     rows = trace.rows
     assert rows is not None
@@ -192,9 +189,8 @@ def _banded(trace: TraceData, place: Int64[np.ndarray, " n"], ends: Int64[np.nda
         bands.append(Band(first=first, last=last, count=len(own), texts=texts, tokens=tokens))
         estimates.append(_estimates(trace, own, text[own]))
     values = {name: Estimate.stack([of_band[name] for of_band in estimates]) for name in estimates[0]}
-    depth = values.pop("saturation")
-    inside = Estimate(depth.value, depth.low.clip(1, trace.depth), depth.high.clip(1, trace.depth))
-    return BandedStatistics(bands=tuple(bands), values=values, saturation=inside)
+    saturation = values.pop("saturation").map(lambda depths: depths.clip(1, trace.depth))
+    return BandedStatistics(bands=tuple(bands), values=values, saturation=saturation)
 
 
 def _estimates(trace: TraceData, own: Int64[np.ndarray, " n"], text: Int64[np.ndarray, " n"]) -> dict[str, Estimate]:
@@ -218,6 +214,5 @@ def _columns(trace: TraceData, some: Int64[np.ndarray, " n"]) -> Iterator[tuple[
     for name in (*_MEANS, *_SHARES):
         if name in trace.statistics:
             yield name, part.per_answer(name)
-    depth = part.saturation_depth[:, None]
-    yield "saturation", depth.astype(np.float64)
-    yield "settled", (depth <= np.arange(trace.depth + 1)).astype(np.float64)
+    yield "saturation", part.saturation_depth[:, None].astype(np.float64)
+    yield "settled", part.saturated.astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -23,6 +23,9 @@ from anydepth.stats.agreement import Agreement, agreements
 from anydepth.stats.certificates import MinimalDepth, minimal_depth
 from anydepth.storage.output_folder import OutputKind
 from anydepth.storage.rows import StoredStates
+
+if TYPE_CHECKING:
+    import pandas
 
 TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
 TRACE_OUTPUT = OutputKind(
@@ -150,6 +153,11 @@ class TraceData:
         self._require("agreement")
         assert self.rows is not None
         return readout.saturation_depth(self.rows.prediction, self.blank)
+
+    @property
+    def saturated(self) -> NDArray[np.bool_]:
+        """(n, K) whether each answer has saturated by each depth."""
+        return np.asarray(self.saturation_depth[:, None] <= np.arange(self.depth + 1))
 
     @cached_property
     def blank(self) -> NDArray[np.bool_]:
@@ -279,6 +287,24 @@ class TraceData:
             low, high). Empty where fewer than two were measured.
         """
         return agreements(self.similarity, confidence)
+
+    def by_class(self) -> pandas.DataFrame:
+        """A frame of class, count, depth, accuracy, and saturated: the share of answers saturated at that depth."""
+        import pandas
+
+        self._require("accuracy")
+        assert self.rows is not None
+        table = readout.by_class(self.rows.label, self.rows.prediction, self.blank)
+        classes, depths = table.accuracy.shape
+        return pandas.DataFrame(
+            {
+                "class": np.repeat([self.class_name(int(label)) for label in table.label], depths),
+                "count": np.repeat(table.count, depths),
+                "depth": np.tile(np.arange(depths), classes),
+                "accuracy": table.accuracy.ravel(),
+                "saturated": table.saturated.ravel(),
+            }
+        )
 
     def class_name(self, label: int) -> str:
         """What the model calls a class, or its number."""

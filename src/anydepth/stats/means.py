@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,18 +31,30 @@ class Estimate:
     high: Float64[np.ndarray, "*s"]
 
     @classmethod
-    def unknown(cls, *shape: int) -> Estimate:
-        """All NaN, of a shape."""
-        blank = np.full(shape, np.nan)
-        return cls(blank, blank, blank)
+    def without_interval(cls, value: Float64[np.ndarray, "*s"]) -> Estimate:
+        """Values whose intervals are unknown."""
+        blank = np.full(value.shape, np.nan)
+        return cls(value, blank, blank)
 
     @classmethod
     def stack(cls, estimates: Sequence[Estimate]) -> Estimate:
         """Estimates of one shape along a new first axis."""
         return cls(*(np.stack([getattr(estimate, end) for estimate in estimates]) for end in ("value", "low", "high")))
 
-    def __getitem__(self, place: int | slice) -> Estimate:
-        return Estimate(*(np.asarray(values[place]) for values in (self.value, self.low, self.high)))
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        """A rising function of the values and of both ends."""
+        return Estimate(function(self.value), function(self.low), function(self.high))
+
+    def __getitem__(self, place: int | slice | tuple[int | slice, ...]) -> Estimate:
+        return self.map(lambda values: np.asarray(values[place]))
+
+    @property
+    def rows(self) -> Iterator[tuple[float, float, float]]:
+        """Value, low and high, one after the other, of one dimension."""
+        return zip(self.value, self.low, self.high, strict=True)
+
+    def __iter__(self) -> Iterator[Estimate]:
+        return (self[place] for place in range(len(self.value)))
 
 
 class Means:

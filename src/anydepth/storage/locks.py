@@ -57,9 +57,10 @@ class FolderLock:
         _held.add(self._handle)
 
     def _open_locked(self) -> int:
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._lock(handle)
+            if (problem := _lock(handle)) is not None:
+                self._require_no_holder(problem)
             if not os.path.samestat(os.fstat(handle), self._path.stat()):  # the last holder removed the file
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         except BaseException:
@@ -79,23 +80,17 @@ class FolderLock:
         with write_errors(self._output):
             os.pwrite(self._handle, _description(job), 0)
 
-    def _lock(self, handle: int) -> None:
-        if not _HAS_LOCKS:
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            if problem.errno in _BUSY:
-                owner = _holder_in_words(self._path)
-                raise OutputError(
-                    f"'{self._output}' is in use by {owner}: wait for it to end, or give another folder"
-                ) from None
-            warnings.warn(
-                f"the file system of '{self._output}' has no locks ({problem.strerror}): see to it yourself that no "
-                "other process writes there",
-                AnydepthWarning,
-                stacklevel=2,
-            )
+    def _require_no_holder(self, problem: OSError) -> None:
+        """Raise where a lock failed because another has it; warn where the file system has no locks."""
+        if problem.errno in _BUSY:
+            owner = _holder_in_words(self._path)
+            raise OutputError(f"'{self._output}' is in use by {owner}: wait for it to end, or give another folder")
+        warnings.warn(
+            f"the file system of '{self._output}' has no locks ({problem.strerror}): see to it yourself that no "
+            "other process writes there",
+            AnydepthWarning,
+            stacklevel=2,
+        )
 
     def release(self, *, remove: bool) -> None:
         """Release the lock, and before that `remove` its file, while nobody else can hold it."""
@@ -145,18 +140,23 @@ def scratch_folder(within: Path | None = None, prefix: str = "anydepth-") -> Ite
 @contextmanager
 def _locked_if_free(folder: Path) -> Iterator[bool]:
     """Context manager: lock a folder, and give whether that succeeded; not where another has it, or without locks."""
-    handle = os.open(folder / JOB, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    handle = os.open(folder / JOB, os.O_RDWR | os.O_CREAT, 0o600)
     _held.add(handle)
     try:
-        free = False
-        with suppress(OSError):
-            if _HAS_LOCKS:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                free = True
-        yield free
+        yield _HAS_LOCKS and _lock(handle) is None
     finally:
         _held.discard(handle)
         os.close(handle)
+
+
+def _lock(handle: int) -> OSError | None:
+    """Lock a file where the system has locks; the error if that failed."""
+    try:
+        if _HAS_LOCKS:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        return problem
+    return None
 
 
 def _description(job: str) -> bytes:

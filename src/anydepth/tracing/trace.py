@@ -34,11 +34,6 @@ class Trace(TraceData):
         [1.0, 1.0, 0.01]
     """
 
-    def by_class(self) -> pandas.DataFrame:
-        """A frame of class, count, depth, accuracy, and saturated: the share of answers saturated at that depth."""
-        self._require("accuracy")
-        return frames.by_class(self)
-
     def to_frame(self, what: str = "depths") -> pandas.DataFrame:
         """The numbers as a pandas frame.
 

@@ -21,7 +21,6 @@ sums are merged by moving one to the other's shift and adding.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -32,7 +31,14 @@ from torch import Tensor
 
 from anydepth.errors import MeasureError
 from anydepth.measures.engine.precision import full_precision
-from anydepth.measures.engine.states import StateMoments, by_feature, depth_slices, squared_norms, sum_by_depth
+from anydepth.measures.engine.states import (
+    StateMoments,
+    by_feature,
+    depth_slices,
+    powers_of_two,
+    squared_norms,
+    sum_by_depth,
+)
 
 PIECE = 4096  # rows in one float32 product: bounds its rounding and the copy that is centred
 SMALL = 256  # rows up to which float64 products cost little more than float32 ones and a pass to add them up
@@ -251,9 +257,7 @@ class Moments:
     def scaled(self, exponents: tuple[int, ...]) -> Moments:
         """The sums over the same rows with every depth multiplied by a power of two."""
         feature = by_feature(exponents, self.widths).to(self.data.device)
-        depth = torch.tensor([math.ldexp(1.0, exponent) for exponent in exponents], dtype=torch.float64).to(
-            self.data.device
-        )
+        depth = powers_of_two(exponents).to(self.data.device)
         moved = Moments(self.widths, self.data.clone())
         moved.shift.mul_(feature)
         moved.total.mul_(feature)

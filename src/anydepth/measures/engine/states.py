@@ -236,12 +236,12 @@ class ScaledStates:
 
 def by_feature(exponents: Sequence[int], widths: tuple[int, ...]) -> Float64[Tensor, " w"]:
     """The power of two of its depth, for every feature."""
-    return torch.cat(
-        [
-            torch.full((width,), math.ldexp(1.0, exponent), dtype=torch.float64, device="cpu")
-            for width, exponent in zip(widths, exponents, strict=True)
-        ]
-    )
+    return powers_of_two(exponents).repeat_interleave(torch.tensor(widths, device="cpu"))
+
+
+def powers_of_two(exponents: Sequence[int]) -> Float64[Tensor, " k"]:
+    """2 to each of the exponents."""
+    return torch.tensor([math.ldexp(1.0, exponent) for exponent in exponents], dtype=torch.float64, device="cpu")
 
 
 def epsilons(states: States) -> tuple[float, ...]:
@@ -340,8 +340,8 @@ class StateMoments:
 
     def scaled(self, exponents: tuple[int, ...], widths: tuple[int, ...]) -> StateMoments:
         """Moments of the same rows with every depth multiplied by a power of two."""
-        squares = torch.tensor([math.ldexp(1.0, 2 * power) for power in exponents], dtype=torch.float64, device="cpu")
-        squares, factors = squares.to(self.size.device), by_feature(exponents, widths).to(self.mean.device)
+        squares = powers_of_two(exponents).square().to(self.size.device)
+        factors = by_feature(exponents, widths).to(self.mean.device)
         return replace(self, mean=self.mean * factors, variance=self.variance * squares, size=self.size * squares)
 
 

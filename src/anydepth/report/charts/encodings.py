@@ -7,7 +7,7 @@ from typing import Any, cast
 import altair as alt
 
 from anydepth.report import rows, theme
-from anydepth.report.protocols import Sources
+from anydepth.report.traces import Traces
 
 Chart = alt.LayerChart
 Domain = tuple[float, float]
@@ -29,7 +29,7 @@ def titled(chart: Chart, title: str, description: str, subtitle: str = "") -> Ch
     return chart.properties(title=alt.TitleParams(title, subtitle=subtitle), description=description)
 
 
-def by_trace(traces: Sources, *, side_by_side: bool = False) -> dict[str, Any]:
+def by_trace(traces: Traces, *, side_by_side: bool = False) -> dict[str, Any]:
     """The channels that tell traces apart; none where there is one."""
     if len(traces) == 1:
         return {}

@@ -1,6 +1,6 @@
 """Altair charts of traces: `plot` by name, the others one by one. Curves of several traces share a chart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import altair as alt
 import numpy as np
@@ -11,8 +11,9 @@ from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart, Domain
 from anydepth.report.charts.files import save
 from anydepth.report.formats import measure_title, percent, plain, plain_name, sentence
-from anydepth.report.protocols import Source, Sources, provenance_name, require_similarity, require_statistic
 from anydepth.report.sentences import ends
+from anydepth.report.traces import Traces, provenance_name
+from anydepth.results.trace_data import TraceData
 
 __all__ = ["AnyChart", "by_class", "curve", "plot", "saturation", "save", "similarity_map", "spread", "to_last"]
 
@@ -29,7 +30,7 @@ _SATURATION = ("saturate at this depth", "have saturated by this depth")
 _NEGLIGIBLE = -0.02  # a similarity between this and 0 looks like 0: no second hue for it, no more room on an axis
 
 
-def curve(traces: Sources, statistic: str) -> Chart:
+def curve(traces: Traces, statistic: str) -> Chart:
     """A readout statistic by depth, with its interval as a band."""
     values, unit = rows.curve(traces, statistic), rows.unit_of(statistic)
     if unit is percent:
@@ -45,7 +46,7 @@ def curve(traces: Sources, statistic: str) -> Chart:
     )
 
 
-def to_last(traces: Sources, measures: tuple[str, ...]) -> Chart:
+def to_last(traces: Traces, measures: tuple[str, ...]) -> Chart:
     """The similarity of every depth to the last one: a line per measure or, of several traces, per trace."""
     values = rows.to_last(traces, measures)
     y = alt.Y("value:Q", title=None, axis=enc.similarity_axis(), scale=_from_zero(values, "value"))
@@ -59,13 +60,10 @@ def to_last(traces: Sources, measures: tuple[str, ...]) -> Chart:
     )
 
 
-def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
+def similarity_map(trace: TraceData, measure: str, domain: Domain) -> Chart:
     """The similarity of every pair of depths as a map; undefined cells are dashed and say why.
 
-    Args:
-        trace: whose depths are compared.
-        measure: a name in `trace.similarity`.
-        domain: (0, 1) or (-1, 1), the values the colours span; a value has the same colour in both.
+    The colours span `domain`, (0, 1) or (-1, 1); a value has the same colour in both.
     """
     title = measure_title(measure)
     where = [alt.Tooltip("pair:N", title="depths")]
@@ -79,11 +77,11 @@ def similarity_map(trace: Source, measure: str, domain: Domain) -> Chart:
     chart = enc.layered(
         blank.encode(tooltip=[*where, alt.Tooltip("why:N", title="blank")]), known.encode(tooltip=[*where, *value])
     )
-    model = provenance_name(trace, "model")
-    return enc.titled(chart, sentence(title), f"Map: {title} of every pair of depths.", model)
+    description = f"Map: {title} of every pair of depths."
+    return enc.titled(chart, sentence(title), description, provenance_name(trace, "model"))
 
 
-def saturation(traces: Sources) -> Chart:
+def saturation(traces: Traces) -> Chart:
     """Share of samples that saturate at each depth (bars), and that have saturated by it (line)."""
     base = alt.Chart(enc.data(rows.saturation(traces))).encode(x=enc.depth_band(_names(traces)))
     bar_split, line_split = enc.by_trace(traces, side_by_side=True), enc.by_trace(traces)
@@ -112,13 +110,10 @@ def saturation(traces: Sources) -> Chart:
     )
 
 
-def spread(traces: Sources, measure: str, against: str) -> Chart:
+def spread(traces: Traces, measure: str, against: str) -> Chart:
     """The distribution of a similarity over samples: median, middle half, 5th to 95th percentile.
 
-    Args:
-        traces: label → trace.
-        measure: a measure with quantiles.
-        against: "last" for each depth with the last, "next" for each with the one after it.
+    Against "last" of each depth with the last, against "next" with the one after it.
     """
     values = rows.spread(traces, measure, against)
     # Both sides on one scale: they are looked at side by side.
@@ -147,12 +142,10 @@ def spread(traces: Sources, measure: str, against: str) -> Chart:
     )
 
 
-def by_class(trace: Source, order: tuple[str, ...] = ()) -> Chart:
+def by_class(trace: TraceData, order: tuple[str, ...] = ()) -> Chart:
     """Accuracy of each class at each depth as a map.
 
-    Args:
-        trace: with a readout on labelled data.
-        order: the classes from top to bottom; by default the class that is right earliest comes first.
+    `order` names the classes from top to bottom; by default the class that is right earliest comes first.
     """
     values = rows.classes(trace)
     names = list(order or dict.fromkeys(str(row["class"]) for row in values))
@@ -172,23 +165,23 @@ def by_class(trace: Source, order: tuple[str, ...] = ()) -> Chart:
     return enc.titled(chart, title, "Map: accuracy by class and depth.", provenance_name(trace, "model"))
 
 
-def domain_of(traces: Sources, measures: tuple[str, ...]) -> Domain:
+def domain_of(traces: Traces, measures: tuple[str, ...]) -> Domain:
     """The values that the colours of maps side by side span: (0, 1), or (-1, 1) where a similarity is negative."""
     maps = [trace.similarity[name] for trace in traces.values() for name in measures if name in trace.similarity]
     known = np.concatenate([np.zeros(1), *(m[np.isfinite(m)] for m in maps)])
     return (-1.0, 1.0) if known.min() < _NEGLIGIBLE else (0.0, 1.0)
 
 
-def _names(traces: Sources) -> tuple[str, ...]:
+def _names(traces: Traces) -> tuple[str, ...]:
     """Names of the depths: those of the deepest trace."""
     return max(traces.values(), key=lambda trace: trace.depth).names
 
 
-def _only_name(traces: Sources) -> str:
+def _only_name(traces: Traces) -> str:
     return next(iter(traces)) if len(traces) == 1 else ""
 
 
-def _trace_tooltip(traces: Sources) -> list[alt.Tooltip]:
+def _trace_tooltip(traces: Traces) -> list[alt.Tooltip]:
     return [alt.Tooltip("trace:N")] if len(traces) > 1 else []
 
 
@@ -202,19 +195,41 @@ def _from_zero(values: list[rows.Row], field: str) -> alt.Scale:
 MAIN = ("cosine", "cka")  # the two that are shown side by side
 
 
-def _similarity(trace: Source, traces: Sources) -> AnyChart:
-    have = require_similarity(trace, tuple(trace.similarity), "similarity")
-    names = tuple(name for name in MAIN if name in have) or have[:1]
+def main_measures(names: Iterable[str]) -> tuple[str, ...]:
+    """The measures to show first: those in `MAIN`, or else the first of all."""
+    names = tuple(names)
+    return tuple(name for name in MAIN if name in names) or names[:1]
+
+
+def _require_similarity(trace: TraceData, chart: str) -> Iterable[str]:
+    if not trace.similarity:
+        raise MeasureError(
+            f"the chart {chart!r} needs a similarity, which this trace lacks (its similarities: none); trace again "
+            "with a measure such as 'cka'"
+        )
+    return trace.similarity
+
+
+def _require_statistic(trace: TraceData, name: str, chart: str) -> None:
+    if name not in trace.statistics:
+        have = ", ".join(trace.statistics) or "none: the model has no classifier, or the readout was left out"
+        raise MeasureError(
+            f"the chart {chart!r} needs {name}, which this trace lacks (its readout statistics: {have}); "
+            "trace a model with a classifier on labelled data"
+        )
+
+
+def _similarity(trace: TraceData, traces: Traces) -> AnyChart:
+    names = main_measures(_require_similarity(trace, "similarity"))
     domain = domain_of(traces, names)
     return alt.hconcat(*(_sized(similarity_map(trace, name, domain), 330, 330) for name in names), spacing=36)
 
 
-def _to_last(trace: Source, traces: Sources) -> AnyChart:
-    have = require_similarity(trace, tuple(trace.similarity), "similarity_to_last")
-    return _sized(to_last(traces, tuple(name for name in MAIN if name in have) or have[:1]), 560, 300)
+def _to_last(trace: TraceData, traces: Traces) -> AnyChart:
+    return _sized(to_last(traces, main_measures(_require_similarity(trace, "similarity_to_last"))), 560, 300)
 
 
-def _distributions(trace: Source, traces: Sources) -> AnyChart:
+def _distributions(trace: TraceData, traces: Traces) -> AnyChart:
     if not trace.quantiles:
         raise MeasureError(
             "the chart 'distributions' needs quantiles of a cosine, which this trace lacks; trace again with the "
@@ -224,26 +239,26 @@ def _distributions(trace: Source, traces: Sources) -> AnyChart:
     return alt.hconcat(*(_sized(spread(traces, measure, side), 420, 280) for side in ("last", "next")), spacing=36)
 
 
-def _saturation(trace: Source, traces: Sources) -> AnyChart:
-    require_statistic(trace, "agreement", "saturation")
+def _saturation(trace: TraceData, traces: Traces) -> AnyChart:
+    _require_statistic(trace, "agreement", "saturation")
     return _sized(saturation(traces), 560, 300)
 
 
-def _classes(trace: Source, traces: Sources) -> AnyChart:
-    require_statistic(trace, "accuracy", "classes")
+def _classes(trace: TraceData, traces: Traces) -> AnyChart:
+    _require_statistic(trace, "accuracy", "classes")
     chart = by_class(trace)
     return _sized(chart, 560, 24 * len({row["class"] for row in rows.classes(trace)}))
 
 
-def _statistic(name: str) -> Callable[[Source, Sources], AnyChart]:
-    def draw(trace: Source, traces: Sources) -> AnyChart:
-        require_statistic(trace, name, name)
+def _statistic(name: str) -> Callable[[TraceData, Traces], AnyChart]:
+    def draw(trace: TraceData, traces: Traces) -> AnyChart:
+        _require_statistic(trace, name, name)
         return _sized(curve(traces, name), 560, 300)
 
     return draw
 
 
-def _overview(trace: Source, traces: Sources) -> AnyChart:
+def _overview(trace: TraceData, traces: Traces) -> AnyChart:
     top = _similarity(trace, traces)
     if "accuracy" not in trace.statistics or "agreement" not in trace.statistics:
         return alt.vconcat(top, _to_last(trace, traces), spacing=36)
@@ -257,7 +272,7 @@ def _sized(chart: Chart, width: int, height: int) -> Chart:
     return chart.properties(width=width, height=height)
 
 
-PLOTS: dict[str, Callable[[Source, Sources], AnyChart]] = {
+PLOTS: dict[str, Callable[[TraceData, Traces], AnyChart]] = {
     "similarity": _similarity,
     "similarity_to_last": _to_last,
     **{name: _statistic(name) for name in ("accuracy", "confidence", "cross_entropy", "agreement")},
@@ -269,12 +284,8 @@ PLOTS: dict[str, Callable[[Source, Sources], AnyChart]] = {
 }
 
 
-def plot(trace: Source, name: str) -> AnyChart:
-    """A chart of one trace by its name, to show in a notebook or to `save`.
-
-    Args:
-        trace: what the chart shows.
-        name: one of the keys of `PLOTS`.
+def plot(trace: TraceData, name: str) -> AnyChart:
+    """A chart of one trace by its name in `PLOTS`, to show in a notebook or to `save`.
 
     Raises:
         MeasureError: no chart has that name, or the trace lacks the numbers it shows.

@@ -10,8 +10,8 @@ from anydepth.report.charts.encodings import Chart
 from anydepth.report.formats import measure_title, number, plain, with_interval
 from anydepth.report.pages.sections import AgreementSummary, Figure, figure
 from anydepth.report.pages.tables import Table, cell, heads
-from anydepth.report.protocols import Source
 from anydepth.report.rows import Row
+from anydepth.results.trace_data import TraceData
 from anydepth.stats.agreement import Agreement
 
 Agreements = Mapping[tuple[str, str], Agreement]
@@ -24,7 +24,7 @@ _NOTE = (
 _BLANK = "too few pairs of depths, or one measure is the same for all"
 
 
-def summary(trace: Source) -> AgreementSummary | None:
+def summary(trace: TraceData) -> AgreementSummary | None:
     """How well a trace's measures agree; None where there are fewer than two."""
     agreements = trace.measure_agreement()
     if not agreements:

@@ -1,6 +1,6 @@
 """Charts and page of a comparison of models: differences with bands, similarity between their depths, the trend."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from anydepth.report.charts.encodings import Chart, Domain
 from anydepth.report.formats import interval, measure_title, number, plain, sentence
 from anydepth.report.pages.sections import Figure, Section, figure, flat
 from anydepth.report.pages.tables import Cell, Table, table
-from anydepth.report.protocols import Source, statistic
 from anydepth.report.rows import Row
 from anydepth.report.sentences import Finding
+from anydepth.report.traces import Traces
 from anydepth.results.comparison import Comparison
 from anydepth.stats.paired import Differences
 
@@ -32,12 +32,7 @@ _TITLES = {
 
 
 def difference(comparisons: Sequence[Comparison], statistic: str) -> Chart:
-    """The second model minus the first, by depth, with simultaneous 95 % bands.
-
-    Args:
-        comparisons: with one and the same first model.
-        statistic: a key of `Comparison.differences`.
-    """
+    """The second model minus the first, by depth, with simultaneous 95 % bands; the first is the same in all."""
     values = [row for comparison in comparisons for row in _rows(comparison, statistic)]
     names = [comparison.names[1] for comparison in comparisons]
     colour: dict[str, Any] = {"color": enc.category("model", names)} if len(names) > 1 else {}
@@ -95,13 +90,7 @@ def _with_band(differences: Differences, place: int) -> str:
 
 
 def cross_map(comparison: Comparison, measure: str, domain: Domain) -> Chart:
-    """The similarity of every depth of the one model with every depth of the other, as a map.
-
-    Args:
-        comparison: of the two.
-        measure: a key of its `similarity`.
-        domain: the values the colours span.
-    """
+    """The similarity of every depth of the one model with every depth of the other, in colours that span `domain`."""
     value, title = comparison.similarity[measure], measure_title(measure)
     first, second = comparison.names
     tested = comparison.chance if measure == "cka" else None
@@ -133,14 +122,14 @@ def _by_chance(tested: Chance, a: int, b: int) -> str:
     return f"below {plain(tested.high[a, b])} in 95% of permutations; p = {plain(tested.p[a, b])} for all pairs"
 
 
-def trend(traces: Mapping[str, Source]) -> Chart:
+def trend(traces: Traces) -> Chart:
     """Accuracy (or agreement) of a shallow, a middle and the last depth, from one trace to the next in their order."""
     name = "accuracy" if all("accuracy" in trace.statistics for trace in traces.values()) else "agreement"
     values = []
     for place, (label, trace) in enumerate(traces.items()):
         depths = dict.fromkeys((max(1, trace.depth // 4), max(1, trace.depth // 2), trace.depth))
         for which, depth in zip(("a quarter of the way", "half-way", "last depth"), depths, strict=False):
-            share = number(statistic(trace, name)[depth])
+            share = number(getattr(trace, name)[depth])
             values.append({"trace": label, "place": place, "depth": which, "value": share, "at": depth})
     base = alt.Chart(enc.data(values)).encode(
         x=alt.X("trace:N", title=None, sort=list(traces), axis=enc.band_axis()),
@@ -158,13 +147,10 @@ def trend(traces: Mapping[str, Source]) -> Chart:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def write(comparisons: Sequence[Comparison], path: Path, traces: Mapping[str, Source]) -> Path:
+def write(comparisons: Sequence[Comparison], path: Path, traces: Traces) -> Path:
     """Write the page of one comparison, or of several with the same first model, and return its path.
 
-    Args:
-        comparisons: to show.
-        path: where to; an existing file is replaced at once or not at all.
-        traces: by name, in their order: those that were compared.
+    An existing file is replaced at once or not at all. `traces` are those that were compared, in their order.
     """
     sections = (_difference_section(comparisons), _similarity_section(comparisons), _trend_section(traces))
     content = html.page(
@@ -243,7 +229,7 @@ def _matches(comparison: Comparison, measure: str) -> str:
     return f"{note} {sentence(comparison.chance.in_words())}."
 
 
-def _trend_section(traces: Mapping[str, Source]) -> Section | None:
+def _trend_section(traces: Traces) -> Section | None:
     if len(traces) < 3 or not all("agreement" in trace.statistics for trace in traces.values()):
         return None
     return Section(title="From trace to trace", figures=(figure(trend(traces), "In the order the traces were given."),))

@@ -107,15 +107,7 @@ def tradeoff(
 
 def _rivals(rivals: Sequence[Rival], x: alt.X, y: alt.Y, colour: dict[str, Any]) -> Iterator[alt.Chart]:
     rows = [
-        {
-            "curve": rival.name,
-            "cost": rival.depth,
-            "quality": rival.quality,
-            "low": rival.low,
-            "high": rival.high,
-            "text": f"{percent(rival.quality)} ({interval(rival.low, rival.high, percent)})",
-        }
-        for rival in rivals
+        {"curve": rival.name, "cost": rival.depth} | _quality(rival.quality, rival.low, rival.high) for rival in rivals
     ]
     base = alt.Chart(enc.data(rows)).encode(x=x, **colour)
     yield base.mark_rule(style="whisker").encode(y="low:Q", y2="high:Q")
@@ -126,17 +118,15 @@ def _rows(name: str, curve: ExitCurve, against: str) -> list[Row]:
     cost = {"depth": curve.depth, "flops": curve.flops, "time": curve.predicted}[against]
     low, high = curve.interval()
     return [
-        {
-            "curve": name,
-            "place": place,
-            "cost": number(cost[place]),
-            "quality": number(curve.quality[place]),
-            "low": number(low[place]),
-            "high": number(high[place]),
-            "text": f"{percent(curve.quality[place])} ({interval(low[place], high[place], percent)})",
-        }
+        {"curve": name, "place": place, "cost": number(cost[place])}
+        | _quality(curve.quality[place], low[place], high[place])
         for place in range(len(cost))
     ]
+
+
+def _quality(value: float, low: float, high: float) -> Row:
+    text = f"{percent(value)} ({interval(low, high, percent)})"
+    return {"quality": number(value), "low": number(low), "high": number(high), "text": text}
 
 
 def _axis(against: str) -> alt.Axis:

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from anydepth.report import html, theme
 from anydepth.report.formats import percent
+from anydepth.report.lens_source import LensSource
 from anydepth.report.pages.sections import Section, flat
-from anydepth.report.protocols import LensSource
 from anydepth.report.sentences import Finding, saturation
 
 ACROSS = 12
@@ -80,11 +80,7 @@ def section(lens: LensSource) -> HtmlSection:
 
 
 def write(lens: LensSource, path: str | Path) -> Path:
-    """Write the page of a lens by itself, and return its path.
-
-    Args:
-        lens: of a text.
-        path: where to; an existing file is replaced at once or not at all.
+    """Write the page of a lens by itself, and return its path; an existing file is replaced at once or not at all.
 
     Raises:
         TraceFileError: the file cannot be written; nothing is left behind.

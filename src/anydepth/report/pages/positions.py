@@ -10,10 +10,9 @@ from jaxtyping import Int64
 from anydepth.report import theme
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Names
-from anydepth.report.formats import Unit, number, percent, plain, with_interval
+from anydepth.report.formats import Unit, estimate_text, number, percent, plain
 from anydepth.report.pages.sections import Figure, Section, figure
 from anydepth.report.pages.tables import cells, heads, table
-from anydepth.report.protocols import Source
 from anydepth.report.rows import Row, with_ends
 from anydepth.results.positions import BandedStatistics, by_frequency, by_position, tells_next_token
 from anydepth.results.trace_data import TraceData
@@ -59,14 +58,12 @@ class MapChoice:
         return plain if self.name == "cross_entropy" else percent
 
 
-def section(trace: Source, tag: str = "") -> Section | None:
+def section(trace: TraceData, tag: str = "") -> Section | None:
     """Where in a sequence, and at which tokens, the depths differ; None for other than causal language models.
 
-    Args:
-        trace: of any model; without labels there is no section either.
-        tag: end of each title.
+    Without labels there is no section either. `tag` ends each title.
     """
-    if not isinstance(trace, TraceData) or not tells_next_token(trace) or "accuracy" not in trace.statistics:
+    if not tells_next_token(trace) or "accuracy" not in trace.statistics:
         return None
     bandings = (
         Banding(
@@ -128,7 +125,7 @@ def _map(banding: Banding, names: Names, choice: MapChoice, colour: alt.Color, a
             "band": band.name,
             "depth": depth,
             "value": number(estimate.value[b, depth]),
-            "text": _text(estimate, (b, depth), choice.unit),
+            "text": estimate_text(estimate[b, depth], choice.unit),
             "settled": number(statistics.values["settled"].value[b, depth]),
             "count": band.count,
         }
@@ -173,7 +170,9 @@ def _contrast(banding: Banding, choice: MapChoice) -> str:
     name, half = "accuracy" if accuracy else "perplexity", max(last // 2, 1)
 
     def ends(depth: int) -> str:
-        return " and ".join(f"{_text(estimate, (b, depth), unit)} {words}" for b, words in _first_and_last(banding))
+        return " and ".join(
+            f"{estimate_text(estimate[b, depth], unit)} {words}" for b, words in _first_and_last(banding)
+        )
 
     text = f"At depth {last}, {name} is {ends(last)}"
     return text + (f"; at depth {half}, it is {ends(half)}." if half < last else ".")
@@ -183,10 +182,6 @@ def _first_and_last(banding: Banding) -> list[tuple[int, str]]:
     """The first band and the last, by number and in words."""
     bands = banding.statistics.bands
     return [(b, banding.within.format(bands[b].name)) for b in sorted({0, len(bands) - 1})]
-
-
-def _text(estimate: Estimate, place: tuple[int, ...], unit: Unit) -> str:
-    return with_interval(float(estimate.value[place]), float(estimate.low[place]), float(estimate.high[place]), unit)
 
 
 def _perplexity(value: float) -> str:
@@ -203,7 +198,7 @@ def _saturation_figure(bandings: Sequence[Banding], last: int, tag: str) -> Figu
         saturation = banding.statistics.saturation
         for b, band in enumerate(banding.statistics.bands):
             row: Row = {"kind": banding.axis, "band": banding.short.format(band.name), "count": band.count}
-            rows.append(row | with_ends(saturation.value[b], saturation.low[b], saturation.high[b], _depth))
+            rows.append(row | with_ends(saturation[b], _depth))
     base = alt.Chart(enc.data(rows)).encode(
         y=alt.Y("band:N", title=None, sort=[row["band"] for row in rows], axis=enc.band_axis()),
         color=enc.category("kind", [banding.axis for banding in bandings]),
@@ -221,7 +216,7 @@ def _saturation_figure(bandings: Sequence[Banding], last: int, tag: str) -> Figu
     description = f"Dot chart: mean saturation depth by {' and by '.join(banding.axis for banding in bandings)}."
     chart = enc.titled(enc.layered(whiskers, points), "Mean saturation depth, by band", description)
     means = [
-        f"{_text(banding.statistics.saturation, (b,), _depth)} {words}"
+        f"{estimate_text(banding.statistics.saturation[b], _depth)} {words}"
         for banding in bandings
         for b, words in _first_and_last(banding)
     ]

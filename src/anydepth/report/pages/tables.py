@@ -8,8 +8,9 @@ import numpy as np
 from anydepth.measures.similarity import MEASURES
 from anydepth.report.charts.trace import MAIN, STATISTICS
 from anydepth.report.formats import Unit, interval, measure_title, percent, plain, plain_name, sentence
-from anydepth.report.protocols import Source, blank_reason, statistic
-from anydepth.report.rows import last_column, saturated_by, unit_of
+from anydepth.report.rows import last_column, saturated_by, statistic, unit_of
+from anydepth.report.traces import blank_reason
+from anydepth.results.trace_data import TraceData
 from anydepth.stats.means import Estimate
 
 
@@ -40,8 +41,7 @@ def cell(value: float, unit: Unit, low: float = np.nan, high: float = np.nan, *,
 
 def cells(estimate: Estimate, unit: Unit, why: str) -> list[Cell]:
     """A column of numbers with their intervals."""
-    ends = zip(estimate.value, estimate.low, estimate.high, strict=True)
-    return [cell(value, unit, low, high, why=why) for value, low, high in ends]
+    return [cell(value, unit, low, high, why=why) for value, low, high in estimate.rows]
 
 
 def heads(names: Sequence[str]) -> list[Cell]:
@@ -54,27 +54,24 @@ def table(first: Sequence[Cell], columns: Mapping[str, Sequence[Cell]], title: s
     return Table((title, *columns), tuple(zip(first, *columns.values(), strict=True)))
 
 
-def numbers(trace: Source) -> Table:
+def numbers(trace: TraceData) -> Table:
     """One row per depth: every readout statistic, saturation, and the similarity to the last depth."""
     columns: dict[str, Sequence[Cell]] = {}
     for name in (name for name in STATISTICS if name in trace.statistics):
         why = "nothing is right at this depth" if name == "stays_correct" else "undefined at this depth"
-        estimate = Estimate(statistic(trace, name), *trace.interval(name))
-        columns[sentence(plain_name(name))] = cells(estimate, unit_of(name), why)
+        columns[sentence(plain_name(name))] = cells(statistic(trace, name), unit_of(name), why)
     if "agreement" in trace.statistics:
-        counts, by_then = statistic(trace, "saturation"), saturated_by(trace)
-        columns["Saturate here"] = [Cell(text=f"{int(count):,}", value=float(count)) for count in counts]
-        columns["Saturated by here"] = [cell(share, percent, why="") for share in by_then]
+        columns["Saturate here"] = [Cell(text=f"{count:,}", value=float(count)) for count in trace.saturation]
+        columns["Saturated by here"] = [cell(share, percent, why="") for share in saturated_by(trace)]
     for name in (name for name in MAIN if name in trace.similarity):
-        estimate = last_column(trace, name)
         columns[f"{sentence(measure_title(name)).partition(',')[0]} to last"] = [
             cell(value, plain, low, high, why=blank_reason(trace, k))
-            for k, (value, low, high) in enumerate(zip(estimate.value, estimate.low, estimate.high, strict=True))
+            for k, (value, low, high) in enumerate(last_column(trace, name).rows)
         ]
     return table(heads(trace.names), columns)
 
 
-def matrix(trace: Source, measure: str) -> Table:
+def matrix(trace: TraceData, measure: str) -> Table:
     """A similarity as numbers; of a symmetric one only the diagonal and what is below it."""
     value = trace.similarity[measure]
     depths = range(trace.depth + 1)

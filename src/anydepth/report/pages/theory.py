@@ -65,7 +65,7 @@ def _closeness_chart(theory: Theory, names: Names) -> Chart:
 
 def _collapse_figures(theory: Theory, names: Names, tag: str) -> Iterator[Figure]:
     measured = theory.collapse[MEASURED]
-    nc1 = {_TITLES[name]: _without_interval(collapse.nc1) for name, collapse in theory.collapse.items()}
+    nc1 = {_TITLES[name]: Estimate.without_interval(collapse.nc1) for name, collapse in theory.collapse.items()}
     title = "NC1: spread within classes over that between"
     yield figure(curves(nc1, names, title, logarithmic=True), words.spread(theory), tag)
     others = {
@@ -73,13 +73,8 @@ def _collapse_figures(theory: Theory, names: Names, tag: str) -> Iterator[Figure
         "their angles (NC2)": measured.nc2_angle,
         "weights (NC3)": measured.nc3,
     }
-    defined = {name: _without_interval(values) for name, values in others.items() if np.isfinite(values).any()}
+    defined = {name: Estimate.without_interval(values) for name, values in others.items() if np.isfinite(values).any()}
     yield figure(curves(defined, names, "NC2 and NC3: distance from a simplex"), words.simplex(theory), tag)
-
-
-def _without_interval(values: np.ndarray) -> Estimate:
-    unknown = np.full(values.shape, np.nan)
-    return Estimate(values, unknown, unknown)
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------
@@ -96,24 +91,17 @@ def curves(
     domain: tuple[float, float] | None = None,
     logarithmic: bool = False,
 ) -> Chart:
-    """Lines by depth with bands.
+    """Lines by depth with bands, of unequal length where some are of depths and some of blocks.
 
-    Args:
-        lines: by name; of unequal length where some are of depths and some of blocks.
-        names: of the depths.
-        title: of the chart.
-        unit: format of the values.
-        start: the depth of a line's first value; by default such that its last is at the last depth.
-        axis: of the values.
-        domain: of the values' axis.
-        logarithmic: whether that axis is; values that are not positive are then left out.
+    `start` is the depth of a line's first value; by default its last is at the last depth. `axis` and `domain` are of
+    the values; on a `logarithmic` axis those that are not positive are left out.
     """
     rows: list[Row] = []
     for name, line in lines.items():
         first = len(names) - len(line.value) if start is None else start
-        for place, (value, low, high) in enumerate(zip(line.value, line.low, line.high, strict=True)):
-            row = {"kind": name, "depth": first + place} | with_ends(value, low, high, unit)
-            if logarithmic and not value > 0:
+        for depth, estimate in enumerate(line, first):
+            row = {"kind": name, "depth": depth} | with_ends(estimate, unit)
+            if logarithmic and not estimate.value > 0:
                 row["value"] = None
             for end in ("low", "high"):  # without an interval, a band without width
                 row[end] = row["value"] if row[end] is None else row[end]
@@ -126,10 +114,7 @@ def curves(
 
 def dots(values: Mapping[str, Estimate], title: str, unit: Unit) -> Chart:
     """A value with its interval for each kind of path."""
-    rows: list[Row] = [
-        {"kind": name} | with_ends(float(estimate.value), float(estimate.low), float(estimate.high), unit)
-        for name, estimate in values.items()
-    ]
+    rows: list[Row] = [{"kind": name} | with_ends(estimate, unit) for name, estimate in values.items()]
     base = alt.Chart(enc.data(rows)).encode(
         y=alt.Y("kind:N", title=None, sort=list(values), axis=enc.band_axis()),
         color=alt.Color("kind:N", sort=list(values), legend=None),
@@ -180,7 +165,7 @@ def table(theory: Theory, names: Names) -> Table:
         "A random walk's": (theory.geometry["random walk"].cosine, plain),
         "Along the chord": (paths.progress, percent),
         "Beside it": (paths.residual, percent),
-        "Turn": (_padded(paths.turning), words.degrees),
+        "Turn": (paths.turning.map(lambda between: np.pad(between, 1, constant_values=np.nan)), words.degrees),
         "Norm": (raw.norm, plain),
         "Update": (raw.step, plain),
     }
@@ -191,18 +176,12 @@ def table(theory: Theory, names: Names) -> Table:
     if (collapsed := theory.collapse.get(MEASURED)) is not None:
         values = {"NC1": collapsed.nc1, "NC2 lengths": collapsed.nc2_norm, "NC2 angles": collapsed.nc2_angle}
         values |= {"NC3": collapsed.nc3}
-        columns |= {name: (_without_interval(value), _four_digits) for name, value in values.items()}
+        columns |= {name: (Estimate.without_interval(value), _four_digits) for name, value in values.items()}
     for name, part in theory.updates.items():
         columns |= {f"Along the {name} class": (part.own, percent), f"Towards the {name}": (part.towards, percent)}
         columns |= {"Past all weights": (part.outside, percent)}
     body = {name: _column(estimate, unit, len(names)) for name, (estimate, unit) in columns.items()}
     return side_by_side(heads(names), body)
-
-
-def _padded(between: Estimate) -> Estimate:
-    """An estimate of the depths between the ends, to stand at all depths."""
-    ends = (between.value, between.low, between.high)
-    return Estimate(*(np.concatenate([[np.nan], values, [np.nan]]) for values in ends))
 
 
 def _column(estimate: Estimate, unit: Unit, depths: int) -> list[Cell]:

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from anydepth.errors import MeasureError
+from anydepth.measures.similarity import MEASURES
 from anydepth.report import html, rows
 from anydepth.report import sentences as words
 from anydepth.report.charts import trace as charts
-from anydepth.report.charts.trace import MAIN
+from anydepth.report.lens_source import LensSource
 from anydepth.report.pages import agreement, lens, positions, theory
 from anydepth.report.pages.sections import Figure, Section, figure, flat
 from anydepth.report.pages.tables import matrix, numbers
-from anydepth.report.protocols import LensSource, Source, Sources, provenance_name
+from anydepth.report.traces import Traces, provenance_name
+from anydepth.results.trace_data import TraceData
 from anydepth.theory.findings import Theory
 
 _DEPTHS = "Depth 0 is the embedding, depth l the raw output of block l."
@@ -26,27 +28,10 @@ _READ = {
     "stays_correct": "Of the {unit} that are right at a depth, the share that stay right at every later one. Where it "
     "is low, right answers are lost again on the way.",
 }
-_ABOUT = {
-    "cosine": "Mean over samples of the cosine between a sample's states at two depths, each depth centred on its "
-    "mean. It asks whether states point the same way.",
-    "cka": "Linear CKA, debiased. It asks whether two depths arrange the samples alike, whatever the rotation and "
-    "scale.",
-    "cosine_raw": "The cosine without centring: what all samples share counts as well, and mostly raises it.",
-    "cka_biased": "The usual estimate of linear CKA. With few samples and wide states it is too high.",
-    "cca": "Mean canonical correlation: how well the best linear map predicts one depth from the other. Any invertible "
-    "map counts as none.",
-    "svcca": "The same over the leading directions of each depth, those that hold 99 % of its variance.",
-    "pwcca": "Canonical correlations weighted by how much of the row's depth they stand for; not symmetric.",
-    "procrustes": "How far two depths coincide after the best rotation and scaling.",
-    "rsa": "Rank correlation of all cosine distances between samples: whether two depths find the same pairs alike.",
-    "knn": "Share of a sample's ten nearest neighbours that are its neighbours at the other depth, too.",
-    "cka_rbf": "CKA with a Gaussian kernel as wide as the median distance: near neighbours count more.",
-    "cknna": "CKA over pairs that are near neighbours at both depths.",
-}
 
 
 def write(
-    traces: Sequence[Source],
+    traces: Sequence[TraceData],
     path: str | Path,
     labels: Sequence[str] | None = None,
     theories: Sequence[Theory] = (),
@@ -70,21 +55,21 @@ def write(
     return html.save(content, Path(path))
 
 
-def label(traces: Sequence[Source], labels: Sequence[str] | None = None) -> dict[str, Source]:
+def label(traces: Sequence[TraceData], labels: Sequence[str] | None = None) -> dict[str, TraceData]:
     """Traces by names that differ."""
     if not traces:
         raise MeasureError("no trace came to report on; give at least one")
     names = list(labels) if labels is not None else [provenance_name(trace, "model", "states") for trace in traces]
     if len(names) != len(traces) or (labels is not None and len(set(names)) < len(names)):
         raise MeasureError(f"{len(traces)} traces came with the labels {names}; give each one of its own")
-    unique: dict[str, Source] = {}
+    unique: dict[str, TraceData] = {}
     for name, trace in zip(names, traces, strict=True):
         again = sum(known == name or known.startswith(f"{name} (") for known in unique)
         unique[f"{name} ({again + 1})" if name in unique else name] = trace
     return unique
 
 
-def render(traces: Sources, theories: Mapping[str, Theory] | None = None, lenses: Sequence[LensSource] = ()) -> str:
+def render(traces: Traces, theories: Mapping[str, Theory] | None = None, lenses: Sequence[LensSource] = ()) -> str:
     """The page as text."""
     theories = theories or {}
     sections = [
@@ -108,15 +93,15 @@ def render(traces: Sources, theories: Mapping[str, Theory] | None = None, lenses
     )
 
 
-def _tag(traces: Sources, name: str) -> str:
+def _tag(traces: Traces, name: str) -> str:
     return f", {name}" if len(traces) > 1 else ""
 
 
-def _notes(trace: Source, of_trace: Theory | None) -> tuple[str, ...]:
+def _notes(trace: TraceData, of_trace: Theory | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*trace.notes, *(of_trace.notes if of_trace else ()))))
 
 
-def _readout_section(traces: Sources) -> Section | None:
+def _readout_section(traces: Traces) -> Section | None:
     """Everything that needs a readout."""
     have = [name for name in charts.STATISTICS if any(name in trace.statistics for trace in traces.values())]
     if not have:
@@ -141,7 +126,7 @@ def _readout_section(traces: Sources) -> Section | None:
     return Section(title="Where the answer forms", figures=tuple(figures))
 
 
-def _by_class(traces: Sources) -> Iterator[Figure]:
+def _by_class(traces: Traces) -> Iterator[Figure]:
     """One map per trace, all in the order of the first."""
     order: tuple[str, ...] = ()
     for name, trace in traces.items():
@@ -160,12 +145,12 @@ def _by_class(traces: Sources) -> Iterator[Figure]:
         yield figure(chart, note, _tag(traces, name), shape="wide", height=24 * len(names) + 100)
 
 
-def _similarity_section(traces: Sources) -> Section | None:
+def _similarity_section(traces: Traces) -> Section | None:
     """How alike the depths are: maps, curves to the last depth, distributions over samples."""
     measures = tuple(dict.fromkeys(name for trace in traces.values() for name in trace.similarity))
     if not measures:
         return None
-    main = tuple(name for name in MAIN if name in measures) or measures[:1]
+    main = charts.main_measures(measures)
     note = "The last row of the maps as curves" + (", with 95% intervals." if _any_interval(traces, main) else ".")
     if len(traces) == 1:
         figures = [figure(charts.to_last(traces, main), note, shape="wide")]
@@ -184,15 +169,16 @@ def _similarity_section(traces: Sources) -> Section | None:
     )
 
 
-def _maps(traces: Sources, measures: tuple[str, ...]) -> Iterator[Figure]:
+def _maps(traces: Traces, measures: tuple[str, ...]) -> Iterator[Figure]:
     """One map per trace and measure, in the same colours."""
     domain = charts.domain_of(traces, measures)
     for name, trace in traces.items():
         for measure in (m for m in measures if m in trace.similarity):
-            chart, note = charts.similarity_map(trace, measure, domain), _ABOUT.get(measure, "")
+            note = MEASURES[measure].about if measure in MEASURES else ""
+            chart = charts.similarity_map(trace, measure, domain)
             yield figure(chart, note, _tag(traces, name), shape="map", table=matrix(trace, measure))
 
 
-def _any_interval(traces: Sources, measures: tuple[str, ...]) -> bool:
+def _any_interval(traces: Traces, measures: tuple[str, ...]) -> bool:
     intervals = (trace.similarity_intervals.get(name) for trace in traces.values() for name in measures)
     return any(interval is not None and bool(np.isfinite(interval).any()) for interval in intervals)
