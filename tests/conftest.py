@@ -4,11 +4,13 @@ In modules whose signatures state shapes, all shapes and types are checked at ev
 too, would make the tests take half as long again, and mypy does.
 """
 
+import functools
 import os
 import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 
 # Read by the libraries when they are first imported, so set before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -62,3 +64,14 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Leave out the charts of a trace's report, which take two seconds; a test marked `drawn` has them all the same."""
     if request.node.get_closest_marker("drawn") is None:
         monkeypatch.setattr("anydepth.report.pages.trace.render", lambda *_: "report")
+
+
+@pytest.fixture(scope="session")
+def operators_listed_once() -> Iterator[None]:
+    """Have torch list once how its thousand operators are written in ONNX: for each graph, that takes 1.5 seconds."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        # what is listed depends on the version of the operators alone, and an export does not change it
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
