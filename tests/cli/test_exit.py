@@ -22,6 +22,8 @@ from anydepth.core.heads import separate_heads
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import POLICIES, AtDepth
 
+pytestmark = pytest.mark.usefixtures("timed_briefly", "charts_unchecked")
+
 COUNT = 480
 
 
