@@ -248,7 +248,7 @@ def peak(count):
     # not getrusage: its peak is inherited from the process that started this one
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
-print(peak(100_000), peak(400_000))
+print(peak(200_000), peak(500_000))  # a chunk is of 131,072 rows
 """
 
 
