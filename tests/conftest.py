@@ -4,11 +4,14 @@ In modules whose signatures state shapes, all shapes and types are checked at ev
 too, would make the tests take half as long again, and mypy does.
 """
 
+import functools
+import gc
 import os
 import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 
 # Read by the libraries when they are first imported, so set before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,6 +45,12 @@ def pytest_configure() -> None:
         signal.signal(getattr(signal, "SIGHUP", signal.SIGTERM), signal.SIG_DFL)
 
 
+def pytest_collection_finish() -> None:
+    """Set aside what all imports made: a collection of garbage, such as before each training, took half a second."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish() -> None:
     """Remove this process's cache folder (each worker of pytest-xdist makes its own)."""
     shutil.rmtree(_HF_HOME, ignore_errors=True)
@@ -62,3 +71,41 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Leave out the charts of a trace's report, which take two seconds; a test marked `drawn` has them all the same."""
     if request.node.get_closest_marker("drawn") is None:
         monkeypatch.setattr("anydepth.report.pages.trace.render", lambda *_: "report")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unsynchronized(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave it to the system when it writes to the disk, which keeps a result waiting; the tests of storage wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "storage":
+            patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture
+def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time early exit once and on one batch, where it is nothing what comes out; tests/exits/test_curve.py has more."""
+    from anydepth.exits import curve
+    from anydepth.jobs import calibrate
+
+    whole = curve.relative_time
+    monkeypatch.setattr(curve, "_ROUNDS", 1)
+    for module in (curve, calibrate):
+        monkeypatch.setattr(module, "relative_time", lambda exits, batches: whole(exits, batches[:1]))
+
+
+@pytest.fixture
+def charts_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw charts without comparing them with their schema, a second for each report: the tests of reports do."""
+    monkeypatch.setattr("altair.utils.schemapi.DEBUG_MODE", False)
+
+
+@pytest.fixture(scope="session")
+def operators_listed_once() -> Iterator[None]:
+    """Have torch list once how its thousand operators are written in ONNX: for each graph, that takes 1.5 seconds."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        # what is listed depends on the version of the operators alone, and an export does not change it
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from run_cli import Command, in_a_process, in_folder
+from run_cli import Command, in_a_fork, in_folder
 
 from anydepth import EarlyExit
 from anydepth.cli import options
 from anydepth.core.heads import separate_heads
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import POLICIES, AtDepth
+
+pytestmark = pytest.mark.usefixtures("timed_briefly", "charts_unchecked")
 
 COUNT = 480
 
@@ -246,7 +248,7 @@ def test_the_policies_of_the_help_are_those_there_are() -> None:
 
 
 def test_ctrl_c_in_a_process(assets: Path, tmp_path: Path) -> None:
-    process = in_a_process(
+    process = in_a_fork(
         "exit", str(assets / "bert"), "--data", str(assets / "reviews.csv"), *LOOSE, "--batch-size", "1", cwd=tmp_path
     )
     deadline = time.monotonic() + 120

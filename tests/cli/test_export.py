@@ -15,6 +15,8 @@ import anydepth as ad
 from anydepth.cli.options import POLICIES
 from anydepth.onnx.router import Router
 
+pytestmark = pytest.mark.usefixtures("operators_listed_once")
+
 
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:

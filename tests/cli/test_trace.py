@@ -20,7 +20,7 @@ import torch
 import transformers
 from naive import same
 from PIL import Image
-from run_cli import Command, in_a_process, in_folder, write_csv
+from run_cli import Command, in_a_fork, in_a_process, in_folder, write_csv
 
 import anydepth.passes.disk_budget
 import anydepth.tracing.collect
@@ -466,7 +466,7 @@ def test_ctrl_c_in_a_real_process(
     rows = [("a good film " * 3, "great"), ("a dull plot", "dull")] * 100
     write_csv(tmp_path / "long.csv", rows)
     arguments = ("trace", str(assets / "bert"), "--data", str(tmp_path / "long.csv"), "--batch-size", "1")
-    process = in_a_process(*arguments, "--out", "out", cwd=tmp_path)
+    process = in_a_fork(*arguments, "--out", "out", cwd=tmp_path)
     partial = tmp_path / "out" / ".partial" / "rank-0"
     wait_for(lambda: (partial / "digest.npy").exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
@@ -499,7 +499,7 @@ def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_one_line_from_a_real_process(tmp_path: Path) -> None:
     """No warning or log line of a library beside ours, and no traceback."""
-    process = in_a_process("trace", "org/model", "--data", "org/data", cwd=tmp_path)
+    process = in_a_fork("trace", "org/model", "--data", "org/data", cwd=tmp_path)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("anydepth: 'org/model' is no local path, and the hub")

@@ -1,6 +1,7 @@
 """Long texts in windows, and texts joined: each token counted once, and perplexity as the whole logits give it."""
 
 import copy
+import functools
 import itertools
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
+from torch import nn
 
 from anydepth import data
 from anydepth.core.tokens import IGNORED, next_token_labels
@@ -235,20 +237,30 @@ def contexts(model: LoadedModel, way: dict) -> list[tuple[list[int], int]]:
     return found
 
 
-def perplexities(model: LoadedModel, asked: list[tuple[list[int], int]]) -> list[float]:
+@functools.cache
+def cut_after(kind: str, depth: int) -> nn.Module:
+    """The model with its first blocks alone."""
+    model = language_model(kind).model
+    *path, last = BLOCKS[kind].split(".")
+    home = model.get_submodule(".".join(path))
+    setattr(home, last, getattr(home, last)[:depth])
+    return model
+
+
+@functools.cache
+def log_probabilities(kind: str, depth: int, before: tuple[int, ...]) -> torch.Tensor:
+    """Of the token after a context, from the model cut after a block."""
+    with torch.no_grad():
+        return cut_after(kind, depth)(torch.tensor([before])).logits[0, -1].log_softmax(0)
+
+
+def perplexities(kind: str, asked: list[tuple[list[int], int]]) -> list[float]:
     """By depth, from the model itself cut after each block, one context at a time, without batches or padding."""
-    *path, last = BLOCKS[model.name].split(".")
-    found = []
-    for depth in range(tiny_models.BLOCKS + 1):
-        cut = copy.deepcopy(model.model)
-        home = cut
-        for part in path:
-            home = getattr(home, part)
-        setattr(home, last, getattr(home, last)[:depth])
-        with torch.no_grad():
-            nats = [-cut(torch.tensor([before])).logits[0, -1].log_softmax(0)[token] for before, token in asked]
-        found.append(torch.stack(nats).mean().exp().item())
-    return found
+    nats = [
+        torch.stack([-log_probabilities(kind, depth, tuple(before))[token] for before, token in asked])
+        for depth in range(tiny_models.BLOCKS + 1)
+    ]
+    return [one.mean().exp().item() for one in nats]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -256,7 +268,7 @@ def perplexities(model: LoadedModel, asked: list[tuple[list[int], int]]) -> list
 def test_perplexity_by_depth_is_that_of_all_logits(kind, way):
     model = language_model(kind, framed=kind == "llama")
     asked = contexts(model, WAYS[way])
-    expected = perplexities(model, asked)
+    expected = perplexities(kind, asked)
     for batch_size in (1, 3, 64):
         ready = data.batches(rows(TEXTS), model, batch_size=batch_size, **WAYS[way])
         found = trace(models.stack_of(model, ready), ready, measures=[])

@@ -84,6 +84,7 @@ def test_the_area_is_the_mean_quality_over_depths() -> None:
     assert made([5, 2], [1.0, 0.9]).area > made([5, 2], [1.0, 0.7]).area
 
 
+@pytest.mark.usefixtures("timed_briefly")
 def test_through_json_and_back() -> None:
     model, parts = batches("bert", count=16)
     curve = exit_curve(EarlyExit(model, Confidence(0.5)), parts, timed=2)
@@ -117,6 +118,7 @@ def test_bad_input(policy: Any, data: Any, error: type[Exception], message: str)
         exit_curve(EarlyExit(model, policy), parts if data is None else data)
 
 
+@pytest.mark.usefixtures("timed_briefly")
 def test_a_model_is_left_as_it_was() -> None:
     model, parts = batches("bert", count=8)
     model.train()

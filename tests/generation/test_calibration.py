@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,53 @@ def test_differing_counts_places(one: list[int], other: list[int]) -> None:
     assert differing(torch.tensor(one), torch.tensor(one)) == 0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4])
-def test_each_step_counts_whole_sequences(share: float) -> None:
-    """Against generating every prompt alone, without padding."""
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """What a model writes after each of some prompts alone, without padding; and under each threshold of a path.
+
+    Attributes:
+        model: the model.
+        starts: the prompts.
+        path: thresholds.
+        full: the model's own tokens after each prompt.
+        early: of each threshold, the tokens after each prompt and the depths that they were read from.
+    """
+
+    model: Any
+    starts: list[torch.Tensor]
+    path: list[float]
+    full: list[torch.Tensor]
+    early: dict[float, list[tuple[torch.Tensor, tuple[int, ...]]]]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Alone:
     model, starts = speaker("llama"), rows(24)
-    policy = Confidence(0.5, depths=(2,))
     path = surest_first(model, starts, 3)
-    _, promise = calibrate(
-        model, starts, policy, tolerance=0.9, confidence=0.5, new_tokens=NEW, share=share, thresholds=path
-    )
+    full = [greedy(model, start[None], NEW)[0, len(start) :] for start in starts]
+    early: dict[float, list[tuple[torch.Tensor, tuple[int, ...]]]] = {threshold: [] for threshold in path}
+    for threshold, written in early.items():
+        mode = dynamic_exit(Confidence(threshold, depths=(2,)))
+        for start in starts:
+            tokens = greedy(model, start[None], NEW, mode)[0, len(start) :]
+            written.append((tokens, tuple(mode.spent.depths)))
+    return Alone(model=model, starts=starts, path=path, full=full, early=early)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_each_step_counts_whole_sequences(share: float, alone: Alone) -> None:
+    """Against generating every prompt alone, without padding."""
+    settings = {"tolerance": 0.9, "confidence": 0.5, "new_tokens": NEW, "share": share, "thresholds": alone.path}
+    _, promise = calibrate(alone.model, alone.starts, Confidence(0.5, depths=(2,)), **settings)
     assert promise.steps[-1].depth < 4
     for step in promise.steps:
-        mode, failures, wrong, depths = dynamic_exit(Confidence(step.threshold, depths=(2,))), 0, 0, []
-        for start in starts:
-            full = greedy(model, start[None], NEW)[0, len(start) :]
-            early = greedy(model, start[None], NEW, mode)[0, len(start) :]
+        failures, wrong, depths = 0, 0, []
+        for full, (early, left) in zip(alone.full, alone.early[step.threshold], strict=True):
             failures += int((full != early).float().mean() > share)
             wrong += int((full != early).sum())
-            depths += mode.spent.depths
+            depths += left
         assert step.failures == failures
-        assert step.differing == pytest.approx(wrong / (NEW * len(starts)))
+        assert step.differing == pytest.approx(wrong / (NEW * len(alone.starts)))
         assert step.depth == pytest.approx(np.mean(depths))
 
 

@@ -100,11 +100,11 @@ def test_acceptance_is_what_truncated_models_would_have_said(name: str) -> None:
     model = speaker(name)
     starts = prompts(3)
     texts = [greedy(model, start, 6) for start in starts]
-    right = np.zeros(BLOCKS - 1)
+    right, modes = np.zeros(BLOCKS - 1), {depth: at_depth(depth) for depth in range(1, BLOCKS)}
     for start, text in zip(starts, texts, strict=True):
         for end in range(start.shape[1], text.shape[1]):
-            for depth in range(1, BLOCKS):
-                said = greedy(model, text[:, :end], 1, at_depth(depth))
+            for depth, mode in modes.items():
+                said = greedy(model, text[:, :end], 1, mode)
                 right[depth - 1] += int(said[0, -1] == text[0, end])
     found = acceptance_by_depth(Stack(model), texts, [start.shape[1] for start in starts])
     assert found == pytest.approx(right / 18)

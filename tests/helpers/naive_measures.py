@@ -153,11 +153,11 @@ def cknna(a: np.ndarray, b: np.ndarray) -> float:
         return np.nan
 
     def alignment(one: np.ndarray, other: np.ndarray) -> float:
-        kernels = row_cosines(one), row_cosines(other)
+        first, second = (kernel - kernel.mean(1, keepdims=True) for kernel in map(row_cosines, (one, other)))
         total = 0.0
         for i, (near, near_too) in enumerate(zip(neighbours(one), neighbours(other), strict=True)):
             for j in set(near) & set(near_too):
-                total += (kernels[0][i, j] - kernels[0][i].mean()) * (kernels[1][i, j] - kernels[1][i].mean())
+                total += first[i, j] * second[i, j]
         return total
 
     return alignment(a, b) / np.sqrt(alignment(a, a) * alignment(b, b))

@@ -1,17 +1,20 @@
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import naive_measures as naive
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from forks import ended, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_measures import Ragged, correlated
 
-from anydepth.measures import CKA, similarities
+from anydepth.measures import CKA, Cosine, similarities
 from anydepth.measures.engine.gram import gram_sums
 from anydepth.measures.engine.hsic import cka, leave_one_out, row_shares
 from anydepth.measures.engine.moments import GramSums, Moments, merge
@@ -267,31 +270,22 @@ def test_gathered_states_of_ranks_are_merged_jointly_not_summed() -> None:
     assert not np.allclose(cka(metric.moments).numpy(), expected, atol=1e-2)
 
 
-RANK = """
-import sys, numpy as np, torch, torch.distributed as dist
-from anydepth.measures import CKA, Cosine
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-arrays = np.load(folder + "/arrays.npz")
-cut = slice(0, 20) if rank == 0 else slice(20, None)
-batch = [torch.from_numpy(arrays[name][cut]) for name in sorted(arrays)]
-metrics = CKA((5, 5)), Cosine((5, 5))
-for metric in metrics:
-    metric.update(batch)
-np.save(f"{folder}/{rank}.npy", np.stack([metric.compute().numpy() for metric in metrics]))
-dist.destroy_process_group()
-"""
+def measured_by_rank(rank: int, arrays: list[np.ndarray], folder: Path) -> None:
+    """One of two processes: what it has after the sums of both were gathered goes into a file."""
+    place, patience = f"file://{folder}/meet", timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2, timeout=patience)
+    rows = slice(0, 20) if rank == 0 else slice(20, None)
+    metrics = CKA((5, 5)), Cosine((5, 5))
+    for metric in metrics:
+        metric.update([torch.from_numpy(array[rows]) for array in arrays])
+    np.save(folder / f"{rank}.npy", np.stack([metric.compute().numpy() for metric in metrics]))
+    dist.destroy_process_group()
 
 
-def test_two_processes_agree_with_one(tmp_path) -> None:
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     arrays = correlated(70, (5, 5), far=20)
-    np.savez(tmp_path / "arrays.npz", a=arrays[0], b=arrays[1])
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in range(2)]
-    try:
-        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    ranks = [start(partial(measured_by_rank, rank, arrays, tmp_path)) for rank in range(2)]
+    assert [ended(rank) for rank in ranks] == [0, 0]
     expected = naive.cka(arrays, debiased=True), naive.cosines(arrays, centred=False).mean(0)
     for rank in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), expected, atol=1e-6)

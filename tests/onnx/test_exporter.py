@@ -23,6 +23,8 @@ from anydepth.onnx import segments
 from anydepth.onnx.exporter import export
 from anydepth.onnx.router import Router
 
+pytestmark = pytest.mark.usefixtures("operators_listed_once")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -100,6 +100,7 @@ def run_doctest(block: Block, name: str, names: dict[str, Any]) -> None:
         raise failure.exc_info[1] from None
 
 
+@pytest.mark.usefixtures("operators_listed_once", "charts_unchecked")
 @pytest.mark.parametrize("page", EXECUTED, ids=name_of)
 def test_the_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

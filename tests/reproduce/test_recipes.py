@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -69,9 +70,8 @@ def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
             assert found.has(variant, panel.quantity), (panel.title, variant)
 
 
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
-    """An order of two seeds of a recipe of two small trainings."""
+def toy_recipe() -> Recipe:
+    """Two small trainings."""
     subject = Subject(
         title="a ViT of 3 blocks",
         model="made:vit-12",
@@ -88,7 +88,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
         }
 
     plan = Plan({"vit": subject}, 1, "CPU minutes")
-    toy = Recipe(
+    return Recipe(
         name="toy",
         title="A toy",
         figures=("Fig. 0",),
@@ -99,11 +99,39 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
         claims=lambda found: [],
         panels=lambda found: [],
     )
-    monkeypatch.setattr(running, "RECIPES", {**RECIPES, "toy": toy})
-    folder = tmp_path / "vit"
-    recipe_models.deit(folder, blocks=3, channels=1)
-    asked = order(tmp_path, "toy", seeds=2)
-    return replace(asked, use={**asked.use, "made:vit-12": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Local folders in the place of what the toy reads; read only."""
+    root = tmp_path_factory.mktemp("toy")
+    use = recipe_models.use(root / "standins", toy_recipe().plans["cpu"].sources())
+    recipe_models.deit(root / "vit", blocks=3, channels=1)
+    return {**use, "made:vit-12": str(root / "vit")}
+
+
+@pytest.fixture
+def toy(copies: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
+    """An order of two seeds of the toy, of which nothing has been made."""
+    monkeypatch.setattr(running, "RECIPES", {**RECIPES, "toy": toy_recipe()})
+    return ReproduceSettings(recipe="toy", out=tmp_path / "cpu", seeds=2, steps=2, use=copies)
+
+
+@pytest.fixture(scope="module")
+def finished(copies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What that order leaves; read only."""
+    folder = tmp_path_factory.mktemp("finished") / "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "RECIPES", {**RECIPES, "toy": toy_recipe()})
+        reproduce(ReproduceSettings(recipe="toy", out=folder, seeds=2, steps=2, use=copies))
+    return folder
+
+
+@pytest.fixture
+def made(toy: ReproduceSettings, finished: Path) -> ReproduceSettings:
+    """The same order where all of it is there already."""
+    shutil.copytree(finished, toy.out)
+    return toy
 
 
 def test_all_of_the_paper_is_there() -> None:
@@ -125,17 +153,17 @@ def path_of(asked: ReproduceSettings) -> Path:
     return results_path(asked.out, running.RECIPES[asked.recipe], "cpu", asked.steps)
 
 
-def test_what_is_finished_is_not_made_again(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = reproduce(toy)
+def test_what_is_finished_is_not_made_again(made: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reproduce(made)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("made again")
 
     monkeypatch.setattr(bench, "run_align", never)
     monkeypatch.setattr(bench, "trace", never)
-    assert reproduce(toy) == first
-    path_of(toy).unlink()
-    again = reproduce(toy)
+    assert reproduce(made) == first
+    path_of(made).unlink()
+    again = reproduce(made)
     assert {number: seed.values for number, seed in again.seeds.items()} == {
         number: seed.values for number, seed in first.seeds.items()
     }
@@ -162,24 +190,24 @@ def test_an_interrupted_run_goes_on(toy: ReproduceSettings, monkeypatch: pytest.
     assert found.seeds[0].values != found.seeds[1].values
 
 
-def test_a_seed_is_the_same_wherever_it_is_run(toy: ReproduceSettings, tmp_path: Path) -> None:
-    found = reproduce(toy)
-    again = reproduce(replace(toy, out=tmp_path / "elsewhere", seeds=1))
+def test_a_seed_is_the_same_wherever_it_is_run(made: ReproduceSettings, tmp_path: Path) -> None:
+    found = reproduce(made)
+    again = reproduce(replace(made, out=tmp_path / "elsewhere", seeds=1))
     assert again.seeds[0].values == found.seeds[0].values
 
 
-def test_a_damaged_curve_is_told(toy: ReproduceSettings) -> None:
-    reproduce(toy)
-    path = path_of(toy)
+def test_a_damaged_curve_is_told(made: ReproduceSettings) -> None:
+    reproduce(made)
+    path = path_of(made)
     content = json.loads(path.read_text())
     content["seeds"]["1"]["values"]["standard"]["accuracy"].append(0.5)
     path.write_text(json.dumps(content))
     with pytest.raises(AnydepthError, match="'accuracy' of 'standard', of another length in another seed"):
-        reproduce(toy)
+        reproduce(made)
     content["seeds"]["1"]["values"]["standard"]["accuracy"] = "high"
     path.write_text(json.dumps(content))
     with pytest.raises(AnydepthError, match="is corrupt"):
-        reproduce(toy)
+        reproduce(made)
 
 
 def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
@@ -190,32 +218,32 @@ def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
         assert one.samples(plan.subjects["vit"], training=True).split == "train"
 
 
-def test_another_copy_is_another_part(toy: ReproduceSettings, tmp_path: Path) -> None:
-    first = reproduce(toy)
+def test_another_copy_is_another_part(made: ReproduceSettings, tmp_path: Path) -> None:
+    first = reproduce(made)
     recipe_models.deit(tmp_path / "other", blocks=2, channels=1)
-    other = replace(toy, use={**toy.use, "made:vit-12": str(tmp_path / "other")})
+    other = replace(made, use={**made.use, "made:vit-12": str(tmp_path / "other")})
     with pytest.raises(AnydepthError, match="was started with made:vit-12 .*, and is now asked for"):
         reproduce(other)
-    path_of(toy).unlink()
+    path_of(made).unlink()
     assert len(reproduce(other).seeds[0].values["standard"]["accuracy"]) == 3
     assert len(first.seeds[0].values["standard"]["accuracy"]) == 4
 
 
-def test_another_title_is_the_same_subject(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = reproduce(toy)
+def test_another_title_is_the_same_subject(made: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reproduce(made)
     old = running.RECIPES["toy"]
     subject = replace(old.plans["cpu"].subjects["vit"], title="better words")
     plan = Plan({"vit": subject}, 1, "CPU minutes")
     monkeypatch.setitem(running.RECIPES, "toy", replace(old, cpu=plan, full=plan))
-    assert reproduce(toy).seeds == first.seeds
-    path_of(toy).unlink()
+    assert reproduce(made).seeds == first.seeds
+    path_of(made).unlink()
     monkeypatch.setattr(bench, "run_align", None)
-    assert reproduce(toy).seeds[0].values == first.seeds[0].values
+    assert reproduce(made).seeds[0].values == first.seeds[0].values
 
 
-def test_results_of_another_version_are_refused(toy: ReproduceSettings) -> None:
-    reproduce(toy)
-    path = path_of(toy)
+def test_results_of_another_version_are_refused(made: ReproduceSettings) -> None:
+    reproduce(made)
+    path = path_of(made)
     content = json.loads(path.read_text())
     for change, message in (
         ({"version": 7}, "is of version 7 of 'toy', and this anydepth runs 1: give another --out, or remove the file"),
@@ -230,7 +258,7 @@ def test_results_of_another_version_are_refused(toy: ReproduceSettings) -> None:
     ):
         path.write_text(json.dumps(content | change))
         with pytest.raises(AnydepthError, match=message):
-            reproduce(toy)
+            reproduce(made)
 
 
 def test_missing_assets_are_told_before_anything_is_trained(

@@ -11,7 +11,6 @@ import stat
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import forked
 
 import anydepth.storage.replacement
 from anydepth.cli.parsing import default_folder
@@ -58,19 +58,6 @@ def files(folder: Path) -> set[str]:
 
 
 MADE = {"made.json", "numbers.txt", "deep/er/part.txt"}
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """Do something in a process of its own; returns how it ended."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:
-            traceback.print_exc()
-            os._exit(3 if isinstance(error, KeyboardInterrupt | TraceFileError) else 4)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def at_step(number: int, happens: Callable[[], Any], folder: Path) -> Callable[[], None]:

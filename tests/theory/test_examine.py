@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from browser import Browser
 from run_cli import Command, in_folder, write_csv
 
 import anydepth as ad
@@ -419,18 +421,21 @@ def test_the_table_has_every_depth(whole: Theory) -> None:
     assert content.rows[-1][nc1].value == pytest.approx(whole.collapse[MEASURED].nc1[-1])
 
 
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with Browser(chromium) as running:
+        yield running
+
+
 @pytest.mark.parametrize("settings", [{}, {"readout": False}])
 def test_in_a_browser(
-    subject: tuple[Any, list[Any], Any], settings: dict[str, Any], tmp_path: Path, chromium: str
+    subject: tuple[Any, list[Any], Any], settings: dict[str, Any], tmp_path: Path, browser: Browser
 ) -> None:
-    from browser import Browser
-
     model, batches, _ = subject
     found = examine(model, batches, **settings)
     page.write([ad.trace(model, batches)], tmp_path / "report.html", theories=[found])
-    with Browser(chromium) as running:
-        running.open(tmp_path / "report.html")
-        assert running.complaints() == []
+    browser.open(tmp_path / "report.html")
+    assert browser.complaints() == []
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from anydepth.errors import TrainingError
 from anydepth.tracing.trace import Trace
 from anydepth.training.trace_callback import TraceCallback
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "charts_unchecked")
 
 DEPTHS = range(1, BLOCKS + 1)
 

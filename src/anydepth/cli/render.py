@@ -5,28 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
 from anydepth.cli.terminal import output, say, write_json
-from anydepth.exits.summary import ExitSummary
-from anydepth.jobs.calibrate_lm import LmCalibrateResult
-from anydepth.jobs.compare import CompareResult
-from anydepth.jobs.demo import DemoResult
-from anydepth.jobs.generate import GenerateResult
-from anydepth.jobs.predict import PredictResult
-from anydepth.jobs.trace import TraceResult
-from anydepth.jobs.truncate import TruncateResult
-from anydepth.onnx.exporter import ExportResult
-from anydepth.results.comparison import Comparison
 from anydepth.storage.files import plain
 from anydepth.storage.sizes import in_words
-from anydepth.theory.findings import FILE
-from anydepth.tracing.trace import Trace
-from anydepth.training.summary import TrainingSummary
+
+if TYPE_CHECKING:  # a command imports what it shows: each would pay for all the others
+    from anydepth.exits.summary import ExitSummary
+    from anydepth.jobs.calibrate_lm import LmCalibrateResult
+    from anydepth.jobs.compare import CompareResult
+    from anydepth.jobs.demo import DemoResult
+    from anydepth.jobs.generate import GenerateResult
+    from anydepth.jobs.predict import PredictResult
+    from anydepth.jobs.trace import TraceResult
+    from anydepth.jobs.truncate import TruncateResult
+    from anydepth.onnx.exporter import ExportResult
+    from anydepth.results.comparison import Comparison
+    from anydepth.tracing.trace import Trace
+    from anydepth.training.summary import TrainingSummary
 
 _HEADS = {"accuracy": "accuracy", "cross_entropy": "cross-entropy", "confidence": "confidence", "agreement": "agrees"}
 
@@ -122,6 +123,7 @@ def show_trace(result: TraceResult, *, as_json: bool) -> None:
     values, shown, notes = as_plain(trace, result.folder), Group(as_table(trace)), trace.notes
     if theory is not None:
         from anydepth.report.theory_sentences import sentences
+        from anydepth.theory.findings import FILE
 
         values["theory"] = str(result.folder / FILE)
         shown = Group(*shown.renderables, *(Text(f"• {sentence}") for sentence in sentences(theory)))
