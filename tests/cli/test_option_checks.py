@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import typer
-
-from anydepth.cli.app import app, run
 from anydepth.cli.commands.align import align
 from anydepth.cli.commands.generate import generate
 from anydepth.cli.commands.trace import trace
+
+from anydepth.cli.app import app, run
 from anydepth.cli.option_checks import EFFECTS, RANGES, checked, flag_of, with_flags
 from anydepth.errors import OptionError
 
