@@ -17,10 +17,10 @@ import transformers
 from run_cli import Command, in_a_process, in_folder
 
 from anydepth import EarlyExit
-from anydepth.cli import options
 from anydepth.core.heads import separate_heads
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import POLICIES, AtDepth
+from anydepth.jobs import settings
 
 COUNT = 480
 
@@ -242,7 +242,7 @@ def test_what_is_there_is_not_overwritten(command: Command) -> None:
 
 
 def test_the_policies_of_the_help_are_those_there_are() -> None:
-    assert options.POLICIES.split(", ") == [name for name in POLICIES if name != "depth"]
+    assert settings.POLICIES.split(", ") == [name for name in POLICIES if name != "depth"]
 
 
 def test_ctrl_c_in_a_process(assets: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from anydepth.cli.options import POLICIES
 from run_cli import Command, in_folder
 
 import anydepth as ad
+from anydepth.jobs.settings import POLICIES
 from anydepth.onnx.router import Router
 
 

@@ -265,20 +265,23 @@ def test_help_where_nothing_is_asked(command: Command) -> None:
 # --- errors of the user's --------------------------------------------------------------------------------------------
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "no model": (["trace"], r"Missing argument 'MODEL'"),
-    "no data": (["trace", "~bert"], r"Missing option '--data'"),
-    "no such command": (["trase"], r"No such command 'trase'. Did you mean 'trace'"),
+    "no model": (["trace"], "MODEL is missing"),
+    "no data": (["trace", "~bert"], "--data is missing"),
+    "no such command": (["trase"], 'Unknown command "trase". Did you mean "trace"'),
     "no such option": (
         ["trace", "~bert", "--data", "~reviews.csv", "--limt", "3"],
-        r"No such option: --limt .*--limit",
+        r"Unknown option: --limt. Did you mean --limit",
     ),
-    "no value": (["trace", "~bert", "--data"], r"Option '--data' requires an argument"),
-    "one too many": (["trace", "~bert", "extra", "--data", "~reviews.csv"], r"unexpected extra argument.*extra"),
+    "no value": (["trace", "~bert", "--data"], r"parameter --data requires an argument"),
+    "one too many": (["trace", "~bert", "extra", "--data", "~reviews.csv"], r"Unused Tokens: .'extra'"),
     "a number that is text": (
         ["trace", "~bert", "--data", "~reviews.csv", "--batch-size", "many"],
-        r"Invalid value for '--batch-size': .*integer",
+        "--batch-size is 'many', expected a whole number",
     ),
-    "a number too small": (["trace", "~bert", "--data", "~reviews.csv", "--limit", "0"], r"'--limit': .*(than|1)"),
+    "a number too small": (
+        ["trace", "~bert", "--data", "~reviews.csv", "--limit", "0"],
+        "--limit is 0, expected at least",
+    ),
     "a model path that leads nowhere": (["trace", "./nowhere", "--data", "~reviews.csv"], r"no folder './nowhere'"),
     "a hub that cannot be reached": (
         ["trace", "org/model", "--data", "~reviews.csv"],

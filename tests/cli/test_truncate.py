@@ -170,7 +170,7 @@ def test_an_interrupt_says_that_the_command_starts_over(
     [
         (("~bert", "--depth", "4"), "depth is 4, expected 1..3 for BertForSequenceClassification"),
         (("~bert", "--depth", "0"), "depth is 0, expected 1..3 for BertForSequenceClassification"),
-        (("~bert", "--depth", "half"), "depth is 'half', expected a number of blocks, or auto"),
+        (("~bert", "--depth", "half"), "--depth is 'half', expected a whole number, or auto"),
         (
             ("~bert", "--depth", "auto"),
             "to choose a depth takes data: give them (--data), or a number of blocks (--de",

@@ -15,7 +15,7 @@ import pytest
 import recipe_models
 
 from anydepth.errors import AnydepthError
-from anydepth.jobs.align_settings import AlignSettings
+from anydepth.jobs.settings import AlignSettings
 from anydepth.reproduce import experiment as bench
 from anydepth.reproduce import runner as running
 from anydepth.reproduce.curves import THRESHOLDS, by_depth, exits
@@ -23,7 +23,8 @@ from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Plan, Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.results import RecipeResults, Values
-from anydepth.reproduce.runner import ReproduceSettings, reproduce, results_path
+from anydepth.reproduce.runner import reproduce, results_path
+from anydepth.reproduce.settings import ReproduceSettings
 from anydepth.reproduce.subjects import SCALES, Scale, Subject
 from anydepth.training.summary import TrainingSummary
 
@@ -47,13 +48,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def order(root: Path, name: str, scale: Scale = "cpu", seeds: int = 1) -> ReproduceSettings:
     use = recipe_models.use(root / "standins", running.RECIPES[name].plans[scale].sources())
-    return ReproduceSettings(recipe=name, out=root / scale, scale=scale, seeds=seeds, steps=2, use=use)
+    pairs = tuple(f"{known}={path}" for known, path in use.items())
+    return ReproduceSettings(recipe=name, out=root / scale, scale=scale, seeds=seeds, steps=2, use=pairs)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ELSEWHERE])
 def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
     recipe, asked = RECIPES[name], order(root, name, "full")
-    assert set(asked.use) == set(recipe.plans["full"].sources()), "nothing is downloaded"
+    assert set(asked.replacements) == set(recipe.plans["full"].sources()), "nothing is downloaded"
 
     found = reproduce(asked)
 
@@ -246,7 +248,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
     [
         ({"recipe": "wieghts"}, "unknown recipe 'wieghts', expected one of .*: did you mean weights?"),
         ({"recipe": "xyz"}, "unknown recipe 'xyz', expected one of progression, depths"),
-        ({"scale": "huge"}, "unknown scale 'huge', expected one of cpu, full"),
+        ({"scale": "huge"}, "scale is 'huge', expected cpu or full"),
         ({"seeds": 0}, "seeds is 0, expected at least 1"),
         ({"as_printed": True}, "'weights' has no printed settings that are not plausible at scale 'cpu'"),
         ({"steps": 0}, "steps is 0, expected at least 1"),

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anydepth.cli.parsing import default_folder
 
 import anydepth.storage.replacement
+from anydepth.cli.default_folder import default_folder
 from anydepth.errors import AnydepthError, ModelError, OutputError, TraceFileError
 from anydepth.signals import Stopped, held_back, stopping
 from anydepth.storage.checksums import imprint

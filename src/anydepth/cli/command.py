@@ -23,11 +23,10 @@ class Call(Settings):
 
     title = "Run"
     config: Annotated[
-        str | None,
-        Option(help="Read settings from a file; the options given here go before them.", metavar="FILE"),
+        str | None, "Read settings from a file; the options given here go before them.", Option(metavar="FILE")
     ] = None
-    json: Annotated[bool, Option(help="Print JSON for machines instead of tables.")] = False
-    debug: Annotated[bool, Option(help="Show the traceback of an error.")] = False
+    json: Annotated[bool, "Print JSON for machines instead of tables."] = False
+    debug: Annotated[bool, "Show the traceback of an error."] = False
 
     def answered(self) -> bool:
         """Whether the call was a question that needs no settings, and was answered."""
@@ -55,6 +54,11 @@ class Command:
     def _kinds(self) -> tuple[type[Settings], type[Call]]:
         hints = get_type_hints(self.function)
         return hints["settings"], hints["call"]
+
+    @property
+    def positional(self) -> list[str]:
+        """The names of the settings that are given without a flag, in their order."""
+        return [setting.name for setting in self.settings if setting.option.positional]
 
     def read(self, **given: Any) -> tuple[Settings, Call] | None:
         """The settings and the call out of values by name; None for a call that is answered without.
@@ -86,11 +90,10 @@ class Command:
         Args:
             check: called with settings before the command runs; it may refuse them.
         """
-        positional = [setting.name for setting in self.settings if setting.option.positional]
 
         def run(*values: Any, **given: Any) -> None:
             try:
-                read = self.read(**dict(zip(positional, values, strict=False)), **given)
+                read = self.read(**dict(zip(self.positional, values, strict=False)), **given)
             except OptionError as error:
                 raise OptionError(self.in_flags(error)) from error
             if read is not None:
@@ -117,7 +120,7 @@ class Command:
         required = setting.default is MISSING
         about = Parameter(
             name=option.metavar if option.positional else flag_of(setting),
-            help=f"{option.help} [required]" if required else option.help,
+            help=f"{setting.help} [required]" if required else setting.help,
             metavar=None if kind is bool else option.metavar or _metavar(setting.hint),
             negative=None if setting.default is True else (),
             show_default=_shown(setting.default) or False,
@@ -140,7 +143,19 @@ class Command:
         last = self._kinds[1].title
         titles = dict.fromkeys([self._kinds[0].title, *(setting.owner.title for setting in self.settings)])
         titles.pop(last, None)
-        return {title: Group(title, sort_key=place) for place, title in enumerate([*titles, last])}
+        return {
+            title: Group(title, sort_key=place, help_formatter=_print_panel)
+            for place, title in enumerate([*titles, last])
+        }
+
+
+def _print_panel(console: Any, options: Any, panel: Any) -> None:
+    """A panel of the help, where no name of an option is broken into two lines."""
+    from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
+
+    names = ColumnSpec(renderer=NameRenderer(), style="cyclopts.name", no_wrap=True)
+    about = ColumnSpec(renderer=DescriptionRenderer(), overflow="fold")
+    DefaultFormatter(column_specs=(names, about))(console, options, panel)
 
 
 def flag_of(setting: Setting) -> str:

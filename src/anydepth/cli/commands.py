@@ -27,26 +27,26 @@ from anydepth.jobs.settings import (
 class FolderCall(Call):
     """A call of a command that writes a folder."""
 
-    out: Annotated[
-        Path | None, Option(help="Output folder; default in runs/, named after the inputs.", metavar="DIR")
-    ] = None
+    out: Annotated[Path | None, "Output folder; default in runs/, named after the inputs.", Option(metavar="DIR")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceCall(FolderCall):
     """A call of `anydepth trace`."""
 
-    restart: Annotated[bool, Option(help="Start over instead of resuming an interrupted trace.")] = False
+    restart: Annotated[bool, "Start over instead of resuming an interrupted trace."] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignCall(FolderCall):
     """A call of `anydepth align`."""
 
-    resume: Annotated[bool, Option(help="Go on with the newest checkpoint in DIR, if there is one.")] = False
-    restart: Annotated[bool, Option(help="Train anew in the place of what is in DIR.")] = False
-    keep_checkpoints: Annotated[bool, Option(help="Leave them when the model is finished.")] = False
-    list_objectives: Annotated[bool, Option(help="Show the objectives and exit.")] = False
+    resume: Annotated[bool, "Go on with the newest checkpoint in DIR, if there is one."] = False
+    restart: Annotated[bool, "Train anew in the place of what is in DIR."] = False
+    keep_checkpoints: Annotated[bool, "Leave them when the model is finished."] = False
+    list_objectives: Annotated[bool, "Show the objectives and exit."] = False
 
     def answered(self) -> bool:
         """Show the objectives, if that is asked for."""
@@ -66,14 +66,14 @@ class AlignCall(FolderCall):
 class DemoCall(Call):
     """A call of `anydepth demo`."""
 
-    out: Annotated[Path, Option(help="Output folder.", metavar="DIR")] = Path("runs/demo")
+    out: Annotated[Path, "Output folder.", Option(metavar="DIR")] = Path("runs/demo")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateCall(Call):
     """A call of `anydepth generate`."""
 
-    stats: Annotated[bool, Option(help="Print statistics: time, blocks, accepted drafts.")] = False
+    stats: Annotated[bool, "Print statistics: time, blocks, accepted drafts."] = False
 
 
 def trace(settings: TraceSettings, call: TraceCall) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 from anydepth.cli import terminal
 from anydepth.cli.command import Call
 from anydepth.errors import ReproduceError
-from anydepth.jobs.options import Option
 from anydepth.reproduce.settings import ReproduceSettings
 
 
@@ -16,8 +15,8 @@ from anydepth.reproduce.settings import ReproduceSettings
 class ReproduceCall(Call):
     """A call of `anydepth reproduce`."""
 
-    list: Annotated[bool, Option(help="Show all recipes, what each takes, and how far it is in --out.")] = False
-    verdict: Annotated[bool, Option(help="Only write the verdict page and figures, of what is in --out.")] = False
+    list: Annotated[bool, "Show all recipes, what each takes, and how far it is in --out."] = False
+    verdict: Annotated[bool, "Only write the verdict page and figures, of what is in --out."] = False
 
 
 def reproduce(settings: ReproduceSettings, call: ReproduceCall) -> None:

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -56,31 +56,38 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a field of settings is beside its type and default.
+    """How a field of settings is written, and which numbers it may be.
 
     Attributes:
-        help: one line.
         metavar: what stands for the value in the help.
         range: of a number.
         parse: of a value that is written as text, such as "2,4,6".
         positional: whether the command line takes it without a flag.
     """
 
-    help: str
     metavar: str = ""
     range: Range = Range()
     parse: Callable[[str], Any] | None = None
     positional: bool = False
 
 
+_PLAIN = Option()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A field of settings: name, type, default (`MISSING` without one), option, and the class that first has it."""
+    """A field of settings, declared as `name: Annotated[hint, help, Option(...)] = default`.
+
+    Attributes:
+        default: `MISSING` where there is none.
+        owner: the class that has the field first.
+    """
 
     name: str
     hint: Any
-    default: Any
+    help: str
     option: Option
+    default: Any
     owner: type[Settings]
 
     def checked(self, value: Any) -> Any:
@@ -166,20 +173,12 @@ def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
 def _settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
     hints = get_type_hints(cls, include_extras=True)
     owners = {name: base for base in cls.__mro__ for name in inspect.get_annotations(base)}
-    return tuple(
-        Setting(
-            name=field.name,
-            hint=get_args(hints[field.name])[0],
-            default=_default(field),
-            option=get_args(hints[field.name])[1],
-            owner=owners[field.name],
-        )
-        for field in fields(cls)
-    )
+    return tuple(_setting(field, *get_args(hints[field.name]), owner=owners[field.name]) for field in fields(cls))
 
 
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def _setting(field: Field[Any], hint: Any, about: str, option: Option = _PLAIN, *, owner: type[Settings]) -> Setting:
+    default = field.default
+    return Setting(name=field.name, hint=hint, help=about, option=option, default=default, owner=owner)
 
 
 def _mapping_in(path: str | Path) -> dict[Any, Any]:

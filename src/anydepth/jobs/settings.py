@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 OBJECTIVES = "standard, aligned, uniform, additive, alternating, mixture, sampled, distilled, cosine, heads"
 POLICIES = ", ".join(CALIBRATED_POLICIES)
 
-_COUNT = Range(least=1)
-_NOT_NEGATIVE = Range(least=0)
-_SHARE = Range(least=0, most=1)
+_COUNT = Option(range=Range(least=1))
+_LENGTH = Option(range=Range(least=2))
+_NOT_NEGATIVE = Option(range=Range(least=0))
+_ABOVE_ZERO = Option(range=Range(least=0, above=True))
+_SHARE = Option(range=Range(least=0, most=1))
 _KINDS = f"{' '.join(KINDS)}; text also {' '.join(COMPRESSIONS)}"
 
 # --- what several jobs share ------------------------------------------------------------------------------------------
@@ -33,7 +35,7 @@ class SeedSettings(Settings):
     """The seed of everything random."""
 
     title = "Run"
-    seed: Annotated[int, Option(help="Seed of everything random.", range=Range(least=0, most=2**32 - 1))] = 0
+    seed: Annotated[int, "Seed of everything random.", Option(range=Range(least=0, most=2**32 - 1))] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class DeviceSettings(Settings):
     """Where the model runs."""
 
     title = "Run"
-    device: Annotated[str | None, Option(help="cpu, cuda, mps; default the best there is.")] = None
+    device: Annotated[str | None, "cpu, cuda, mps; default the best there is."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class CheckpointSettings(Settings):
     """The model."""
 
     title = "Model"
-    model: Annotated[str, Option(help="A hub id, a local folder, or timm:NAME.", metavar="MODEL", positional=True)]
-    trust_remote_code: Annotated[bool, Option(help="Run code that comes with a checkpoint.")] = False
+    model: Annotated[str, "A hub id, a local folder, or timm:NAME.", Option(metavar="MODEL", positional=True)]
+    trust_remote_code: Annotated[bool, "Run code that comes with a checkpoint."] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class ModelSettings(CheckpointSettings):
     """The model, and where its blocks are."""
 
     title = "Model"
-    blocks: Annotated[str | None, Option(help="Dotted path of the blocks, if there are several lists.")] = None
+    blocks: Annotated[str | None, "Dotted path of the blocks, if there are several lists."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class DataSettings(Settings):
     """The data; see `anydepth.data.sources.splits`."""
 
     title = "Data"
-    data: Annotated[str, Option(help=f"Hub data set id, file ({_KINDS}), folder, or 'digits'.", metavar="DATA")]
+    data: Annotated[str, f"Hub data set id, file ({_KINDS}), folder, or 'digits'.", Option(metavar="DATA")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,10 @@ class RowSettings(SeedSettings):
     """Rows and columns of data."""
 
     title = "Data"
-    split: Annotated[str | None, Option(help="Which split; default test, else validation.")] = None
-    limit: Annotated[int | None, Option(help="Maximum number of samples, drawn by --seed.", range=_COUNT)] = None
-    text_column: Annotated[str | None, Option(help="Column of the text; guessed if not given.")] = None
-    image_column: Annotated[str | None, Option(help="Column of the image; guessed if not given.")] = None
+    split: Annotated[str | None, "Which split; default test, else validation."] = None
+    limit: Annotated[int | None, "Maximum number of samples, drawn by --seed.", _COUNT] = None
+    text_column: Annotated[str | None, "Column of the text; guessed if not given."] = None
+    image_column: Annotated[str | None, "Column of the image; guessed if not given."] = None
 
     @property
     def selection(self) -> DataSelection:
@@ -94,7 +96,7 @@ class LabelledRowSettings(RowSettings):
 
     title = "Data"
     label_column: Annotated[
-        str | None, Option(help="Column of the label; guessed if not given. NAME:number takes it by number.")
+        str | None, "Column of the label; guessed if not given. NAME:number takes it by number."
     ] = None
 
 
@@ -103,7 +105,7 @@ class BatchSettings(Settings):
     """How many samples at once."""
 
     title = "Data"
-    batch_size: Annotated[int, Option(help="Samples per forward pass; no result depends on it.", range=_COUNT)] = 32
+    batch_size: Annotated[int, "Samples per forward pass; no result depends on it.", _COUNT] = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class TextSettings(Settings):
     """How much of a text is read."""
 
     title = "Data"
-    max_length: Annotated[int | None, Option(help="Maximum number of tokens of a text.", range=Range(least=2))] = None
+    max_length: Annotated[int | None, "Maximum number of tokens of a text.", _LENGTH] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +121,10 @@ class CertificateSettings(Settings):
     """The levels of a certificate; see `anydepth.stats.certificates`."""
 
     title = "Guarantee"
-    tolerance: Annotated[float, Option(help="Maximum disagreement rate.")] = 0.01
-    confidence: Annotated[float, Option(help="Confidence level of the guarantee, over the draw of the data.")] = 0.95
+    tolerance: Annotated[float, "Maximum disagreement rate."] = 0.01
+    confidence: Annotated[float, "Confidence level of the guarantee, over the draw of the data."] = 0.95
     against: Annotated[
-        str,
-        Option(help="A failure: model, another answer than the full model's; labels, wrong where it is right."),
+        str, "A failure: model, another answer than the full model's; labels, wrong where it is right."
     ] = "model"
 
 
@@ -136,36 +137,35 @@ class TraceSettings(DeviceSettings, TextSettings, BatchSettings, LabelledRowSett
 
     job = "trace"
     title = "Trace"
-    id_column: Annotated[str | None, Option(help="Column of sample ids; default the row's number.")] = None
+    id_column: Annotated[str | None, "Column of sample ids; default the row's number."] = None
     stride: Annotated[
-        int | None,
-        Option(help="Read longer texts in windows that advance by S tokens, none cut off.", metavar="S"),
+        int | None, "Read longer texts in windows that advance by S tokens, none cut off.", Option(metavar="S")
     ] = None
-    pack: Annotated[bool, Option(help="Join texts, and read them in full windows.")] = False
+    pack: Annotated[bool, "Join texts, and read them in full windows."] = False
     measures: Annotated[
-        tuple[str, ...],
-        Option(help="Similarities between depths, separated by commas.", metavar="NAMES", parse=names_of),
+        tuple[str, ...], "Similarities between depths, separated by commas.", Option(metavar="NAMES", parse=names_of)
     ] = ("cosine", "cosine_raw", "cka", "cka_biased")
-    tokens: Annotated[str | None, Option(help="Positions that represent a sample: first, last, each, mean.")] = None
+    tokens: Annotated[str | None, "Positions that represent a sample: first, last, each, mean."] = None
     positions: Annotated[
         int | None,
-        Option(help="Maximum number of positions of a sample that go into similarities.", range=_COUNT),
+        "Maximum number of positions of a sample that go into similarities.",
+        _COUNT,
     ] = None
     readout: Annotated[
-        Literal["tail", "raw", "none"], Option(help="tail, raw (no final norm below the last depth), or none.")
+        Literal["tail", "raw", "none"],
+        "tail, raw (no final norm below the last depth), or none.",
     ] = "tail"
-    labels: Annotated[bool, Option(help="Whether the data have labels.")] = True
-    keep_states: Annotated[bool, Option(help="Keep the hidden states, to merge or compare.")] = False
+    labels: Annotated[bool, "Whether the data have labels."] = True
+    keep_states: Annotated[bool, "Keep the hidden states, to merge or compare."] = False
     states_limit: Annotated[
-        str | None, Option(help="Maximum size of the hidden states on disk, such as 20GB.", metavar="SIZE")
+        str | None, "Maximum size of the hidden states on disk, such as 20GB.", Option(metavar="SIZE")
     ] = None
-    sums: Annotated[bool, Option(help="Keep the sums of CKA, to merge.")] = True
-    theory: Annotated[bool, Option(help="Test the paper's theory, beside random walks and random weights.")] = False
+    sums: Annotated[bool, "Keep the sums of CKA, to merge."] = True
+    theory: Annotated[bool, "Test the paper's theory, beside random walks and random weights."] = False
     lens: Annotated[
-        tuple[str, ...],
-        Option(help="Logit lens: a language model's predictions for TEXT at every depth.", metavar="TEXT"),
+        tuple[str, ...], "Logit lens: a language model's predictions for TEXT at every depth.", Option(metavar="TEXT")
     ] = ()
-    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto"
+    dtype: Annotated[str, "auto, float32, float16 or bfloat16."] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +176,16 @@ class CalibrateSettings(
 
     job = "exit"
     title = "Exits"
-    policy: Annotated[str, Option(help=f"One of {POLICIES}.", metavar="NAME")] = "confidence"
+    policy: Annotated[str, f"One of {POLICIES}.", Option(metavar="NAME")] = "confidence"
     depths: Annotated[
         tuple[int, ...] | None,
-        Option(help="Depths to test; default where it pays, as measured here.", metavar="2,4,...", parse=depths_of),
+        "Depths to test; default where it pays, as measured here.",
+        Option(metavar="2,4,...", parse=depths_of),
     ] = None
-    tune: Annotated[bool, Option(help="Choose temperatures and tested depths.")] = True
-    prompt_tokens: Annotated[
-        int, Option(help="Language model: tokens of each text that are the prompt.", range=_COUNT)
-    ] = 32
-    new_tokens: Annotated[int, Option(help="Language model: tokens to generate after each prompt.", range=_COUNT)] = 64
-    share: Annotated[
-        float, Option(help="Share of them that may differ before a sequence has failed.", range=_SHARE)
-    ] = 0.0
+    tune: Annotated[bool, "Choose temperatures and tested depths."] = True
+    prompt_tokens: Annotated[int, "Language model: tokens of each text that are the prompt.", _COUNT] = 32
+    new_tokens: Annotated[int, "Language model: tokens to generate after each prompt.", _COUNT] = 64
+    share: Annotated[float, "Share of them that may differ before a sequence has failed.", _SHARE] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +198,7 @@ class PredictSettings(DeviceSettings, TextSettings, BatchSettings, RowSettings, 
 
     job = "predict"
     title = "Prediction"
-    model: Annotated[str, Option(help="A folder that `anydepth exit` wrote.", metavar="DIR", positional=True)]
+    model: Annotated[str, "A folder that `anydepth exit` wrote.", Option(metavar="DIR", positional=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +212,10 @@ class TruncateSettings(DeviceSettings, CertificateSettings, BatchSettings, Label
     title = "Depth"
     depth: Annotated[
         int | Literal["auto"],
-        Option(help="Number of blocks to keep; auto: the smallest certified on DATA.", metavar="K|auto"),
+        "Number of blocks to keep; auto: the smallest certified on DATA.",
+        Option(metavar="K|auto"),
     ]
-    data: Annotated[str | None, Option(help="Certifies the depth, and verifies the cut model.", metavar="DATA")] = None
+    data: Annotated[str | None, "Certifies the depth, and verifies the cut model.", Option(metavar="DATA")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,13 +226,12 @@ class ExportSettings(ModelSettings):
     title = "Exits"
     exits: Annotated[
         tuple[int, ...] | None,
-        Option(help="Depths of exits; default those of a calibrated model.", metavar="3,6,9", parse=depths_of),
+        "Depths of exits; default those of a calibrated model.",
+        Option(metavar="3,6,9", parse=depths_of),
     ] = None
-    depth: Annotated[int | None, Option(help="One graph, where all exit at depth K.", metavar="K")] = None
-    policy: Annotated[str | None, Option(help=f"Of a plain model: {POLICIES}; default confidence.", metavar="NAME")] = (
-        None
-    )
-    threshold: Annotated[float | None, Option(help="Of that policy; default 0.9 for confidence.", metavar="X")] = None
+    depth: Annotated[int | None, "One graph, where all exit at depth K.", Option(metavar="K")] = None
+    policy: Annotated[str | None, f"Of a plain model: {POLICIES}; default confidence.", Option(metavar="NAME")] = None
+    threshold: Annotated[float | None, "Of that policy; default 0.9 for confidence.", Option(metavar="X")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,26 +241,20 @@ class CompareSettings(SeedSettings):
     job = "compare"
     title = "Comparison"
     traces: Annotated[
-        tuple[str, ...], Option(help="Folders that `anydepth trace` wrote.", metavar="A B ...", positional=True)
+        tuple[str, ...], "Folders that `anydepth trace` wrote.", Option(metavar="A B ...", positional=True)
     ]
     measures: Annotated[
         tuple[str, ...] | None,
-        Option(
-            help="Similarities across models; default cka, and cosine where widths agree; none for none.",
-            metavar="NAMES",
-            parse=none_or_names_of,
-        ),
+        "Similarities across models; default cka, and cosine where widths agree; none for none.",
+        Option(metavar="NAMES", parse=none_or_names_of),
     ] = None
     despite: Annotated[
-        tuple[str, ...],
-        Option(help="Differences between the traces to allow.", metavar="data,tokens", parse=names_of),
+        tuple[str, ...], "Differences between the traces to allow.", Option(metavar="data,tokens", parse=names_of)
     ] = ()
     permutations: Annotated[
         int,
-        Option(
-            help="To test whether CKA across models is more than chance; 999 is usual, 0 for none.",
-            range=Range(least=0, most=1_000_000),
-        ),
+        "To test whether CKA across models is more than chance; 999 is usual, 0 for none.",
+        Option(range=Range(least=0, most=1_000_000)),
     ] = 0
 
 
@@ -273,7 +264,7 @@ class DemoSettings(SeedSettings):
 
     job = "demo"
     title = "Training"
-    epochs: Annotated[int, Option(help="Passes over the training images.", range=_COUNT)] = 20
+    epochs: Annotated[int, "Passes over the training images.", _COUNT] = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,35 +276,24 @@ class GenerateSettings(DeviceSettings, SeedSettings, ModelSettings):
 
     job = "generate"
     title = "Text"
-    prompt: Annotated[tuple[str, ...], Option(help="A prompt; give it again for another.", metavar="TEXT")] = ()
-    prompts: Annotated[str | None, Option(help="More prompts, one on each line.", metavar="FILE")] = None
-    depth: Annotated[
-        int | None, Option(help="Read every token out at depth K; no block above it runs.", metavar="K")
-    ] = None
+    prompt: Annotated[tuple[str, ...], "A prompt; give it again for another.", Option(metavar="TEXT")] = ()
+    prompts: Annotated[str | None, "More prompts, one on each line.", Option(metavar="FILE")] = None
+    depth: Annotated[int | None, "Read every token out at depth K; no block above it runs.", Option(metavar="K")] = None
     draft_depth: Annotated[
         int | Literal["auto"] | None,
-        Option(help="Draft at depth K, verify with the rest: the same text, sooner.", metavar="K|auto"),
+        "Draft at depth K, verify with the rest: the same text, sooner.",
+        Option(metavar="K|auto"),
     ] = None
-    draft_length: Annotated[
-        int | None, Option(help="Tokens drafted in a round; default by how many are accepted.", range=_COUNT)
-    ] = None
-    exit: Annotated[str | None, Option(help="Exit token by token, as `anydepth exit` calibrated.", metavar="DIR")] = (
-        None
-    )
-    max_new_tokens: Annotated[int, Option(help="Maximum number of tokens for each prompt.", range=_COUNT)] = 64
-    sample: Annotated[bool, Option(help="Draw tokens instead of taking the most probable.")] = False
-    temperature: Annotated[
-        float, Option(help="Only with --sample: logits are divided by it.", range=Range(least=0, above=True))
-    ] = 1.0
-    top_k: Annotated[
-        int | None, Option(help="Only with --sample: draw among the K most probable tokens.", range=_COUNT)
-    ] = None
+    draft_length: Annotated[int | None, "Tokens drafted in a round; default by how many are accepted.", _COUNT] = None
+    exit: Annotated[str | None, "Exit token by token, as `anydepth exit` calibrated.", Option(metavar="DIR")] = None
+    max_new_tokens: Annotated[int, "Maximum number of tokens for each prompt.", _COUNT] = 64
+    sample: Annotated[bool, "Draw tokens instead of taking the most probable."] = False
+    temperature: Annotated[float, "Only with --sample: logits are divided by it.", _ABOVE_ZERO] = 1.0
+    top_k: Annotated[int | None, "Only with --sample: draw among the K most probable tokens.", _COUNT] = None
     top_p: Annotated[
         float | None,
-        Option(
-            help="Only with --sample: draw among tokens of this total probability.",
-            range=Range(least=0, above=True, most=1),
-        ),
+        "Only with --sample: draw among tokens of this total probability.",
+        Option(range=Range(least=0, above=True, most=1)),
     ] = None
 
 
@@ -322,35 +302,29 @@ class TrainingSettings(Settings):
     """Fields of `transformers.TrainingArguments`."""
 
     title = "Training, by the names that transformers has for it"
-    num_train_epochs: Annotated[float, Option(help="Passes over the data.", range=_NOT_NEGATIVE)] = 3.0
-    max_steps: Annotated[int, Option(help="Optimizer steps, instead of epochs.")] = -1
-    learning_rate: Annotated[float, Option(help="The highest.", range=_NOT_NEGATIVE)] = 5e-5
-    lr_scheduler_type: Annotated[str, Option(help="linear, cosine, constant, ...", metavar="NAME")] = "linear"
-    warmup_steps: Annotated[
-        float, Option(help="Until the highest rate; below 1, a share of all.", range=_NOT_NEGATIVE)
-    ] = 0.0
-    weight_decay: Annotated[float, Option(help="AdamW's.", range=_NOT_NEGATIVE)] = 0.0
-    max_grad_norm: Annotated[float, Option(help="Clip gradients to it.", range=_NOT_NEGATIVE)] = 1.0
-    optim: Annotated[str, Option(help="The optimizer.", metavar="NAME")] = "adamw_torch"
-    per_device_train_batch_size: Annotated[int, Option(help="Samples of a forward pass.", range=_COUNT)] = 8
-    per_device_eval_batch_size: Annotated[int, Option(help="When evaluating.", range=_COUNT)] = 8
-    gradient_accumulation_steps: Annotated[int, Option(help="Forward passes of a step.", range=_COUNT)] = 1
-    label_smoothing_factor: Annotated[float, Option(help="Share of a label spread.", range=_SHARE)] = 0.0
-    bf16: Annotated[bool, Option(help="Mixed precision.")] = False
-    fp16: Annotated[bool, Option(help="The same, in float16.")] = False
-    gradient_checkpointing: Annotated[bool, Option(help="Less memory, more time.")] = False
-    torch_compile: Annotated[bool, Option(help="Compile the blocks.")] = False
-    use_cpu: Annotated[bool, Option(help="Even where there is a GPU.")] = False
-    dataloader_num_workers: Annotated[int, Option(help="Processes that read data.", range=_NOT_NEGATIVE)] = 0
-    eval_steps: Annotated[
-        float | None, Option(help="Between evaluations; default an epoch.", range=Range(least=0, above=True))
-    ] = None
-    save_steps: Annotated[float, Option(help="Between checkpoints.", range=Range(least=0, above=True))] = 500.0
-    save_total_limit: Annotated[int, Option(help="Checkpoints to keep.", range=_COUNT)] = 2
-    logging_steps: Annotated[
-        float, Option(help="Between logs; below 1, a share of all.", range=Range(least=0, above=True))
-    ] = 0.01
-    report_to: Annotated[str, Option(help="tensorboard, wandb, ...: where logs also go.", metavar="NAME")] = "none"
+    num_train_epochs: Annotated[float, "Passes over the data.", _NOT_NEGATIVE] = 3.0
+    max_steps: Annotated[int, "Optimizer steps, instead of epochs."] = -1
+    learning_rate: Annotated[float, "The highest.", _NOT_NEGATIVE] = 5e-5
+    lr_scheduler_type: Annotated[str, "linear, cosine, constant, ...", Option(metavar="NAME")] = "linear"
+    warmup_steps: Annotated[float, "Until the highest rate; below 1, a share of all.", _NOT_NEGATIVE] = 0.0
+    weight_decay: Annotated[float, "AdamW's.", _NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[float, "Clip gradients to it.", _NOT_NEGATIVE] = 1.0
+    optim: Annotated[str, "The optimizer.", Option(metavar="NAME")] = "adamw_torch"
+    per_device_train_batch_size: Annotated[int, "Samples of a forward pass.", _COUNT] = 8
+    per_device_eval_batch_size: Annotated[int, "When evaluating.", _COUNT] = 8
+    gradient_accumulation_steps: Annotated[int, "Forward passes of a step.", _COUNT] = 1
+    label_smoothing_factor: Annotated[float, "Share of a label spread.", _SHARE] = 0.0
+    bf16: Annotated[bool, "Mixed precision."] = False
+    fp16: Annotated[bool, "The same, in float16."] = False
+    gradient_checkpointing: Annotated[bool, "Less memory, more time."] = False
+    torch_compile: Annotated[bool, "Compile the blocks."] = False
+    use_cpu: Annotated[bool, "Even where there is a GPU."] = False
+    dataloader_num_workers: Annotated[int, "Processes that read data.", _NOT_NEGATIVE] = 0
+    eval_steps: Annotated[float | None, "Between evaluations; default an epoch.", _ABOVE_ZERO] = None
+    save_steps: Annotated[float, "Between checkpoints.", _ABOVE_ZERO] = 500.0
+    save_total_limit: Annotated[int, "Checkpoints to keep.", _COUNT] = 2
+    logging_steps: Annotated[float, "Between logs; below 1, a share of all.", _ABOVE_ZERO] = 0.01
+    report_to: Annotated[str, "tensorboard, wandb, ...: where logs also go.", Option(metavar="NAME")] = "none"
 
     @property
     def training(self) -> dict[str, Any]:
@@ -364,40 +338,30 @@ class AlignSettings(TrainingSettings, LabelledRowSettings, DataSettings, ModelSe
 
     job = "align"
     title = "Objective"
-    objective: Annotated[str, Option(help=f"One of {OBJECTIVES}; --list-objectives says what for.", metavar="NAME")] = (
-        "aligned"
-    )
+    objective: Annotated[
+        str,
+        f"One of {OBJECTIVES}; --list-objectives says what for.",
+        Option(metavar="NAME"),
+    ] = "aligned"
     weights: Annotated[
         str | tuple[float, ...] | None,
-        Option(
-            help="Weight of each depth's loss: linear, uniform, final, additive, or numbers: 1,2,3.", parse=weights_of
-        ),
+        "Weight of each depth's loss: linear, uniform, final, additive, or numbers: 1,2,3.",
+        Option(parse=weights_of),
     ] = None
     exits: Annotated[
-        str | tuple[int, ...] | None,
-        Option(help="Depths to train: all, sampled, or some: 4,8,12.", parse=exits_of),
+        str | tuple[int, ...] | None, "Depths to train: all, sampled, or some: 4,8,12.", Option(parse=exits_of)
     ] = None
-    distillation: Annotated[
-        float | None, Option(help="Share of the shallow depths' loss that imitates the last.", range=_SHARE)
-    ] = None
+    distillation: Annotated[float | None, "Share of the shallow depths' loss that imitates the last.", _SHARE] = None
     task: Annotated[
-        str | None,
-        Option(help="text-classification, token-classification, image-classification, causal-lm; else guessed."),
+        str | None, "text-classification, token-classification, image-classification, causal-lm; else guessed."
     ] = None
-    from_scratch: Annotated[bool, Option(help="Random weights instead of the model's.")] = False
-    split: Annotated[str | None, Option(help="To train on; default train, or the only one.")] = None
-    eval_data: Annotated[str | None, Option(help="Other data to evaluate on.", metavar="DATA")] = None
-    eval_split: Annotated[
-        str | None, Option(help="To evaluate on; default validation, else test, else a tenth of the rows.")
-    ] = None
-    limit: Annotated[
-        int | None, Option(help="Maximum number of samples of each split, drawn by --seed.", range=_COUNT)
-    ] = None
-    eval_limit: Annotated[
-        int | None, Option(help="Maximum number of samples to evaluate on, instead of --limit.", range=_COUNT)
-    ] = None
+    from_scratch: Annotated[bool, "Random weights instead of the model's."] = False
+    split: Annotated[str | None, "To train on; default train, or the only one."] = None
+    eval_data: Annotated[str | None, "Other data to evaluate on.", Option(metavar="DATA")] = None
+    eval_split: Annotated[str | None, "To evaluate on; default validation, else test, else a tenth of the rows."] = None
+    limit: Annotated[int | None, "Maximum number of samples of each split, drawn by --seed.", _COUNT] = None
+    eval_limit: Annotated[int | None, "Maximum number of samples to evaluate on, instead of --limit.", _COUNT] = None
     max_length: Annotated[
-        int | None,
-        Option(help="Maximum tokens of a text; a language model's are packed in blocks of it.", range=Range(least=2)),
+        int | None, "Maximum tokens of a text; a language model's are packed in blocks of it.", _LENGTH
     ] = None
-    augment: Annotated[bool, Option(help="Train on random views of images: turned, shifted, mirrored.")] = False
+    augment: Annotated[bool, "Train on random views of images: turned, shifted, mirrored."] = False

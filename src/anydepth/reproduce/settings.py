@@ -19,18 +19,15 @@ class ReproduceSettings(DeviceSettings):
 
     job = "reproduce"
     title = "Recipe"
-    recipe: Annotated[str, Option(help="A recipe; --list shows them.", metavar="NAME", positional=True)] = ""
-    scale: Annotated[Scale, Option(help="cpu, for two cores; full, as in the paper, for a large GPU.")] = "cpu"
-    seeds: Annotated[int, Option(help="Number of seeds, from 0 on; finished ones are kept.", range=Range(least=1))] = 3
-    steps: Annotated[int | None, Option(help="Trial: stop every training after N steps.", range=Range(least=1))] = None
-    as_printed: Annotated[bool, Option(help="Train with the paper's settings where they are not plausible, too.")] = (
-        False
-    )
+    recipe: Annotated[str, "A recipe; --list shows them.", Option(metavar="NAME", positional=True)] = ""
+    scale: Annotated[Scale, "cpu, for two cores; full, as in the paper, for a large GPU."] = "cpu"
+    seeds: Annotated[int, "Number of seeds, from 0 on; finished ones are kept.", Option(range=Range(least=1))] = 3
+    steps: Annotated[int | None, "Trial: stop every training after N steps.", Option(range=Range(least=1))] = None
+    as_printed: Annotated[bool, "Train with the paper's settings where they are not plausible, too."] = False
     use: Annotated[
-        tuple[str, ...],
-        Option(help="A folder or file in the place of a hub id or asset.", metavar="NAME=PATH"),
+        tuple[str, ...], "A folder or file in the place of a hub id or asset.", Option(metavar="NAME=PATH")
     ] = ()
-    out: Annotated[Path, Option(help="Where to write.", metavar="DIR")] = Path("runs/reproduce")
+    out: Annotated[Path, "Where to write.", Option(metavar="DIR")] = Path("runs/reproduce")
 
     @property
     def replacements(self) -> dict[str, str]:
