@@ -49,7 +49,7 @@ def names_in(folder: Path | str) -> set[str]:
     return {path.name for path in Path(folder).iterdir()}
 
 
-MODEL = {"README.md", "align.json", "config.json", "model.safetensors"}
+MODEL = {"README.md", "align.json", "config.json", "model.safetensors", "settings.yaml"}
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------
@@ -69,6 +69,14 @@ def test_images_from_a_config(command: Command) -> None:
     lines = done.err.splitlines()
     assert re.fullmatch(r"2/4 training, accuracy at depth 1: [\d.]+, 2: [\d.]+, 3: [\d.]+", lines[0])
     assert re.fullmatch(r"5/5 evaluating, accuracy at depth 1: [\d.]+, 2: [\d.]+, 3: [\d.]+", lines[-1])
+
+
+def test_its_settings_run_it_again(command: Command) -> None:
+    options = ("--limit", "20", "--weights", "1,3", "--exits", "1,2", "--seed", "3", *FEW)
+    assert command("align", "~bert", "--data", "~reviews.csv", *options, "--out", "out").status == 0
+    assert command("align", "--config", "out/settings.yaml", "--out", "again").status == 0
+    for name in ("model.safetensors", "settings.yaml"):
+        assert Path("again", name).read_bytes() == Path("out", name).read_bytes(), name
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -105,6 +105,15 @@ def test_the_whole_way(command: Command, assets: Path, name: str) -> None:
     assert predicted["blocks"] == sum(int(row["depth"]) for row in rows)
 
 
+def test_its_settings_run_it_again(command: Command) -> None:
+    options = ("--no-tune", "--depths", "1,2", "--seed", "5")  # which do not follow measured times
+    assert command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, *options, "--out", "out").status == 0
+    assert command("exit", "--config", "out/settings.yaml", "--out", "again").status == 0
+    before, after = (json.loads(Path(folder, "exit.json").read_text()) for folder in ("out", "again"))
+    assert [after[name] for name in ("policy", "calibration")] == [before[name] for name in ("policy", "calibration")]
+    assert Path("again/settings.yaml").read_bytes() == Path("out/settings.yaml").read_bytes()
+
+
 def test_what_people_see(command: Command) -> None:
     done = command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--depths", "1,2", "--out", "mine")
     assert done.status == 0

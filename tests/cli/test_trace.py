@@ -73,7 +73,7 @@ def names_in(folder: Path | str) -> set[str]:
     return {path.name for path in Path(folder).iterdir()}
 
 
-WRITTEN = {"trace.json", "arrays.safetensors", "sums.safetensors", "report.html"}
+WRITTEN = {"trace.json", "arrays.safetensors", "sums.safetensors", "report.html", "settings.yaml"}
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------
@@ -186,6 +186,26 @@ def test_where_it_goes_if_nobody_says(command: Command, assets: Path) -> None:
     (second,) = names_in("runs") - {first}
     assert second.startswith("vit-digits-")
     assert names_in(f"runs/{second}") == WRITTEN
+
+
+def test_its_settings_run_it_again(command: Command) -> None:
+    options = ("--limit", "9", "--measures", "cka,cosine", "--readout", "raw", "--no-sums", "--seed", "3")
+    assert command("trace", "~bert", "--data", "~reviews.csv", *options, "--out", "out").status == 0
+    assert command("trace", "--config", "out/settings.yaml", "--out", "again").status == 0
+    same(Trace.load("out"), Trace.load("again"))
+    assert Path("again/settings.yaml").read_text() == Path("out/settings.yaml").read_text()
+    settings = TraceSettings(**TraceSettings.read("out/settings.yaml"))
+    assert (settings.limit, settings.measures, settings.sums, settings.seed) == (9, ("cka", "cosine"), False, 3)
+    same(Trace.load("out"), run_trace(settings, "from-python").trace)
+
+
+def test_settings_of_the_users_own_stay(command: Command) -> None:
+    Path("out").mkdir()
+    Path("out/settings.yaml").write_text("mine")
+    done = command("trace", "~bert", "--data", "~reviews.csv", "--out", "out")
+    assert (done.status, done.out) == (2, "")
+    assert "'out/settings.yaml' was not written by anydepth trace, or was changed since" in done.err
+    assert Path("out/settings.yaml").read_text() == "mine"
 
 
 OPTIONS: dict[str, tuple[list[str], Callable[[Trace], bool]]] = {
@@ -322,7 +342,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "no such readout": (
         ["trace", "~bert", "--data", "~reviews.csv", "--readout", "x"],
-        r"unknown readout 'x', expected one of tail, raw, none",
+        r'Invalid value "x" for --readout. Choose from: "tail", "raw", "none"',
     ),
     "no such dtype": (["trace", "~bert", "--data", "~reviews.csv", "--dtype", "float8"], r"unknown dtype 'float8'"),
     "no such device": (["trace", "~bert", "--data", "~reviews.csv", "--device", "tpu"], r"device 'tpu' cannot be used"),
@@ -522,7 +542,9 @@ def test_a_stopped_process_ends_though_a_thread_of_a_library_does_not() -> None:
     """A signal in the middle of a lock leaves such threads, and the interpreter waits for them."""
     code = (
         "import threading\n"
-        "from anydepth.cli import app as cli\n"
+        "from anydepth.jobs.settings import TraceSettings
+from anydepth.jobs.trace import run_trace
+from anydepth.cli import app as cli\n"
         "lock = threading.Lock()\n"
         "lock.acquire()\n"
         "threading.Thread(target=lock.acquire).start()\n"

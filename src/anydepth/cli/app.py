@@ -17,7 +17,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -45,17 +44,33 @@ _FUNCTIONS: dict[str, Callable[[Any, Any], None]] = {
 }
 COMMANDS = {name: Command(name=name, function=function) for name, function in _FUNCTIONS.items()}
 
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"anydepth {version('anydepth')}"
+
+
 app = App(
     name="anydepth",
     help="Show what every depth of a transformer knows, and train one classifier to work at all of them.",
     help_flags=["--help", "-h"],
     help_format="plaintext",
-    version=lambda: f"anydepth {version('anydepth')}",
+    version=_version,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for place, command in enumerate(COMMANDS.values()):
-    app.command(command.runner(check_effects), name=command.name, usage=command.usage(), sort_key=place)
+for place, (name, command) in enumerate(COMMANDS.items()):
+    about = command.function.__doc__
+    app.command(f"{__name__}:run_{name}", name=name, help=about, usage=command.usage(), sort_key=place)
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """What cyclopts runs, which it asks for by name: the options of one command are made, not those of all."""
+    if not name.startswith("run_") or name.removeprefix("run_") not in COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return COMMANDS[name.removeprefix("run_")].runner(check_effects)
+
 
 _UNREAD = 141
 _PATIENCE = 5.0

@@ -113,9 +113,9 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
         if loaded.to_save is not None:
             loaded.to_save.save_pretrained(beside)
+        settings.save(beside)
         result = _with_companions(result, beside)
         write_json(beside / FILE, result.as_plain())
-        settings.save(beside)
     return result
 
 
