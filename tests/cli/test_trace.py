@@ -24,6 +24,8 @@ from run_cli import Command, in_a_process, in_folder, write_csv
 
 import anydepth.passes.disk_budget
 import anydepth.tracing.collect
+from anydepth.jobs.settings import TraceSettings
+from anydepth.jobs.trace import run_trace
 from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -542,9 +544,7 @@ def test_a_stopped_process_ends_though_a_thread_of_a_library_does_not() -> None:
     """A signal in the middle of a lock leaves such threads, and the interpreter waits for them."""
     code = (
         "import threading\n"
-        "from anydepth.jobs.settings import TraceSettings
-from anydepth.jobs.trace import run_trace
-from anydepth.cli import app as cli\n"
+        "from anydepth.cli import app as cli\n"
         "lock = threading.Lock()\n"
         "lock.acquire()\n"
         "threading.Thread(target=lock.acquire).start()\n"

@@ -118,6 +118,7 @@ class Command:
         option, repeated = setting.option, _is_repeated(setting)
         kind: Any = bool if setting.hint is bool else tuple[str, ...] if repeated else str
         required = setting.default is MISSING
+        panel: dict[str, Any] = {} if option.positional else {"group": self._groups[setting.owner.title]}
         about = Parameter(
             name=option.metavar if option.positional else flag_of(setting),
             help=f"{setting.help} [required]" if required else setting.help,
@@ -128,7 +129,7 @@ class Command:
             show_choices=False,
             allow_leading_hyphen=not option.positional,
             allow_repeating=True,
-            **({} if option.positional else {"group": self._groups[setting.owner.title]}),
+            **panel,
         )
         return inspect.Parameter(
             setting.name,

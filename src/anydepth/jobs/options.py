@@ -134,7 +134,7 @@ class Settings:
 
     def save(self, folder: Path) -> None:
         """Write `settings.yaml` into a folder: `anydepth JOB --config FOLDER/settings.yaml` runs the job again."""
-        import yaml
+        import yaml  # type: ignore[import-untyped]
 
         from anydepth.storage.disk import atomic_write
         from anydepth.storage.output_folder import SETTINGS
