@@ -129,7 +129,7 @@ def test_an_image_classifier_from_a_config(images: AlignSettings, tmp_path: Path
     found = run_align(images, tmp_path / "out")
     assert files(found.folder) == MODEL
     loads_alone(found.folder, "AutoModelForImageClassification")
-    _, held_out = load_to_train(images.data, images.wanted, split=None, eval_source=None, eval_split=None)
+    _, held_out = load_to_train(images.data, images.selection, split=None, eval_source=None, eval_split=None)
     assert found.values == pytest.approx(accuracies(found.folder, held_out))
     assert (found.task, found.measure, found.steps) == ("image-classification", "accuracy", 6)
     assert found.classes == tuple("0123456789")
@@ -150,7 +150,7 @@ def test_a_text_classifier_from_a_checkpoint_without_one(texts: AlignSettings, t
     assert model.config.id2label == {0: "dull", 1: "great"}
     assert any(note.startswith("new, with random weights: ") and "classifier.bias" in note for note in found.notes)
     assert found.evaluated == "6 rows (file, kept apart)"
-    _, held_out = load_to_train(texts.data, texts.wanted, split=None, eval_source=None, eval_split=None)
+    _, held_out = load_to_train(texts.data, texts.selection, split=None, eval_source=None, eval_split=None)
     assert found.values == pytest.approx(accuracies(found.folder, held_out))
     answer = transformers.pipeline("text-classification", str(found.folder), device="cpu")("a great film")
     assert answer[0]["label"] in ("dull", "great")
@@ -161,7 +161,7 @@ def test_a_language_model(corpus: AlignSettings, tmp_path: Path) -> None:
     assert files(found.folder) == MODEL | TOKENIZER | {"generation_config.json"}
     model = loads_alone(found.folder, "AutoModelForCausalLM")
     assert (found.measure, found.bounds, found.classes) == ("perplexity", (), ())
-    _, held_out = load_to_train(corpus.data, corpus.wanted, split=None, eval_source=None, eval_split=None)
+    _, held_out = load_to_train(corpus.data, corpus.selection, split=None, eval_source=None, eval_split=None)
     tokenizer = transformers.AutoTokenizer.from_pretrained(found.folder)
     stream = [token for text in held_out.dataset["text"] for token in [*tokenizer(text)["input_ids"], 3]]
     nats, count = 0.0, 0
@@ -178,7 +178,7 @@ def test_heads_are_saved_and_every_depth_is_traced_by_its_own(texts: AlignSettin
     loads_alone(found.folder, "AutoModelForSequenceClassification")
     loaded = models.load(str(found.folder), device="cpu")
     assert loaded.heads == found.folder
-    _, held_out = load_to_train(texts.data, texts.wanted, split=None, eval_source=None, eval_split=None)
+    _, held_out = load_to_train(texts.data, texts.selection, split=None, eval_source=None, eval_split=None)
     batches = data.batches(held_out, loaded, batch_size=4)
     own = trace(models.stack_of(loaded, batches), batches)
     assert own.accuracy[1:].tolist() == pytest.approx(found.values)

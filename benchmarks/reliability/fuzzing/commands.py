@@ -68,6 +68,8 @@ GOOD: dict[str, list[str]] = {
     "--task": ["text-classification", "token-classification", "image-classification", "causal-lm"],
     "--eval-data": ["{data}"],
     "--eval-split": ["file", "test"],
+    "--eval-limit": ["2", "9"],
+    "--config": ["{out}/settings.yaml"],
     "--num-train-epochs": ["1", "0.1"],
     "--max-steps": ["1", "2"],
     "--learning-rate": ["0", "1e-3"],
