@@ -124,6 +124,26 @@ def test_help_imports_no_large_library(arguments: list[str]) -> None:
     assert not loaded & {"torch", "transformers", "numpy", "datasets", "pandas", "scipy", "yaml"}
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_has_every_option(
+    shell: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HOME", "XDG_CONFIG_HOME", "ZSH_CUSTOM"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert run(["--install-completion", shell]) == 0
+    (path,) = re.findall(r"^Completion: (.*); a new shell has it$", capsys.readouterr().out, re.MULTILINE)
+    assert Path(path).is_relative_to(tmp_path)
+    script = Path(path).read_text()
+    for command in COMMANDS.values():
+        for flag in (flag for setting in command.settings for flag in flags_of(setting) if flag.startswith("--")):
+            assert re.search(rf"\b{re.escape(flag.removeprefix('--'))}\b", script), flag
+
+
+def test_completion_is_for_shells_that_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--install-completion", "csh"]) == 2
+    assert capsys.readouterr().err.startswith('anydepth: Invalid value "csh" for SHELL')
+
+
 # --- settings, from Python and from files -----------------------------------------------------------------------------
 
 

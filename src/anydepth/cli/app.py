@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cyclopts import App, CycloptsError
 
@@ -65,6 +65,12 @@ for place, (name, command) in enumerate(COMMANDS.items()):
     app.command(f"{__name__}:run_{name}", name=name, help=about, usage=command.usage(), sort_key=place)
 
 
+@app.command(name="--install-completion")
+def _install_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Install completion of commands and options for a shell: bash, zsh or fish."""
+    print(f"Completion: {app.install_completion(shell=shell)}; a new shell has it")
+
+
 def __getattr__(name: str) -> Callable[..., None]:
     """What cyclopts runs, which it asks for by name: the options of one command are made, not those of all."""
     if not name.startswith("run_") or name.removeprefix("run_") not in COMMANDS:
@@ -97,12 +103,13 @@ def run(arguments: Sequence[str]) -> int:
         for Ctrl-C).
     """
     debug = "--debug" in arguments or os.environ.get("ANYDEPTH_DEBUG", "0") not in ("", "0")
-    if not arguments:
-        app.help_print([], console=terminal.SafeConsole())
-        return 2
+    console = terminal.SafeConsole()
     try:
         with stopping():
-            app(list(arguments), console=terminal.SafeConsole(), exit_on_error=False, print_error=False)
+            if not arguments:
+                app.help_print([], console=console)
+                return 2
+            app(list(arguments), console=console, exit_on_error=False, print_error=False)
         return 0
     except BrokenPipeError:
         return _UNREAD

@@ -228,7 +228,7 @@ def _in_words(hint: Any) -> str:
 
     Example:
         >>> _in_words(int | Literal["auto"] | None), _in_words(tuple[int, ...])
-        ('a whole number, or auto', 'a list of whole numbers')
+        ('a whole number, or auto', 'a list: a whole number each')
     """
     if get_origin(hint) is tuple:
         return f"a list: {_in_words(get_args(hint)[0])} each"
