@@ -10,6 +10,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -175,6 +176,12 @@ def test_settings_are_checked_wherever_they_come_from(
     assert run(["trace", "--config", str(file)]) == 2
     name, _, rest = says.partition(" ")
     assert capsys.readouterr().err == f"anydepth: --{name.replace('_', '-')} {rest}\n"
+
+
+def test_numbers_of_numpy_and_paths_are_numbers_and_text(tmp_path: Path) -> None:
+    settings = AlignSettings(model=tmp_path, data="d", seed=np.int64(3), learning_rate=np.float32(0.5), save_steps=4)
+    assert settings == AlignSettings(model=str(tmp_path), data="d", seed=3, learning_rate=0.5, save_steps=4.0)
+    assert [type(value) for value in (settings.model, settings.seed, settings.learning_rate)] == [str, int, float]
 
 
 def test_ranges_say_what_they_allow() -> None:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,6 +25,7 @@ FORMAT = 1
 LARGEST = 2**31 - 1
 """The largest whole number that torch and numpy take everywhere."""
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_NUMBERS: dict[Any, Any] = {int: Integral | str, float: Real | str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class Setting:
         try:
             converted = _converted(value, self.hint)
         except ValueError:
-            raise OptionError(f"{self.name} is {value!r}, expected {_in_words(self.hint)}") from None
+            raise OptionError(f"{self.name} is {value!r:.80}, expected {_in_words(self.hint)}") from None
         if isinstance(converted, int | float) and not isinstance(converted, bool):
             self.option.range.require(self.name, converted)
         return converted
@@ -177,8 +179,7 @@ def _settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
 
 
 def _setting(field: Field[Any], hint: Any, about: str, option: Option = _PLAIN, *, owner: type[Settings]) -> Setting:
-    default = field.default
-    return Setting(name=field.name, hint=hint, help=about, option=option, default=default, owner=owner)
+    return Setting(name=field.name, hint=hint, help=about, option=option, default=field.default, owner=owner)
 
 
 def _mapping_in(path: str | Path) -> dict[Any, Any]:
@@ -216,7 +217,7 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return value
     if kind in (NoneType, bool) and isinstance(value, kind):
         return value
-    if kind in (int, float) and isinstance(value, kind | int | str) and not isinstance(value, bool):
+    if kind in (int, float) and type(value) is not bool and isinstance(value, _NUMBERS[kind]):
         return kind(value)
     if kind in (str, Path) and isinstance(value, str | os.PathLike):
         return kind(os.fspath(value))
