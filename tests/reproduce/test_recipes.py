@@ -104,7 +104,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
     folder = tmp_path / "vit"
     recipe_models.deit(folder, blocks=3, channels=1)
     asked = order(tmp_path, "toy", seeds=2)
-    return replace(asked, use={**asked.use, "made:vit-12": str(folder)})
+    return replace(asked, use=(*asked.use, f"made:vit-12={folder}"))
 
 
 def test_all_of_the_paper_is_there() -> None:
@@ -186,7 +186,7 @@ def test_a_damaged_curve_is_told(toy: ReproduceSettings) -> None:
 def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
     plan = running.RECIPES["toy"].plans["cpu"]
     for seed in (0, 1):
-        one = bench.Experiment(out=toy.out, scale="cpu", subjects=plan.subjects, seed=seed, use=toy.use)
+        one = bench.Experiment(out=toy.out, scale="cpu", subjects=plan.subjects, seed=seed, use=toy.replacements)
         assert one.samples(plan.subjects["vit"]).split == "test"
         assert one.samples(plan.subjects["vit"], training=True).split == "train"
 
@@ -194,7 +194,7 @@ def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
 def test_another_copy_is_another_part(toy: ReproduceSettings, tmp_path: Path) -> None:
     first = reproduce(toy)
     recipe_models.deit(tmp_path / "other", blocks=2, channels=1)
-    other = replace(toy, use={**toy.use, "made:vit-12": str(tmp_path / "other")})
+    other = replace(toy, use=(*toy.use, f"made:vit-12={tmp_path / 'other'}"))
     with pytest.raises(AnydepthError, match="was started with made:vit-12 .*, and is now asked for"):
         reproduce(other)
     path_of(toy).unlink()
@@ -253,7 +253,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
         ({"as_printed": True}, "'weights' has no printed settings that are not plausible at scale 'cpu'"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
         (
-            {"use": {"asset:mr": "here"}},
+            {"use": ("asset:mr=.",)},
             "--use names 'asset:mr', and 'weights' reads made:vit-12, asset:fashion-mnist at scale 'cpu'",
         ),
     ],
@@ -290,7 +290,7 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
 @pytest.mark.parametrize("name", ["weights", "transfer"])
 def test_two_processes(tmp_path: Path, name: str) -> None:
     asked = order(tmp_path, name, "full")
-    use = [word for one, path in asked.use.items() for word in ("--use", f"{one}={path}")]
+    use = [word for one, path in asked.replacements.items() for word in ("--use", f"{one}={path}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "anydepth", "reproduce"]
     command += [name, "--scale", "full", "--steps", "2", "--seeds", "1", "--out", str(tmp_path / "out"), *use]
     done = subprocess.run(
