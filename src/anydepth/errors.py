@@ -100,7 +100,7 @@ class DependencyError(AnydepthError):
 
 
 class OptionError(AnydepthError):
-    """An option of the command line is out of range, or has no effect beside the others."""
+    """A setting has a wrong type, is out of range or missing, or has no effect beside the others."""
 
 
 class LaunchError(AnydepthError):

@@ -59,7 +59,7 @@ def test_what_people_see(command: Command) -> None:
     assert "no difference shown" in done.out
     assert "most alike by cka" in done.out
     assert "Report: both/report.html" in done.out
-    assert {path.name for path in Path("both").iterdir()} == {"compare.json", "report.html"}
+    assert {path.name for path in Path("both").iterdir()} == {"compare.json", "report.html", "settings.yaml"}
     assert command("compare", "~one", "~two", "--out", "both").status == 0, "once more"
 
 

@@ -17,10 +17,10 @@ import transformers
 from run_cli import Command, in_a_fork, in_folder
 
 from anydepth import EarlyExit
-from anydepth.cli import options
 from anydepth.core.heads import separate_heads
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import POLICIES, AtDepth
+from anydepth.jobs import settings
 
 pytestmark = pytest.mark.usefixtures("timed_briefly", "charts_unchecked")
 
@@ -105,6 +105,15 @@ def test_the_whole_way(command: Command, assets: Path, name: str) -> None:
         assert float(row["probability"]) == pytest.approx(float(out.logits.softmax(1).max()), abs=1e-4)
     assert predicted["leaving"] == np.bincount([int(row["depth"]) for row in rows], minlength=5)[1:].tolist()
     assert predicted["blocks"] == sum(int(row["depth"]) for row in rows)
+
+
+def test_its_settings_run_it_again(command: Command) -> None:
+    options = ("--no-tune", "--depths", "1,2", "--seed", "5")  # which do not follow measured times
+    assert command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, *options, "--out", "out").status == 0
+    assert command("exit", "--config", "out/settings.yaml", "--out", "again").status == 0
+    before, after = (json.loads(Path(folder, "exit.json").read_text()) for folder in ("out", "again"))
+    assert [after[name] for name in ("policy", "calibration")] == [before[name] for name in ("policy", "calibration")]
+    assert Path("again/settings.yaml").read_bytes() == Path("out/settings.yaml").read_bytes()
 
 
 def test_what_people_see(command: Command) -> None:
@@ -244,7 +253,7 @@ def test_what_is_there_is_not_overwritten(command: Command) -> None:
 
 
 def test_the_policies_of_the_help_are_those_there_are() -> None:
-    assert options.POLICIES.split(", ") == [name for name in POLICIES if name != "depth"]
+    assert settings.POLICIES.split(", ") == [name for name in POLICIES if name != "depth"]
 
 
 def test_ctrl_c_in_a_process(assets: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import transformers
 from run_cli import Command, in_folder
 
 import anydepth as ad
-from anydepth.cli.options import POLICIES
+from anydepth.jobs.settings import POLICIES
 from anydepth.onnx.router import Router
 
 pytestmark = pytest.mark.usefixtures("operators_listed_once")

@@ -126,7 +126,10 @@ def test_exits_of_a_language_model(assets: Path, command: Command) -> None:
         (["~gpt2", "--prompt", "good " * 3000], "expected one that leaves room for a token"),
         (["~gpt2", "--prompt", "good", "--depth", "9"], "depth 9 of GPT2LMHeadModel"),
         (["~gpt2", "--prompt", "good", "--draft-depth", "0"], "depth 0 of GPT2LMHeadModel"),
-        (["~gpt2", "--prompt", "good", "--draft-depth", "deep"], "--draft-depth is 'deep', expected a number"),
+        (
+            ["~gpt2", "--prompt", "good", "--draft-depth", "deep"],
+            "--draft-depth is 'deep', expected a whole number",
+        ),
         (
             ["~gpt2", "--prompt", "good", "--depth", "1", "--draft-depth", "1"],
             "than one way to generate came (--depth, --dr",

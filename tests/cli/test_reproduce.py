@@ -133,7 +133,7 @@ def test_local_folders_stand_in_for_names(command: Command, monkeypatch: pytest.
 BAD = {
     "no name": ([], "no recipe was named, expected one: `anydepth reproduce --list` shows them all"),
     "a name that is none": (["made"], "unknown recipe 'made', expected one of made-up, other: did you mean made-up?"),
-    "another scale": (["made-up", "--scale", "huge"], "unknown scale 'huge', expected one of cpu, full"),
+    "another scale": (["made-up", "--scale", "huge"], 'Invalid value "huge" for --scale. Choose from: "cpu", "full"'),
     "no seeds": (["made-up", "--seeds", "0"], "--seeds"),
     "no steps": (["made-up", "--steps", "0"], "--steps"),
     "use without a path": (["made-up", "--use", "org/model"], "--use is 'org/model', expected NAME=PATH"),

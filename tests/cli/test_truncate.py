@@ -78,6 +78,14 @@ def test_to_a_depth(command: Command, assets: Path) -> None:
     assert json.loads((folder / "truncate.json").read_text())["certificate"] is None
 
 
+def test_its_settings_run_it_again(command: Command) -> None:
+    certified = ("--data", "~reviews.csv", "--tolerance", "0.9", "--confidence", "0.5")
+    assert command("truncate", "~bert", "--depth", "auto", *certified, "--out", "out").status == 0
+    assert command("truncate", "--config", "out/settings.yaml", "--out", "again").status == 0
+    for name in ("model.safetensors", "config.json", "settings.yaml"):
+        assert Path("again", name).read_bytes() == Path("out", name).read_bytes(), name
+
+
 def test_to_what_can_be_certified(command: Command, assets: Path) -> None:
     """With random weights answers rarely change; the trace says independently how often."""
     arguments = ("--data", "~reviews.csv", "--tolerance", "0.5", "--confidence", "0.9", "--out", "small", "--json")
@@ -170,7 +178,7 @@ def test_an_interrupt_says_that_the_command_starts_over(
     [
         (("~bert", "--depth", "4"), "depth is 4, expected 1..3 for BertForSequenceClassification"),
         (("~bert", "--depth", "0"), "depth is 0, expected 1..3 for BertForSequenceClassification"),
-        (("~bert", "--depth", "half"), "depth is 'half', expected a number of blocks, or auto"),
+        (("~bert", "--depth", "half"), "--depth is 'half', expected a whole number, or auto"),
         (
             ("~bert", "--depth", "auto"),
             "to choose a depth takes data: give them (--data), or a number of blocks (--de",

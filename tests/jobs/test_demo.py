@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 import anydepth.jobs.demo
 from anydepth.cli.app import run
 from anydepth.errors import DataError, TraceFileError
-from anydepth.jobs.demo import BLOCKS, OBJECTIVES, DemoSettings, run_demo, train_digits
+from anydepth.jobs.demo import BLOCKS, OBJECTIVES, run_demo, train_digits
+from anydepth.jobs.settings import DemoSettings
 from anydepth.tracing.trace import Trace
 
 
@@ -126,7 +127,7 @@ def test_both_ways_start_from_the_same_weights_and_differ_in_the_loss_alone(tmp_
 
 def test_the_whole_job(shown: tuple[Path, Any]) -> None:
     folder = shown[0]
-    assert {path.name for path in folder.iterdir()} == {*OBJECTIVES, "report.html", "demo.json"}
+    assert {path.name for path in folder.iterdir()} == {*OBJECTIVES, "report.html", "demo.json", "settings.yaml"}
     traces = {name: Trace.load(folder / name) for name in OBJECTIVES}
     for name, found in traces.items():
         assert {path.name for path in (folder / name).iterdir()} == {
@@ -191,4 +192,4 @@ def test_epochs_are_at_least_one(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert run(["demo", "--epochs", "0", "--out", str(tmp_path / "demo")]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("anydepth: Invalid value for '--epochs'")
+    assert err.startswith("anydepth: --epochs is 0, expected at least 1")

@@ -181,7 +181,7 @@ def test_it_runs_where_there_is_no_torch(exported: Path, tmp_path: Path) -> None
     """Neither torch nor anything else but numpy and onnxruntime is needed, or imported; and no telemetry is written."""
     script = """
 import sys
-for name in ("torch", "transformers", "jaxtyping", "safetensors", "pandas", "scipy", "rich", "typer", "onnx"):
+for name in ("torch", "transformers", "jaxtyping", "safetensors", "pandas", "scipy", "rich", "cyclopts", "onnx"):
     sys.modules[name] = None  # to import it is an error
 from anydepth.onnx.router import Router
 import numpy

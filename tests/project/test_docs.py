@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import typer
+from cyclopts import CycloptsError
 
-from anydepth.cli.app import app
+from anydepth.cli.app import COMMANDS, app
+from anydepth.cli.command import Command, flags_of
+from anydepth.errors import AnydepthError
 from anydepth.measures import MEASURES
 from anydepth.results.trace_data import STATISTICS
 
@@ -170,26 +172,30 @@ def wrong_with(words: list[str]) -> str | None:
 
 
 def wrong_with_anydepth(arguments: list[str]) -> str | None:
-    group: Any = typer.main.get_command(app)
     if not arguments or arguments[0].startswith("-"):
-        return unknown_option("anydepth", arguments, group)
+        return unknown_option("anydepth", arguments, {"--version"})
     verb, *given = arguments
-    command = group.commands.get(verb)
+    command = COMMANDS.get(verb)
     if command is None:
-        return f"anydepth has no {verb!r}, it has {', '.join(group.commands)}"
-    if wrong := unknown_option(f"anydepth {verb}", given, command):
+        return f"anydepth has no {verb!r}, it has {', '.join(COMMANDS)}"
+    if wrong := unknown_option(f"anydepth {verb}", given, flags(command)):
         return wrong
     if {"-h", "--help"} & set(given):
         return None
     try:
-        command.make_context(verb, list(given))  # reads the arguments, and runs nothing
-    except typer.TyperException as error:
+        _, bound, _ = app.parse_args([verb, *given], exit_on_error=False, print_error=False)
+        command.read(**dict(zip(command.positional, bound.args, strict=False)), **bound.kwargs)
+    except (CycloptsError, AnydepthError) as error:
         return f"anydepth {verb}: {error}"
     return None
 
 
-def unknown_option(what: str, given: list[str], command: Any) -> str | None:
-    known = {"-h", "--help"}.union(*((*option.opts, *option.secondary_opts) for option in command.params))
+def flags(command: Command) -> set[str]:
+    return {flag for setting in command.settings for flag in flags_of(setting)}
+
+
+def unknown_option(what: str, given: list[str], known: set[str]) -> str | None:
+    known = known | {"-h", "--help"}
     unknown = [word for word in given if word.startswith("-") and word.partition("=")[0] not in known]
     return f"{what} has no option {unknown[0]}" if unknown else None
 
@@ -217,8 +223,8 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         ("anydepth trace --help", None),
         ("anydepth trice MODEL", "anydepth has no 'trice'"),
         ("anydepth trace MODEL --data DATA --limits 5", "anydepth trace has no option --limits"),
-        ("anydepth trace MODEL", "anydepth trace: Missing"),
-        ("anydepth trace MODEL --data DATA --limit many", "anydepth trace: .*integer"),
+        ("anydepth trace MODEL", "anydepth trace: --data is missing"),
+        ("anydepth trace MODEL --data DATA --limit many", "anydepth trace: .*whole number"),
         ("anydepth --verbose", "anydepth has no option --verbose"),
         ("OMP_NUM_THREADS=1 anydepth trice x > log.txt", "no 'trice'"),
         ("cd here && anydepth trice x | tail", "no 'trice'"),

@@ -145,7 +145,7 @@ HEAVY = {
     "torchmetrics",
     "timm",
 }
-HEAVY |= {"typer", "rich", "jinja2", "sklearn", "PIL", "safetensors", "jaxtyping", "psutil"}
+HEAVY |= {"cyclopts", "rich", "jinja2", "sklearn", "PIL", "safetensors", "jaxtyping", "psutil"}
 
 
 def test_importing_costs_next_to_nothing() -> None:
@@ -159,7 +159,7 @@ def test_importing_costs_next_to_nothing() -> None:
         "altair",
         "vl_convert",
         "timm",
-        "typer",
+        "cyclopts",
         "rich",
         "jinja2",
         "sklearn",
@@ -169,7 +169,7 @@ def test_importing_costs_next_to_nothing() -> None:
 
 def test_the_version_needs_no_torch() -> None:
     assert loaded_by("import contextlib, io, anydepth.cli.app; anydepth.cli.app.run(['--version'])") & HEAVY <= {
-        "typer",
+        "cyclopts",
         "rich",
     }
 

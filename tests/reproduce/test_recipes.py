@@ -16,7 +16,7 @@ import pytest
 import recipe_models
 
 from anydepth.errors import AnydepthError
-from anydepth.jobs.align_settings import AlignSettings
+from anydepth.jobs.settings import AlignSettings
 from anydepth.reproduce import experiment as bench
 from anydepth.reproduce import runner as running
 from anydepth.reproduce.curves import THRESHOLDS, by_depth, exits
@@ -24,7 +24,8 @@ from anydepth.reproduce.experiment import Experiment
 from anydepth.reproduce.recipe import Plan, Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.results import RecipeResults, Values
-from anydepth.reproduce.runner import ReproduceSettings, reproduce, results_path
+from anydepth.reproduce.runner import reproduce, results_path
+from anydepth.reproduce.settings import ReproduceSettings
 from anydepth.reproduce.subjects import SCALES, Scale, Subject
 from anydepth.training.summary import TrainingSummary
 
@@ -48,13 +49,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def order(root: Path, name: str, scale: Scale = "cpu", seeds: int = 1) -> ReproduceSettings:
     use = recipe_models.use(root / "standins", running.RECIPES[name].plans[scale].sources())
-    return ReproduceSettings(recipe=name, out=root / scale, scale=scale, seeds=seeds, steps=2, use=use)
+    return ReproduceSettings(recipe=name, out=root / scale, scale=scale, seeds=seeds, steps=2, use=pairs(use))
+
+
+def pairs(use: dict[str, str]) -> tuple[str, ...]:
+    return tuple(f"{known}={path}" for known, path in use.items())
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ELSEWHERE])
 def test_a_recipe_runs_at_full_scale(root: Path, name: str) -> None:
     recipe, asked = RECIPES[name], order(root, name, "full")
-    assert set(asked.use) == set(recipe.plans["full"].sources()), "nothing is downloaded"
+    assert set(asked.replacements) == set(recipe.plans["full"].sources()), "nothing is downloaded"
 
     found = reproduce(asked)
 
@@ -114,7 +119,7 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def toy(copies: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ReproduceSettings:
     """An order of two seeds of the toy, of which nothing has been made."""
     monkeypatch.setattr(running, "RECIPES", {**RECIPES, "toy": toy_recipe()})
-    return ReproduceSettings(recipe="toy", out=tmp_path / "cpu", seeds=2, steps=2, use=copies)
+    return ReproduceSettings(recipe="toy", out=tmp_path / "cpu", seeds=2, steps=2, use=pairs(copies))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +128,7 @@ def finished(copies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("finished") / "cpu"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "RECIPES", {**RECIPES, "toy": toy_recipe()})
-        reproduce(ReproduceSettings(recipe="toy", out=folder, seeds=2, steps=2, use=copies))
+        reproduce(ReproduceSettings(recipe="toy", out=folder, seeds=2, steps=2, use=pairs(copies)))
     return folder
 
 
@@ -213,7 +218,7 @@ def test_a_damaged_curve_is_told(made: ReproduceSettings) -> None:
 def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
     plan = running.RECIPES["toy"].plans["cpu"]
     for seed in (0, 1):
-        one = bench.Experiment(out=toy.out, scale="cpu", subjects=plan.subjects, seed=seed, use=toy.use)
+        one = bench.Experiment(out=toy.out, scale="cpu", subjects=plan.subjects, seed=seed, use=toy.replacements)
         assert one.samples(plan.subjects["vit"]).split == "test"
         assert one.samples(plan.subjects["vit"], training=True).split == "train"
 
@@ -221,7 +226,7 @@ def test_rows_to_train_on_and_rows_held_out(toy: ReproduceSettings) -> None:
 def test_another_copy_is_another_part(made: ReproduceSettings, tmp_path: Path) -> None:
     first = reproduce(made)
     recipe_models.deit(tmp_path / "other", blocks=2, channels=1)
-    other = replace(made, use={**made.use, "made:vit-12": str(tmp_path / "other")})
+    other = replace(made, use=(*made.use, f"made:vit-12={tmp_path / 'other'}"))
     with pytest.raises(AnydepthError, match="was started with made:vit-12 .*, and is now asked for"):
         reproduce(other)
     path_of(made).unlink()
@@ -275,12 +280,12 @@ def test_missing_assets_are_told_before_anything_is_trained(
     [
         ({"recipe": "wieghts"}, "unknown recipe 'wieghts', expected one of .*: did you mean weights?"),
         ({"recipe": "xyz"}, "unknown recipe 'xyz', expected one of progression, depths"),
-        ({"scale": "huge"}, "unknown scale 'huge', expected one of cpu, full"),
+        ({"scale": "huge"}, "scale is 'huge', expected cpu or full"),
         ({"seeds": 0}, "seeds is 0, expected at least 1"),
         ({"as_printed": True}, "'weights' has no printed settings that are not plausible at scale 'cpu'"),
         ({"steps": 0}, "steps is 0, expected at least 1"),
         (
-            {"use": {"asset:mr": "here"}},
+            {"use": ("asset:mr=.",)},
             "--use names 'asset:mr', and 'weights' reads made:vit-12, asset:fashion-mnist at scale 'cpu'",
         ),
     ],
@@ -317,7 +322,7 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
 @pytest.mark.parametrize("name", ["weights", "transfer"])
 def test_two_processes(tmp_path: Path, name: str) -> None:
     asked = order(tmp_path, name, "full")
-    use = [word for one, path in asked.use.items() for word in ("--use", f"{one}={path}")]
+    use = [word for one, path in asked.replacements.items() for word in ("--use", f"{one}={path}")]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "anydepth", "reproduce"]
     command += [name, "--scale", "full", "--steps", "2", "--seeds", "1", "--out", str(tmp_path / "out"), *use]
     done = subprocess.run(

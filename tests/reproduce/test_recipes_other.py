@@ -10,7 +10,8 @@ import torch
 from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.recipes import clip, parameters, skip
 from anydepth.reproduce.results import RecipeResults, Seed
-from anydepth.reproduce.runner import ReproduceSettings, recipe_named, reproduce
+from anydepth.reproduce.runner import recipe_named, reproduce
+from anydepth.reproduce.settings import ReproduceSettings
 
 NAMES = ("Trouser", "T-shirt/top", "Bag")
 CIFAR, RELEASED = "uoft-cs/cifar10", "openai/clip-vit-base-patch32"
@@ -76,7 +77,7 @@ def trial(name, folder, scale, use):
         scale=scale,
         seeds=2,
         steps=2,
-        use={one: str(path) for one, path in use.items()},
+        use=tuple(f"{one}={path}" for one, path in use.items()),
         device="cpu",
     )
     found = reproduce(order)

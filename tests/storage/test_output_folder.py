@@ -21,7 +21,7 @@ import pytest
 from forks import forked
 
 import anydepth.storage.replacement
-from anydepth.cli.parsing import default_folder
+from anydepth.cli.default_folder import default_folder
 from anydepth.errors import AnydepthError, ModelError, OutputError, TraceFileError
 from anydepth.signals import Stopped, held_back, stopping
 from anydepth.storage.checksums import imprint

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 # What no option can use, or few can.
 BAD = [
@@ -69,6 +68,8 @@ GOOD: dict[str, list[str]] = {
     "--task": ["text-classification", "token-classification", "image-classification", "causal-lm"],
     "--eval-data": ["{data}"],
     "--eval-split": ["file", "test"],
+    "--eval-limit": ["2", "9"],
+    "--config": ["{out}/settings.yaml"],
     "--num-train-epochs": ["1", "0.1"],
     "--max-steps": ["1", "2"],
     "--learning-rate": ["0", "1e-3"],
@@ -204,20 +205,17 @@ SHARES |= {"export": 3, "demo": 1, "reproduce": 2}
 
 def options() -> dict[str, dict[str, bool]]:
     """Options of each verb by their flags, and whether they take a value: as the command line itself has them."""
-    import typer
+    from anydepth.cli.app import COMMANDS
+    from anydepth.cli.command import flags_of
 
-    from anydepth.cli.app import app
-
-    group: Any = typer.main.get_command(app)
     return {
         verb: {
-            flag: not getattr(option, "is_flag", False)
-            for option in command.params
-            if option.param_type_name == "option"
-            for flag in (*option.opts, *option.secondary_opts)
-            if flag.startswith("--")
+            flag: setting.hint is not bool
+            for setting in command.settings
+            if not setting.option.positional
+            for flag in flags_of(setting)
         }
-        for verb, command in group.commands.items()
+        for verb, command in COMMANDS.items()
     }
 
 

@@ -35,7 +35,7 @@ _ALSO = [
     "pandas",
 ]
 _ALSO += ["transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2", "transformers.trainer"]
-_ALSO += ["transformers.models.vit.modeling_vit", "torch.distributed", "accelerate", "typer._adapters"]
+_ALSO += ["transformers.models.vit.modeling_vit", "torch.distributed", "accelerate", "cyclopts.help"]
 
 
 def preload() -> None:

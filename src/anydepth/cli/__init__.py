@@ -1,1 +1,1 @@
-"""The command line. typer and rich are used here and nowhere else."""
+"""The command line. cyclopts and rich are used here and nowhere else."""

@@ -17,51 +17,66 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any, Literal
 
-import typer
-from typer.core import TyperGroup
+from cyclopts import App, CycloptsError
 
+from anydepth.cli import commands, terminal
 from anydepth.cli import error_messages as failures
-from anydepth.cli import terminal
-from anydepth.cli.commands.align import align
-from anydepth.cli.commands.compare import compare
-from anydepth.cli.commands.demo import demo
-from anydepth.cli.commands.exit import exit_early
-from anydepth.cli.commands.export import export
-from anydepth.cli.commands.generate import generate
-from anydepth.cli.commands.predict import predict
-from anydepth.cli.commands.reproduce import reproduce
-from anydepth.cli.commands.trace import trace
-from anydepth.cli.commands.truncate import truncate
-from anydepth.cli.option_checks import checked, with_flags
+from anydepth.cli.command import Command
+from anydepth.cli.option_checks import check_effects, with_flags
+from anydepth.cli.reproduce_command import reproduce
 from anydepth.errors import AnydepthError, one_line
 from anydepth.signals import Stopped, stopping
 
+# in the order of the help: what one does first comes first
+_FUNCTIONS: dict[str, Callable[[Any, Any], None]] = {
+    "trace": commands.trace,
+    "align": commands.align,
+    "compare": commands.compare,
+    "exit": commands.exit_early,
+    "predict": commands.predict,
+    "generate": commands.generate,
+    "truncate": commands.truncate,
+    "export": commands.export,
+    "demo": commands.demo,
+    "reproduce": reproduce,
+}
+COMMANDS = {name: Command(name=name, function=function) for name, function in _FUNCTIONS.items()}
 
-class _Commands(TyperGroup):
-    """Commands whose interrupts keep the notes of the job, where typer would make a mere exit status of them."""
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C is a signal like any other."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt as interrupt:
-            stop = Stopped(signal.SIGINT)
-            for note in getattr(interrupt, "__notes__", ()):
-                stop.add_note(note)
-            raise stop from interrupt
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"anydepth {version('anydepth')}"
 
 
-app = typer.Typer(
+app = App(
     name="anydepth",
-    cls=_Commands,
     help="Show what every depth of a transformer knows, and train one classifier to work at all of them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help_flags=["--help", "-h"],
+    help_format="plaintext",
+    version=_version,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
+for place, (name, command) in enumerate(COMMANDS.items()):
+    about = command.function.__doc__
+    app.command(f"{__name__}:run_{name}", name=name, help=about, usage=command.usage(), sort_key=place)
+
+
+@app.command(name="--install-completion")
+def _install_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Install completion of commands and options for a shell: bash, zsh or fish."""
+    print(f"Completion: {app.install_completion(shell=shell)}; a new shell has it")
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """What cyclopts runs, which it asks for by name: the options of one command are made, not those of all."""
+    if not name.startswith("run_") or name.removeprefix("run_") not in COMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return COMMANDS[name.removeprefix("run_")].runner(check_effects)
+
 
 _UNREAD = 141
 _PATIENCE = 5.0
@@ -88,16 +103,17 @@ def run(arguments: Sequence[str]) -> int:
         for Ctrl-C).
     """
     debug = "--debug" in arguments or os.environ.get("ANYDEPTH_DEBUG", "0") not in ("", "0")
+    console = terminal.SafeConsole()
     try:
         with stopping():
-            return int(app(args=list(arguments), standalone_mode=False, prog_name="anydepth") or 0)
+            if not arguments:
+                app.help_print([], console=console)
+                return 2
+            app(list(arguments), console=console, exit_on_error=False, print_error=False)
+        return 0
     except BrokenPipeError:
         return _UNREAD
-    except SystemExit as stop:  # rich's, where typer prints the help and nobody reads it
-        if isinstance(stop.__context__, BrokenPipeError):
-            return _UNREAD
-        raise
-    except (Stopped, KeyboardInterrupt, typer.Abort) as stop:
+    except (Stopped, KeyboardInterrupt) as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         note = getattr(stop, "__notes__", ["the same command starts over"])[-1]
@@ -124,7 +140,7 @@ def _end_within(seconds: float, status: int) -> None:
 
 
 def _with_flags(message: str, arguments: Sequence[str]) -> str:
-    command = next((_COMMANDS[word] for word in arguments if word in _COMMANDS), None)
+    command = next((COMMANDS[word] for word in arguments if word in COMMANDS), None)
     return message if command is None else with_flags(message, command)
 
 
@@ -133,8 +149,8 @@ def _failed(error: BaseException, arguments: Sequence[str], *, debug: bool) -> i
     if debug:
         terminal.say("".join(traceback.format_exception(error)).rstrip())
     message: str | None
-    if isinstance(error, typer.TyperException):
-        message = error.format_message()
+    if isinstance(error, CycloptsError):
+        message = str(error)
     elif isinstance(error, AnydepthError):
         message = _with_flags(str(error), arguments)
     else:
@@ -142,8 +158,7 @@ def _failed(error: BaseException, arguments: Sequence[str], *, debug: bool) -> i
     if message is None:
         terminal.say(f"anydepth: {_of_bug(error)}")
         return 1
-    if message:  # there is none where the help was shown for want of arguments
-        terminal.say(f"anydepth: {' '.join(message.split())}")
+    terminal.say(f"anydepth: {' '.join(message.split())}")
     return 2
 
 
@@ -176,38 +191,3 @@ def _flushed(status: int) -> int:
     # what is still in the buffer can go nowhere, and the interpreter would complain of it at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return status
-
-
-def _show_version(wanted: bool) -> bool:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"anydepth {version('anydepth')}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
-def _anydepth(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
-    ] = False,
-) -> None:
-    """Options before the command."""
-
-
-# in the order of the help: what one does first comes first
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "trace": trace,
-    "align": align,
-    "compare": compare,
-    "exit": exit_early,
-    "predict": predict,
-    "generate": generate,
-    "truncate": truncate,
-    "export": export,
-    "demo": demo,
-    "reproduce": reproduce,
-}
-for name, command in _COMMANDS.items():
-    app.command(name)(checked(command))

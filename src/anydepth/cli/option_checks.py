@@ -1,47 +1,15 @@
-"""Checks of every option before a command runs (its range, whether it has an effect), and how options are written."""
+"""Options that have no effect beside the others are refused; arguments in messages are written as options."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
+from anydepth.cli.command import Call, Command, flag_of, flags_of
 from anydepth.errors import OptionError
-
-_LARGEST = 2**31 - 1
-"""The largest whole number that torch and numpy take everywhere."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """Numbers from `least` to `most` that an option may be; `least` itself only unless `above`."""
-
-    least: int | float = -_LARGEST
-    most: int | float = _LARGEST
-    above: bool = False
-
-    def holds(self, value: int | float) -> bool:
-        """Whether a number lies in the range; neither NaN nor an infinity does."""
-        return self.least <= value <= self.most and not (self.above and value == self.least)
-
-    def __str__(self) -> str:
-        low = f"a number above {self.least:g}" if self.above else f"a number from {self.least:g}"
-        return low if self.most == _LARGEST else f"{low} to {int(self.most) if self.most > 1e6 else f'{self.most:g}'}"
-
-
-_ANY = Range()
-# Those with a range of their own; the others have to be finite, and no larger than any library takes.
-RANGES = {
-    "seed": Range(least=0, most=2**32 - 1),
-    "temperature": Range(least=0, above=True),
-    "top_p": Range(least=0, above=True, most=1),
-    "share": Range(least=0, most=1),
-    "permutations": Range(least=0, most=1_000_000),
-}
+from anydepth.jobs.options import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +65,7 @@ EFFECTS: dict[str, tuple[Effect, ...]] = {
     "reproduce": (
         Effect(
             options=("scale", "steps", "as_printed", "use", "device"),
-            when=lambda o: not (o["list_all"] or o["verdict"]),
+            when=lambda o: not (o["list"] or o["verdict"]),
             instead="leave out --list and --verdict",
         ),
         Effect(options=("seeds",), when=lambda o: not o["verdict"], instead="leave out --verdict"),
@@ -105,56 +73,19 @@ EFFECTS: dict[str, tuple[Effect, ...]] = {
 }
 
 
-def checked(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that first refuses options out of range, and those that have no effect.
+def check_effects(command: Command, settings: Settings, call: Call) -> None:
+    """Refuse options that have no effect here.
 
-    Args:
-        command: a function whose parameters are annotated as `anydepth.cli.options` has them.
-
-    Example:
-        >>> def generate(*, temperature: float = 1.0, sample: bool = False) -> None: ...
-        >>> checked(generate)(temperature=float("nan"), sample=True)
-        Traceback (most recent call last):
-        anydepth.errors.OptionError: --temperature is nan, expected a number above 0
+    Raises:
+        OptionError: one differs from its default, and the others leave it no effect.
     """
-    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        changed = [name for name, value in values.items() if value is not None and value != defaults[name]]
-        for name in changed:
-            _require_range(command, name, values[name])
-        for effect in EFFECTS.get(command.__name__, ()):
-            for name in effect.options:
-                if name in changed and not effect.when(values):
-                    raise OptionError(f"{flag_of(command, name)} has no effect here: leave it out, or {effect.instead}")
-        command(**values)
-
-    return run
-
-
-def _require_range(command: Callable[..., None], name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    allowed = RANGES.get(name, _ANY)
-    if not allowed.holds(value):
-        expected = f"at most {_LARGEST:,}" if math.isfinite(value) else "a finite number"
-        raise OptionError(f"{flag_of(command, name)} is {value}, expected {allowed if name in RANGES else expected}")
-
-
-def flag_of(command: Callable[..., None], name: str) -> str:
-    """How an option of a command is written on the command line."""
-    return _declaration(command, name).partition("/")[0]
-
-
-def _declaration(command: Callable[..., None], name: str) -> str:
-    """An option as it is declared: "--seed", or "--labels/--no-labels"."""
-    for note in getattr(get_type_hints(command, include_extras=True)[name], "__metadata__", ()):
-        # typer takes the first name that is given for a default, if one stands beside it in the signature
-        for declared in (getattr(note, "default", None), *(getattr(note, "param_decls", None) or ())):
-            if isinstance(declared, str) and declared.startswith("--"):
-                return str(declared)
-    return "--" + name.replace("_", "-")
+    values = {setting.name: getattr(settings, setting.name, None) for setting in command.settings}
+    values |= {name: getattr(call, name) for name in values if hasattr(call, name)}
+    flags = {setting.name: flag_of(setting) for setting in command.settings}
+    for effect in EFFECTS.get(command.name, ()):
+        for name in effect.options:
+            if name in settings.changed() and not effect.when(values):
+                raise OptionError(f"{flags[name]} has no effect here: leave it out, or {effect.instead}")
 
 
 # What the library calls options that have another name there.
@@ -165,7 +96,6 @@ _ARGUMENT_OF = {
     "id_column": "id",
     "eval_data": "eval_source",
     "max_new_tokens": "new_tokens",
-    "sample": "sampled",
     "restart": "resume=False",
 }
 # An argument in a message: name=value, a name with an underscore, or names alone in brackets.
@@ -176,7 +106,7 @@ _ARGUMENT = re.compile(
 )
 
 
-def with_flags(message: str, command: Callable[..., None]) -> str:
+def with_flags(message: str, command: Command) -> str:
     """A message of the library, with options of a command in the place of the arguments it names.
 
     Args:
@@ -184,15 +114,16 @@ def with_flags(message: str, command: Callable[..., None]) -> str:
         command: arguments that it has no option for stay as they are.
 
     Example:
-        >>> def trace(*, tokens: str = "each", keep_states: bool = False, out: str | None = None) -> None: ...
-        >>> with_flags("give tokens='mean', keep_states=True, or another folder (out)", trace)
+        >>> from anydepth.cli.commands import trace
+        >>> command = Command(name="trace", function=trace)
+        >>> with_flags("give tokens='mean', keep_states=True, or another folder (out)", command)
         'give --tokens mean, --keep-states, or another folder (--out)'
     """
     flags: dict[str, str] = {}
-    for option in inspect.signature(command).parameters:
-        flag, _, negative = _declaration(command, option).partition("/")
-        for name in (option, flag.lstrip("-").replace("-", "_"), _ARGUMENT_OF.get(option, option)):
-            flags |= {name: flag, f"{name}=True": flag} | ({f"{name}=False": negative} if negative else {})
+    for setting in command.settings:
+        flag, *negatives = flags_of(setting)
+        for name in (setting.name, _ARGUMENT_OF.get(setting.name, setting.name)):
+            flags |= {name: flag, f"{name}=True": flag} | {f"{name}=False": negative for negative in negatives}
 
     def written(match: re.Match[str]) -> str:
         if match["list"]:

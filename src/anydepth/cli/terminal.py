@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions
 from rich.control import Control
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.text import Text
 
@@ -101,6 +100,8 @@ def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
     elif not moves:
         yield _lines()
     else:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -108,7 +109,7 @@ def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=stderr) as progress:
-            tasks: dict[str, TaskID] = {}
+            tasks: dict[str, Any] = {}
 
             def report(done: int, total: int | None, what: str) -> None:
                 kind = what.split(",")[0]

@@ -20,13 +20,13 @@ from anydepth.models.hub_errors import translated
 from anydepth.stats.certificates import Certificate, Failures
 from anydepth.storage.checksums import read_sealed, with_checksum
 from anydepth.storage.files import plain, write_json
-from anydepth.storage.output_folder import OutputKind, settle
+from anydepth.storage.output_folder import SETTINGS, OutputKind, settle
 
 FILE = "exit.json"
 _FORMAT = 2
 CURVE, REPORT = "curve.json", "report.html"
 EXIT_OUTPUT = OutputKind(
-    job="exit", mark=FILE, names=(CURVE, REPORT), alone="holds something else already", error=CertificateError
+    job="exit", mark=FILE, names=(CURVE, REPORT, SETTINGS), alone="holds something else already", error=CertificateError
 )
 
 

@@ -21,8 +21,9 @@ from anydepth.data.examples import Examples, class_names, examples, load_to_trai
 from anydepth.data.loading import LoadedData
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import ModelError, TrainingError, one_line
-from anydepth.jobs.align_settings import AlignSettings
+from anydepth.jobs.align_settings import objective_of, record_of, starts_from_scratch, training_arguments
 from anydepth.jobs.run_folder import RunFolder
+from anydepth.jobs.settings import AlignSettings
 from anydepth.models import loading as models
 from anydepth.models.companion_files import carry
 from anydepth.models.loaded import LoadedModel, Task
@@ -94,20 +95,20 @@ def run_align(
         KeyboardInterrupt: it was ended.
 
     Example:
-        >>> settings = AlignSettings(model="./nowhere", data="digits", training={"use_cpu": True})
+        >>> settings = AlignSettings(model="./nowhere", data="digits", use_cpu=True)
         >>> run_align(settings, "runs/aligned")
         Traceback (most recent call last):
         anydepth.errors.ModelError: no folder './nowhere'
     """
     run = RunFolder(Path(out), resume=resume, restart=restart, keep_checkpoints=keep_checkpoints)
     plan = _Plan(
-        objective=settings.resolved(),
-        arguments=settings.arguments(run.checkpoints),
-        scratch=settings.starts_from_scratch(),
+        objective=objective_of(settings),
+        arguments=training_arguments(settings, run.checkpoints),
+        scratch=starts_from_scratch(settings),
     )
     if real_path(local_path(settings.model)) == real_path(run.path):
         raise TrainingError(f"'{out}' is the model to begin with, and would be overwritten: give another folder (out)")
-    decisive = settings.settings(plan.arguments)
+    decisive = record_of(settings, plan.arguments)
     run.standing(decisive)
     inputs = {"model": settings.model, "data": settings.data, "eval_data": settings.eval_data}
     with run.opened(inputs, rank=rank_and_count()[0]):
@@ -145,7 +146,7 @@ def _align(
             checkpoint = last_checkpoint(run.checkpoints, thorough=True) if run.resume else None
             seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
         summary = _summary(settings, plan, inputs, trainer, decisive, folder=run.path, seconds=round(seconds, 1))
-        return _finish(run, trainer, summary, decisive, None if plan.scratch else local_path(settings.model))
+        return _finish(run, trainer, summary, decisive, settings, plan)
 
 
 def _load(settings: AlignSettings, plan: _Plan) -> _Inputs:
@@ -153,7 +154,7 @@ def _load(settings: AlignSettings, plan: _Plan) -> _Inputs:
     config = models.config_of(settings.model, trust_remote_code=settings.trust_remote_code)
     train, held_out = load_to_train(
         settings.data,
-        settings.wanted,
+        settings.selection,
         split=settings.split,
         eval_source=settings.eval_data,
         eval_split=settings.eval_split,
@@ -161,7 +162,7 @@ def _load(settings: AlignSettings, plan: _Plan) -> _Inputs:
     )
     task = _task(settings, config, train)
     classes = class_names(train, held_out) if task.endswith("classification") else None
-    set_seed(settings.wanted.seed)
+    set_seed(settings.seed)
     model = models.load(
         settings.model,
         task=task,
@@ -286,7 +287,12 @@ def _in_use(decisive: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finish(
-    run: RunFolder, trainer: AlignedTrainer, summary: TrainingSummary, decisive: Mapping[str, Any], base: Path | None
+    run: RunFolder,
+    trainer: AlignedTrainer,
+    summary: TrainingSummary,
+    decisive: Mapping[str, Any],
+    settings: AlignSettings,
+    plan: _Plan,
 ) -> TrainingSummary:
     """Save the model, its tokenizer or image processor, its heads, the licence of its base and its card."""
     if not trainer.args.should_save:
@@ -294,12 +300,14 @@ def _finish(
         return summary
     with run.finishing() as beside:
         trainer.save_model(str(beside))
-        if base is not None and base.is_dir():
+        base = local_path(settings.model)
+        if not plan.scratch and base.is_dir():
             companions = carry(base, beside, card="README-base.md", only_legal=True)
             summary = replace(summary, notes=(*summary.notes, *companions.notes))
         with write_errors(run.path):
             (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of what align.json says
             (beside / "README.md").write_text(card(summary), encoding="utf-8", errors="backslashreplace")
+        settings.save(beside)
         files = sorted(file.name for file in beside.iterdir())
         run.finish(beside, decisive, {**summary.as_plain(), "files": files})
     run.clear()

@@ -20,7 +20,7 @@ from anydepth.exits.policies import policy_named
 from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, save_exits
 from anydepth.exits.summary import ExitSummary
 from anydepth.jobs.calibrate_lm import LmCalibrateResult, calibrate_language_model
-from anydepth.jobs.calibrate_settings import CalibrateSettings
+from anydepth.jobs.settings import CalibrateSettings
 from anydepth.models import loading as models
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder, write_json
@@ -48,7 +48,7 @@ def run_calibrate(
     check_request(policy, tolerance=settings.tolerance, confidence=settings.confidence, against=settings.against)
     with output(out, EXIT_OUTPUT, inputs={"model": settings.model, "data": settings.data}):
         loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
-        rows = load_split(settings.data, settings.split, settings.wanted)
+        rows = load_split(settings.data, settings.split, settings.selection)
         if loaded.task == "causal-lm":
             return calibrate_language_model(settings, loaded, rows, policy, Path(out), progress)
         inputs = batches(rows, loaded, batch_size=settings.batch_size, max_length=settings.max_length)
@@ -60,7 +60,7 @@ def _calibrate(
     settings: CalibrateSettings, exits: EarlyExit, inputs: Batches, folder: Path, progress: Progress | None
 ) -> ExitSummary:
     require_threshold(exits)
-    sampled, seed = _SampledBatches(inputs), settings.wanted.seed
+    sampled, seed = _SampledBatches(inputs), settings.seed
     collected = exits.look(sampled, labels=inputs.labels is not None, out=folder, progress=progress)
     costs = measure_costs(exits.stack, sampled.kept[0])
     calibrated = exits.calibrate(
@@ -102,7 +102,7 @@ def _calibrate(
             *_cost_notes(costs, predicted, chosen),
         ),
     )
-    _write(result, calibrated, inputs)
+    _write(result, calibrated, inputs, settings)
     return result
 
 
@@ -150,7 +150,7 @@ def _cost_notes(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iter
         )
 
 
-def _write(result: ExitSummary, calibrated: EarlyExit, batches: Batches) -> None:
+def _write(result: ExitSummary, calibrated: EarlyExit, batches: Batches, settings: CalibrateSettings) -> None:
     from anydepth.report.pages.exits import write
 
     loaded = batches.model
@@ -167,3 +167,4 @@ def _write(result: ExitSummary, calibrated: EarlyExit, batches: Batches) -> None
         )
         write_json(beside / CURVE, result.curve.as_plain())
         write({result.model: result}, beside / REPORT)
+        settings.save(beside)

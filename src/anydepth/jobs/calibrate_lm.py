@@ -17,7 +17,7 @@ from anydepth.errors import CertificateError
 from anydepth.exits.policies import AtDepth, Policy
 from anydepth.exits.saving import EXIT_OUTPUT, save_exits
 from anydepth.generation.calibration import SequenceGuarantee, calibrate
-from anydepth.jobs.calibrate_settings import CalibrateSettings
+from anydepth.jobs.settings import CalibrateSettings
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder
@@ -79,9 +79,9 @@ def calibrate_language_model(
     Raises:
         CertificateError: too few texts that are long enough.
     """
-    sequences, stack = settings.writing, Stack(loaded.model, blocks=settings.blocks)
+    stack = Stack(loaded.model, blocks=settings.blocks)
     notes = [*loaded.notes, *rows.notes]
-    prompts = _prompts(loaded, with_text(rows, loaded, notes), sequences.prompt_tokens, notes)
+    prompts = _prompts(loaded, with_text(rows, loaded, notes), settings.prompt_tokens, notes)
     # every tested depth costs a readout per token: two by default, at one and two thirds of the depth
     depths = policy.depths or sorted({max(1, stack.depth * part // 3) for part in (1, 2)})
     certified, guarantee = calibrate(
@@ -90,8 +90,8 @@ def calibrate_language_model(
         replace(policy, depths=tuple(depths)),
         tolerance=settings.tolerance,
         confidence=settings.confidence,
-        new_tokens=sequences.new_tokens,
-        share=sequences.share,
+        new_tokens=settings.new_tokens,
+        share=settings.share,
         blocks=settings.blocks,
         keep=folder / PARTIAL,
         progress=progress,
@@ -118,11 +118,12 @@ def calibrate_language_model(
             inputs=InputSettings(
                 kind="text",
                 processor=processor_fingerprint(loaded),
-                max_length=sequences.prompt_tokens,
+                max_length=settings.prompt_tokens,
                 columns=(str(rows.columns.text),),
                 device=device_of(loaded.model).type,
             ),
         )
+        settings.save(beside)
     return result
 
 

@@ -8,32 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from anydepth.errors import IncompatibleTraces
+from anydepth.jobs.settings import CompareSettings
 from anydepth.progress import Progress
 from anydepth.results.comparison import Comparison, compare, model_name
 from anydepth.storage.files import replacing_folder, write_json
-from anydepth.storage.output_folder import OutputKind, output
+from anydepth.storage.output_folder import SETTINGS, OutputKind, output
 from anydepth.tracing.trace import Trace
 
 RESULT = "compare.json"
 REPORT = "report.html"
 _OUTPUT = OutputKind(
-    job="compare", mark=RESULT, names=(REPORT,), alone="holds something else already", error=IncompatibleTraces
+    job="compare", mark=RESULT, names=(REPORT, SETTINGS), alone="holds something else already", error=IncompatibleTraces
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareSettings:
-    """Folders of saved traces; see `anydepth.results.comparison.compare` for the other fields.
-
-    Attributes:
-        traces: folders of two traces or more; in the order of training, for checkpoints of one model.
-    """
-
-    traces: tuple[str | Path, ...]
-    measures: tuple[str, ...] | None = None
-    despite: tuple[str, ...] = ()
-    permutations: int = 0
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +70,15 @@ def run_compare(settings: CompareSettings, out: str | Path, *, progress: Progres
         result = CompareResult(folder=folder, comparisons=comparisons)
         with replacing_folder(folder, _OUTPUT) as beside:
             write_json(beside / RESULT, {"format": 1, **result.as_plain()})
+            settings.save(beside)
             write(comparisons, beside / REPORT, dict(zip(names, traces, strict=True)))
     return result
 
 
-def _names(folders: Sequence[str | Path], traces: Sequence[Trace]) -> list[str]:
+def _names(folders: Sequence[str], traces: Sequence[Trace]) -> list[str]:
     """Names of the traces: those of their models, or of their folders where models have the same name."""
     models = [model_name(trace) for trace in traces]
     if len(set(models)) == len(models):
         return models
     short = [Path(folder).name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    return short if len(set(short)) == len(short) else list(folders)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anydepth import data
 from anydepth.core.stack import Stack
+from anydepth.jobs.settings import DemoSettings
 from anydepth.models import loading as models
 from anydepth.models.image_transform import plain
 from anydepth.models.loaded import LoadedModel
@@ -26,14 +27,6 @@ OBJECTIVES = ("standard", "aligned")
 FILE = "demo.json"
 _OUTPUT = OutputKind(job="demo", mark=FILE, alone="holds something already")
 _MODEL = OutputKind(job="demo", mark=FILE, names=("config.json", "model.safetensors"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """Passes over the training images, and the seed of everything random."""
-
-    epochs: int = 20
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +53,7 @@ def run_demo(settings: DemoSettings, out: str | Path, *, progress: Progress | No
     with replacing_folder(Path(out), _OUTPUT) as beside:
         traces = _train_and_trace(settings, beside, progress)
         write_json(beside / FILE, {"format": 1, "epochs": settings.epochs, "seed": settings.seed})
+        settings.save(beside)
     return DemoResult(folder=Path(out), traces=traces)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from anydepth.data.settings import processor_fingerprint
 from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
 from anydepth.exits.saving import FILE, ExitFile
+from anydepth.jobs.settings import ExportSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, export, require_extras
@@ -24,27 +25,6 @@ from anydepth.storage.paths import entry_at, local_path
 
 _TEXTS = ("The film was good.", "It was not, and I would not see it again for any money.", "Why?")
 _PIXELS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """Model and exits; see `anydepth.jobs` for the fields that are not here.
-
-    Attributes:
-        model: may also be a folder that `anydepth exit` wrote.
-        exits: depths at which samples may exit; None for those of a calibrated model.
-        depth: one depth at which all samples exit.
-        policy: a key of `anydepth.exits.policies.POLICIES`, for a model that is not calibrated; by default confidence.
-        threshold: of that policy; by default 0.9 for the default policy.
-    """
-
-    model: str
-    exits: tuple[int, ...] | None = None
-    depth: int | None = None
-    policy: str | None = None
-    threshold: int | float | None = None
-    blocks: str | None = None
-    trust_remote_code: bool = False
 
 
 def run_export(settings: ExportSettings, out: str | Path, *, progress: Progress | None = None) -> ExportResult:
@@ -62,8 +42,11 @@ def run_export(settings: ExportSettings, out: str | Path, *, progress: Progress 
     """
     require_extras()
     entry_at(settings.model, ModelError)  # before anything is read of it
-    with output(out, EXPORT_OUTPUT, inputs={"model": settings.model}):
-        return _export(settings, out, progress)
+    with output(out, EXPORT_OUTPUT, inputs={"model": settings.model}) as opened:
+        result = _export(settings, out, progress)
+        with opened.publish(adds=True) as beside:
+            settings.save(beside)
+        return result
 
 
 def _export(settings: ExportSettings, out: str | Path, progress: Progress | None) -> ExportResult:

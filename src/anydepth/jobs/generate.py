@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,74 +15,18 @@ from torch import Tensor
 from anydepth.core.model_io import device_of
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
-from anydepth.data.decoding import require_text
+from anydepth.data.decoding import lines_of, read_text, require_text
 from anydepth.data.settings import processor_fingerprint
-from anydepth.errors import GenerationError
+from anydepth.errors import AnydepthWarning, DataError, GenerationError
 from anydepth.exits.policies import AtDepth
 from anydepth.exits.saving import ExitFile
 from anydepth.generation import GenerationStats, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise
 from anydepth.generation.modes import GenerationMethod, positions_of
+from anydepth.jobs.settings import GenerateSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.storage.paths import local_path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a token is chosen.
-
-    Attributes:
-        sampled: drawn at random, instead of the most probable.
-        temperature: logits are divided by it.
-        top_k: draw among this many most probable tokens; None for the model's own setting.
-        top_p: draw among the most probable tokens that together have this probability; None likewise.
-        seed: of the draws.
-    """
-
-    sampled: bool = False
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for `generate` of transformers."""
-        if not self.sampled:
-            return {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-        limits = {"top_k": self.top_k, "top_p": self.top_p}
-        limits = {name: value for name, value in limits.items() if value is not None}
-        return {"do_sample": True, "temperature": self.temperature, **limits}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
-    """Model, prompts and method; see `anydepth.jobs` for the fields that are not here.
-
-    At most one of `depth`, `draft_depth` and `exits`; with none, all blocks run for every token.
-
-    Attributes:
-        prompts: texts to continue, one after the other.
-        depth: generate at this depth.
-        draft_depth: self-speculative decoding with drafts from this depth; "auto" measures which pays.
-        draft_length: drafts in a round; None to adapt it to how many are accepted.
-        exits: a folder that `anydepth exit` wrote for a language model.
-        new_tokens: maximum number for each prompt; never more than the model has positions for.
-        sampling: how a token is chosen.
-    """
-
-    model: str
-    prompts: tuple[str, ...]
-    depth: int | None = None
-    draft_depth: int | str | None = None
-    draft_length: int | None = None
-    exits: str | None = None
-    new_tokens: int = 64
-    sampling: Sampling = field(default_factory=Sampling)
-    blocks: str | None = None
-    device: str | None = None
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +71,11 @@ def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | Non
         GenerationError: no prompt or an empty one, more than one method, a model that generates no text.
         PolicyError: exits of another model.
     """
-    methods = [name for name in ("depth", "draft_depth", "exits") if getattr(settings, name) is not None]
+    methods = [name for name in ("depth", "draft_depth", "exit") if getattr(settings, name) is not None]
     if len(methods) > 1:
         raise GenerationError(f"more than one way to generate came ({', '.join(methods)}), expected one")
-    if not settings.prompts or not all(prompt.strip() for prompt in settings.prompts):
+    given = (*settings.prompt, *(_lines(settings.prompts) if settings.prompts else ()))
+    if not given or not all(prompt.strip() for prompt in given):
         raise GenerationError("a prompt is empty: expected some text to continue")
     loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
     if loaded.task != "causal-lm":
@@ -136,10 +83,10 @@ def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | Non
             f"'{settings.model}' is a {type(loaded.model).__name__} ({loaded.task}), which generates no text: expected "
             "a causal language model"
         )
-    prompts = [_encoded(loaded, prompt) for prompt in settings.prompts]
+    prompts = [_encoded(loaded, prompt) for prompt in given]
     with evaluating(loaded.model), torch.inference_mode():
         method, description, advice = _method(settings, loaded, prompts)
-        torch.manual_seed(settings.sampling.seed)
+        torch.manual_seed(settings.seed)
         texts, tokens, seconds, stats = [], 0, 0.0, GenerationStats()
         for prompt in prompts:
             streamer = None if say is None else _streamer(loaded.processor, say)
@@ -152,7 +99,7 @@ def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | Non
     return GenerateResult(
         model=settings.model,
         way=description,
-        prompts=settings.prompts,
+        prompts=given,
         texts=tuple(texts),
         tokens=tokens,
         seconds=seconds,
@@ -160,6 +107,33 @@ def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | Non
         advice=advice,
         notes=loaded.notes,
     )
+
+
+def _lines(file: str) -> list[str]:
+    """The prompts in a file, one on each line that is not blank.
+
+    Raises:
+        GenerationError: it cannot be read, or holds none.
+    """
+    try:
+        text, notes = read_text(Path(file))
+    except DataError as error:
+        raise GenerationError(f"the prompts in '{file}' cannot be read: {error}") from error
+    for note in notes:
+        warnings.warn(note, AnydepthWarning, stacklevel=2)
+    prompts = [line for line in lines_of(text) if line.strip()]
+    if not prompts:
+        raise GenerationError(f"'{file}' holds no prompt: expected one on each line")
+    return prompts
+
+
+def _sampling(settings: GenerateSettings) -> dict[str, Any]:
+    """Keyword arguments on how tokens are chosen, for `generate` of transformers."""
+    if not settings.sample:
+        return {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    limits = {"top_k": settings.top_k, "top_p": settings.top_p}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    return {"do_sample": True, "temperature": settings.temperature, **limits}
 
 
 def _generated(
@@ -173,9 +147,9 @@ def _generated(
     output: Tensor = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
-        max_new_tokens=min(settings.new_tokens, positions_of(model) - prompt.shape[1]),
+        max_new_tokens=min(settings.max_new_tokens, positions_of(model) - prompt.shape[1]),
         pad_token_id=loaded.processor.pad_token_id,
-        **settings.sampling.options,
+        **_sampling(settings),
         **how,
     )
     return output[0, prompt.shape[1] :]
@@ -211,13 +185,13 @@ def _method(
         return method, str(advice), advice
     if depth is not None:
         return self_speculative(int(depth), draft_length=length, blocks=blocks), f"drafts at {int(depth)}", None
-    if settings.exits is None:
+    if settings.exit is None:
         return None, "all blocks", None
-    saved = ExitFile.read(local_path(settings.exits))
+    saved = ExitFile.read(local_path(settings.exit))
     saved.require_same(Stack(loaded.model, blocks=saved.model["blocks"]))
     if "generation" not in saved.about:
         raise GenerationError(
-            f"the exits in '{settings.exits}' are not a language model's: calibrate one with anydepth exit"
+            f"the exits in '{settings.exit}' are not a language model's: calibrate one with anydepth exit"
         )
     guarantee = _guarantee(saved, loaded)
     if isinstance(saved.policy, AtDepth):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,44 +16,25 @@ from torch import Tensor
 from anydepth.core.model_io import Batch, device_of, to_device
 from anydepth.core.stack import Stack
 from anydepth.data.batching import batches
-from anydepth.data.loading import DataSelection, LoadedData, load_split
+from anydepth.data.loading import LoadedData, load_split
 from anydepth.data.settings import InputSettings, settings_of
 from anydepth.errors import ModelError
 from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.policies import as_plain
 from anydepth.exits.saving import ExitFile
+from anydepth.jobs.settings import PredictSettings
 from anydepth.models import loading as models
 from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
 from anydepth.safe_text import cell
 from anydepth.storage.files import replacing_folder, write_json
-from anydepth.storage.output_folder import OutputKind, output
+from anydepth.storage.output_folder import SETTINGS, OutputKind, output
 from anydepth.storage.paths import entry_at, local_path
 
 PREDICTIONS = "predictions.csv"
 SUMMARY = "predict.json"
-_OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS,))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictSettings:
-    """Calibrated model, and data to predict; see `anydepth.jobs` for the fields that are not here.
-
-    Attributes:
-        model: a folder that `anydepth exit` wrote.
-        max_length: None for that of the calibration. The guarantee does not hold for another length, other columns or
-            another tokenizer.
-    """
-
-    model: str
-    data: str
-    split: str | None = None
-    wanted: DataSelection = field(default_factory=DataSelection)
-    batch_size: int = 32
-    max_length: int | None = None
-    device: str | None = None
-    trust_remote_code: bool = False
+_OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS, SETTINGS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +130,13 @@ def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress:
     with replacing_folder(folder, _OUTPUT) as beside:
         _write(beside / PREDICTIONS, ids, [classes[number] for number in columns["prediction"]], columns)
         write_json(beside / SUMMARY, result.as_plain())
+        settings.save(beside)
     return result
 
 
 def _rows_of(settings: PredictSettings, saved: ExitFile) -> LoadedData:
     """The rows, read from the columns of the calibration if the data have them and the settings name no others."""
-    rows, wanted = load_split(settings.data, settings.split, settings.wanted), settings.wanted
+    rows, wanted = load_split(settings.data, settings.split, settings.selection), settings.selection
     columns = () if saved.inputs is None else saved.inputs.columns
     if not columns or wanted.text is not None or wanted.image is not None:
         return rows

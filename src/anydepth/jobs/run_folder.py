@@ -18,7 +18,7 @@ from typing import Any
 from anydepth.errors import OutputError, TrainingError
 from anydepth.storage.disk import write_errors
 from anydepth.storage.files import read_json, replacing_folder, write_json
-from anydepth.storage.output_folder import PARTIAL, Output, OutputKind, output
+from anydepth.storage.output_folder import PARTIAL, SETTINGS, Output, OutputKind, output
 from anydepth.storage.schema import require_fields
 from anydepth.training.checkpoints import SEAL_FILE, every_checkpoint, last_checkpoint, remove_checkpoint
 
@@ -26,7 +26,7 @@ FILE, CHECKPOINTS = "align.json", "checkpoints"
 ALIGN_OUTPUT = OutputKind(
     job="align",
     mark=FILE,
-    names=("config.json", "model.safetensors", "heads.safetensors", "README.md"),
+    names=("config.json", "model.safetensors", "heads.safetensors", "README.md", SETTINGS),
     alone="holds other files than a training's",
     beside=(CHECKPOINTS,),
     error=TrainingError,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from anydepth.core.model_io import device_of, to_device
 from anydepth.core.stack import Stack
 from anydepth.core.truncation import truncate
 from anydepth.data.batching import Batches, batches
-from anydepth.data.loading import DataSelection, load_split
+from anydepth.data.loading import load_split
 from anydepth.errors import TruncationError
 from anydepth.jobs.export import sample_batch
+from anydepth.jobs.settings import TruncateSettings
 from anydepth.models import loading as models
 from anydepth.models.companion_files import carry
 from anydepth.models.loaded import LoadedModel
@@ -30,30 +31,6 @@ from anydepth.training.model_card import code, front, licence_in, plain, short_n
 FILE = "truncate.json"
 _OUTPUT = OutputKind(job="truncate", mark=FILE, alone="holds something already", error=TruncationError)
 OLD_CARD = "README-uncut.md"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TruncateSettings:
-    """Model, depth, and the data to certify it on; see `anydepth.jobs` for the fields that are not here.
-
-    Attributes:
-        depth: k in 1..L, how many blocks stay; None for the smallest depth that can be certified on the data.
-        data: needed to choose the depth. If that is given, its first batch verifies the cut model; without data, a
-            made-up batch does.
-    """
-
-    model: str
-    depth: int | None = None
-    data: str | None = None
-    split: str | None = None
-    wanted: DataSelection = field(default_factory=DataSelection)
-    batch_size: int = 32
-    tolerance: float = 0.01
-    confidence: float = 0.95
-    against: str = "model"
-    blocks: str | None = None
-    device: str | None = None
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +78,7 @@ def run_truncate(settings: TruncateSettings, out: str | Path, *, progress: Progr
         raise TruncationError(
             f"'{settings.model}' has no folder that timm reads k blocks from: use anydepth.truncate in Python"
         )
-    if settings.depth is None:
+    if settings.depth == "auto":
         if settings.data is None:
             raise TruncationError("to choose a depth takes data: give them (data), or a number of blocks (depth)")
         check_against(settings.against)
@@ -117,10 +94,10 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
     batch = to_device(batch, device_of(loaded.model))
     stack = models.stack_of(loaded, [batch], blocks=settings.blocks)
     minimal = None
-    if settings.depth is None and inputs is not None:
+    if settings.depth == "auto" and inputs is not None:
         minimal = _minimal_depth(stack, inputs, settings, progress)
-    depth = settings.depth if minimal is None else minimal.depth
-    assert depth is not None
+    depth = minimal.depth if minimal else settings.depth
+    assert depth != "auto"
     result = TruncateResult(
         folder=out,
         model=loaded.name,
@@ -136,6 +113,7 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
         if loaded.to_save is not None:
             loaded.to_save.save_pretrained(beside)
+        settings.save(beside)
         result = _with_companions(result, beside)
         write_json(beside / FILE, result.as_plain())
     return result
@@ -170,7 +148,7 @@ def _card(result: TruncateResult, old: Path) -> str:
 def _inputs(loaded: LoadedModel, settings: TruncateSettings) -> Batches | None:
     if settings.data is None:
         return None
-    rows = load_split(settings.data, settings.split, settings.wanted)
+    rows = load_split(settings.data, settings.split, settings.selection)
     inputs = batches(rows, loaded, batch_size=settings.batch_size, labels=settings.against == "labels")
     return replace(inputs, notes=(*rows.notes, *inputs.notes))
 

@@ -23,7 +23,7 @@ _USE = {".json", ".txt", ".md", ".model", ".jinja", ".spm", ".bpe", ".vocab", ".
 # Written by a training or by anydepth about the old model; whatever else ends in .index.json lists its weights.
 _OLD_RESULTS = re.compile(
     r"(trainer_state|(all|train|eval|test|predict)_results|trace|exit|curve|align|truncate|theory|compare|export|"
-    r"predict|.*\.index)\.json$"
+    r"predict|.*\.index)\.json$|settings\.yaml$"
 )
 
 

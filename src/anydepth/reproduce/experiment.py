@@ -20,11 +20,10 @@ from anydepth import data
 from anydepth.assets import registry as assets
 from anydepth.core.provenance import now
 from anydepth.data.examples import class_names
-from anydepth.data.loading import DataSelection
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import AnydepthError, ReproduceError
 from anydepth.jobs.align import run_align
-from anydepth.jobs.align_settings import AlignSettings
+from anydepth.jobs.settings import AlignSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.passes.workspace import Readout
@@ -255,6 +254,7 @@ class Experiment:
             "eval_steps": 10**9,  # once, at the end
             "save_steps": 500,
             "save_total_limit": 1,
+            "optim": "adamw_torch_fused",
             "use_cpu": self.device == "cpu",
             **subject.training,
             **(subject.printed if self.as_printed else {}),
@@ -262,6 +262,7 @@ class Experiment:
         if self.steps is not None:
             training |= {"max_steps": self.steps, "gradient_accumulation_steps": 1, "bf16": False, "use_cpu": True}
             training["dataloader_num_workers"] = 0
+        columns: dict[str, Any] = {f"{kind}_column": name for kind, name in subject.columns.items()}
         return AlignSettings(
             model=self.source(subject.model),
             data=self.source(subject.data),
@@ -270,11 +271,13 @@ class Experiment:
             from_scratch=subject.from_scratch,
             split=subject.split,
             eval_split=subject.eval_split,
-            wanted=DataSelection(limit=self.rows(subject.train), seed=self.seed, **subject.columns),
+            limit=self.rows(subject.train),
+            seed=self.seed,
+            **columns,
             eval_limit=self.rows(subject.held_out),
             max_length=subject.length,
             augment=subject.augment,
-            training=shared(training, rank_and_count()[1]),
+            **shared(training, rank_and_count()[1]),
         )
 
     def rows(self, count: int | None) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from anydepth.core.provenance import now, versions
@@ -15,52 +14,26 @@ from anydepth.reproduce.experiment import Experiment, Say
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.results import RecipeResults, Seed, as_kept
-from anydepth.reproduce.subjects import SCALES, Scale
+from anydepth.reproduce.settings import ReproduceSettings
+from anydepth.reproduce.subjects import Scale
 from anydepth.storage.output_folder import OutputKind
 
 RESULTS = "results"
 REPRODUCE_OUTPUT = OutputKind(job="reproduce")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReproduceSettings:
-    """Settings of a run of a recipe.
-
-    Attributes:
-        recipe: its name.
-        out: the folder for everything: `results/`, `figures/`, `parts/` and the verdict page.
-        scale: "cpu" or "full".
-        seeds: how many, from 0 on.
-        steps: stop every training after so many, and read few rows: a trial, whose results go to a folder of their own.
-        as_printed: train with the paper's settings where they are not plausible, too.
-        use: local folders and files in the place of hub ids and assets, by name.
-        device: as torch names it.
-
-    Raises:
-        ReproduceError: no such scale, or numbers below 1.
-    """
-
-    recipe: str
-    out: Path
-    scale: Scale = "cpu"
-    seeds: int = 3
-    steps: int | None = None
-    as_printed: bool = False
-    use: Mapping[str, str] = field(default_factory=dict)
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        choose(self.scale, SCALES, "scale", ReproduceError)
-        for name, value in (("seeds", self.seeds), ("steps", self.steps)):
-            if value is not None and value < 1:
-                raise ReproduceError(f"{name} is {value}, expected at least 1")
-
-
-def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say: Say | None = None) -> RecipeResults:
+def reproduce(
+    order: ReproduceSettings,
+    *,
+    device: str | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> RecipeResults:
     """Run the missing seeds of a recipe, and return the numbers of all of them.
 
     Args:
         order: the recipe and its settings.
+        device: in the place of that of the settings, in one of several processes.
         progress: called with steps done, steps in all, and what is being done.
         say: called with a line for the user.
 
@@ -69,8 +42,9 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
         AnydepthError: in one of its kinds, such as an asset that is not there.
     """
     recipe, scale = recipe_named(order.recipe), order.scale
-    _check_replacements(recipe, scale, order)
-    settings = recipe.settings(scale, as_printed=order.as_printed, use=order.use)
+    use = order.replacements
+    _check_replacements(recipe, scale, order, use)
+    settings = recipe.settings(scale, as_printed=order.as_printed, use=use)
     results = RecipeResults(
         recipe=recipe.name, version=recipe.version, scale=scale, settings=settings, steps=order.steps
     )
@@ -89,8 +63,8 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
         steps=order.steps,
         version=recipe.version,
         as_printed=order.as_printed,
-        use=order.use,
-        device=order.device or ("cpu" if scale == "cpu" else None),
+        use=use,
+        device=device or order.device or ("cpu" if scale == "cpu" else None),
         progress=progress,
         say=say,
     )
@@ -116,10 +90,10 @@ def reproduce(order: ReproduceSettings, *, progress: Progress | None = None, say
     return results
 
 
-def _check_replacements(recipe: Recipe, scale: Scale, order: ReproduceSettings) -> None:
+def _check_replacements(recipe: Recipe, scale: Scale, order: ReproduceSettings, use: Mapping[str, str]) -> None:
     """Refuse replacements of what the recipe does not read, and printed settings that it lacks."""
     sources = recipe.plans[scale].sources()
-    for name in order.use:
+    for name in use:
         if name not in sources:
             what = ", ".join(sources) or "nothing"
             raise ReproduceError(f"--use names '{name}', and '{recipe.name}' reads {what} at scale '{scale}'")

@@ -21,7 +21,7 @@ from anydepth.measures.measure import Similarity
 from anydepth.stats import intervals
 from anydepth.stats.agreement import Agreement, agreements
 from anydepth.stats.certificates import MinimalDepth, minimal_depth
-from anydepth.storage.output_folder import OutputKind
+from anydepth.storage.output_folder import SETTINGS, OutputKind
 from anydepth.storage.rows import StoredStates
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TRACE, ARRAYS, SUMS, STATES, REPORT = "trace.json", "arrays.safetensors", "sums.safetensors", "states", "report.html"
 TRACE_OUTPUT = OutputKind(
-    job="trace", mark=TRACE, names=(ARRAYS, SUMS, f"{STATES}/states.npy", f"{STATES}/sample.npy", REPORT)
+    job="trace", mark=TRACE, names=(ARRAYS, SUMS, f"{STATES}/states.npy", f"{STATES}/sample.npy", REPORT, SETTINGS)
 )
 STATISTICS = ("accuracy", "cross_entropy", "confidence", "entropy", "agreement", "stays_correct")
 _SHARES = ("accuracy", "agreement", "stays_correct")

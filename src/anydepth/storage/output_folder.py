@@ -43,6 +43,8 @@ from anydepth.storage.replacement import (
 
 PARTIAL = ".partial"
 """The work folder inside an output folder, while a job runs and where it can resume."""
+SETTINGS = "settings.yaml"
+"""The settings of the job, in its output folder: see `anydepth.jobs.options.Settings.save`."""
 _RESUMABLE = ("*/journal.json", "*/*.npz", "align.json")
 """Files in a work folder from which a later command resumes."""
 _TRIES, _PATIENCE = 100, 10.0

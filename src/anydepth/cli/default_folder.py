@@ -1,4 +1,4 @@
-"""Values out of the text of options, and default output folders."""
+"""The output folder of a command that is given none."""
 
 from __future__ import annotations
 
@@ -7,25 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from anydepth.errors import PolicyError
 from anydepth.storage.paths import local_path, real_path
-
-
-def depths_of(text: str) -> tuple[int, ...]:
-    """Depths out of "2,4,6".
-
-    Raises:
-        PolicyError: something between the commas is no whole number.
-    """
-    try:
-        return tuple(int(depth) for depth in text.split(","))
-    except ValueError:
-        raise PolicyError(f"the tested depths are {text!r}, expected whole numbers with commas: 2,4,6") from None
-
-
-def names_of(text: str) -> tuple[str, ...]:
-    """Names, out of a list with commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def default_folder(*names: str | Path, suffix: str = "") -> Path:
