@@ -7,7 +7,7 @@ they wrap; one that mixes them with tensors of the CPU raises what torch raises 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,10 @@ class Pretended(Tensor):
 
     def __init__(self, inner: Tensor) -> None:
         self.inner = inner
+
+    def tolist(self) -> Any:
+        """Of what it wraps: torch has none for subclasses."""
+        return self.inner.tolist()
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,6 +85,8 @@ def set_up() -> None:
     backend_registration._setup_privateuseone_for_python_backend()
     for name, implementation in (("empty_strided", _empty_strided), ("_copy_from", _copy_from)):
         _LIBRARY.impl(name, implementation, "PrivateUse1")  # `torch.tensor` calls these past every mode
+    # torch has no views of wrappers in inference mode
+    torch.inference_mode = lambda mode=True: torch.no_grad() if mode else nullcontext()  # type: ignore[misc,assignment]
 
 
 _LIBRARY = torch.library.Library("aten", "IMPL")
