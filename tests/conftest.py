@@ -54,6 +54,7 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """Remove this process's cache folder (each worker of pytest-xdist makes its own)."""
     shutil.rmtree(_HF_HOME, ignore_errors=True)
+    gc.unfreeze()  # compiled libraries say what of them nobody has cleared away
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,10 @@ def main() -> None:
     print(text)
     if not (chosen.only or chosen.library or chosen.kind):
         chosen.out.with_suffix(".txt").write_text(text, "utf-8")
+    if chosen.page:
+        from sweep_page import page
+
+        chosen.page.write_text(page(json.loads(chosen.out.read_text("utf-8"))), "utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="check again what was checked before")
     parser.add_argument("--again", help="a pattern of the categories to check again, such as 'wrong|crash|refused'")
     parser.add_argument("--table", action="store_true", help="print what is there, check nothing")
+    parser.add_argument("--page", type=Path, help="where to write the page for users, such as docs/models.md")
     parser.add_argument("--chunk", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from text_rates import diversity, repetition
 from tiny_tokenizer import ids_of, text, tokenizer
 from tokenizers import processors
 
@@ -14,7 +15,6 @@ import anydepth
 from anydepth.errors import DataError, GenerationError
 from anydepth.generation import continuations as module
 from anydepth.generation.continuations import Passages, continuing, text_metrics
-from anydepth.generation.text_metrics import diversity, repetition
 from anydepth.models.loaded import LoadedModel
 
 TEXTS = [text(20, seed) for seed in range(5)]

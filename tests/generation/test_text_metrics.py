@@ -10,22 +10,15 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from text_rates import diversity, repetition
 from tiny_tokenizer import text, tokenizer
 
 from anydepth.errors import DataError, ModelError
-from anydepth.generation.text_metrics import coherence, counts, different, embed
+from anydepth.generation.text_metrics import coherence, embed
 from anydepth.models.loaded import LoadedModel
 
 words = st.text("ab ", max_size=40)
 texts_of_words = st.lists(words, min_size=1, max_size=6)
-
-
-def repetition(texts, n):
-    return 1 - float(different(counts(texts, (n,)).sum(0))[0])
-
-
-def diversity(texts):
-    return float(different(counts(texts).sum(0)).prod())
 
 
 def naive_repetition(texts, n):

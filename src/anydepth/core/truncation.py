@@ -65,7 +65,7 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         )
     if not 1 <= depth <= stack.depth:
         raise TruncationError(f"depth is {depth}, expected 1..{stack.depth} for {type(stack.model).__name__}")
-    if hasattr(stack.model, "peft_config"):
+    if _has_adapters(stack.model):
         raise TruncationError(
             f"{type(stack.model).__name__} holds adapters of {stack.depth} blocks: merge them (merge_and_unload) first"
         )
@@ -84,6 +84,12 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         if loaded is not None:
             _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
     return cut
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    """Whether PEFT wraps the model, or a layer of it; a merged model may keep the config of what it had."""
+    layers = (getattr(module, "base_layer", None) for module in model.modules())
+    return type(model).__module__.startswith("peft.") or any(isinstance(layer, nn.Module) for layer in layers)
 
 
 def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> None:

@@ -247,7 +247,8 @@ def _counted(claims: Sequence[Claim]) -> str:
     """How many there are of each verdict.
 
     Example:
-        >>> _counted([Claim(where="Fig. 1", paper="", measured="", values=values) for values in ([1, 1], [-1, 1])])
+        >>> seeds = ([1.0, 1.0], [-1.0, 1.0])
+        >>> _counted([Claim(where="Fig. 1", paper="", measured="", values=values) for values in seeds])
         '1 holds, 1 undecided'
     """
     counts = Counter[str](claim.verdict for claim in claims)
