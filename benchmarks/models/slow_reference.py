@@ -108,6 +108,33 @@ def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Te
         return answer_of(run(model, batch))
 
 
+def changes_between(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> bool:
+    """Whether the forward changes a state between two blocks: what one is given is not what the one before answered."""
+    given, answered = [], []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        given.append((args[0] if args else next(iter(kwargs.values()))).detach().clone())
+
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in dict.fromkeys(blocks)]
+    handles += [
+        block.register_forward_hook(lambda _, __, output: answered.append(_first(output).detach().clone()))
+        for block in dict.fromkeys(blocks)
+    ]
+    with _hooks(handles):
+        run(model, batch)
+    return any(distance(a, b) > 0 for a, b in zip(given[1:], answered, strict=False))
+
+
+def has_lists_of_lists(model: nn.Module) -> bool:
+    """Whether a list's members are lists, whose parts a forward must call itself."""
+    return any(
+        isinstance(module, nn.ModuleList)
+        and len(module) > 0
+        and all(isinstance(member, nn.ModuleList) for member in module)
+        for module in model.modules()
+    )
+
+
 def aggregates(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> bool:
     """Whether the answer depends on more than h[L]: on what earlier blocks gave, past the last one."""
     if len(blocks) < 2:
@@ -198,6 +225,8 @@ def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> 
         return every  # of a sound: the states are down-sampled
     if mask.shape[1] < length and not words:
         return every
+    if words and not length % mask.shape[1] and length > 2 * mask.shape[1]:  # several streams a token
+        return mask.bool().repeat_interleave(length // mask.shape[1], dim=1)
     every[:, : mask.shape[1]] = mask.bool()
     every[:, mask.shape[1] :] = False
     return every

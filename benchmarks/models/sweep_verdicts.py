@@ -29,6 +29,10 @@ class Facts:
     own_cache: bool
     """Whether it keeps something else than the usual keys and values while it generates."""
     kind: str
+    between: bool = False
+    """Whether the forward changes a state between two blocks."""
+    nested: bool = False
+    """Whether members of a list are lists."""
 
     def as_json(self) -> dict[str, Any]:
         return vars(self)
@@ -55,6 +59,15 @@ REASONS = (
     ),
     Reason("depths share a block", r"share", lambda facts: facts.shared),
     Reason("the answer is made of several depths", r"law is broken|several depths", lambda facts: facts.aggregates),
+    Reason("a state is changed between blocks", r"between or around its blocks", lambda facts: facts.between),
+    Reason("blocks are lists", r"members are lists", lambda facts: facts.nested),
+    Reason("a cut keeps no block that its cache needs", r"get_seq_length", lambda facts: facts.own_cache),
+    Reason("its config says no such depth", r"its config cannot say so|has no config for|own config cannot", bool),
+    Reason(
+        "it generates otherwise",
+        r"expected input_ids|look at those behind them",
+        lambda facts: facts.kind != "causal LM",
+    ),
     Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
     Reason("no list of blocks runs", r"no list of modules|no list of blocks", lambda facts: facts.lists == 0),
     Reason(
@@ -106,7 +119,7 @@ def _judge(case: Case, finding: Finding) -> None:
 
 
 def _describe(checks: Checks, finding: Finding) -> None:
-    if checks.stack is not None:
+    if checks.stack is not None and checks.stack.is_known:
         finding.path, finding.depth = str(checks.stack.path), checks.stack.depth
 
 
@@ -148,12 +161,23 @@ def _facts(built: Built, checks: Checks, seen: slow.Seen) -> Facts:
         answer_axes=checks.plain[0].ndim,
         classifies=built.classifies,
         own_cache=slow.has_own_cache(built.model, built.batches[0]),
+        between=_changes_between(built, checks),
+        nested=slow.has_lists_of_lists(built.model),
         kind=built.kind,
     )
 
 
+def _changes_between(built: Built, checks: Checks) -> bool:
+    if checks.stack is None or not checks.stack.is_known:
+        return False
+    try:
+        return slow.changes_between(built.model, list(checks.stack.blocks), built.batches[0])
+    except Exception:  # the model's own code
+        return False
+
+
 def _aggregates(built: Built, checks: Checks, seen: slow.Seen) -> bool:
-    paths = [checks.stack.path] if checks.stack is not None else []
+    paths = [checks.stack.path] if checks.stack is not None and checks.stack.is_known else []
     paths += [entry.path for entry in seen.lists if entry.path not in paths][:3]
     for path in paths[:1]:
         try:

@@ -124,6 +124,6 @@ class _Seen(BaseException):
     """Ends a forward at its first block; no error, so that no model takes it for one."""
 
 
-def _answer(shape: BlockOutput, state: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _answer(shape: BlockOutput, state: Tensor, /, *args: Any, **kwargs: Any) -> Any:
     """What a stub answers with a given hidden state."""
     return shape.of_state(state, args, kwargs)

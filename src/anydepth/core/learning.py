@@ -104,6 +104,8 @@ def _learnt(
     rows = torch.arange(count) if other is None else torch.tensor([count - 1]).expand(other_count)
     verification = _compare(forwards, few, record, answer, replay, rows)
     check(type(plain.model).__name__, blocks.path, verification)
+    if record.answer.ndim == 3 and record.answer.shape[1:2] != record.states[-1].shape[1:2]:
+        traits = replace(traits, is_last=False)  # each answer is not for one of the states
     is_all = record.answer.ndim == 3 and is_linear_head(forwards, record.states[-1], record.answer, few)
     return replace(traits, classifier_is_all=is_all), verification
 

@@ -17,8 +17,9 @@ from anydepth.core.model_io import Batch
 from anydepth.errors import DataError
 
 _MASK, _DECODER = "attention_mask", "decoder_"
-Belongs = Literal["aligned", "in front", "elsewhere"]
-"""Where the positions of a mask lie in the states: one by one; followed by padding of the model's own; nowhere."""
+Belongs = int | Literal["in front", "elsewhere"]
+"""Where the positions of a mask lie in the states: each as so many of theirs, side by side (mostly 1); followed by
+padding of the model's own; nowhere."""
 
 
 class Masks:
@@ -51,10 +52,11 @@ class Masks:
                 self._known[name] = self._learn(batch, name, mask, state)
             if (belongs := self._known[name]) == "elsewhere":
                 continue
-            if mask.shape[1] > length or (belongs == "aligned" and mask.shape[1] != length):
+            own = mask if belongs == "in front" else mask.repeat_interleave(belongs, dim=1)
+            if own.shape[1] > length or (belongs != "in front" and own.shape[1] != length):
                 raise _mismatch(name, mask, state)
-            every[:, mask.shape[1] :] = False
-            every[:, : mask.shape[1]] = mask.to(state.device).bool()
+            every[:, own.shape[1] :] = False
+            every[:, : own.shape[1]] = own.to(state.device).bool()
             return every
         return self._of_decoder(batch, every)
 
@@ -84,17 +86,19 @@ class Masks:
         if changed is None:  # nothing could be changed: the lengths alone tell
             if count != length:
                 raise _mismatch(name, mask, state)
-            return "aligned"
+            return 1
         if self._virtual and length > count and changed == [place + length - count]:
             raise DataError(
                 f"the states have {length - count} virtual tokens before the {count} of the batch (prompt tuning): "
                 "they stand for no token of a text; trace the model without the adapter, or another kind of adapter"
             )
-        if place not in changed:
-            return "elsewhere"
         if count == length:
-            return "aligned"
-        return "in front" if length > count and changed == [place] else "elsewhere"
+            return 1 if place in changed else "elsewhere"
+        if length > count and changed == [place]:
+            return "in front"
+        streams, rest = divmod(length, count)
+        beside = list(range(place * streams, (place + 1) * streams))
+        return streams if not rest and changed == beside else "elsewhere"
 
     def _reached(self, batch: Mapping[str, Any], name: str, mask: Tensor, place: int) -> list[int] | None:
         """The positions of h[0] that change with the first sample's token at a place; None if none can be changed."""

@@ -155,9 +155,9 @@ def output_state(output: Any) -> Tensor:
 
 
 def output_parts(output: Any) -> tuple[Any, ...]:
-    """A block's output as its hidden state and what stands beside it: the entries of a tuple or a mapping."""
-    if isinstance(output, Mapping) and output:
-        return tuple(output.values())
+    """A block's output as its hidden state and what stands beside it: the entries of a tuple, mapping or dataclass."""
+    if named := fields_of(output):
+        return tuple(named.values())
     return tuple(output) if isinstance(output, tuple | list) and output else (output,)
 
 

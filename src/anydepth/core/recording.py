@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anydepth.core.blocks import BlockList
 from anydepth.core.layout import StateLayout
-from anydepth.core.model_io import input_state, output_parts, output_state
+from anydepth.core.model_io import fields_of, input_state, output_parts, output_state
 from anydepth.core.patching import is_compiled
 from anydepth.core.watching import Call, PlainForward
 from anydepth.errors import UnknownArchitecture
@@ -27,23 +27,26 @@ class BlockOutput:
     samples_in_rest: tuple[int, ...] = ()
     """Of each tensor beside the state, how many entries of its first axis belong to a sample; 0 for none."""
     names: tuple[str, ...] = ()
-    """Of the entries of a mapping."""
+    """Of the entries of a mapping, a named tuple or a dataclass."""
+    make: Callable[..., Any] = dict
+    """Makes the output of its entries by name."""
 
     @classmethod
     def of(cls, output: Any, layout: StateLayout) -> BlockOutput:
         """The form of an output."""
-        if not isinstance(output, tuple | list | Mapping):
+        named = fields_of(output)
+        if not named and not isinstance(output, tuple | list):
             return cls(rest=None, layout=layout)
         # Tensors beside the state (attention weights) belong to one batch only; see `carried`.
         rest = tuple(None if isinstance(value, Tensor) else value for value in output_parts(output)[1:])
-        return cls(rest=rest, layout=layout, names=tuple(output) if isinstance(output, Mapping) else ())
+        return cls(rest=rest, layout=layout, names=tuple(named), make=type(output) if named else dict)
 
     def __call__(self, state: Tensor, rest: tuple[Any, ...] | None = None) -> Any:
         """A state in the model's own axes in this form, with what a block of this batch answered beside it."""
         if self.rest is None:
             return state
         parts = (state, *(self.rest if rest is None else rest))
-        return dict(zip(self.names, parts, strict=True)) if self.names else parts
+        return self.make(**dict(zip(self.names, parts, strict=True))) if self.names else parts
 
     def of_state(self, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], rest: Any = None) -> Any:
         """A state (B, T, D) in this form, for a block that was called with these arguments."""
@@ -97,7 +100,7 @@ class ModelTraits:
     compiled: tuple[nn.Module, ...]
     """Modules outside the blocks that are compiled."""
     is_last: bool = True
-    """Whether no other list of blocks runs after these: the answer's positions are those of the states."""
+    """Whether no other list of blocks runs after these, and answers for every position are one for each state."""
     cuttable: bool = True
     """Whether the model runs on some samples of a batch."""
     classifier_is_all: bool = False

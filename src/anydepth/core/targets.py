@@ -18,7 +18,8 @@ def predicts_next_token(model: nn.Module) -> bool:
     """Whether this is a causal language model, whose label at each position is the token after it."""
     can_generate = getattr(model, "can_generate", None)
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return bool(callable(can_generate) and can_generate() and not encoder_decoder)
+    hears = getattr(model, "main_input_name", "") in ("input_features", "input_values")  # CTC: no text goes in
+    return bool(callable(can_generate) and can_generate() and not encoder_decoder and not hears)
 
 
 def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, instead: str) -> None:

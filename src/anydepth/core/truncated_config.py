@@ -91,6 +91,7 @@ def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: 
             if wrong is None:
                 return edited(cut.config, _needed(target, edits))
             first = first or f"with {', '.join(map(str, edits)) or 'no entry'} for {now} blocks: {wrong}"
+    _require_read_back(cut)
     raise TruncationError(
         f"{type(cut).__name__} cut after block {now} of {before} could not be loaded again, its config cannot say so "
         f"({first}); cut it after another block" + ("" if seen else ", or give a batch to see what it answers")
@@ -127,9 +128,21 @@ def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
             return edited(cut.config, edits)
         except Exception as error:  # whatever a config's checks raise
             first = first or one_line(error)
+    _require_read_back(cut)
     raise TruncationError(
         f"{type(cut).__name__} has no config for {now} of its {before} blocks: {first}; cut it elsewhere"
     )
+
+
+def _require_read_back(model: nn.Module) -> None:
+    """Raise `TruncationError` if a model's own config cannot be read back from what it saves: no cut's could."""
+    try:
+        edited(model.config, ())
+    except Exception as error:  # whatever a config's checks raise
+        raise TruncationError(
+            f"{type(model).__name__}'s own config cannot be read back from what it saves ({one_line(error)}): nothing "
+            "that is saved of it could be loaded again"
+        ) from error
 
 
 def is_of_its_config(model: nn.Module) -> bool:
