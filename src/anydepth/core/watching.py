@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import torch
@@ -73,8 +73,11 @@ class PlainForward:
 
     def order(self, blocks: BlockList) -> tuple[int, ...]:
         """The place in the list of every call's module: a depth is a call, and several may be of one module."""
-        places = {id(module): place for place, module in enumerate(blocks.modules)}
-        return tuple(places[id(call.module)] for call in self.calls_of(blocks))
+        places: dict[int, list[int]] = {}
+        for place, module in enumerate(blocks.modules):
+            places.setdefault(id(module), []).append(place)
+        turns = {key: cycle(own) for key, own in places.items()}  # a module may stand in several places
+        return tuple(next(turns[id(call.module)]) for call in self.calls_of(blocks))
 
     def objection(self, blocks: BlockList) -> str:
         """Why a list's members are not the blocks, in words; empty if they may be."""

@@ -108,6 +108,9 @@ def from_timm(model: torch.nn.Module) -> Pixels:
     import timm.data
 
     config = timm.data.resolve_model_data_config(model)
+    # older releases name the size of the checkpoint that the architecture was made for, not this model's
+    if size := getattr(getattr(model, "patch_embed", None), "img_size", None):
+        config["input_size"] = (config["input_size"][0], *size)
     transform = timm.data.create_transform(**config, is_training=False)
     return Pixels(config["input_size"][0], partial(_one_by_one, transform=transform))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,9 @@ def _perplexity(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
+_STOPPING = "stopping after this step, with a checkpoint; once more to stop at once"
+
+
 class InterruptCallback(TrainerCallback):  # type: ignore[misc]
     """Stops a training on Ctrl-C, SIGTERM or SIGHUP, after the current step and with a checkpoint.
 
@@ -92,7 +96,8 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
                 raise Stopped(number) if number != signal.SIGINT else KeyboardInterrupt
             self._received = number
             if rank_and_count()[0] == 0:
-                self._say("stopping after this step, with a checkpoint; once more to stop at once")
+                # a handler may have come while the stream was being written to, and cannot write to it then
+                threading.Thread(target=self._say, args=(_STOPPING,)).start()
 
         with handling(receive):
             yield
