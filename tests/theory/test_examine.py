@@ -378,7 +378,7 @@ def test_verdicts_follow_intervals(whole: Theory, name: str, field: str, far: in
     chance = float(getattr(whole.geometry["random walk"], field).value)
     said = getattr(theory_words, name)(with_measured(whole, **{field: around(chance + far)}))
     assert words in said
-    blank = getattr(theory_words, name)(with_measured(whole, **{field: Estimate.unknown()}))
+    blank = getattr(theory_words, name)(with_measured(whole, **{field: Estimate.without_interval(np.array(np.nan))}))
     assert "nan" not in blank
 
 
@@ -395,7 +395,7 @@ def test_what_is_said_of_theorem_2_2(whole: Theory, closer: float, farther: floa
     said = theory_words.nearer(replace(whole, closeness={"final": found}))
     assert said.endswith(f"{words}.")
     assert f"{100 * closer:.1f}%" in said
-    alone = replace(found, all_farther=Estimate.unknown())
+    alone = replace(found, all_farther=Estimate.without_interval(np.array(np.nan)))
     assert "There is no case in which it moves away." in theory_words.nearer(replace(whole, closeness={"final": alone}))
 
 
