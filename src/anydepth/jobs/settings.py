@@ -60,7 +60,7 @@ class ModelSettings(CheckpointSettings):
     """The model, and where its blocks are."""
 
     title = "Model"
-    blocks: Annotated[str | None, "Dotted path of the blocks, if there are several lists."] = None
+    blocks: Annotated[str | None, "Dotted path of the blocks; or encoder, decoder, image, text."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
