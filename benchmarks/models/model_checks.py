@@ -101,6 +101,8 @@ def attempt(check: Callable[[], str | None]) -> Step:
         return Step("wrong", str(difference))
     except AnydepthError as refusal:
         return Step("refused", str(refusal), type(refusal).__name__)
+    except slow.UnseenBlocks:
+        raise
     except Exception as crash:
         place = traceback.extract_tb(crash.__traceback__)[-1]
         line = next(iter(str(crash).strip().splitlines()), "")[:300]

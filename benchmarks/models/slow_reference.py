@@ -49,6 +49,10 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).double().masked_fill(agree, 0.0).abs().max() / scale)
 
 
+class UnseenBlocks(Exception):
+    """The reference cannot see what blocks do."""
+
+
 # --- states and readouts by hooks -------------------------------------------------------------------------------------
 
 
@@ -92,6 +96,8 @@ def states(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> list[Te
     handles += [block.register_forward_hook(after) for block in dict.fromkeys(blocks)]
     with _hooks(handles):
         run(model, batch)
+    if not kept:
+        raise UnseenBlocks("its forward calls its blocks past their hooks, by which they would be seen")
     return kept
 
 

@@ -59,7 +59,11 @@ REASONS = (
     ),
     Reason("depths share a block", r"share", lambda facts: facts.shared),
     Reason("the answer is made of several depths", r"law is broken|several depths", lambda facts: facts.aggregates),
-    Reason("a state is changed between blocks", r"between or around its blocks", lambda facts: facts.between),
+    Reason(
+        "a state is changed between blocks, or is not all that they hand on",
+        r"between or around its blocks|more of a block than its state",
+        lambda facts: facts.between,
+    ),
     Reason("blocks are lists", r"members are lists", lambda facts: facts.nested),
     Reason("a cut keeps no block that its cache needs", r"get_seq_length", lambda facts: facts.own_cache),
     Reason("its config says no such depth", r"its config cannot say so|has no config for|own config cannot", bool),
@@ -85,7 +89,7 @@ def judge(case: Case, *, seconds: float = SECONDS) -> Finding:
     try:
         with time_limit(seconds):
             _judge(case, finding)
-    except NotBuilt as problem:
+    except (NotBuilt, slow.UnseenBlocks) as problem:
         finding.reason = str(problem)
     except OutOfTime as problem:
         finding.category, finding.reason = NOT_BUILT, f"not run: it takes {problem}"

@@ -69,7 +69,8 @@ def named(lists: Sequence[BlockList]) -> str:
 def block_lists(model: nn.Module) -> list[BlockList]:
     """Every list of modules in a model that may be blocks, those of the lowest rank first.
 
-    What lies inside a list of one class (experts, say) is part of its blocks.
+    What lies inside a list of one class (experts, say) is part of its blocks. Modules in no list of their own are taken
+    for blocks only where they hold a quarter of the weights: layers of a block have numbered names, too.
     """
     depths, lists, inside = stated_depths(model), list[BlockList](), list[str]()
     for name, module in model.named_modules():
@@ -80,7 +81,13 @@ def block_lists(model: nn.Module) -> list[BlockList]:
                 inside.append(f"{name}." if name else "")
             stated = candidate.rank == 1 and len(candidate.modules) in depths
             lists.append(replace(candidate, rank=0) if stated else candidate)
-    return sorted(lists, key=lambda candidate: candidate.rank)
+    weights = _weights(model)
+    likely = (candidate for candidate in lists if candidate.rank != 3 or 4 * _weights(*candidate.modules) > weights)
+    return sorted(likely, key=lambda candidate: candidate.rank)
+
+
+def _weights(*modules: nn.Module) -> int:
+    return sum(weights.numel() for module in dict.fromkeys(modules) for weights in module.parameters())
 
 
 def list_at(model: nn.Module, path: str) -> BlockList:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -25,7 +26,8 @@ def answering(answers: Answers) -> Iterator[Answers]:
     """Context manager: the modules return these outputs instead of running."""
     with ExitStack() as undo:
         for module, output in answers:
-            undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _output))
+            # a copy for each: a forward may put others into a mapping that it is given
+            undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _detached(_output)))
         yield answers
 
 
@@ -102,4 +104,9 @@ def _detached(output: Any) -> Any:
         return output.detach()
     if type(output) in (tuple, list):
         return type(output)(_detached(value) for value in output)
+    if isinstance(output, Mapping):  # also transformers' outputs, which are dataclasses, too
+        copied = copy.copy(output)
+        for name, value in output.items():
+            copied[name] = _detached(value)  # type: ignore[index]
+        return copied
     return output

@@ -27,7 +27,8 @@ class Call:
         given: tensors among its arguments, the first of them first.
         versions: how often each of these was written to when it started.
         output: what it answered.
-        written: how often each tensor of that was written to when it ended.
+        answers: the tensors in that when it ended: the forward may put others into a mapping afterwards.
+        written: how often each of them was written to by then.
     """
 
     module: nn.Module
@@ -36,12 +37,8 @@ class Call:
     versions: tuple[int, ...]
     end: int = -1
     output: Any = None
+    answers: tuple[Tensor, ...] = ()
     written: tuple[int, ...] = ()
-
-    @property
-    def answers(self) -> tuple[Tensor, ...]:
-        """The tensors that it answered."""
-        return _tensors(output_parts(self.output))
 
     @property
     def output_changed(self) -> bool:
@@ -171,6 +168,7 @@ def _watched(module: nn.Module, calls: list[Call], clock: Iterator[int]) -> Call
         call = Call(module=module, start=next(clock), given=given, versions=_versions(given))
         calls.append(call)
         call.output = module_forward(*args, **kwargs)
+        call.answers = _tensors(output_parts(call.output))
         call.written, call.end = _versions(call.answers), next(clock)
         return call.output
 
