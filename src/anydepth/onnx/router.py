@@ -185,6 +185,10 @@ def _segments(folder: Path, content: dict[str, Any], options: Any, providers: Se
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 4  # errors are raised; they need not be printed too
+    # some releases go on without a provider that they lack
+    if missing := sorted(set(providers) - set(onnxruntime.get_available_providers())):
+        available = ", ".join(onnxruntime.get_available_providers())
+        raise ModelError(f"onnxruntime cannot run '{folder}' with {', '.join(missing)}: it has {available}")
     segments: list[_Segment] = []
     later: frozenset[str] = frozenset()
     for entry in reversed(content["segments"]):
