@@ -223,7 +223,7 @@ def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> 
     words = set() if path is None else set(re.split(r"[._]", path))
     if not isinstance(batch, Mapping) or words & {"vision", "visual", "image"}:
         return every
-    decodes = any(name.startswith("decoder_") for name in batch) and "encoder" not in words
+    decodes = any(name.startswith("decoder_") for name in batch) and ("decoder" in words or "encoder" not in words)
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] > length:
         return every

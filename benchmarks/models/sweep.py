@@ -50,7 +50,7 @@ def main() -> None:
     print(text)
     if not (chosen.only or chosen.library or chosen.kind):
         chosen.out.with_suffix(".txt").write_text(text, "utf-8")
-    if chosen.page:
+    if chosen.page is not None:
         from sweep_page import page
 
         chosen.page.write_text(page(json.loads(chosen.out.read_text("utf-8"))), "utf-8")

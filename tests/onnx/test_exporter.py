@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import anydepth as ad
 from anydepth.core.heads import separate_heads
-from anydepth.errors import AnydepthError, ExportError, PolicyError, TraceFileError, UnsupportedHead
+from anydepth.errors import AnydepthError, ExportError, PolicyError, ReadoutMismatch, TraceFileError, UnsupportedHead
 from anydepth.onnx import exporter as exporting
 from anydepth.onnx import segments
 from anydepth.onnx.exporter import export
@@ -278,7 +278,7 @@ class Alone(tiny_models.Block):
     ("make", "policy", "error", "message"),
     [
         (lambda: small(block=Undecided), ad.AtDepth(1), ExportError, "Small: blocks 1..1 cannot be traced to ONNX: "),
-        (lambda: small(block=Alone), ad.AtDepth(1), ExportError, "Small: at depth 1 onnxruntime is "),
+        (lambda: small(block=Alone), ad.AtDepth(1), ReadoutMismatch, "Small: the replay law is broken at 'trunk': "),
         (
             lambda: small().bfloat16(),
             ad.AtDepth(1),

@@ -49,20 +49,28 @@ def interrupt(model: nn.Module, out: Path, stop: int, batches: Sequence[Any] = B
 
 
 class Watch:
-    """Which texts a model was run on."""
+    """Which texts went through all of a model's blocks."""
 
     def __init__(self, model: Any) -> None:
         self.texts: set[tuple[int, ...]] = set()
-        self._handle = model.bert.embeddings.register_forward_hook(self._note, with_kwargs=True)
+        self._begun: set[tuple[int, ...]] = set()
+        self._handles = [
+            model.bert.embeddings.register_forward_hook(self._note, with_kwargs=True),
+            model.bert.encoder.layer[-1].register_forward_hook(self._finish),
+        ]
 
     def _note(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-        self.texts |= {tuple(token for token in row if token) for row in kwargs["input_ids"].tolist()}
+        self._begun = {tuple(token for token in row if token) for row in kwargs["input_ids"].tolist()}
+
+    def _finish(self, *_: Any) -> None:
+        self.texts |= self._begun
 
     def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 def texts_of(batches: Sequence[Any]) -> set[tuple[int, ...]]:

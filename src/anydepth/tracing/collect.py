@@ -130,7 +130,7 @@ class TracePass:
         """The kind of the model's answer, and which positions stand for a sample, by the first batch."""
         model = self.stack.model
         self.stack.verify(batch)
-        few = self.stack.few(batch, 1)
+        few = self.stack.few(batch)
         state = self.stack.states(few)[-1]
         answer = self.stack.readout(state, few)
         per_position, next_token = answer.ndim == 3, predicts_next_token(model)
