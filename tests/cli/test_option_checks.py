@@ -75,10 +75,10 @@ def test_an_option_that_can_do_nothing_is_refused(kind: str, capsys: pytest.Capt
 
 def test_a_value_that_is_the_default_is_not_asked_for() -> None:
     command, given = COMMANDS["truncate"], {"model": "m", "depth": "1"}
-    as_default = command.read(**given, tolerance="0.01", against="model")
+    as_default = command.read({**given, "tolerance": "0.01", "against": "model"})
     assert as_default is not None
     check_effects(command, *as_default)
-    other = command.read(**given, tolerance="0.01", against="labels")
+    other = command.read({**given, "tolerance": "0.01", "against": "labels"})
     assert other is not None
     with pytest.raises(OptionError, match="--against has no effect here"):
         check_effects(command, *other)

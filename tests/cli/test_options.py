@@ -91,7 +91,7 @@ def parsed(arguments: list[str]) -> Any:
     """The settings that a command line gives."""
     command = COMMANDS[arguments[0]]
     _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    read = command.read(**dict(zip(command.positional, bound.args, strict=False)), **bound.kwargs)
+    read = command.read(dict(zip(command.positional, bound.args, strict=False)) | bound.kwargs)
     assert read is not None
     return read[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -60,7 +60,7 @@ class Command:
         """The names of the settings that are given without a flag, in their order."""
         return [setting.name for setting in self.settings if setting.option.positional]
 
-    def read(self, **given: Any) -> tuple[Settings, Call] | None:
+    def read(self, given: Mapping[str, Any]) -> tuple[Settings, Call] | None:
         """The settings and the call out of values by name; None for a call that is answered without.
 
         Raises:
@@ -93,7 +93,7 @@ class Command:
 
         def run(*values: Any, **given: Any) -> None:
             try:
-                read = self.read(**dict(zip(self.positional, values, strict=False)), **given)
+                read = self.read(dict(zip(self.positional, values, strict=False)) | given)
             except OptionError as error:
                 raise OptionError(self.in_flags(error)) from error
             if read is not None:
