@@ -192,7 +192,8 @@ def write(cases: list[Any], log: Path, out: Path, *, merge: bool) -> None:
     from anydepth.core.provenance import versions
 
     del anydepth
-    record = {"versions": versions(), "models": list(models.values())}
+    listed = json.loads(out.read_text("utf-8"))["listed"] if merge and out.exists() else len(cases)
+    record = {"versions": versions(), "listed": listed, "models": list(models.values())}
     out.write_text(json.dumps(record, indent=0) + "\n", "utf-8")
 
 

@@ -18,6 +18,7 @@ class that transformers {transformers} lists, the smallest of each timm family, 
 held against its own plain forward, by hooks alone: states at every depth, the readout of each, a trace, the
 aligned loss, exits, a cut saved and loaded again by its class, generation. *Exact* means that all of it that has a
 meaning for the model came out equal to 1e-5 of the largest entry; *refused*, that anydepth said why in one line.
+{tried}
 
 {table}
 
@@ -57,7 +58,10 @@ def page(record: Mapping[str, Any]) -> str:
     """The page as Markdown, from the content of `results/sweep.json`."""
     findings = record["models"]
     built = [finding for finding in findings if finding["category"] != NOT_BUILT]
-    text = _HEAD.format(transformers=record["versions"]["transformers"], table=table(findings))
+    tried = f"So far {len(findings):,} of {record['listed']:,} models have been tried, in an order drawn by chance."
+    if len(findings) == record["listed"]:
+        tried = f"All {len(findings):,} models of the list have been tried."
+    text = _HEAD.format(transformers=record["versions"]["transformers"], table=table(findings), tried=tried)
     groups = Counter(_group(finding) for finding in built)
     for group in groups:
         own = sorted((finding for finding in built if _group(finding) == group), key=lambda finding: finding["name"])

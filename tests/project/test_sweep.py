@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from all_cases import all_cases
 from categories import CRASH, EXACT, NOT_BUILT, REFUSED, USELESS, WRONG
 from model_checks import Step, attempt
 from sweep_cases import Built, Case, NotBuilt
+from sweep_page import page
 from sweep_table import table
 from sweep_verdicts import Facts, judge, true_reason
 
@@ -148,3 +150,9 @@ def test_the_table_counts_kinds_and_categories() -> None:
         "| timm | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 |",
         "| **all** | 3 | 1 | 0 | 0 | 1 | 0 | 1 | 0 |",
     ]
+
+
+def test_the_page_is_made_of_the_results() -> None:
+    root = Path(__file__).parents[2]
+    record = json.loads((root / "benchmarks/models/results/sweep.json").read_text("utf-8"))
+    assert (root / "docs/models.md").read_text("utf-8") == page(record)

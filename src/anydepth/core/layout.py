@@ -95,6 +95,6 @@ def _features(blocks: Sequence[nn.Module], state: Tensor, samples: int) -> int:
     """The axis of the features: the last, unless only the one after the samples is as long as some weight."""
     if state.ndim < 3 or samples == state.ndim - 1:
         return -1 if samples != state.ndim - 1 else state.ndim - 2
-    sizes = {size for parameter in blocks[0].parameters() for size in parameter.shape}
+    sizes = {size for parameter in blocks[0].parameters() for size in parameter.shape[:2] if size > 1}  # no kernels
     first = next(axis for axis in range(state.ndim) if axis != samples)
     return first if state.shape[first] in sizes and state.shape[-1] not in sizes and first != state.ndim - 1 else -1

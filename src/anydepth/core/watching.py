@@ -110,8 +110,10 @@ class PlainForward:
         objections = {id(candidate): self.objection(candidate) for candidate in candidates}
         fitting = [candidate for candidate in candidates if not objections[id(candidate)]] or self._shared(stack)
         fitting = [candidate for candidate in fitting if candidate.rank == fitting[0].rank]
-        stages = [candidate for candidate in candidates if candidate.rank <= 1 and "shape" in objections[id(candidate)]]
-        if not fitting or (stages and stages[0].rank < fitting[0].rank):
+        stages = [candidate for candidate in candidates if "shape" in objections[id(candidate)]]
+        # a list inside one of several stages is not the model
+        inside = any(fitting and fitting[0].path.startswith(f"{stage.path}.") for stage in stages)
+        if not fitting or inside or (stages and stages[0].rank <= 1 and stages[0].rank < fitting[0].rank):
             seen = "; ".join(f"{candidate}: {objections[id(candidate)]}" for candidate in candidates[:4])
             raise UnknownArchitecture(
                 f"{model} has no list of blocks that run with states of one shape: {seen or 'no list of modules'}"
