@@ -17,6 +17,7 @@ from anydepth.errors import AnydepthWarning, DataError
 
 _SLACK = 10
 """Masked positions are zeros in sums, so that rounding differs: this many times `tolerance_of` is allowed."""
+_OTHERS = ("decoder_", "pixel_", "image_", "video_", "input_features", "audio_")  # as long as a text by chance
 COUNTED = (
     "texts are padded on the left without position_ids, and this model counts positions from the left, padding too: "
     "its answers depend on the longest text of the batch; pad on the right, or give position_ids"
@@ -62,7 +63,7 @@ def counts_padding(stack: Stack, batch: Batch) -> bool | None:
     length, start = len(valid), int(valid.int().argmax())
     bare = {
         name: value[:, start:].clone()
-        if isinstance(value, Tensor) and value.shape[1:2] == (length,) and not name.startswith("decoder_")
+        if isinstance(value, Tensor) and value.shape[1:2] == (length,) and not name.startswith(_OTHERS)
         else value
         for name, value in dict(text).items()
     }
