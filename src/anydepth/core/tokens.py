@@ -1,4 +1,4 @@
-"""Token policies: which positions of a batch stand for its samples.
+"""Which positions stand for a sample in similarities: first, last, each, or their mean (token policies).
 
 A hidden state is (B, T, D), and similarity needs rows: the position `first` (a class token) or `last` (the rightmost
 one), `each` position, or their `mean`, padding left out. The default is where the model's own readout looks.

@@ -1,4 +1,4 @@
-"""Calibration of a policy's threshold, with a certificate: tuned, certified and held out on different samples.
+"""Calibration of a classifier's exit threshold with a certificate; of language models in `generation/calibration`.
 
 On the samples to tune on, temperatures and tested depths are chosen and a path of levels is laid, from strict to
 loose. Along it, on samples that took no part in that, exact tests are made until one fails; see

@@ -1,4 +1,4 @@
-"""Early exit: a classifier that stops computing, for each sample by itself, as soon as a policy is satisfied."""
+"""`EarlyExit`: a classifier that stops computing, sample by sample; its forward is in `exits/forward.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with random weights, to compare a traced model with."""
+"""The random-weights reference of a test of the theory: the same class, untrained."""
 
 from __future__ import annotations
 

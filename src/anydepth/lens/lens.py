@@ -1,4 +1,4 @@
-"""The logit lens of a text (nostalgebraist 2020): token probabilities at every depth and position.
+"""The logit lens (nostalgebraist 2020) of a text: token probabilities at every depth and position.
 
 A hidden state is not multiplied by the unembedding alone: it goes through all that the model does after its last block.
 """

@@ -1,4 +1,4 @@
-"""Linear CKA of all pairs of depths: debiased with a jackknife interval, or biased."""
+"""Linear CKA as a measure, debiased with a jackknife interval, or biased; its formula is in `engine/hsic.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CKA and cosine as `torchmetrics.Metric`s: synchronised across ranks, logged, checkpointed and reset."""
+"""CKA and cosine as `torchmetrics.Metric`s, for training loops; accuracy by depth is in `results/trace_data.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logit-lens statistics: prediction, top probability, entropy and cross-entropy of each row; saturation by depth."""
+"""Statistics of readouts: prediction, confidence, entropy, cross-entropy of each row; the depth where it saturates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Similarity of all pairs of depths by several measures at once, and the table of measures."""
+"""The table of measures (`MEASURES`), and the similarity of all pairs of depths by several of them at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Self-contained HTML files: Vega inlined once, data escaped, a policy that forbids the network."""
+"""The shell of every HTML report: Vega inlined once, data escaped, no network; the pages are in `report/pages/`."""
 
 import base64
 import hashlib

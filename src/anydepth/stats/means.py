@@ -1,4 +1,4 @@
-"""Streamed means of short rows with 95 % intervals over samples; memory does not grow with the number of rows."""
+"""Means of rows that are streamed, and `Estimate`, a value with its interval; the intervals are in `intervals.py`."""
 
 from __future__ import annotations
 

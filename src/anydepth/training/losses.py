@@ -1,4 +1,4 @@
-"""Losses of one batch by depth, from the hidden states and the model's output."""
+"""The loss of one batch at each depth; the aligned loss, their weighted sum, is in `objectives.py`."""
 
 from __future__ import annotations
 

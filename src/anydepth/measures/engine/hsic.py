@@ -1,4 +1,4 @@
-"""Linear CKA between all pairs of depths, biased and debiased, exact over all rows."""
+"""The formula of linear CKA, biased and debiased (HSIC), for all pairs of depths, exact over all rows."""
 
 from __future__ import annotations
 
