@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
@@ -87,11 +88,14 @@ def test_a_failing_work_leaves_the_model_as_it_was() -> None:
 # --- the standard objective is Trainer, to the last bit ---------------------------------------------------------------
 
 
+# newer releases of transformers have another name for it
+_NAMES = inspect.signature(transformers.TrainingArguments).parameters
+CHECKPOINTING = {"activation_checkpointing" if "activation_checkpointing" in _NAMES else "gradient_checkpointing": True}
 ARRANGEMENTS = {
     "plain": {},
     "accumulating": {"gradient_accumulation_steps": 2},
     "bf16": {"bf16": True},
-    "checkpointing": {"activation_checkpointing": True},
+    "checkpointing": CHECKPOINTING,
 }
 
 
@@ -184,7 +188,7 @@ def test_activation_checkpointing_changes_nothing(kind: str, tmp_path: Path) -> 
     own = model(kind)
     blocks = own.get_submodule(Stack(own).path)
     blocks[0].register_forward_hook(lambda *args: again.append(1))
-    checkpointed = trained(kind, tmp_path, objective="aligned", own=own, activation_checkpointing=True)
+    checkpointed = trained(kind, tmp_path, objective="aligned", own=own, **CHECKPOINTING)
     assert blocks[0].gradient_checkpointing
     assert furthest(checkpointed, plain) < 1e-6
 
