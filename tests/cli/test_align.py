@@ -17,7 +17,7 @@ import checkpoints
 import pytest
 import torch
 from rich.console import Console
-from run_cli import Command, in_a_fork, in_folder
+from run_cli import Command, in_a_process, in_folder
 from safetensors.torch import load_file
 
 from anydepth.cli import terminal
@@ -246,7 +246,7 @@ def test_ctrl_c_in_a_real_process(assets: Path, tmp_path: Path, command: Command
         "1e-3",
     )
     arguments += ("--max-steps", "100", "--logging-steps", "5", "--objective", "alternating", "--eval-steps", "100")
-    process = in_a_fork(*arguments, "--out", "cut", cwd=tmp_path)
+    process = in_a_process(*arguments, "--out", "cut", cwd=tmp_path)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("5/100 training, accuracy at depth ")
     process.send_signal(signal.SIGINT)

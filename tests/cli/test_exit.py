@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from run_cli import Command, in_a_fork, in_folder
+from run_cli import Command, in_a_process, in_folder
 
 from anydepth import EarlyExit
 from anydepth.core.heads import separate_heads
@@ -257,7 +257,7 @@ def test_the_policies_of_the_help_are_those_there_are() -> None:
 
 
 def test_ctrl_c_in_a_process(assets: Path, tmp_path: Path) -> None:
-    process = in_a_fork(
+    process = in_a_process(
         "exit", str(assets / "bert"), "--data", str(assets / "reviews.csv"), *LOOSE, "--batch-size", "1", cwd=tmp_path
     )
     deadline = time.monotonic() + 120

@@ -491,7 +491,7 @@ def test_ctrl_c_in_a_real_process(
     rows = [("a good film " * 3, "great"), ("a dull plot", "dull")] * 100
     write_csv(tmp_path / "long.csv", rows)
     arguments = ("trace", str(assets / "bert"), "--data", str(tmp_path / "long.csv"), "--batch-size", "1")
-    process = in_a_fork(*arguments, "--out", "out", cwd=tmp_path)
+    process = in_a_process(*arguments, "--out", "out", cwd=tmp_path)
     partial = tmp_path / "out" / ".partial" / "rank-0"
     wait_for(lambda: (partial / "digest.npy").exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +18,6 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from forks import forked
 from naive import same
 from torch import Tensor, nn
 
@@ -161,28 +162,37 @@ def test_an_interrupt_while_saving(whole: Trace, tmp_path: Path, monkeypatch: py
     assert watch.texts == set()
 
 
+KILLED = """
+import os, signal, sys
+import anydepth.passes.workspace
+import test_workspace as these
+from anydepth.tracing.run import trace
+
+anydepth.passes.workspace._SECONDS_BETWEEN_COMMITS = 0.0
+model = these.bert()
+model.bert.embeddings.register_forward_hook(lambda *_: print("forward", flush=True))
+
+def killing():
+    yield from these.BATCHES[:3]
+    model.classifier.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    yield from these.BATCHES[3:]
+
+trace(model, killing(), out=sys.argv[1])
+"""
+
+
 def test_a_killed_process_is_taken_up(whole: Trace, tmp_path: Path) -> None:
     """No handler runs after SIGKILL: what counts is what lies on the disk at that moment."""
-    model, (read, write) = bert(), os.pipe()
-
-    def note(*_: Any) -> None:
-        os.write(write, b"forward")
-
-    def killing() -> Iterator[Any]:
-        yield from BATCHES[:3]
-        model.classifier.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        yield from BATCHES[3:]
-
-    def run() -> None:
-        anydepth.passes.workspace._SECONDS_BETWEEN_COMMITS = 0.0  # of the fork alone
-        model.bert.embeddings.register_forward_hook(note)
-        trace(model, killing(), out=tmp_path)
-
-    assert forked(run) == -signal.SIGKILL
-    os.close(write)
-    with open(read, "rb") as pipe:
-        assert pipe.read().startswith(b"forward")
+    root = Path(__file__).parents[2]
+    places = (root / "src", root / "tests" / "helpers", Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "forward" in done.stdout
     assert names_in(tmp_path) == {".partial"}
+    model = bert()
     with Watch(model) as watch:
         found = trace(model, BATCHES, out=tmp_path)
     assert watch.texts == texts_of(BATCHES[3:])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 import torch
 import train_worker
 import transformers
-from forks import forked
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,7 +36,7 @@ def quick() -> Iterator[None]:
 
 
 def started(jobs: list[dict[str, Any]], *launcher: str) -> None:
-    """Do jobs in the processes that a launcher starts."""
+    """Do jobs in a process of their own, or in those that a launcher starts."""
     source = str(Path(__file__).parents[2] / "src")
     environment = os.environ | {"PYTHONPATH": source, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(WORKER), json.dumps(jobs)]
@@ -65,9 +63,8 @@ SCHEDULE = {"max_steps": 14, "save_strategy": "steps", "save_steps": 3, "save_to
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What four trainings left that were killed at step 13."""
     folder = tmp_path_factory.mktemp("killed")
-    for name in KILLED:
-        job = {"kind": "vit", "arguments": SCHEDULE, "kill_at": 13, "objective": name, "out": str(folder / name)}
-        assert forked(partial(train_worker.train, job)) == -signal.SIGKILL
+    job = {"kind": "vit", "arguments": SCHEDULE, "kill_at": 13}
+    started([{**job, "objective": name, "out": str(folder / name)} for name in KILLED])
     return folder
 
 
