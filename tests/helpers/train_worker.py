@@ -1,8 +1,8 @@
 """Tiny trainings, in this process or in others: `python train_worker.py '[{"kind": "vit", "out": ...}, ...]'`.
 
 A training leaves `weights.safetensors`, `log.json` and `metrics.json` in `out`, and for each process `looked-0.json`:
-which depths it looked at, step by step. Under `torchrun` each process trains its share. A job with `kill_at` kills its
-process at that step as the kernel kills when memory runs out.
+which depths it looked at, step by step. Under `torchrun` each process trains its share. A job with `kill_at` is done in
+a process of its own, which is killed at that step as the kernel kills when memory runs out.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ def quick_collections() -> Iterator[None]:
     """Trainer collects garbage before each training: inside, what was there before is not looked through again."""
     gc.collect()
     gc.freeze()
-    yield
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def same(ours: Any, theirs: Any) -> bool:
@@ -218,8 +221,13 @@ def main(jobs: list[dict[str, Any]]) -> None:
             sharded(job)
         elif "stop_at" in job:
             stopped(job)
-        else:
+        elif "kill_at" not in job:
             train(job)
+        elif not (child := os.fork()):
+            train(job)
+            os._exit(0)
+        else:
+            assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     leave()
 
 
