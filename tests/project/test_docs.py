@@ -184,7 +184,7 @@ def wrong_with_anydepth(arguments: list[str]) -> str | None:
         return None
     try:
         _, bound, _ = app.parse_args([verb, *given], exit_on_error=False, print_error=False)
-        command.read(**dict(zip(command.positional, bound.args, strict=False)), **bound.kwargs)
+        command.read(dict(zip(command.positional, bound.args, strict=False)) | bound.kwargs)
     except (CycloptsError, AnydepthError) as error:
         return f"anydepth {verb}: {error}"
     return None
