@@ -307,7 +307,7 @@ class SeenList:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForwardStructure:
     """What one forward shows of a model's structure, whatever anydepth makes of it."""
 
     lists: tuple[SeenList, ...]
@@ -317,7 +317,7 @@ class Seen:
     """Whether lists that run one after the other have states of differing shape."""
 
 
-def watch(model: nn.Module, batch: Any) -> Seen:
+def watch(model: nn.Module, batch: Any) -> ForwardStructure:
     """Watch one plain forward."""
     calls: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
     clock = iter(range(10**9))
@@ -339,7 +339,7 @@ def watch(model: nn.Module, batch: Any) -> Seen:
         id(m) for m in model.modules() if next(m.children(), None) is not None and any(True for _ in m.parameters())
     }
     shared = any(len(call) > 1 for key, call in calls.items() if key in inner)
-    return Seen(tuple(lists), shared, _has_stages(lists))
+    return ForwardStructure(tuple(lists), shared, _has_stages(lists))
 
 
 def _has_stages(lists: Sequence[SeenList]) -> bool:

@@ -88,11 +88,11 @@ def _run(cases: list[Any], log: Path) -> None:
 
     while True:
         done = read(log)
-        left = [case for case in cases if case.key not in done]
-        if not left:
+        remaining = [case for case in cases if case.key not in done]
+        if not remaining:
             return
         work = log.with_suffix(".chunk")
-        work.write_text(json.dumps([case.key for case in left[:CHUNK]]), "utf-8")
+        work.write_text(json.dumps([case.key for case in remaining[:CHUNK]]), "utf-8")
         command = [sys.executable, str(HERE / "sweep.py"), "--chunk", str(work), "--out", str(log.with_suffix(".json"))]
         status = _watched(subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}), log)
         work.unlink()
@@ -116,12 +116,12 @@ def _watched(process: subprocess.Popen[bytes], log: Path) -> int:
         time.sleep(1.0)
         now = log.stat().st_size if log.exists() else 0
         try:
-            spent = usage.cpu_times().user + usage.cpu_times().system
+            seconds = usage.cpu_times().user + usage.cpu_times().system
         except psutil.NoSuchProcess:
             break
         if now != size:
-            size, since = now, spent
-        if spent - since > HARD_LIMIT:
+            size, since = now, seconds
+        if seconds - since > HARD_LIMIT:
             process.kill()
     return process.wait()
 

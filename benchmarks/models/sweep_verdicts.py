@@ -128,7 +128,7 @@ def _describe(checks: Checks, finding: Finding) -> None:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedTrial:
     """What comes of following the advice to name a list: the result is "exact", or the worst that happens silently."""
 
     path: str
@@ -136,27 +136,27 @@ class Named:
     steps: dict[str, Step]
 
 
-def _named(built: Built, seen: slow.Seen, attempts: dict[str, str]) -> Named | None:
+def _named(built: Built, seen: slow.ForwardStructure, attempts: dict[str, str]) -> NamedTrial | None:
     """The first list, from the last that ran back to the first, with which the model is exact when it is named.
 
     Where there is none, the first that gives a wrong number, or else the first that crashes.
     """
     outermost = [entry for entry in seen.lists if not any(entry.path.startswith(f"{o.path}.") for o in seen.lists)]
-    faults: dict[str, Named] = {}
+    faults: dict[str, NamedTrial] = {}
     for entry in sorted(outermost, key=lambda entry: (-entry.last_call, len(entry.path)))[:4]:
         checks = Checks(built, entry.path)
         steps = checks.run(stop_early=True)
         bad = next((f"{name}: {step.detail}" for name, step in steps.items() if step.result not in ("ok", "n/a")), "")
         attempts[entry.path] = bad or "ok"
         if all(name in steps and steps[name].result == "ok" for name in NEEDED):
-            return Named(entry.path, checks, steps)
+            return NamedTrial(entry.path, checks, steps)
         for fault in ("wrong", "crash"):
             if any(step.result == fault for step in steps.values()):
-                faults.setdefault(fault, Named(entry.path, checks, steps))
+                faults.setdefault(fault, NamedTrial(entry.path, checks, steps))
     return faults.get("wrong", faults.get("crash"))
 
 
-def _facts(built: Built, checks: Checks, seen: slow.Seen) -> Facts:
+def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure) -> Facts:
     return Facts(
         stages=seen.stages,
         shared=seen.shared,
@@ -180,7 +180,7 @@ def _changes_between(built: Built, checks: Checks) -> bool:
         return False
 
 
-def _aggregates(built: Built, checks: Checks, seen: slow.Seen) -> bool:
+def _aggregates(built: Built, checks: Checks, seen: slow.ForwardStructure) -> bool:
     paths = [checks.stack.path] if checks.stack is not None and checks.stack.is_known else []
     paths += [entry.path for entry in seen.lists if entry.path not in paths][:3]
     for path in paths[:1]:

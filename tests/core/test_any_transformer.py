@@ -232,9 +232,13 @@ def test_what_is_refused_says_what_was_seen(model: Any, batch: Any, error: type[
 
 def test_a_cache_that_changes_the_answer_is_named() -> None:
     """FSMT looks at all places at once while its cache is on: its own answer then is another."""
-    sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in odd_models._SIDE.items()}
     config = transformers.FSMTConfig(
-        langs=["en", "de"], src_vocab_size=99, tgt_vocab_size=99, d_model=32, max_position_embeddings=40, **sides
+        langs=["en", "de"],
+        src_vocab_size=99,
+        tgt_vocab_size=99,
+        d_model=32,
+        max_position_embeddings=40,
+        **odd_models.SIDES,
     )
     torch.manual_seed(0)
     model = transformers.FSMTForConditionalGeneration(config).eval()

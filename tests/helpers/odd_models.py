@@ -13,6 +13,10 @@ import transformers
 from tiny_models import BLOCKS, CLASSES, VOCABULARY, WIDTH, Block, text
 from torch import Tensor, nn
 
+# of the encoder and the decoder, by the names that BART, Whisper and FSMT have for it
+_SIDE = {"layers": BLOCKS, "attention_heads": 4, "ffn_dim": 48}
+SIDES = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in _SIDE.items()}
+
 
 class SequenceFirst(nn.Module):
     """`nn.TransformerEncoder` as torch has it by default: (T, B, D) inside, samples first outside."""
@@ -118,24 +122,19 @@ def t5_config() -> Any:
 
 
 def bart() -> nn.Module:
-    sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in _SIDE.items()}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    config = transformers.BartConfig(vocab_size=VOCABULARY, d_model=WIDTH, **sides, **special)
+    config = transformers.BartConfig(vocab_size=VOCABULARY, d_model=WIDTH, **SIDES, **special)
     return transformers.BartForConditionalGeneration(config)
 
 
-_SIDE = {"layers": BLOCKS, "attention_heads": 4, "ffn_dim": 48}
-
-
 def whisper() -> nn.Module:
-    sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in _SIDE.items()}
     config = transformers.WhisperConfig(
         vocab_size=VOCABULARY,
         d_model=WIDTH,
         num_mel_bins=8,
         max_source_positions=8,
         max_target_positions=16,
-        **sides,
+        **SIDES,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

@@ -179,7 +179,7 @@ def _in_attributes(path: str, module: nn.Module) -> Iterator[BlockList]:
             numbered.setdefault((match[1], type(child)), {})[name] = child
     for (stem, _), members in numbered.items():
         if len(members) > 1:
-            yield _held(f"{prefix}{stem}*", module, members, "attributes")
+            yield _attributes(f"{prefix}{stem}*", module, members)
     for name, value in vars(module).items():
         if isinstance(value, list | tuple) and len(value) > 1 and all(isinstance(item, nn.Module) for item in value):
             yield BlockList(
@@ -187,16 +187,14 @@ def _in_attributes(path: str, module: nn.Module) -> Iterator[BlockList]:
             )
 
 
-def _held(
-    path: str, owner: nn.Module, members: Mapping[str, nn.Module], holder: Literal["attributes", "list"]
-) -> BlockList:
+def _attributes(path: str, owner: nn.Module, members: Mapping[str, nn.Module]) -> BlockList:
     names, modules = tuple(members), tuple(members.values())
-    return BlockList(path=path, owner=owner, names=names, modules=modules, holder=holder, rank=3)
+    return BlockList(path=path, owner=owner, names=names, modules=modules, holder="attributes", rank=3)
 
 
 def shared_block(path: str, owner: nn.Module, name: str, module: nn.Module) -> BlockList:
     """The list of a single module that a forward calls at several depths, by its attribute."""
-    return _held(path, owner, {name: module}, "attributes")
+    return _attributes(path, owner, {name: module})
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -77,16 +77,8 @@ class Forwards:
             def call(*args: Any, **kwargs: Any) -> Any:
                 start.append(input_state(args, kwargs))
                 output = block(*args, **kwargs) if traits.carries else shape(start[-1])
-                calls.append(
-                    BlockCall(
-                        block=block,
-                        args=args,
-                        kwargs=kwargs,
-                        in_place=traits.in_place,
-                        layout=shape.layout,
-                        rest=carried(output) if traits.carries else None,
-                    )
-                )
+                rest = carried(output) if traits.carries else None
+                calls.append(BlockCall(block=block, args=args, kwargs=kwargs, in_place=traits.in_place, rest=rest))
                 return output
 
             return call
@@ -101,10 +93,10 @@ class Forwards:
 
         def first(*args: Any, **kwargs: Any) -> Any:
             state.append(self.traits.layout.standard(input_state(args, kwargs)))
-            raise _Seen
+            raise _FirstBlockReached
 
         with evaluating(self.model), torch.inference_mode(False), torch.no_grad(), ExitStack() as inside:
-            inside.enter_context(suppress(_Seen))
+            inside.enter_context(suppress(_FirstBlockReached))
             inside.enter_context(self.prefix.replayed(batch) if kept else nullcontext())
             self.run(batch, [first] * len(self.modules))
         return state[0]
@@ -120,7 +112,7 @@ class Forwards:
         return segments
 
 
-class _Seen(BaseException):
+class _FirstBlockReached(BaseException):
     """Ends a forward at its first block; no error, so that no model takes it for one."""
 
 

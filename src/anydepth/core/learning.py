@@ -81,14 +81,14 @@ def _learnt(
     traits = ModelTraits.of(plain, blocks, is_last=_is_last(plain, blocks))
     answer, plain.calls = plain.answer, []  # their tensors are not needed any more
     count = sample_count(few)
-    one = samples_of(few, torch.tensor([1] if count > 1 else [0, 0]))
+    fewer_or_more = samples_of(few, torch.tensor([1] if count > 1 else [0, 0]))
     forwards = Forwards(plain.model, traits, Prefix())
     state, calls = forwards.calls(few)
     other, other_calls, other_count = None, calls, 0
     if cuttable:
         try:
-            other, other_calls = forwards.calls(one)
-            other_count = sample_count(one)
+            other, other_calls = forwards.calls(fewer_or_more)
+            other_count = sample_count(fewer_or_more)
         except Exception:  # of the model: it takes no part of a batch
             cuttable = False
     layout = learn_layout(type(plain.model).__name__, blocks.modules, state, other, (count, other_count))
@@ -100,7 +100,7 @@ def _learnt(
         traits = replace(traits, shapes=shapes)
     forwards = Forwards(plain.model, traits, Prefix())
     record = forwards.record(few)
-    replay = Replay.of(state if other is None else other, other_calls, layout)
+    replay = Replay(state if other is None else other, other_calls, layout)
     rows = torch.arange(count) if other is None else torch.tensor([count - 1]).expand(other_count)
     verification = _compare(forwards, few, record, answer, replay, rows)
     check(type(plain.model).__name__, blocks.path, verification)

@@ -17,6 +17,7 @@ from anydepth.core.model_io import Batch
 from anydepth.errors import DataError
 
 _MASK, _DECODER = "attention_mask", "decoder_"
+_NO_TOKENS = ("pixel_", "image_", "video_", "input_features", "audio_")
 Belongs = int | Literal["in front", "elsewhere"]
 """Where the positions of a mask lie in the states: each as so many of theirs, side by side (mostly 1); followed by
 padding of the model's own; nowhere."""
@@ -82,7 +83,7 @@ class Masks:
     def _learn(self, batch: Mapping[str, Any], name: str, mask: Tensor, state: Tensor) -> Belongs:
         length, count = state.shape[1], mask.shape[1]
         place = int(mask[0].nonzero()[-1]) if mask[0].any() else count - 1
-        changed = self._reached(batch, name, mask, place)
+        changed = self._reached(batch, name, place)
         if changed is None:  # nothing could be changed: the lengths alone tell
             if count != length:
                 raise _mismatch(name, mask, state)
@@ -100,10 +101,10 @@ class Masks:
         beside = list(range(place * streams, (place + 1) * streams))
         return streams if not rest and changed == beside else "elsewhere"
 
-    def _reached(self, batch: Mapping[str, Any], name: str, mask: Tensor, place: int) -> list[int] | None:
+    def _reached(self, batch: Mapping[str, Any], name: str, place: int) -> list[int] | None:
         """The positions of h[0] that change with the first sample's token at a place; None if none can be changed."""
         before = self._first_state(batch)
-        for tokens, changed in _changed(batch, name, mask, place):
+        for tokens, changed in _changed(batch, name, place):
             try:
                 after = self._first_state({**batch, tokens: changed})
             except Exception:
@@ -121,6 +122,22 @@ def _mismatch(name: str, mask: Tensor, state: Tensor) -> DataError:
     )
 
 
+def with_positions_of(batch: Mapping[str, Any], name: str) -> list[str]:
+    """The names of a batch's tensors that have an entry for each position of a mask, itself among them.
+
+    What is as long by chance is left out: beside tokens, pixels and sounds; beside an encoder's texts, a decoder's.
+    """
+    mask, prefix = batch[name], name.removesuffix(_MASK)
+    others = (_DECODER, *_NO_TOKENS) if "input_ids" in batch else (_DECODER,)
+    return [
+        other
+        for other, value in batch.items()
+        if isinstance(value, Tensor)
+        and value.shape[:2] == mask.shape
+        and (other.startswith(prefix) if prefix else not other.startswith(others))
+    ]
+
+
 def _masks(batch: Mapping[str, Any], size: int) -> Iterator[tuple[str, Tensor]]:
     """The batch's masks of one row a sample, by name."""
     for name, mask in batch.items():
@@ -128,18 +145,11 @@ def _masks(batch: Mapping[str, Any], size: int) -> Iterator[tuple[str, Tensor]]:
             yield name, mask
 
 
-def _changed(batch: Mapping[str, Any], name: str, mask: Tensor, place: int) -> Iterator[tuple[str, Tensor]]:
+def _changed(batch: Mapping[str, Any], name: str, place: int) -> Iterator[tuple[str, Tensor]]:
     """The tokens that a mask is about, by name, with that of the first sample at a place exchanged for others."""
-    prefix = name.removesuffix(_MASK)
-    about = [
-        other
-        for other, value in batch.items()
-        if isinstance(value, Tensor)
-        and value.shape[:2] == mask.shape
-        and not other.endswith(("mask", "position_ids", "token_type_ids"))
-        and (other.startswith(prefix) if prefix else not other.startswith(_DECODER))
-    ]
-    for other in sorted(about, key=lambda name: not name.endswith("input_ids")):
+    about = with_positions_of(batch, name)
+    tokens = (other for other in about if not other.endswith(("mask", "position_ids", "token_type_ids")))
+    for other in sorted(tokens, key=lambda name: not name.endswith("input_ids")):
         value = batch[other]
         own = value[0, place]
         known = [] if own.ndim or value.is_floating_point() else value[value != own].unique()[:3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -206,6 +206,11 @@ def sample_count(batch: Batch) -> int:
     if not tensors:
         raise DataError(f"a batch holds no tensor: {sorted(batch)}; expected what the model's forward takes")
     return tensors[0].shape[0]
+
+
+def adapted_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers that PEFT has put around one of the model's, which they keep as `base_layer`."""
+    return (module for module in model.modules() if isinstance(getattr(module, "base_layer", None), nn.Module))
 
 
 def device_of(model: nn.Module) -> torch.device:

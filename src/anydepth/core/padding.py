@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from anydepth.core.masks import with_positions_of
 from anydepth.core.model_io import Batch, distance, samples_of
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
@@ -17,7 +18,6 @@ from anydepth.errors import AnydepthWarning, DataError
 
 _SLACK = 10
 """Masked positions are zeros in sums, so that rounding differs: this many times `tolerance_of` is allowed."""
-_OTHERS = ("decoder_", "pixel_", "image_", "video_", "input_features", "audio_")  # as long as a text by chance
 COUNTED = (
     "texts are padded on the left without position_ids, and this model counts positions from the left, padding too: "
     "its answers depend on the longest text of the batch; pad on the right, or give position_ids"
@@ -60,13 +60,8 @@ def counts_padding(stack: Stack, batch: Batch) -> bool | None:
         return None
     row = int(padded[0])
     text, valid = samples_of(batch, slice(row, row + 1)), mask[row]
-    length, start = len(valid), int(valid.int().argmax())
-    bare = {
-        name: value[:, start:].clone()
-        if isinstance(value, Tensor) and value.shape[1:2] == (length,) and not name.startswith(_OTHERS)
-        else value
-        for name, value in dict(text).items()
-    }
+    length, start, named = len(valid), int(valid.int().argmax()), dict(text)
+    bare = named | {name: named[name][:, start:].clone() for name in with_positions_of(named, "attention_mask")}
     with torch.inference_mode(False), evaluating(stack.model), torch.no_grad():
         padded_state, state = stack.states(text)[-1], stack.states(bare)[-1]
     if padded_state.ndim != 3 or padded_state.shape[1] != length:

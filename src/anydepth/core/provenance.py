@@ -58,12 +58,12 @@ def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
     """Name, class, size, classes and fingerprint of a model."""
     model = stack.model
     name = name or getattr(getattr(model, "config", None), "_name_or_path", None) or type(model).__name__
-    unread = unread_weights(model)
+    fingerprint, unread = _hashed(_with_heads(stack))
     return {
         **({"unread_weights": unread} if unread else {}),
         "name": str(name),
         "class": type(model).__name__,
-        "fingerprint": stack_fingerprint(stack),
+        "fingerprint": fingerprint,
         "parameters": sum(parameter.numel() for parameter in _with_heads(stack).parameters()),
         "blocks": stack.path,
         "depth": stack.depth,
@@ -126,19 +126,25 @@ def model_fingerprint(model: nn.Module) -> str:
         >>> before == model_fingerprint(layer)
         False
     """
-    content = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            values = _in_memory(model, name, tensor)
-            content.update(b"unread" if values is None else _bytes_of(values))
-    return content.hexdigest()
+    return _hashed(model)[0]
 
 
 def unread_weights(model: nn.Module) -> list[str]:
     """The names of weights whose values a fingerprint leaves out, because they cannot be read."""
-    weights = model.state_dict().items()
-    return [name for name, value in weights if isinstance(value, Tensor) and _in_memory(model, name, value) is None]
+    return _hashed(model)[1]
+
+
+def _hashed(model: nn.Module) -> tuple[str, list[str]]:
+    """The fingerprint of a model's weights, and the names of those that cannot be read, in one pass over them."""
+    content, unread, weights = hashlib.blake2b(digest_size=16), set[str](), model.state_dict()
+    for name, tensor in sorted(weights.items()):
+        if isinstance(tensor, Tensor):
+            content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            values = _in_memory(model, name, tensor)
+            content.update(b"unread" if values is None else _bytes_of(values))
+            if values is None:
+                unread.add(name)
+    return content.hexdigest(), [name for name in weights if name in unread]
 
 
 def _in_memory(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:

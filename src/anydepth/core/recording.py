@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from anydepth.core.blocks import BlockList
 from anydepth.core.layout import StateLayout
-from anydepth.core.model_io import fields_of, input_state, output_parts, output_state
+from anydepth.core.model_io import adapted_layers, fields_of, input_state, output_parts, output_state
 from anydepth.core.patching import is_compiled
 from anydepth.core.watching import Call, PlainForward
 from anydepth.errors import UnknownArchitecture
@@ -64,10 +65,11 @@ class BlockOutput:
     def with_samples(self, rest: tuple[Any, ...], other: tuple[Any, ...], counts: tuple[int, int]) -> BlockOutput:
         """This form, with how what is beside the state grows with the samples, seen for two numbers of them."""
         sizes = []
-        for one, two in zip(rest, other, strict=True):
-            both = isinstance(one, Tensor) and isinstance(two, Tensor) and one.ndim > 0
-            grows = both and len(one) != len(two) and len(one) * counts[1] == len(two) * counts[0]
-            sizes.append(len(one) // counts[0] if grows else 0)
+        for value, counterpart in zip(rest, other, strict=True):
+            tensors = isinstance(value, Tensor) and isinstance(counterpart, Tensor) and value.ndim > 0
+            lengths = (len(value), len(counterpart)) if tensors else (0, 0)
+            grows = lengths[0] != lengths[1] and lengths[0] * counts[1] == lengths[1] * counts[0]
+            sizes.append(lengths[0] // counts[0] if grows else 0)
         return replace(self, samples_in_rest=tuple(sizes))
 
 
@@ -139,8 +141,8 @@ class ModelTraits:
 
 def _before(started: list[Call], outside: list[Call], first: Call) -> list[nn.Module]:
     """Modules whose only call ended before block 1, the outermost ones, if what they answered is still the same."""
-    ended = [call for call in started if call.end < first.start]
-    once = [call for call in ended if sum(call.module is other.module for other in outside) == 1]
+    times = Counter(id(call.module) for call in outside)
+    once = [call for call in started if call.end < first.start and times[id(call.module)] == 1]
     unwritten = [call for call in once if not call.output_changed and not _writes_to(first, call)]
     inner = {id(part) for call in unwritten for part in call.module.modules() if part is not call.module}
     return [call.module for call in unwritten if id(call.module) not in inner]
@@ -177,9 +179,8 @@ def _classifier(model: nn.Module, after: list[Call]) -> nn.Module | None:
     if not candidates:
         return None
     last = candidates[-1]
-    # an adapter on the classifier is part of it: PEFT keeps the module it adapts as `base_layer` beside its own
-    adapted = (module for module in model.modules() if isinstance(getattr(module, "base_layer", None), nn.Module))
-    return next((module for module in adapted if last in module.modules()), last)
+    # an adapter on the classifier is part of it
+    return next((module for module in adapted_layers(model) if last in module.modules()), last)
 
 
 @dataclass(kw_only=True)

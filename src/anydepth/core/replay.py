@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,29 +20,30 @@ class BlockCall:
     kwargs: dict[str, Any]
     in_place: bool
     """Whether the block may overwrite the state it is given."""
-    layout: StateLayout
     rest: tuple[Any, ...] | None = None
     """What it answered beside the state, where later blocks are given that."""
 
     def __call__(self, state: Tensor) -> Tensor:
-        """The block's output for a hidden state."""
-        own = self.layout.own(state.clone() if self.in_place else state, like=input_state(self.args, self.kwargs))
-        return self.layout.standard(output_state(call_with(self.block, own, self.args, self.kwargs)))
+        """The block's output for a hidden state, both in the model's own axes."""
+        return output_state(call_with(self.block, state.clone() if self.in_place else state, self.args, self.kwargs))
 
 
-@dataclass
 class Replay:
-    """The recorded inputs of all blocks: each can be run by itself on the model's own arguments."""
+    """The recorded inputs of all blocks: each can be run by itself on the model's own arguments.
 
-    state: Tensor
-    """h[0]."""
-    calls: list[BlockCall]
+    Args:
+        state: the input of the first block, in the model's own axes.
+        calls: of the blocks, in order.
+        layout: of the model's states.
 
-    @classmethod
-    def of(cls, state: Tensor, calls: list[BlockCall], layout: StateLayout) -> Replay:
-        """A replay of calls that were recorded before the model's layout was known."""
-        return cls(layout.standard(state), [replace(call, layout=layout) for call in calls])
+    Attributes:
+        state: h[0].
+    """
+
+    def __init__(self, state: Tensor, calls: list[BlockCall], layout: StateLayout) -> None:
+        self.state, self._calls, self._layout = layout.standard(state), calls, layout
 
     def step(self, state: Tensor, depth: int) -> Tensor:
         """Run block `depth` (1..L) on h[depth - 1]; returns h[depth]."""
-        return self.calls[depth - 1](state)
+        call = self._calls[depth - 1]
+        return self._layout.standard(call(self._layout.own(state, like=input_state(call.args, call.kwargs))))

@@ -77,16 +77,15 @@ class Segments:
                     self.passed[number] = (block, args, kwargs)
                 return shape.of_state(self.state, args, kwargs, self._rest.get(number))
             output = block(*args, **kwargs)
-            after, standard = output_state(output), shape.layout.standard
+            state = shape.layout.standard(output_state(output))
             if shape.samples_in_rest:
                 self._rest[number] = carried(output)
             if self.frozen is not None:
-                before, frozen = standard(input_state(args, kwargs)), self.frozen
-                state = torch.where(frozen.view(-1, *[1] * (before.ndim - 1)), before, standard(after))
-                output = shape.of_state(state, args, kwargs)
-                after = output_state(output)
-            self.depth, self._state = number, standard(after)
-            self._ended = self._stops(number, self.state)
+                before = shape.layout.standard(input_state(args, kwargs))
+                state = torch.where(self.frozen.view(-1, *[1] * (before.ndim - 1)), before, state)
+                output = shape.of_state(state, args, kwargs, self._rest.get(number))
+            self.depth, self._state = number, state
+            self._ended = self._stops(number, state)
             return output
 
         return call

@@ -129,8 +129,7 @@ class Stack:
     @property
     def blocks(self) -> tuple[nn.Module, ...]:
         """The block of each depth 1..L; several may be one module, if the model calls it several times."""
-        modules = self.block_list.modules
-        return modules if self._traits is None else tuple(modules[place] for place in self._traits.order)
+        return self.block_list.modules if self._forwards is None else self._forwards.modules
 
     @property
     def shares_blocks(self) -> bool:
@@ -264,7 +263,7 @@ class Stack:
     def replay(self, batch: Batch) -> Replay:
         """Record the arguments (masks, rotary tables) of every block in one forward that runs no block."""
         forwards = self._on(batch)
-        return Replay.of(*forwards.calls(batch), forwards.traits.layout)
+        return Replay(*forwards.calls(batch), forwards.traits.layout)
 
     def cached_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
         """Context manager: cache the outputs of the modules that run before block 1, for this batch."""

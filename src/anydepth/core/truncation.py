@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anydepth.core.model_io import Batch, call_model, device_of, distance, model_output, split_batch
+from anydepth.core.model_io import Batch, adapted_layers, call_model, device_of, distance, model_output, split_batch
 from anydepth.core.patching import evaluating, shortened
 from anydepth.core.stack import Stack
 from anydepth.core.truncated_config import (
@@ -88,8 +88,7 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
 
 def _has_adapters(model: nn.Module) -> bool:
     """Whether PEFT wraps the model, or a layer of it; a merged model may keep the config of what it had."""
-    layers = (getattr(module, "base_layer", None) for module in model.modules())
-    return type(model).__module__.startswith("peft.") or any(isinstance(layer, nn.Module) for layer in layers)
+    return type(model).__module__.startswith("peft.") or any(True for _ in adapted_layers(model))
 
 
 def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,7 +27,7 @@ class PolicyReader:
         self._tokens: Tokens | None = None
         self._counts_padding: bool | None = None
 
-    @property
+    @cached_property
     def tested(self) -> tuple[int, ...]:
         """The depths below L at which samples may exit, ascending."""
         return self.policy.tested(self.stack.depth)

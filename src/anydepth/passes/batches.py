@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anydepth.core.model_io import Batch, BatchParts, device_of, sample_count, split_batch, to_device
-from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.errors import DataError, LabelError
 
@@ -37,8 +36,7 @@ def shown_to(stack: Stack, data: Iterable[Any]) -> Iterable[Any]:
     iterator = iter(data)
     items = list(islice(iterator, 1))
     for item in items:
-        with evaluating(stack.model):
-            stack.verify(to_device(as_batch(item, 0, stack.model).inputs, device_of(stack.model)))
+        stack.verify(to_device(as_batch(item, 0, stack.model).inputs, device_of(stack.model)))
     return chain(items, iterator) if iterator is data else data
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -96,8 +96,9 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
                 raise Stopped(number) if number != signal.SIGINT else KeyboardInterrupt
             self._received = number
             if rank_and_count()[0] == 0:
-                # a handler may have come while the stream was being written to, and cannot write to it then
-                threading.Thread(target=self._say, args=(_STOPPING,)).start()
+                # The stream may be in the middle of a line, which a handler cannot write to. No `threading.Thread`: its
+                # start takes a lock that the interrupted code may hold.
+                _thread.start_new_thread(self._say, (_STOPPING,))
 
         with handling(receive):
             yield
