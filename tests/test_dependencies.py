@@ -46,7 +46,7 @@ def test_the_installed_library_still_does_it(protocol: Protocol) -> None:
 def test_looking_draws_no_random_numbers(forgotten: None) -> None:
     """A training that is the first to ask would differ from the next one with its seed."""
     before = torch.get_rng_state()
-    for library in ("torch", "transformers", "peft"):
+    for library in ("torch", "transformers", "accelerate", "peft"):
         require(library)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -54,7 +54,7 @@ def test_looking_draws_no_random_numbers(forgotten: None) -> None:
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")])
 def test_they_hold_whoever_asks(mode: Any, forgotten: None) -> None:
     with mode():
-        for library in ("torch", "transformers", "peft"):
+        for library in ("torch", "transformers", "accelerate", "peft"):
             require(library)
 
 

@@ -21,6 +21,7 @@ from anydepth.errors import DependencyError
 TESTED = {
     "torch": "2.15",
     "transformers": "5.24",
+    "accelerate": "1.15",
     "peft": "0.21",
     "onnx": "1.23",
     "onnxscript": "0.7",
@@ -310,7 +311,20 @@ def _flattens_trees() -> bool:
     return leaves == [1, 2] and _pytree.tree_unflatten(leaves, spec) == {"a": [1, 2]}
 
 
-# --- peft, onnx -------------------------------------------------------------------------------------------------------
+# --- accelerate, peft, onnx -------------------------------------------------------------------------------------------
+
+
+@protocol("accelerate", "keeps the weights that it has put away", "_hf_hook")
+def _keeps_what_is_put_away() -> bool:
+    import torch
+    from accelerate import cpu_offload
+    from torch import nn
+
+    layer = nn.Linear(1, 1)
+    weight = layer.weight.detach().clone()
+    cpu_offload(layer, execution_device=torch.device("cpu"))
+    hook: Any = layer._hf_hook
+    return torch.equal(hook.weights_map["weight"], weight)
 
 
 @protocol("peft", "keeps what an adapter adapts")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anydepth.core.stack import Stack
+from anydepth.dependencies import require
 
 # Entries of a config without effect on the model's answers, or set by saving, loading or training it.
 _WITHOUT_EFFECT = (
@@ -155,6 +156,8 @@ def _in_memory(model: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
         return tensor
     parent, _, leaf = name.rpartition(".")
     hook = getattr(model.get_submodule(parent), "_hf_hook", None)
+    if hook is not None:
+        require("accelerate")
     put_away = getattr(hook, "weights_map", None)
     try:
         return None if put_away is None else torch.as_tensor(put_away[leaf])
