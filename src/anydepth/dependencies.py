@@ -320,11 +320,10 @@ def _keeps_what_is_put_away() -> bool:
     from accelerate import cpu_offload
     from torch import nn
 
-    layer = nn.Linear(1, 1)
+    layer: Any = nn.Linear(1, 1)
     weight = layer.weight.detach().clone()
-    cpu_offload(layer, execution_device=torch.device("cpu"))
-    hook: Any = layer._hf_hook
-    return torch.equal(hook.weights_map["weight"], weight)
+    cpu_offload(nn.Sequential(layer), execution_device=torch.device("cpu"))
+    return torch.equal(layer._hf_hook.weights_map["weight"], weight)
 
 
 @protocol("peft", "keeps what an adapter adapts")
