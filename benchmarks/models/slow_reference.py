@@ -7,6 +7,8 @@ known because nothing else in a batch is as long as there are samples.
 
 from __future__ import annotations
 
+import copy
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,6 +140,47 @@ def has_lists_of_lists(model: nn.Module) -> bool:
         and len(module) > 0
         and all(isinstance(member, nn.ModuleList) for member in module)
         for module in model.modules()
+    )
+
+
+def answers_otherwise_uncached(model: nn.Module, batch: Any) -> bool:
+    """Whether the answer to a whole batch is another with `use_cache=False`, where the model takes that."""
+    if not isinstance(batch, dict) or "use_cache" not in inspect.signature(model.forward).parameters:
+        return False
+    return distance(answer_of(run(model, {**batch, "use_cache": False})), answer_of(run(model, batch))) > 1e-5
+
+
+def cache_disagrees(model: nn.Module, batch: Any) -> bool:
+    """Whether a text read token by token with the model's own cache gets another answer than as a whole."""
+    if not isinstance(batch, Mapping) or "input_ids" not in batch or not getattr(model, "can_generate", bool)():
+        return False
+    tokens, cache = batch["input_ids"][:1], None
+    try:
+        for place in range(tokens.shape[1]):
+            more = {} if cache is None else {"past_key_values": cache}
+            output = run(model, {"input_ids": tokens[:, place : place + 1], "use_cache": True, **more})
+            cache = output.past_key_values
+        return distance(output.logits[:, -1], answer_of(run(model, {"input_ids": tokens}))[:, -1]) > 1e-5
+    except (AttributeError, TypeError, ValueError):  # it has no such cache, or takes more than tokens
+        return False
+
+
+def differs_when_built(model: nn.Module, path: str, depth: int) -> bool:
+    """Whether the model's class, told to have `depth` blocks, builds one of them with other settings."""
+    blocks = model.get_submodule(path)
+    config = copy.deepcopy(model.config)
+    for part in (config, *(value for value in vars(config).values() if hasattr(value, "to_dict"))):
+        if getattr(part, "num_hidden_layers", None) == len(blocks):
+            part.num_hidden_layers = depth
+            for name, value in vars(part).items():
+                if isinstance(value, list) and len(value) == len(blocks):
+                    setattr(part, name, value[:depth])
+    built = type(model)(config).get_submodule(path)
+    return any(
+        isinstance(value, bool | int | str) and vars(own).get(name) != value
+        for block, other in zip(blocks, built, strict=False)
+        for own, new in zip(block.modules(), other.modules(), strict=True)
+        for name, value in vars(new).items()
     )
 
 

@@ -33,6 +33,14 @@ class Facts:
     """Whether the forward changes a state between two blocks."""
     nested: bool = False
     """Whether members of a list are lists."""
+    rebuilt: bool = False
+    """Whether its class, told to have half of the blocks, builds one of them otherwise."""
+    drops: bool = False
+    """Whether a text read with its own cache gets another answer than as a whole."""
+    recurrent: bool = False
+    """Whether no block of its first half attends."""
+    cached: bool = False
+    """Whether its answer to a whole batch is another without its caches."""
 
     def as_json(self) -> dict[str, Any]:
         return vars(self)
@@ -64,8 +72,21 @@ REASONS = (
         r"between or around its blocks|more of a block than its state",
         lambda facts: facts.between,
     ),
+    Reason(
+        "it answers otherwise without its caches",
+        r"plain law is broken.*without its caches",
+        lambda facts: facts.cached,
+    ),
     Reason("blocks are lists", r"members are lists", lambda facts: facts.nested),
-    Reason("a cut keeps no block that its cache needs", r"get_seq_length", lambda facts: facts.own_cache),
+    Reason(
+        "a cut keeps no block that its cache needs", r"get_seq_length", lambda facts: facts.own_cache or facts.recurrent
+    ),
+    Reason(
+        "its class builds some block otherwise",
+        r"built with \d+ of its blocks, its .* of block",
+        lambda facts: facts.rebuilt,
+    ),
+    Reason("its cache and its forward disagree", r"attends beyond the window", lambda facts: facts.drops),
     Reason("its config says no such depth", r"its config cannot say so|has no config for|own config cannot", bool),
     Reason(
         "it generates otherwise",
@@ -111,7 +132,7 @@ def _judge(case: Case, finding: Finding) -> None:
     finding.facts = {"lists": [f"{entry.path} ({entry.length})" for entry in seen.lists]}
     _describe(checks, finding)
     first = finding.steps["states"]
-    facts = _facts(built, checks, seen)
+    facts = _facts(built, checks, seen, first.detail)
     finding.facts |= facts.as_json()
     if first.result == "refused" and true_reason(first.detail, facts) is None:
         named = _named(built, seen, finding.facts.setdefault("named", {}))
@@ -156,7 +177,7 @@ def _named(built: Built, seen: slow.ForwardStructure, attempts: dict[str, str]) 
     return faults.get("wrong", faults.get("crash"))
 
 
-def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure) -> Facts:
+def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure, refusal: str) -> Facts:
     return Facts(
         stages=seen.stages,
         shared=seen.shared,
@@ -165,19 +186,44 @@ def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure) -> Facts:
         answer_axes=checks.plain[0].ndim,
         classifies=built.classifies,
         own_cache=slow.has_own_cache(built.model, built.batches[0]),
-        between=_changes_between(built, checks),
+        between=_changes_between(built, checks, refusal),
         nested=slow.has_lists_of_lists(built.model),
+        rebuilt=_is_rebuilt_otherwise(built, checks),
+        drops=slow.cache_disagrees(built.model, built.batches[0]),
+        recurrent=_is_recurrent(built.model),
+        cached=slow.answers_otherwise_uncached(built.model, built.batches[0]),
         kind=built.kind,
     )
 
 
-def _changes_between(built: Built, checks: Checks) -> bool:
-    if checks.stack is None or not checks.stack.is_known:
-        return False
+def _changes_between(built: Built, checks: Checks, refusal: str) -> bool:
+    """By the blocks that anydepth has, or that its refusal names."""
+    named = re.search(r"law is broken at '([^']+)'", refusal)
     try:
-        return slow.changes_between(built.model, list(checks.stack.blocks), built.batches[0])
+        if checks.stack is not None and checks.stack.is_known:
+            blocks = list(checks.stack.blocks)
+        elif named:
+            blocks = list(built.model.get_submodule(named[1]).children())
+        else:
+            return False
+        return slow.changes_between(built.model, blocks, built.batches[0])
     except Exception:  # the model's own code
         return False
+
+
+def _is_rebuilt_otherwise(built: Built, checks: Checks) -> bool:
+    if checks.stack is None or not checks.stack.is_known or not hasattr(built.model, "config"):
+        return False
+    try:
+        return slow.differs_when_built(built.model, checks.stack.path, max(1, checks.stack.depth // 2))
+    except Exception:  # its class cannot be built so
+        return False
+
+
+def _is_recurrent(model: Any) -> bool:
+    config = getattr(model, "config", None)
+    kinds = getattr(config.get_text_config(), "layer_types", None) if config is not None else None
+    return bool(kinds) and all(kind == "linear_attention" for kind in kinds[: len(kinds) // 2])
 
 
 def _aggregates(built: Built, checks: Checks, seen: slow.ForwardStructure) -> bool:

@@ -133,6 +133,16 @@ def test_configs_with_more_than_one_entry_for_the_depth(name: str, tmp_path: Pat
         assert (config.encoder_layers, config.num_hidden_layers, config.decoder_layers) == (2, 2, 3)
 
 
+def test_a_class_that_builds_its_last_block_otherwise() -> None:
+    """Gemma-4's last block always attends to all positions: cut after one with a window, it would be another model."""
+    settings = tiny_models.DECODERS["gemma2"] | {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]}
+    settings |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99, "num_kv_shared_layers": 0}
+    model = transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**settings)).eval()
+    message = "built with 1 of its blocks, its sliding_window of block 0.self_attn is None, the model's 4"
+    with pytest.raises(TruncationError, match=f"cut after block 1 does not answer .*; {message}"):
+        truncate(model, 1, batch=tiny_models.text())
+
+
 def test_a_list_as_long_as_the_model_is_deep_by_chance_stays() -> None:
     config = transformers.ViTConfig(
         **tiny_models._IMAGE | {"num_hidden_layers": 2, "image_size": [8, 8]}, favourites=[7, 8]

@@ -209,6 +209,24 @@ def test_models_whose_cache_cannot_be_taken_back(name: str) -> None:
     assert torch.equal(greedy(model, PROMPT, 6, at_depth(2)), greedy(model, PROMPT, 6, at_depth(2), use_cache=False))
 
 
+def test_a_window_that_only_the_cache_knows() -> None:
+    """Moshi's masks have none: what it generates is not what its own forward on the whole text says."""
+    config = transformers.AutoConfig.for_model(
+        "moshi",
+        **tiny_models.DECODERS["llama"] | {"ffn_dim": 48, "sliding_window": 5, "tie_word_embeddings": False},
+        head_dim=8,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = transformers.MoshiForCausalLM(config).eval()
+    message = "MoshiForCausalLM attends beyond the window of 5 positions that its own cache keeps"
+    for way in (WAYS["self_speculative"], WAYS["dynamic_exit"]):
+        refused(model, way(), message)
+        within = greedy(model, PROMPT, 2, way())  # as long as the window, and no longer
+        assert torch.equal(within, greedy(model, PROMPT, 2))
+    assert torch.equal(greedy(model, PROMPT, 6, at_depth(4)), greedy(model, PROMPT, 6))
+
+
 @of_ours
 def test_caches_that_cannot_be_taken_back(way: Way) -> None:
     model = speaker("gemma2")

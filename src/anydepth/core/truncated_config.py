@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,8 +69,8 @@ class _Target:
     """Whether the settings of its blocks must be the same."""
 
 
-def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: bool = False) -> Any:
-    """A new config from which the class of a cut model builds that model.
+def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: bool = False) -> tuple[Any, str]:
+    """A new config from which the class of a cut model builds that model, and what it builds differently, in words.
 
     Args:
         cut: a model of transformers whose list of blocks was cut short, with its old config.
@@ -89,7 +89,8 @@ def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: 
         for edits in itertools.islice(_candidates(target), _BUILDS):
             wrong = _wrong_with(target, edits)
             if wrong is None:
-                return edited(cut.config, _needed(target, edits))
+                edits = _needed(target, edits)
+                return edited(cut.config, edits), _wrong_with(replace(target, settings=True), edits) or ""
             first = first or f"with {', '.join(map(str, edits)) or 'no entry'} for {now} blocks: {wrong}"
     _require_read_back(cut)
     raise TruncationError(

@@ -78,9 +78,14 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     inputs = None if inputs is None else stack.few(inputs)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)
-    loaded = _loaded(cut, stack, depth, seen=inputs is not None)
+    loaded, difference = _loaded(cut, stack, depth, seen=inputs is not None)
     if inputs is not None:
-        _require_same(stack, cut, depth, inputs, "it keeps a depth elsewhere than in its config")
+        why = (
+            f"built with {depth} blocks, {difference}"
+            if difference
+            else "it keeps a depth elsewhere than in its config"
+        )
+        _require_same(stack, cut, depth, inputs, why)
         if loaded is not None:
             _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
     return cut
@@ -106,12 +111,13 @@ def _give_head(cut: nn.Module, stack: Stack, head: nn.Module, batch: Batch) -> N
 # --- config of the cut model ------------------------------------------------------------------------------------------
 
 
-def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Module | None:
+def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> tuple[nn.Module | None, str]:
     """The cut model as it will be once saved and loaded; the cut one gets its config.
 
     Returns:
-        A new model that shares the weights of the cut one. None for models that no config describes: those of other
-        libraries than transformers, quantized ones, and those that were changed after they were built.
+        A new model that shares the weights of the cut one, and which of its settings differs, in words. None for models
+        that no config describes: those of other libraries than transformers, quantized ones, and those that were
+        changed after they were built.
 
     Raises:
         TruncationError: the class cannot be built with so many blocks, or has other weights then.
@@ -119,15 +125,15 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Modul
     from transformers import PreTrainedModel
 
     if not isinstance(cut, PreTrainedModel):
-        return None
+        return None, ""
     before = stack.depth
     try:
-        config = shallower_config(cut, stack.path, before, depth, seen=seen)
+        config, difference = shallower_config(cut, stack.path, before, depth, seen=seen)
     except TruncationError:
         if is_of_its_config(stack.model):
             raise
         _replace_configs(cut, cut.config, likeliest_config(cut, stack.path, before, depth))
-        return None
+        return None, ""
     weights = cut.state_dict()
     parts = packed(weights, built(cut, config).state_dict(), (before, depth))
     loaded = _from_pretrained(cut, config, {**weights, **parts})
@@ -135,7 +141,7 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> nn.Modul
     for name in {name.rpartition(".")[0] for name in parts}:
         cut.set_submodule(name, copy.deepcopy(loaded.get_submodule(name)))
     cut.name_or_path = cut.config.name_or_path = stack.model.config.name_or_path  # type: ignore[union-attr]
-    return loaded.to(device_of(cut))
+    return loaded.to(device_of(cut)), difference
 
 
 def _share_settings(cut: nn.Module, loaded: nn.Module, before: int, depth: int) -> None:

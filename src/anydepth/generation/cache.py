@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,6 +87,12 @@ def whole_cache(cache: Any, depth: int) -> Cache:
         f"a {type(cache).__name__} of {len(cache.layers)} layers ({layers}{offloaded}) cannot be taken back; expected "
         f"a DynamicCache() of {depth} layers that keep every position"
     )
+
+
+def window_of(cache: Cache) -> int:
+    """The fewest positions that a layer of a cache keeps; very many where none drops any."""
+    windows = [layer.sliding_window for layer in cache.layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    return min(windows, default=sys.maxsize)
 
 
 def require_even(cache: Any, depth: int) -> None:

@@ -21,7 +21,7 @@ from anydepth.core.segments import Segments
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.exits.policies import AtDepth, Policy, Reads
-from anydepth.generation.cache import FixedLengthCache, KeysWritten, levelled, require_filled, whole_cache
+from anydepth.generation.cache import FixedLengthCache, KeysWritten, levelled, require_filled
 from anydepth.generation.decoder import GenerationStats
 from anydepth.generation.modes import GenerationMethod, LoopArguments, require_supported
 
@@ -39,7 +39,7 @@ class DynamicExit(GenerationMethod):
         """Run `generate`'s own loop with a forward that exits early."""
         require_supported(arguments, "dynamic exit")
         model, stack = arguments.model, self._stack_of(arguments)
-        cache = whole_cache(arguments.cache, stack.depth)
+        cache = self._whole_cache(arguments, stack)
         prompt_length = cache.get_seq_length() + arguments.uncached_tokens(cache).shape[1]
         streamer = self._started_streamer(arguments)
         forward = model.forward

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
@@ -23,6 +23,7 @@ from anydepth.core.verification import tolerance_of
 from anydepth.dependencies import cache_name, require
 from anydepth.distributed import rank_and_count
 from anydepth.errors import GenerationError
+from anydepth.generation.cache import whole_cache, window_of
 from anydepth.generation.decoder import GenerationStats, checked_on
 from anydepth.models.input_length import max_input_length
 
@@ -95,6 +96,7 @@ class GenerationMethod(ABC):
     def __init__(self, *, blocks: str | None = None, streamer: Any = None) -> None:
         self._blocks, self.streamer = blocks, streamer
         self._stack: Stack | None = None
+        self._windowed: Stack | None = None
         self._stats: dict[int, GenerationStats] = {}  # by thread
         self._latest = GenerationStats()
 
@@ -171,6 +173,18 @@ class GenerationMethod(ABC):
             self._stack = stack
         return stack
 
+    def _whole_cache(self, arguments: LoopArguments, stack: Stack) -> Cache:
+        """The cache to generate with, which keeps every position; see `whole_cache`.
+
+        Where `generate` would drop positions behind a window, the model's masks must hide them: seen once of a model.
+        """
+        cache = whole_cache(arguments.cache, stack.depth)
+        window = window_of(arguments.cache)
+        if cache is not arguments.cache and arguments.config.max_length > window and self._windowed is not stack:
+            _require_window(stack.model, arguments.input_ids, window)
+            self._windowed = stack
+        return cache
+
     def _started_streamer(self, arguments: LoopArguments) -> Any:
         """The streamer, which has been given the prompt; None if there is none. It takes one row only."""
         prompt = arguments.input_ids
@@ -197,6 +211,21 @@ def _require_causal(model: nn.Module, sample: dict[str, Tensor]) -> None:
         raise GenerationError(
             f"{type(model).__name__} lets tokens look at those behind them, as encoders do: expected a causal language "
             "model"
+        )
+
+
+def _require_window(model: Any, prompt: Int64[Tensor, "b t"], window: int) -> None:
+    """Raise `GenerationError` if a model attends beyond the window behind which its own cache drops positions."""
+    tokens = prompt[:1].repeat(1, window // prompt.shape[1] + 1)[:, : window + 1]
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    with evaluating(model), torch.no_grad():
+        whole = model_output(call_model(model, {"input_ids": tokens, "use_cache": False}))[1]
+        model(input_ids=tokens[:, :-1], use_cache=True, **{cache_name(): cache})
+        step = model(input_ids=tokens[:, -1:], use_cache=True, **{cache_name(): cache}).logits
+    if not distance(step[:, -1], whole[:, -1]) <= tolerance_of(whole):
+        raise GenerationError(
+            f"{type(model).__name__} attends beyond the window of {window} positions that its own cache keeps, so what "
+            f"it generates depends on the cache; expected max_length up to {window}, or a static depth"
         )
 
 

@@ -23,7 +23,7 @@ from anydepth.core.stack import Stack
 from anydepth.dependencies import cache_name
 from anydepth.errors import GenerationError
 from anydepth.generation import modes
-from anydepth.generation.cache import copied, require_filled, whole_cache
+from anydepth.generation.cache import copied, require_filled
 from anydepth.generation.decoder import Decoder, decoding
 from anydepth.generation.modes import GenerationMethod, LoopArguments
 from anydepth.generation.token_rows import TokenRows
@@ -122,7 +122,7 @@ class SelfSpeculative(GenerationMethod):
         modes.require_padding(arguments)
         stack = self._stack_of(arguments)
         modes.require_depth(self.draft_depth, stack, below=True)
-        cache = whole_cache(arguments.cache, stack.depth)
+        cache = self._whole_cache(arguments, stack)
         new = arguments.uncached_tokens(cache)
         total = cache.get_seq_length() + new.shape[1]
         if not single:
