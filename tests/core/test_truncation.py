@@ -139,8 +139,8 @@ def test_a_class_that_builds_its_last_block_otherwise() -> None:
     settings |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 99, "num_kv_shared_layers": 0}
     settings |= {"global_head_dim": 8, "num_global_key_value_heads": 2}
     model = transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**settings)).eval()
-    message = "built with 1 of its blocks, its sliding_window of block 0.self_attn is None, the model's 4"
-    with pytest.raises(TruncationError, match=f"cut after block 1 does not answer .*; {message}"):
+    message = "its layer_type of block 0.self_attn is 'full_attention', the model's 'sliding_attention'"
+    with pytest.raises(TruncationError, match=f"cut after block 1 does not .*; built with 1 of its blocks, {message}"):
         truncate(model, 1, batch=tiny_models.text())
 
 

@@ -298,8 +298,8 @@ def _difference(target: _Target, model: nn.Module) -> str | None:
     blocks = model.get_submodule(target.path)
     for name, module in target.cut.get_submodule(target.path).named_modules():
         before, now = plain_settings(module), plain_settings(blocks.get_submodule(name))
-        for setting in before.keys() & now.keys():
-            if before[setting] != now[setting]:
+        for setting in before:
+            if setting in now and before[setting] != now[setting]:
                 return f"its {setting} of block {name} is {now[setting]!r:.40}, the model's {before[setting]!r:.40}"
     return None
 

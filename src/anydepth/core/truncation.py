@@ -80,11 +80,8 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         _give_head(cut, stack, heads[depth], inputs)
     loaded, difference = _loaded(cut, stack, depth, seen=inputs is not None)
     if inputs is not None:
-        why = (
-            f"built with {depth} blocks, {difference}"
-            if difference
-            else "it keeps a depth elsewhere than in its config"
-        )
+        built_otherwise = f"built with {depth} of its blocks, {difference}"
+        why = built_otherwise if difference else "it keeps a depth outside its config"
         _require_same(stack, cut, depth, inputs, why)
         if loaded is not None:
             _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
