@@ -51,14 +51,16 @@ class AlignCall(FolderCall):
     def answered(self) -> bool:
         """Show the objectives, if that is asked for."""
         if self.list_objectives:
-            from rich.table import Table
-
+            from anydepth.cli.render import print_table
+            from anydepth.results.tables import Column, Table
             from anydepth.training.objectives import OBJECTIVES
 
-            table = Table("objective", "what it is for", box=None)
-            for objective in OBJECTIVES.values():
-                table.add_row(objective.name, objective.purpose)
-            terminal.output().print(table)
+            purposes = tuple(objective.purpose for objective in OBJECTIVES.values())
+            columns = (
+                Column(head="objective", cells=tuple(OBJECTIVES), kind="text"),
+                Column(head="what it is for", cells=purposes, kind="sentence"),
+            )
+            print_table(Table(title="", columns=columns))
         return self.list_objectives
 
 
@@ -125,17 +127,14 @@ def compare(settings: CompareSettings, call: FolderCall) -> None:
 
 def exit_early(settings: CalibrateSettings, call: FolderCall) -> None:
     """Calibrate MODEL on DATA to stop early with a guarantee; DIR then holds the model, its policy and a report."""
-    from anydepth.cli.render import show_calibrated, show_lm_calibrated
+    from anydepth.cli.render import show_calibrated
     from anydepth.jobs.calibrate import run_calibrate
     from anydepth.jobs.calibrate_lm import LmCalibrateResult
 
     out = call.out or default_folder(settings.model, settings.data, suffix="-exit")
     with terminal.bars(enabled=not call.json) as progress:
         result = run_calibrate(settings, out, progress=progress)
-    if isinstance(result, LmCalibrateResult):
-        show_lm_calibrated(result, as_json=call.json)
-        return
-    if {"prompt_tokens", "new_tokens", "share"} & settings.changed():
+    if not isinstance(result, LmCalibrateResult) and {"prompt_tokens", "new_tokens", "share"} & settings.changed():
         terminal.say("anydepth: --prompt-tokens, --new-tokens and --share had no effect: the model generates no text")
     show_calibrated(result, as_json=call.json)
 

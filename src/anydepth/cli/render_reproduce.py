@@ -5,35 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
-from anydepth.cli.render import present
+from anydepth.cli.render import print_parts
+from anydepth.cli.terminal import write_json
 from anydepth.reproduce.claims import Claim
 from anydepth.reproduce.listing import RecipeStatus
 from anydepth.reproduce.recipe import Recipe
 from anydepth.reproduce.results import RecipeResults
 from anydepth.reproduce.subjects import SCALES
+from anydepth.results.tables import Column, Style, Table
 from anydepth.storage.files import plain
 
-_STYLES = {"holds": "green", "does not hold": "red", "undecided": "yellow"}
+_STYLES: dict[str, Style] = {"holds": "good", "does not hold": "bad", "undecided": "open"}
 
 
 def show_listed(recipes: Sequence[RecipeStatus], out: Path, seeds: int, *, as_json: bool) -> None:
     """All recipes: one line each, with the cost of so many seeds at each scale, and how many are done in a folder."""
-    table = Table(title=f"Recipes, {seeds} seed{'' if seeds == 1 else 's'}", title_justify="left", show_lines=True)
-    for name in ("recipe", "figures", "about", *(f"--scale {scale}" for scale in SCALES)):
-        table.add_column(name, no_wrap=name == "recipe")
-    for recipe in recipes:
-        scales = [
-            Text.assemble(at.cost, "\n", (at.state, "dim")) if (at := recipe.scales.get(scale)) is not None else ""
-            for scale in SCALES
-        ]
-        table.add_row(recipe.name, "\n".join(recipe.figures), recipe.title, *scales)
-    values = {"out": str(out), "seeds": seeds, "recipes": plain(list(recipes))}
+    if as_json:
+        write_json({"out": str(out), "seeds": seeds, "recipes": plain(list(recipes))})
+        return
+    columns = [
+        Column(head="recipe", cells=tuple(recipe.name for recipe in recipes), kind="text"),
+        Column(head="figures", cells=tuple(", ".join(recipe.figures) for recipe in recipes), kind="sentence", rank=2),
+        Column(head="about", cells=tuple(recipe.title for recipe in recipes), kind="sentence"),
+    ]
+    for scale in SCALES:
+        at = [recipe.scales.get(scale) for recipe in recipes]
+        cells = tuple("" if status is None else status.cost for status in at)
+        details = tuple("" if status is None else f"({status.state})" for status in at)
+        columns.append(
+            Column(head=f"--scale {scale}", cells=cells, details=details, kind="text", rank=1, details_rank=3)
+        )
+    table = Table(title=f"Recipes, {seeds} seed{'' if seeds == 1 else 's'}", columns=tuple(columns))
     last = f"How many are done is counted in --out {out}. GPU hours are estimates, for one large GPU."
-    present(values, table, (), last, as_json)
+    print_parts((table,), (), (), last)
 
 
 def show_found(
@@ -64,30 +68,41 @@ def show_found(
     if result.steps is not None:
         notes.append(f"A trial of {result.steps} steps: it shows that everything runs. It is no result.")
     last = "\n".join(f"{name}: {path}" for name, path in places)
-    present(values, Group(_title(recipe, result), _table(claims)), notes, last, as_json)
+    if as_json:
+        write_json(values)
+    else:
+        print_parts((_table(claims, _title(recipe, result)),), (), notes, last)
 
 
 def show_page(page: Path, figures: Sequence[Path], *, as_json: bool) -> None:
     """The number of figures drawn, and where the verdict page is."""
-    values = {"verdict": str(page), "figures": [str(path) for path in figures]}
-    present(values, Text(f"{len(figures)} pictures drawn"), (), f"Verdict: {page}", as_json)
+    if as_json:
+        write_json({"verdict": str(page), "figures": [str(path) for path in figures]})
+    else:
+        print_parts((), (f"{len(figures)} pictures drawn",), (), f"Verdict: {page}")
 
 
-def _title(recipe: Recipe, result: RecipeResults) -> Text:
+def _title(recipe: Recipe, result: RecipeResults) -> str:
     count = len(result.seeds)
     trial = "" if result.steps is None else f", a trial of {result.steps} steps"
     seeds = f"{count} seed{'' if count == 1 else 's'}"
-    return Text(f"{recipe.name}: {', '.join(recipe.figures)}; scale {result.scale}, {seeds}{trial}", style="italic")
+    return f"{recipe.name}: {', '.join(recipe.figures)}; scale {result.scale}, {seeds}{trial}"
 
 
-def _table(claims: Sequence[Claim]) -> Table:
-    table = Table()
-    for name in ("where", "measured", "value", "asked", "verdict"):
-        table.add_column(name, no_wrap=name != "measured", justify="right" if name == "value" else "left")
-    for claim in claims:
-        verdict = Text(claim.verdict, style=_STYLES[claim.verdict])
-        table.add_row(claim.where, claim.measured, claim.describe(), f"{claim.sense} {claim.bound:g}", verdict)
-    return table
+def _table(claims: Sequence[Claim], title: str) -> Table:
+    columns = (
+        Column(head="where", cells=tuple(claim.where for claim in claims), kind="sentence"),
+        Column(head="measured", cells=tuple(claim.measured for claim in claims), kind="sentence"),
+        Column(head="value", cells=tuple(claim.describe() for claim in claims)),
+        Column(head="asked", cells=tuple(f"{claim.sense} {claim.bound:g}" for claim in claims), kind="text", rank=1),
+        Column(
+            head="verdict",
+            cells=tuple(claim.verdict for claim in claims),
+            kind="text",
+            styles=tuple(_STYLES[claim.verdict] for claim in claims),
+        ),
+    )
+    return Table(title=title, columns=columns)
 
 
 def _plain(claim: Claim) -> dict[str, object]:

@@ -11,11 +11,13 @@ import numpy as np
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import Policy, as_plain
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table, bounds, number
 from anydepth.stats.intervals import wilson
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExitSummary:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ExitSummary(Shown):
     """Result of the calibration of a model.
 
     Attributes:
@@ -61,6 +63,33 @@ class ExitSummary:
         count = sum(self.leaving)
         low, high = wilson(np.array([round(share * count)]), count)[:, 0]
         return float(low), float(high)
+
+    def _shown_line(self) -> str:
+        return f"{self.model} on {self.data}: {self.policy!r}, mean depth {self.depth:.2f} of {self.last}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        """The certified policy on the held-out test samples, beside the full model; none without a certificate."""
+        if self.calibration.certificate is None:
+            return ()
+        speedups = {"speed-up": self.measured, "predicted": self.predicted, "blocks counted": self.depth / self.last}
+        columns = [
+            Column(head="", cells=("full model", "early exit"), kind="text"),
+            Column(head="mean depth", cells=(str(self.last), f"{self.depth:.2f}")),
+            Column(head="agreement", cells=("1.000", f"{self.agreement:.3f}"), rank=1),
+            *(
+                Column(head=head, cells=("1.00 ×", f"{1 / share:.2f} ×"), rank=rank)
+                for rank, (head, share) in zip((0, 4, 3), speedups.items(), strict=True)
+            ),
+        ]
+        if self.accuracy is not None:
+            interval = ("", bounds(*self.interval(self.accuracy)))
+            cells = (number(self.full_accuracy), number(self.accuracy))
+            columns.insert(2, Column(head="accuracy", cells=cells, details=interval))
+        return (Table(title=f"{self.model} on {self.data}", columns=tuple(columns)),)
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        guarantee = str(self.calibration)
+        return (guarantee[:1].upper() + guarantee[1:],)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, and the curve, as values that JSON holds."""

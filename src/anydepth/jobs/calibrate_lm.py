@@ -20,12 +20,14 @@ from anydepth.generation.calibration import SequenceGuarantee, calibrate
 from anydepth.jobs.settings import CalibrateSettings
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table
 from anydepth.storage.files import replacing_folder
 from anydepth.storage.output_folder import PARTIAL
 
 
-@dataclass(frozen=True, kw_only=True)
-class LmCalibrateResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class LmCalibrateResult(Shown):
     """The certified exits of a language model.
 
     Attributes:
@@ -45,6 +47,29 @@ class LmCalibrateResult:
     promise: SequenceGuarantee
     last: int
     notes: tuple[str, ...]
+
+    def _shown_line(self) -> str:
+        certified = f"{self.promise.passed} of {len(self.promise.steps)} thresholds certified"
+        return f"{self.model} on {self.data}: {self.policy!r}, {certified}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        steps, passed = self.promise.steps, self.promise.passed
+        columns = (
+            Column(head="threshold", cells=tuple(f"{step.threshold:g}" for step in steps)),
+            Column(head="sequences that fail", cells=tuple(f"{step.failures:,}" for step in steps)),
+            Column(head="tokens that differ", cells=tuple(f"{step.differing:.2%}" for step in steps), rank=2),
+            Column(head="mean depth", cells=tuple(f"{step.depth:.2f}" for step in steps), rank=1),
+            Column(
+                head="",
+                cells=tuple("certified" if place < passed else "not certified" for place in range(len(steps))),
+                kind="text",
+            ),
+        )
+        return (Table(title=f"{self.model} on {self.data}", columns=columns),)
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        guarantee = str(self.promise)
+        return (guarantee[:1].upper() + guarantee[1:],)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""

@@ -11,6 +11,9 @@ from anydepth.errors import IncompatibleTraces
 from anydepth.jobs.settings import CompareSettings
 from anydepth.progress import Progress
 from anydepth.results.comparison import Comparison, compare, model_name
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Table
+from anydepth.results.trace_tables import difference_table
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import SETTINGS, OutputKind, output
 from anydepth.tracing.trace import Trace
@@ -22,12 +25,24 @@ _OUTPUT = OutputKind(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class CompareResult(Shown):
     """The comparison of each other trace with the first, and the folder of `compare.json` and the report."""
 
     folder: Path
     comparisons: tuple[Comparison, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of all comparisons, each once."""
+        return tuple(dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes))
+
+    def _shown_line(self) -> str:
+        first = self.comparisons[0].names[0]
+        return f"{', '.join(comparison.names[1] for comparison in self.comparisons)} against {first}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        return tuple(difference_table(comparison) for comparison in self.comparisons)
 
     def as_plain(self) -> dict[str, Any]:
         """The comparisons, as values that JSON holds."""

@@ -16,6 +16,9 @@ from anydepth.models import loading as models
 from anydepth.models.image_transform import plain
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Table
+from anydepth.results.trace_tables import side_by_side
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind, output
 from anydepth.tracing.run import trace
@@ -29,12 +32,18 @@ _OUTPUT = OutputKind(job="demo", mark=FILE, alone="holds something already")
 _MODEL = OutputKind(job="demo", mark=FILE, names=("config.json", "model.safetensors"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class DemoResult(Shown):
     """The trace of each objective, and the folder of `standard/`, `aligned/` and `report.html`."""
 
     folder: Path
     traces: dict[str, Trace]
+
+    def _shown_line(self) -> str:
+        return ", ".join(f"{name}: accuracy {trace.accuracy[-1]:.3f}" for name, trace in self.traces.items())
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        return (side_by_side(self.traces),)
 
 
 def run_demo(settings: DemoSettings, out: str | Path, *, progress: Progress | None = None) -> DemoResult:

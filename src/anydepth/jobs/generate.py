@@ -26,11 +26,12 @@ from anydepth.generation.modes import GenerationMethod, positions_of
 from anydepth.jobs.settings import GenerateSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
+from anydepth.results.shown import Shown
 from anydepth.storage.paths import local_path
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class GenerateResult(Shown):
     """Generated texts, and statistics.
 
     Attributes:
@@ -54,6 +55,24 @@ class GenerateResult:
     spent: GenerationStats | None
     advice: Advice | None
     notes: tuple[str, ...]
+
+    def _shown_line(self) -> str:
+        return f"{self.model}, {self.way}: {len(self.texts):,} texts, {self.tokens:,} tokens in {self.seconds:.2f} s"
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        speed = f"{self.tokens / self.seconds:.1f} tokens per second"
+        sentences = [self.way, f"{self.tokens:,} tokens in {self.seconds:.2f} s: {speed}"]
+        if (counts := self.spent) is None:
+            return tuple(sentences)
+        sentences.append(f"blocks run: {counts.blocks:,}, readouts: {counts.readouts:,}")
+        if counts.filled:
+            sentences.append(f"blocks that only wrote keys and values: {counts.filled:,}")
+        if counts.depths:
+            sentences.append(f"mean depth: {sum(counts.depths) / len(counts.depths):.2f}")
+        if counts.drafted:
+            accepted = f"{counts.accepted:,} of {counts.drafted:,} drafts accepted ({counts.acceptance:.0%})"
+            sentences.append(f"{accepted}, {counts.rounds:,} rounds")
+        return tuple(sentences)
 
     def as_plain(self) -> dict[str, Any]:
         """As values that JSON holds."""

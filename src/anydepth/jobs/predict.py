@@ -27,6 +27,8 @@ from anydepth.models import loading as models
 from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table
 from anydepth.safe_text import cell
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import SETTINGS, OutputKind, output
@@ -37,8 +39,8 @@ SUMMARY = "predict.json"
 _OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS, SETTINGS))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class PredictResult(Shown):
     """Exit depths of the predictions, and where these are.
 
     Attributes:
@@ -69,6 +71,26 @@ class PredictResult:
     def depth(self) -> float:
         """Mean depth at which samples exited."""
         return float(np.average(np.arange(1, len(self.leaving) + 1), weights=self.leaving))
+
+    def _shown_line(self) -> str:
+        return f"{self.model} on {self.data}: {sum(self.leaving):,} samples, mean depth {self.depth:.2f}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        total = sum(self.leaving)
+        columns = (
+            Column(head="depth", cells=tuple(str(depth) for depth in range(1, len(self.leaving) + 1))),
+            Column(head="samples", cells=tuple(f"{count:,}" for count in self.leaving)),
+            Column(head="share", cells=tuple(f"{count / total:.3f}" for count in self.leaving)),
+        )
+        return (Table(title=f"{self.model} on {self.data}", columns=columns),)
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        total, full = sum(self.leaving), sum(self.leaving) * len(self.leaving)
+        sentences = [f"{total:,} samples, mean depth {self.depth:.2f}: {self.blocks:,} blocks run of {full:,}"]
+        sentences += [] if self.promise is None else [self.promise]
+        if self.undecided:
+            sentences.append(f"scores that are NaN: {self.undecided:,}; those samples went on to the next tested depth")
+        return tuple(sentences)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""

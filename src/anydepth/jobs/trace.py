@@ -18,6 +18,8 @@ from anydepth.measures.similarity import check_measures
 from anydepth.models import loading as models
 from anydepth.progress import Progress
 from anydepth.report.pages.trace import write
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Table
 from anydepth.results.trace_data import REPORT, TRACE_OUTPUT
 from anydepth.results.trace_files import adding
 from anydepth.storage.output_folder import output
@@ -28,13 +30,32 @@ from anydepth.tracing.run import trace
 from anydepth.tracing.trace import Trace
 
 
-@dataclass(frozen=True, kw_only=True)
-class TraceResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class TraceResult(Shown):
     """A trace, the folder where it was saved, and the findings on the theory if these were wanted."""
 
     folder: Path
     trace: Trace
     theory: Theory | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of the trace and of the findings."""
+        return self.trace.notes if self.theory is None else (*self.trace.notes, *self.theory.notes)
+
+    def _shown_line(self) -> str:
+        return self.trace._shown_line()
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        return self.trace._shown_tables()
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        from anydepth.report.theory_sentences import sentences
+
+        return () if self.theory is None else tuple(f"• {sentence}" for sentence in sentences(self.theory))
+
+    def _shown_chart(self) -> str:
+        return self.trace._shown_chart()
 
 
 def run_trace(

@@ -20,6 +20,7 @@ from anydepth.models.loaded import LoadedModel
 from anydepth.models.timm import PREFIX as TIMM
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
+from anydepth.results.shown import Shown
 from anydepth.stats.certificates import MinimalDepth, check_against, least_samples
 from anydepth.storage.disk import write_errors
 from anydepth.storage.files import replacing_folder, write_json
@@ -33,8 +34,8 @@ _OUTPUT = OutputKind(job="truncate", mark=FILE, alone="holds something already",
 OLD_CARD = "README-uncut.md"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TruncateResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class TruncateResult(Shown):
     """The depth of a cut, its certificate, and where the model is.
 
     Attributes:
@@ -52,6 +53,12 @@ class TruncateResult:
     last: int
     minimal: MinimalDepth | None
     notes: tuple[str, ...]
+
+    def _shown_line(self) -> str:
+        return f"{self.model}: {self.minimal or f'depth {self.depth} of {self.last}'}"
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        return (self._shown_line(),)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""

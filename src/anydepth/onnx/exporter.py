@@ -32,9 +32,12 @@ from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.onnx.router import FORMAT, MANIFEST, Router, memory_at, plain_level
 from anydepth.onnx.segments import Inputs, Segment, write_segment
 from anydepth.progress import Progress
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table
 from anydepth.storage.checksums import file_record, with_checksum
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind
+from anydepth.storage.sizes import in_words
 
 TOLERANCE = 1e-4
 """How far onnxruntime may be from torch: logits relative to the largest of them, scores to the largest or 1."""
@@ -42,8 +45,8 @@ EXPORT_OUTPUT = OutputKind(job="export", mark=MANIFEST, alone="holds something a
 _EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportResult:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ExportResult(Shown):
     """Result of an export.
 
     Attributes:
@@ -67,6 +70,22 @@ class ExportResult:
     apart: float
     batches: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
+
+    def _shown_line(self) -> str:
+        return f"{self.model}: {self.policy}, exits {', '.join(map(str, self.exits))} of {self.last}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        starts = (0, *self.exits)
+        columns = (
+            Column(head="blocks", cells=tuple(f"{a + 1}–{b}" for a, b in zip(starts, self.exits, strict=False))),
+            Column(head="graph", cells=self.files, kind="text"),
+            Column(head="size", cells=tuple(map(in_words, self.bytes))),
+        )
+        return (Table(title=f"{self.model}: {self.policy}", columns=columns),)
+
+    def _shown_sentences(self) -> tuple[str, ...]:
+        shapes = ", ".join(" × ".join(map(str, shape)) for shape in self.batches)
+        return (f"onnxruntime answers as torch does, to {self.apart:.1e}, on inputs of {shapes}",)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""

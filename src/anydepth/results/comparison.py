@@ -16,7 +16,10 @@ from anydepth.measures.permutation_test import Chance, chance
 from anydepth.measures.similarity import check_measures, similarities
 from anydepth.progress import Progress
 from anydepth.results.pairing import SamplePairs, common_states, pair_samples, require_alike
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Table
 from anydepth.results.trace_data import TraceData, by_field
+from anydepth.results.trace_tables import difference_table
 from anydepth.stats.paired import Differences, paired
 from anydepth.storage.files import plain
 
@@ -43,8 +46,8 @@ class Match:
     others: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Comparison(Shown):
     """What differs between two models on the same samples.
 
     Attributes:
@@ -76,6 +79,14 @@ class Comparison:
     similarity_intervals: Mapping[str, Float64[np.ndarray, "2 a b"]]
     notes: tuple[str, ...]
     chance: Chance | None = None
+
+    def _shown_line(self) -> str:
+        first, second = self.names
+        compared = ", ".join((*self.differences, *self.similarity)) or "nothing"
+        return f"{second} against {first}: {self.samples:,} samples, {compared}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        return (difference_table(self),)
 
     def matches(self, measure: str = "cka") -> tuple[Match | None, ...]:
         """For each depth of the first model the most similar one of the second; None where no similarity is defined."""

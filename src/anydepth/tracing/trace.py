@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Trace(TraceData):
     """Readout, similarity and saturation of a model at its K = L + 1 depths: 0 is the embedding, L the last block.
 
@@ -65,6 +65,11 @@ class Trace(TraceData):
         from anydepth.report.charts.trace import plot
 
         return plot(self, name)
+
+    def _shown_chart(self) -> str:
+        from anydepth.report.charts.files import picture
+
+        return picture(self.plot("overview"), f"Charts of {self!r}")
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that works offline."""

@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table, bounds
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSummary:
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class TrainingSummary(Shown):
     """The trained model, its quality at every depth, and the settings of the training.
 
     Attributes:
@@ -52,6 +55,21 @@ class TrainingSummary:
         known = {field.name: plain[field.name] for field in fields(cls) if field.name != "folder"}
         listed = {name: tuple(known[name]) for name in ("values", "classes", "notes")}
         return cls(folder=folder, **known | listed | {"bounds": tuple(tuple(pair) for pair in known["bounds"])})
+
+    def _shown_line(self) -> str:
+        last = len(self.values)
+        quality = f"{self.measure} {self.value(1)} at depth 1, {self.value(last)} at {last}"
+        return f"{self.model} on {self.data}, {self.objective}: {self.steps:,} steps, {quality}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        depths = range(1, len(self.values) + 1)
+        quality = Column(
+            head=self.measure,
+            cells=tuple(self.value(depth) for depth in depths),
+            details=tuple(bounds(low, high) for low, high in self.bounds),
+        )
+        title = f"{self.model} on {self.data}, {self.objective}: {self.steps:,} steps; {self.evaluated}"
+        return (Table(title=title, columns=(Column(head="depth", cells=tuple(map(str, depths))), quality)),)
 
     def value(self, depth: int) -> str:
         """The value at a depth, 1..L, as text."""

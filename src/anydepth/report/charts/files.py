@@ -1,6 +1,8 @@
 """Save a chart as a picture, a page of its own, or its specification."""
 
+import base64
 import io
+from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +34,18 @@ def save(chart: alt.TopLevelMixin, path: str | Path) -> Path:
     with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(content)
     return Path(path)
+
+
+def picture(chart: alt.TopLevelMixin, description: str) -> str:
+    """A chart as an image that HTML can hold, on white: a notebook may be dark."""
+    from PIL import Image
+
+    drawn = Image.open(io.BytesIO(_rendered(chart, ".png"))).convert("RGBA")
+    white = Image.new("RGBA", drawn.size, "white")
+    small = io.BytesIO()  # a table of colours instead of four bytes a pixel
+    Image.alpha_composite(white, drawn).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+    return f'<img width="{drawn.width // _PICTURES[".png"][1]}" alt="{escape(description)}" src="{source}">'
 
 
 def _rendered(chart: alt.TopLevelMixin, kind: str) -> bytes:

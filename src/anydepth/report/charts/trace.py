@@ -104,7 +104,7 @@ def saturation(traces: Traces) -> Chart:
     points = by_then.mark_point().encode(y="cumulative:Q", tooltip=tooltip, **line_split)
     return enc.titled(
         enc.layered(bars, line, points),
-        "Saturation: from where on answers are final",
+        "Saturation depth of the answers",
         "Bar chart: share of samples that saturate at each depth. Line: the share saturated by then.",
         _only_name(traces),
     )

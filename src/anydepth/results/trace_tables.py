@@ -1,0 +1,106 @@
+"""Tables by depth: of one trace, of several traces side by side, and of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from anydepth.core.provenance import entry
+from anydepth.results.tables import Column, Table, bounds, number
+
+if TYPE_CHECKING:
+    from anydepth.results.comparison import Comparison
+    from anydepth.results.trace_data import TraceData
+
+# What a column is called, and how soon it is left out.
+_HEADS = {
+    "accuracy": ("accuracy", 0),
+    "cross_entropy": ("cross-entropy", 5),
+    "confidence": ("top probability", 6),
+    "agreement": ("agrees with last", 4),
+}
+
+
+def depth_table(trace: TraceData) -> Table:
+    """One row for each depth: readout statistics, saturation, similarity to the last."""
+    names = [name for name in _HEADS if name in trace.statistics]
+    columns = [_depths(trace), *(_statistic(trace, name, *_HEADS[name]) for name in names)]
+    if "agreement" in trace.statistics:
+        columns.append(_saturation(trace, "saturate here", 1))
+    similar = [name for name in ("cka", "cosine") if name in trace.similarity] or list(trace.similarity)[:2]
+    columns += [
+        _to_last(trace, name, f"{name} to last", rank if names else place)
+        for place, (name, rank) in enumerate(zip(similar, (2, 4), strict=False))
+    ]
+    return Table(title=f"{title_of(trace)}: {sample_count(trace):,} samples", columns=tuple(columns))
+
+
+def side_by_side(traces: Mapping[str, TraceData]) -> Table:
+    """One row for each depth of traces of one data set: accuracy, saturation, similarity to the last, of each trace."""
+    first = next(iter(traces.values()))
+    columns = [_depths(first)]
+    columns += [_statistic(trace, "accuracy", f"{name} accuracy", 0) for name, trace in traces.items()]
+    columns += [_saturation(trace, f"{name} saturate here", 1) for name, trace in traces.items()]
+    columns += [_to_last(trace, "cka", f"{name} cka to last", 4) for name, trace in traces.items()]
+    data = entry(first.provenance, "data", "name", default="states")
+    return Table(title=f"{data}: {sample_count(first):,} samples", columns=tuple(columns))
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """One row for each pair of depths: the difference and its simultaneous band, and the most similar depth."""
+    first, second = comparison.names
+    pairs = tuple(str(a) if a == b else f"{a} and {b}" for a, b in comparison.depths)
+    columns = [Column(head="depth" if all(a == b for a, b in comparison.depths) else "depths", cells=pairs)]
+    statistic = next((name for name in ("accuracy", "agreement") if name in comparison.differences), None)
+    if statistic:
+        columns += _differences(comparison, statistic)
+    if measure := next(iter(comparison.similarity), None):
+        matches = [comparison.matches(measure)[depth] for depth, _ in comparison.depths]
+        cells = tuple("" if match is None else f"{match.depth} ({match.value:.3f})" for match in matches)
+        columns.append(Column(head=f"most alike by {measure}", cells=cells, rank=1 if statistic else 0))
+    title = f"{second} against {first}: {comparison.samples:,} samples"
+    return Table(title=title, columns=tuple(columns))
+
+
+def _differences(comparison: Comparison, statistic: str) -> Iterator[Column]:
+    difference = comparison.differences[statistic]
+    for which, values in zip(("first", "second"), comparison.values[statistic], strict=True):
+        yield Column(head=f"{statistic}, {which}", cells=tuple(map(number, values)), rank=4)
+    yield Column(
+        head="difference, simultaneous 95 % band",
+        cells=tuple(f"{value:+.3f}" for value in difference.value),
+        details=tuple(
+            f"{low:+.3f} to {high:+.3f}" for low, high in zip(difference.low_all, difference.high_all, strict=True)
+        ),
+    )
+    yield Column(head="", cells=difference.verdicts, kind="text")
+
+
+def title_of(trace: TraceData) -> str:
+    """The model and the data of a trace."""
+    model = entry(trace.provenance, "model", "name", default="states")
+    data = entry(trace.provenance, "data", "name", default="")
+    return f"{model} on {data}" if data else str(model)
+
+
+def sample_count(trace: TraceData) -> int:
+    """How many samples were traced."""
+    return int(entry(trace.provenance, "samples", default=len(trace.ids)))
+
+
+def _depths(trace: TraceData) -> Column:
+    return Column(head="depth", cells=trace.names)
+
+
+def _statistic(trace: TraceData, name: str, head: str, rank: int) -> Column:
+    details = tuple(map(bounds, *trace.interval(name))) if name == "accuracy" else ()
+    cells = tuple(map(number, getattr(trace, name)))
+    return Column(head=head, cells=cells, details=details if any(details) else (), rank=rank, details_rank=3)
+
+
+def _saturation(trace: TraceData, head: str, rank: int) -> Column:
+    return Column(head=head, cells=("", *(f"{count:,}" for count in trace.saturation[1:])), rank=rank)
+
+
+def _to_last(trace: TraceData, name: str, head: str, rank: int) -> Column:
+    return Column(head=head, cells=tuple(map(number, trace.similarity[name][:, -1])), rank=rank)
