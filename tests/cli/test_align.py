@@ -62,7 +62,8 @@ def test_images_from_a_config(command: Command) -> None:
     assert names_in(folder) == MODEL
     result = json.loads((folder / "align.json").read_text())["result"]
     for depth, value in enumerate(result["values"], start=1):
-        assert re.search(rf"│ +{depth} │ {value:.3f} [\d.]+–[\d.]+ │", done.out), f"depth {depth} in the table"
+        line = rf"^ +{depth}  {value:.3f} [\d.]+–[\d.]+$"
+        assert re.search(line, done.out, re.MULTILINE), f"depth {depth} in the table"
     assert f"{'digits'}, {DEFAULT}: 4 steps; 40 rows (test)" in done.out
     assert f"Model: {folder}" in done.out
     assert "the weights are random, not the checkpoint's" in done.out

@@ -102,7 +102,7 @@ def test_cosine_to_the_last_depth_is_paired(pair: tuple[ad.Trace, ad.Trace]) -> 
         cosines.append(np.stack([(one / np.linalg.norm(one, axis=1, keepdims=True) * last).sum(1) for one in depths]))
     np.testing.assert_allclose(found.value[1:], (cosines[1] - cosines[0]).mean(1), atol=1e-5)
     assert np.isnan(found.value[0])
-    assert found.verdicts[3] == "no difference shown", "it is 1 in both"
+    assert found.verdicts[3] == "not significant", "it is 1 in both"
 
 
 def test_a_model_does_not_differ_from_itself(pair: tuple[ad.Trace, ad.Trace]) -> None:
@@ -111,7 +111,7 @@ def test_a_model_does_not_differ_from_itself(pair: tuple[ad.Trace, ad.Trace]) ->
     for name, difference in found.differences.items():
         known = np.isfinite(difference.value)
         assert (difference.value[known] == 0).all(), name
-        expected = np.where(known, "no difference shown", "undefined")
+        expected = np.where(known, "not significant", "undefined")
         assert list(difference.verdicts) == expected.tolist()
     diagonal = found.similarity["cka"].diagonal()[1:]
     np.testing.assert_allclose(diagonal, 1, atol=1e-6)
@@ -219,7 +219,7 @@ def test_hardly_any_samples_are_compared_as_far_as_they_go(count: int, tmp_path:
     found = compare(a, b, measures=list(MEASURES))
     assert found.samples == count
     assert set(found.similarity) == set(MEASURES)
-    assert set(found.differences["accuracy"].verdicts) == {"no difference shown"}
+    assert set(found.differences["accuracy"].verdicts) == {"not significant"}
     if count == 2:  # half of what there is to draw is undefined
         write([found], tmp_path / "report.html", {"a": a, "b": b})
 
@@ -284,7 +284,7 @@ def test_bands_hold_for_all_depths_together() -> None:
     for seed in range(draws):
         shared = rng.normal(size=(120, 1))
         found = paired(0.6 * shared + rng.normal(size=(120, 8)), seed=seed)
-        joint += any(verdict != "no difference shown" for verdict in found.verdicts)
+        joint += any(verdict != "not significant" for verdict in found.verdicts)
         single += bool(((found.low > 0) | (found.high < 0)).any())
     assert joint / draws <= 0.1
     assert single / draws > 0.15
@@ -303,7 +303,7 @@ def test_a_depth_at_which_hardly_anything_differs_does_not_blow_up_the_bands() -
     rows = np.stack([np.zeros(1000), np.zeros(1000), rng.normal(size=1000) + 0.5], 1)
     rows[[3, 700], 0] = -1.0
     found = paired(rows)
-    assert found.verdicts == ("no difference shown", "no difference shown", "higher")
+    assert found.verdicts == ("not significant", "not significant", "higher")
     assert found.low_all[0] > -0.02
     assert (found.low_all[1], found.high_all[1]) == (0.0, 0.0), "nothing differs at all"
     assert found.low_all[2] > 0.5 - 5 / np.sqrt(1000)
@@ -316,4 +316,4 @@ def test_the_last_depth_is_as_close_to_itself_in_every_model() -> None:
     values, found = _closeness(first, second, ((0, 0), (1, 1), (2, 2)), 0.95, 0)
     assert (values[:, -1] == 1).all()
     assert found.value[-1] == 0
-    assert found.verdicts[-1] == "no difference shown"
+    assert found.verdicts[-1] == "not significant"

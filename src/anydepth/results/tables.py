@@ -13,6 +13,7 @@ from anydepth.safe_text import printable
 
 WIDTH = 80
 _GAP = "  "
+_HEADS = 2  # most lines of heads
 _NARROWEST = 24  # of a column of sentences
 
 Style = Literal["", "title", "head", "detail", "good", "bad", "open"]
@@ -47,11 +48,13 @@ class Column:
     kind: Literal["number", "text", "sentence"] = "number"
     styles: tuple[Style, ...] = ()
 
-    @property
-    def width(self) -> int:
-        """Characters of the widest cell with its details, and of the longest word of the head."""
-        words = [len(word) for word in self.head.split()]
-        return max([*words, *(self._full(row) for row in range(len(self.cells)))], default=0)
+    def width(self, heads: int) -> int:
+        """Characters that the widest cell with its details needs, and the head in so many lines."""
+        words = self.head.split()
+        least = max(map(len, words), default=0)
+        while len(textwrap.wrap(self.head, max(least, 1), break_on_hyphens=False)) > min(heads, len(words)):
+            least += 1
+        return max([least, *(self._full(row) for row in range(len(self.cells)))])
 
     def _full(self, row: int) -> int:
         return len(self.cells[row]) + (len(self._detail(row)) if self.details else 0)
@@ -64,20 +67,20 @@ class Column:
         """A cell as lines that are exactly so wide."""
         cell, style = self.cells[row], self.styles[row] if self.styles else ""
         if self.kind == "sentence":
-            return [[Part(f"{line:<{width}}", style)] for line in textwrap.wrap(cell, width) or [""]]
+            return [[Part(f"{line:<{width}}", style)] for line in textwrap.wrap(cell, max(width, 1)) or [""]]
         space = " " * (width - self._full(row))
         parts = [Part(cell, style), *([Part(self._detail(row), "detail")] if self.details else [])]
         return [[*parts, Part(space)] if self.kind == "text" else [Part(space), *parts]]
 
     def head_lines(self, width: int) -> list[str]:
         """The head as lines that are exactly so wide."""
-        lines = textwrap.wrap(self.head, width, break_long_words=False, break_on_hyphens=False) or [""]
+        lines = textwrap.wrap(self.head, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]
         return [f"{line:>{width}}" if self.kind == "number" else f"{line:<{width}}" for line in lines]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of a result.
+    """A table of a result, of which at least one column is never left out.
 
     Example:
         >>> depth = Column(head="depth", cells=("0", "12"))
@@ -178,15 +181,20 @@ def _one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def _least(columns: Sequence[Column]) -> int:
-    """The width of a table whose sentences are as narrow as may be."""
-    sizes = (min(column.width, _NARROWEST) if column.kind == "sentence" else column.width for column in columns)
-    return sum(sizes) + len(_GAP) * (len(columns) - 1)
+def _least(columns: Sequence[Column], heads: int = _HEADS) -> int:
+    """The width of a table with so many lines of heads, whose sentences are as narrow as may be."""
+    sizes = [column.width(heads) for column in columns]
+    narrow = (
+        min(size, _NARROWEST) if column.kind == "sentence" else size
+        for column, size in zip(columns, sizes, strict=True)
+    )
+    return sum(narrow) + len(_GAP) * (len(columns) - 1)
 
 
 def _widths(columns: Sequence[Column], width: int) -> list[int]:
-    """The width of each column: sentences share what the others leave."""
-    sizes = [column.width for column in columns]
+    """The width of each column: heads in one line if they fit, and sentences share what the others leave."""
+    heads = next((count for count in range(1, _HEADS) if _least(columns, count) <= width), _HEADS)
+    sizes = [column.width(heads) for column in columns]
     sentences = [place for place, column in enumerate(columns) if column.kind == "sentence"]
     rest = width - len(_GAP) * (len(columns) - 1) - sum(size for at, size in enumerate(sizes) if at not in sentences)
     for count, place in zip(range(len(sentences), 0, -1), sentences, strict=True):

@@ -58,7 +58,7 @@ def difference_table(comparison: Comparison) -> Table:
         matches = [comparison.matches(measure)[depth] for depth, _ in comparison.depths]
         cells = tuple("" if match is None else f"{match.depth} ({match.value:.3f})" for match in matches)
         columns.append(Column(head=f"most alike by {measure}", cells=cells, rank=1 if statistic else 0))
-    title = f"{second} against {first}: {comparison.samples:,} samples"
+    title = f"{second} minus {first}: {comparison.samples:,} samples, simultaneous 95 % bands"
     return Table(title=title, columns=tuple(columns))
 
 
@@ -67,7 +67,7 @@ def _differences(comparison: Comparison, statistic: str) -> Iterator[Column]:
     for which, values in zip(("first", "second"), comparison.values[statistic], strict=True):
         yield Column(head=f"{statistic}, {which}", cells=tuple(map(number, values)), rank=4)
     yield Column(
-        head="difference, simultaneous 95 % band",
+        head="difference",
         cells=tuple(f"{value:+.3f}" for value in difference.value),
         details=tuple(
             f"{low:+.3f} to {high:+.3f}" for low, high in zip(difference.low_all, difference.high_all, strict=True)

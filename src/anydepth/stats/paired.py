@@ -40,12 +40,12 @@ class Differences:
 
     @property
     def verdicts(self) -> tuple[str, ...]:
-        """For each: "higher" or "lower" where the simultaneous band leaves out zero, else "no difference shown".
+        """For each: "higher" or "lower" where the simultaneous band leaves out zero, else "not significant".
 
         "undefined" where the value is NaN.
         """
         return tuple(
-            "undefined" if np.isnan(value) else "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
+            "undefined" if np.isnan(value) else "higher" if low > 0 else "lower" if high < 0 else "not significant"
             for value, low, high in zip(self.value, self.low_all, self.high_all, strict=True)
         )
 
@@ -70,7 +70,7 @@ def paired(
     Example:
         >>> rng = np.random.default_rng(1)
         >>> paired(rng.normal(size=(500, 3)) + np.array([0.0, 0.0, 1.0])).verdicts
-        ('no difference shown', 'no difference shown', 'higher')
+        ('not significant', 'not significant', 'higher')
     """
     value = rows.mean(0)
     low, high = t_interval(rows, groups, confidence).clip(-most, most)

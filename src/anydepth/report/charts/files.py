@@ -4,12 +4,13 @@ import base64
 import io
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import altair as alt
 
 from anydepth.errors import TraceFileError
 from anydepth.report import html
+from anydepth.safe_text import printable
 from anydepth.storage.disk import atomic_write
 
 _TEXTS: dict[str, Literal["svg", "json"]] = {".svg": "svg", ".json": "json"}
@@ -48,7 +49,18 @@ def picture(chart: alt.TopLevelMixin, description: str) -> str:
     return f'<img width="{drawn.width // _PICTURES[".png"][1]}" alt="{escape(description)}" src="{source}">'
 
 
+def _cleaned(value: Any) -> Any:
+    """A specification with control characters spelled out: on those the renderer ends the whole process."""
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
+
+
 def _rendered(chart: alt.TopLevelMixin, kind: str) -> bytes:
+    of_its_type: Any = type(chart)
+    chart = of_its_type.from_dict(_cleaned(chart.to_dict()), validate=False)
     if kind in _PICTURES:
         form, scale = _PICTURES[kind]
         picture = io.BytesIO()

@@ -69,7 +69,7 @@ def _rows(comparison: Comparison, statistic: str) -> list[Row]:
             "low": number(differences.low_all[place]),
             "high": number(differences.high_all[place]),
             "text": _with_band(differences, place),
-            "verdict": differences.verdicts[place].replace("no difference shown", "not significant"),
+            "verdict": differences.verdicts[place],
         }
         for place, pair in enumerate(comparison.depths)
         if np.isfinite(differences.value[place])
