@@ -55,7 +55,7 @@ def test_an_interrupt_says_that_the_command_starts_over(command: Command, monkey
 def test_what_people_see(command: Command) -> None:
     done = command("compare", "~one", "~two", "--out", "both")
     assert done.status == 0, done.err
-    assert "two against one: 60 samples" in done.out
+    assert "two minus one: 60 samples" in done.out
     assert "not significant" in done.out
     assert "most alike by cka" in done.out
     assert "Report: both/report.html" in done.out

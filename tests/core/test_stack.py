@@ -342,3 +342,20 @@ def test_first_samples_leaves_alone_what_is_not_per_sample() -> None:
     assert few["x"].shape == (2, 2)
     assert few["scale"].shape == (3,)
     assert few["flag"] is True
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit"])
+def test_verification_costs_three_forwards_of_two_samples(name: str) -> None:
+    """The untouched one, the recorded one, half of one to the middle, and all blocks again on a single sample."""
+    model, batch = tiny_models.build(name)
+    stack, samples = Stack(model), 0
+
+    def count(block: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal samples
+        samples += len(args[0] if args else kwargs["hidden_states"])
+
+    handles = [block.register_forward_pre_hook(count, with_kwargs=True) for block in stack.blocks]
+    stack.verify(batch)
+    for handle in handles:
+        handle.remove()
+    assert samples <= 3 * 2 * stack.depth

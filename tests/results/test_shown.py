@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
+from transformers import CLIPConfig, CLIPModel
 
 import anydepth as ad
 from anydepth.exits.calibration import Calibration
@@ -106,6 +108,17 @@ def trained(measure: str = "accuracy") -> TrainingSummary:
     )  # fmt: skip
 
 
+def lens() -> ad.Lens:
+    rng, depths, tokens = np.random.default_rng(0), 13, 20
+    top = tuple(tuple(f" word{rng.integers(99)}" for _ in range(tokens)) for _ in range(depths))
+    ids, shares = np.zeros((depths, tokens), np.int64), rng.random((depths, tokens))
+    return ad.Lens(
+        tokens=tuple(f" t{place}" for place in range(tokens)), targets=(None,) * tokens, top=top, top_id=ids,
+        probability=shares, entropy=shares, target_id=ids[0], target_probability=shares, target_rank=ids,
+        next_token=True, notes=("a note",), provenance={"model": {"name": "gpt2"}},
+    )  # fmt: skip
+
+
 RESULTS: dict[str, Callable[[], Shown]] = {
     "trace": traced,
     "trace of arrays": lambda: ad.trace_states([np.eye(4), 2 * np.eye(4)]),
@@ -121,6 +134,8 @@ RESULTS: dict[str, Callable[[], Shown]] = {
     "training of a language model": lambda: trained("perplexity"),
     "exits": calibrated,
     "exits of a language model": language_model,
+    "exit curve": lambda: calibrated().curve,
+    "lens": lens,
     "predictions": lambda: PredictResult(
         folder=FOLDER, model="bert", data="reviews", policy="Confidence(0.8)", promise="certified", undecided=1,
         leaving=(100, 12_345, 7), blocks=25_000, readouts=10, notes=("a note",),
@@ -209,8 +224,11 @@ def test_results_of_the_same_content_are_equal(name: str) -> None:
     assert first == second
     assert hash(first) == hash(second)
     assert first != object()
-    notes: Any = {"notes": ("another",)} if "notes" in vars(first) else {"folder": Path("other")}
-    assert replace(first, **notes) != first  # type: ignore[type-var]
+    fields = vars(first)
+    other: Any = {"notes": ("another",)} if "notes" in fields else {"folder": Path("other")}
+    if not other.keys() <= fields.keys():
+        other = {"batch": 77}
+    assert replace(first, **other) != first  # type: ignore[type-var]
 
 
 def test_a_trace_with_one_other_number_is_another() -> None:
@@ -220,6 +238,19 @@ def test_a_trace_with_one_other_number_is_another() -> None:
     assert trace != other
     blank = replace(trace, similarity={"cka": np.full((13, 13), np.nan)})
     assert blank == replace(blank, similarity={"cka": np.full((13, 13), np.nan)})
+
+
+def test_models_and_policies_say_what_they_are() -> None:
+    model, batch = tiny_models.build("bert")
+    stack = ad.Stack(model)
+    assert repr(stack) == "Stack(BertForSequenceClassification: bert.encoder.layer (4 x BertLayer))"
+    exits = ad.EarlyExit(stack, ad.Confidence(0.5))
+    assert repr(exits) == f"EarlyExit(BertForSequenceClassification, {ad.Confidence(0.5)!r}, not calibrated)"
+    towers = CLIPConfig(text_config=tiny_models._USUAL, vision_config=tiny_models._IMAGE, projection_dim=16)
+    assert repr(ad.Stack(CLIPModel(towers))) == "Stack(CLIPModel: blocks are learnt from the first batch)"
+    for thing in (stack, exits, ad.AlignedLoss(), ad.Confidence(0.5)):
+        assert len(repr(thing)) <= 200
+    assert len(batch) == 2
 
 
 def test_a_saved_trace_is_the_one_that_is_loaded(tmp_path: Path) -> None:

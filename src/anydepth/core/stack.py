@@ -93,6 +93,10 @@ class Stack:
                 f"{self.depth - 1}: one for each depth below the last"
             )
 
+    def __repr__(self) -> str:
+        blocks = self.block_list if self.is_known else "blocks are learnt from the first batch"
+        return f"Stack({type(self.model).__name__}: {blocks})"
+
     @property
     def _traits(self) -> ModelTraits | None:
         return None if self._forwards is None else self._forwards.traits

@@ -22,6 +22,8 @@ from anydepth.exits.policies import AtDepth
 from anydepth.exits.tuning import levels
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table, bounds, number
 from anydepth.stats.intervals import wilson
 from anydepth.storage.files import plain
 
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
     import pandas
 
 _POINTS = 60
+_ROWS = 12  # of its table
 _TIMED_BATCHES = 4
 _ROUNDS = 3
 Array = Float64[np.ndarray, " p"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExitCurve:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ExitCurve(Shown):
     """A policy at every threshold, from one at which no sample exits early to the loosest.
 
     Attributes:
@@ -69,6 +72,33 @@ class ExitCurve:
     predicted: Array
     measured: Array
     batch: int
+
+    def _shown_line(self) -> str:
+        what = "agreement" if self.accuracy is None else "accuracy"
+        return (
+            f"{self.samples:,} samples, mean depth {self.depth[0]:.2f} to {self.depth[-1]:.2f} of {self.last}, {what} "
+            f"{self.quality[0]:.3f} to {self.quality[-1]:.3f}, area {self.area:.3f}"
+        )
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        """The curve at some of its thresholds."""
+        chosen = np.unique(np.linspace(0, len(self.depth) - 1, _ROWS).round().astype(int))
+        low, high = self.interval()[:, chosen]
+        quality = "agreement" if self.accuracy is None else "accuracy"
+        columns = (
+            Column(head="threshold", cells=tuple(f"{level:.4g}" for level in self.level[chosen]), rank=1),
+            Column(head="mean depth", cells=tuple(f"{depth:.2f}" for depth in self.depth[chosen])),
+            Column(head=quality, cells=tuple(map(number, self.quality[chosen])), details=tuple(map(bounds, low, high))),
+            *(
+                Column(head=head, cells=tuple(number(1 / share, 2) for share in shares[chosen]), rank=rank)
+                for head, shares, rank in (
+                    ("speed-up", self.measured, 3),
+                    ("predicted speed-up", self.predicted, 5),
+                    ("fewer operations", self.flops, 4),
+                )
+            ),
+        )
+        return (Table(title=f"Exit curve of {self.samples:,} samples, L = {self.last}", columns=columns),)
 
     @property
     def quality(self) -> Array:

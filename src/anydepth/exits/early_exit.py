@@ -73,6 +73,10 @@ class EarlyExit:
         self._reader = PolicyReader(self.stack, policy)
         self._prefix_slicer = PrefixSlicer(self.stack)
 
+    def __repr__(self) -> str:
+        state = "not calibrated" if self._calibration is None else "calibrated"
+        return f"EarlyExit({type(self.stack.model).__name__}, {self.policy!r}, {state})"
+
     @property
     def calibration(self) -> Calibration | None:
         """Calibration of the policy; without its certificate, and with a note on that, once the model was changed."""

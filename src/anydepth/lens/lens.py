@@ -18,7 +18,7 @@ from torch import Tensor
 
 from anydepth.core.model_io import Batch, device_of, to_device
 from anydepth.core.patching import evaluating
-from anydepth.core.provenance import describe_model, now, versions
+from anydepth.core.provenance import describe_model, entry, now, versions
 from anydepth.core.stack import Stack
 from anydepth.core.targets import predicts_next_token
 from anydepth.core.tokens import default_policy
@@ -30,6 +30,8 @@ from anydepth.measures.readout import PIECE, PIECE_ELSEWHERE, readout_rows, satu
 from anydepth.models.input_length import max_input_length
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.loading import stack_of
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Column, Table
 
 if TYPE_CHECKING:
     import pandas
@@ -41,8 +43,8 @@ NOTHING = -1
 _NEEDS = "a lens needs a language model, which answers over its vocabulary at every position"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lens:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Lens(Shown):
     """The logit lens of a text: readouts at T positions and K = L + 1 depths.
 
     The **target** of a position is the token it should predict: the next one, or, in a masked language model (BERT),
@@ -88,6 +90,21 @@ class Lens:
     next_token: bool
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def _shown_line(self) -> str:
+        start = "".join(self.tokens)[:60]
+        return f"{len(self.tokens)} tokens, depths 0 to {self.depth}, of the text that begins {start!r}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        """The most probable token at each position, at some of the depths."""
+        depths = sorted({max(1, round(self.depth * share)) for share in (0, 0.25, 0.5, 0.75, 1)})
+        columns = [Column(head="token", cells=tuple(map(repr, self.tokens)), kind="text")]
+        for rank, depth in enumerate(reversed(depths)):
+            top, sure = self.top[depth], self.probability[depth]
+            cells = tuple(f"{token!r} {share:.2f}" for token, share in zip(top, sure, strict=True))
+            columns.insert(1, Column(head=f"depth {depth}", cells=cells, kind="text", rank=rank))
+        name = entry(self.provenance, "model", "name", default="model")
+        return (Table(title=f"{name}: the likeliest token and its probability", columns=tuple(columns)),)
 
     @classmethod
     def of(

@@ -25,7 +25,7 @@ MEASURED, UNCENTRED, RANDOM_WEIGHTS, SHUFFLED_LABELS = "measured", "not centred"
 _Part = TypeVar("_Part")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Theory:
     """Results of the paper's theory on a model and data, with those of null models. L + 1 = K depths.
 
@@ -47,6 +47,10 @@ class Theory:
     updates: Mapping[str, Updates]
     notes: tuple[str, ...]
     provenance: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        parts = (name for name in ("geometry", "closeness", "collapse", "updates") if getattr(self, name))
+        return f"Theory({', '.join(parts)} at depths 0 to {self.depth})"
 
     @property
     def depth(self) -> int:
