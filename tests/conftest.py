@@ -95,6 +95,12 @@ def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "relative_time", lambda exits, batches: whole(exits, batches[:1]))
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands run as long as they need without a word: a busy machine may need ten seconds for any of them."""
+    monkeypatch.setattr("anydepth.cli.terminal.QUIET", float("inf"))
+
+
 @pytest.fixture
 def charts_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw charts without comparing them with their schema, a second for each report: the tests of reports do."""

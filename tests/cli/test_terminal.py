@@ -19,7 +19,10 @@ import pytest
 import anydepth as ad
 from anydepth.cli import render as show
 from anydepth.cli import terminal
+from anydepth.cli.app import run
 from anydepth.jobs.trace import TraceResult
+from anydepth.measures.similarity import MEASURES
+from anydepth.training.objectives import OBJECTIVES
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 HELP = [sys.executable, "-m", "anydepth", "trace", "--help"]
@@ -101,6 +104,32 @@ def test_tables_fit_narrow_terminals_and_names_are_no_markup(width: int, monkeyp
     table = printed.splitlines()[start - 1 : start + 1 + len(trace.names)]
     assert [line.split()[0] for line in table[2:]] == list(trace.names)
     assert max(map(len, table)) <= width
+
+
+def test_without_a_terminal_work_says_how_far_it_is_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 4.0, 11.0, 11.0, 12.0, 22.0, 22.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal, "QUIET", 10.0)
+    with terminal.bars(enabled=True) as report:
+        assert report is not None
+        for done in (1, 2, 3, 4000):
+            report(done, 5000, "tracing, 3 batches of news")
+    assert capsys.readouterr().err.splitlines() == [
+        "2/5,000 tracing, 3 batches of news",
+        "4,000/5,000 tracing, 3 batches of news",
+    ]
+
+
+@pytest.mark.parametrize(("command", "head"), [("trace", "measure"), ("align", "objective")])
+def test_lists_need_no_model(command: str, head: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, f"--list-{head}s"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(head)
+    for name in MEASURES if command == "trace" else OBJECTIVES:
+        assert re.search(rf"^{name} ", out, re.MULTILINE), name
 
 
 def test_json_of_odd_names_is_json_without_control_characters(capsys: Any) -> None:

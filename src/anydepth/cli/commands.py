@@ -37,6 +37,15 @@ class TraceCall(FolderCall):
     """A call of `anydepth trace`."""
 
     restart: Annotated[bool, "Start over instead of resuming an interrupted trace."] = False
+    list_measures: Annotated[bool, "Show the measures of similarity and exit."] = False
+
+    def answered(self) -> bool:
+        """Show the measures, if that is asked for."""
+        if self.list_measures:
+            from anydepth.measures.similarity import MEASURES
+
+            _print_list("measure", {name: measure.about for name, measure in MEASURES.items()})
+        return self.list_measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +60,9 @@ class AlignCall(FolderCall):
     def answered(self) -> bool:
         """Show the objectives, if that is asked for."""
         if self.list_objectives:
-            from anydepth.cli.render import print_table
-            from anydepth.results.tables import Column, Table
             from anydepth.training.objectives import OBJECTIVES
 
-            purposes = tuple(objective.purpose for objective in OBJECTIVES.values())
-            columns = (
-                Column(head="objective", cells=tuple(OBJECTIVES), kind="text"),
-                Column(head="what it is for", cells=purposes, kind="sentence"),
-            )
-            print_table(Table(title="", columns=columns))
+            _print_list("objective", {name: objective.purpose for name, objective in OBJECTIVES.items()})
         return self.list_objectives
 
 
@@ -76,6 +78,16 @@ class GenerateCall(Call):
     """A call of `anydepth generate`."""
 
     stats: Annotated[bool, "Print statistics: time, blocks, accepted drafts."] = False
+
+
+def _print_list(head: str, purposes: dict[str, str]) -> None:
+    """Print names, and what each is for."""
+    from anydepth.cli.render import print_table
+    from anydepth.results.tables import Column, Table
+
+    names = Column(head=head, cells=tuple(purposes), kind="text")
+    about = Column(head="what it is for", cells=tuple(purposes.values()), kind="sentence")
+    print_table(Table(title="", columns=(names, about)))
 
 
 def trace(settings: TraceSettings, call: TraceCall) -> None:

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from anydepth.safe_text import printable
 
 if TYPE_CHECKING:
     from anydepth.progress import Progress as Reporter
+
+QUIET = 10.0
+"""Seconds after which work that is under way says how far it is where no bar can move."""
 
 # Replacements of our own characters where a terminal or a pipe takes only ASCII or Latin-1.
 _PLAINLY = {"×": "x", "–": "-", "−": "-", "…": "...", "•": "*", "·": ".", "≤": "<=", "≥": ">=", "→": "->", "δ": "delta"}
@@ -83,7 +87,7 @@ def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
 
     Args:
         enabled: False for no progress at all.
-        lines: without a terminal, print a line whenever there is news beside the count.
+        lines: without a terminal, print a line whenever there is news beside the count, and not only now and then.
 
     Yields:
         A function of what is done, how much there is, and what it is: the kind, and after a comma the news.
@@ -95,10 +99,10 @@ def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
 @contextmanager
 def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
     moves = stderr.is_terminal and stderr.file.isatty()  # FORCE_COLOR makes a terminal of a file, for colours
-    if not enabled or not (moves or lines):
+    if not enabled:
         yield None
     elif not moves:
-        yield _lines()
+        yield _lines(news=lines)
     else:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -120,14 +124,17 @@ def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
             yield report
 
 
-def _lines() -> Reporter:
+def _lines(*, news: bool) -> Reporter:
+    """Report in lines, one whenever `QUIET` seconds have passed without; with `news`, also when there is news."""
     latest: dict[str, str] = {}
+    spoke = time.monotonic()
 
     def report(done: int, total: int | None, what: str) -> None:
-        kind, _, news = what.partition(",")
-        if news and latest.get(kind) != news:
-            say(f"{done}/{total} {what}" if total else what)
-            latest[kind] = news
+        nonlocal spoke
+        kind, _, now = what.partition(",")
+        if (news and now and latest.get(kind) != now) or time.monotonic() - spoke > QUIET:
+            say(f"{done:,}/{total:,} {what}" if total else what)
+            latest[kind], spoke = now, time.monotonic()
 
     return report
 
