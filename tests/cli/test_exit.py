@@ -129,7 +129,31 @@ def test_what_people_see(command: Command) -> None:
     assert command("exit", "~bert", "--data", "~reviews.csv", *LOOSE, "--out", "mine").status == 0, "once more"
     done = command("predict", "mine", "--data", "~more.csv", "--out", "answers")
     assert "50 samples, mean depth" in done.out
+    assert "50 of 50 samples also calibrated the model" in done.out
     assert "Predictions: answers/predictions.csv" in done.out
+
+
+def test_the_validation_split_calibrates_and_the_test_split_is_answered(command: Command, assets: Path) -> None:
+    head, *rows = (assets / "reviews.csv").read_text().splitlines()
+    distinct = list(dict.fromkeys(rows))
+    Path("data").mkdir()
+    for split, part in (("train", distinct[:20]), ("validation", distinct[20:-20]), ("test", distinct[-20:])):
+        Path(f"data/{split}.csv").write_text("\n".join([head, *part]) + "\n")
+    options = (*LOOSE, "--depths", "1,2", "--no-tune")
+    done = command("exit", "~bert", "--data", "data", *options, "--out", "mine", "--json")
+    assert (done.status, done.err) == (0, "")
+    assert sum(json.loads(done.out)["calibration"]["samples"]) == len(distinct) - 40
+    assert json.loads(done.out)["data"] == "data (validation)"
+    new = json.loads(command("predict", "mine", "--data", "data", "--out", "answers", "--json").out)
+    assert new["data"] == "data (test)"
+    assert not [note for note in new["notes"] if "calibrated the model" in note]
+    again = command("predict", "mine", "--data", "data", "--split", "validation", "--out", "answers", "--json")
+    count = f"{len(distinct) - 40:,}"
+    assert f"{count} of {count} samples also calibrated the model" in json.loads(again.out)["notes"][0]
+    Path("mine/samples.npy").write_bytes(b"torn")
+    torn = command("predict", "mine", "--data", "data", "--out", "answers")
+    assert torn.status == 2
+    assert torn.err.startswith("anydepth: mine/samples.npy is damaged (")
 
 
 def test_the_guarantee_is_for_inputs_made_as_they_were(command: Command) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
 from anydepth.data.folders import in_natural_order
-from anydepth.data.sources import choose_split, splits
+from anydepth.data.sources import TO_EVALUATE, choose_split, splits
 from anydepth.errors import DataError
 from anydepth.models.label_names import name_of
 from anydepth.storage.file_kinds import kind_of
@@ -93,10 +93,12 @@ def load(
     return load_split(source, split, DataSelection(limit=limit, text=text, label=label, image=image, id=id, seed=seed))
 
 
-def load_split(source: str, split: str | None, wanted: DataSelection) -> LoadedData:
-    """Load a selection of rows and columns of a split; see `load`."""
+def load_split(
+    source: str, split: str | None, wanted: DataSelection, held_out: tuple[str, ...] = TO_EVALUATE
+) -> LoadedData:
+    """Load a selection of rows and columns of a split; see `load`, and `choose_split` for which by default."""
     parts = splits(source, given=wanted.given)
-    chosen = choose_split(tuple(parts), split, source)
+    chosen = choose_split(tuple(parts), split, source, held_out)
     loaded = wanted.of(parts, chosen, source)
     if split is not None or chosen == "file":
         return loaded

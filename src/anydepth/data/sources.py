@@ -23,7 +23,11 @@ _BUILDERS = ("csv", "json", "text", "pandas", "parquet", "arrow", "xml", "sql", 
 # Characters that `datasets` and what it stands on take for patterns or addresses.
 _SPECIAL = re.compile(r"[*?\[\]]|::|://")
 # The default split: one that is not for training.
-_HELD_OUT = ("test", "validation", "valid", "dev", "val")
+_VALIDATION = ("validation", "valid", "dev", "val")
+TO_EVALUATE = ("test", *_VALIDATION)
+"""Splits to evaluate on, the first that there is."""
+TO_CALIBRATE = (*_VALIDATION, "test")
+"""Splits to choose and certify something on, which leave the test split to be answered."""
 
 
 class Splits(dict[str, Any]):
@@ -77,8 +81,10 @@ def splits(source: str, *, given: GivenColumns | None = None) -> Splits:
         return Splits(datasets.load_dataset(name, configuration or None))
 
 
-def choose_split(names: tuple[str, ...], wanted: str | None, source: str) -> str:
-    """The split to read: `wanted`, else test, else validation, else the only one.
+def choose_split(
+    names: tuple[str, ...], wanted: str | None, source: str, held_out: tuple[str, ...] = TO_EVALUATE
+) -> str:
+    """The split to read: `wanted`, else the first of `held_out` that there is, else the only one.
 
     Raises:
         DataError: it does not exist, or there are several and none is held out.
@@ -88,7 +94,7 @@ def choose_split(names: tuple[str, ...], wanted: str | None, source: str) -> str
         'validation'
     """
     _require_split(names, wanted, source, "split")
-    chosen = wanted or next((name for name in _HELD_OUT if name in names), None)
+    chosen = wanted or next((name for name in held_out if name in names), None)
     if chosen is None and len(names) > 1:
         raise DataError(f"'{source}' has no test or validation split but {', '.join(names)}: choose one (split)")
     return chosen or names[0]
@@ -118,7 +124,7 @@ def training_splits(
     chosen = wanted or ("train" if "train" in names else names[0] if len(names) == 1 else None)
     if chosen is None:
         raise DataError(f"'{source}' has no train split but {', '.join(names)}: choose one (split)")
-    kept_apart = (name for name in (*_HELD_OUT[1:], _HELD_OUT[0]) if name in names and name != chosen)
+    kept_apart = (name for name in TO_CALIBRATE if name in names and name != chosen)
     return chosen, held_out or next(kept_apart, None)
 
 

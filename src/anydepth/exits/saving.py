@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt64
 from torch import nn
 
 from anydepth.core.heads import HEADS_FILE, Heads
 from anydepth.core.provenance import class_names, describe_config, describe_model, now, stack_fingerprint, versions
 from anydepth.core.stack import Stack
 from anydepth.data.settings import InputSettings
-from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyError, TraceFileError
+from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyError, TraceFileError, one_line
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import Policy, as_plain, from_plain
 from anydepth.models.hub_errors import translated
@@ -24,9 +26,13 @@ from anydepth.storage.output_folder import SETTINGS, OutputKind, settle
 
 FILE = "exit.json"
 _FORMAT = 2
-CURVE, REPORT = "curve.json", "report.html"
+CURVE, REPORT, SAMPLES = "curve.json", "report.html", "samples.npy"
 EXIT_OUTPUT = OutputKind(
-    job="exit", mark=FILE, names=(CURVE, REPORT, SETTINGS), alone="holds something else already", error=CertificateError
+    job="exit",
+    mark=FILE,
+    names=(CURVE, REPORT, SAMPLES, SETTINGS),
+    alone="holds something else already",
+    error=CertificateError,
 )
 
 
@@ -83,6 +89,16 @@ class ExitFile:
             return cls(policy=policy, calibration=calibration, model=model, about=about, inputs=inputs)
         except (KeyError, TypeError, AttributeError, AnydepthError) as problem:
             raise TraceFileError(f"{path} is no calibrated policy: {problem}; calibrate again") from None
+
+    @staticmethod
+    def calibrated_on(folder: Path, digests: UInt64[np.ndarray, " n"]) -> int:
+        """How many samples, by `anydepth.passes.batches.digest`, are among those that calibrated; 0 if unknown."""
+        if not (folder / SAMPLES).is_file():
+            return 0
+        try:
+            return int(np.isin(digests, np.load(folder / SAMPLES, allow_pickle=False)).sum())
+        except (ValueError, OSError, EOFError) as problem:
+            raise TraceFileError(f"{folder / SAMPLES} is damaged ({one_line(problem)}): calibrate again") from None
 
     def source(self, folder: Path) -> str:
         """Where to load the model from: the folder, if transformers can read it there, else the model's own name."""

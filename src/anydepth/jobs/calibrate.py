@@ -11,13 +11,14 @@ import numpy as np
 from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import load_split
 from anydepth.data.settings import settings_of
+from anydepth.data.sources import TO_CALIBRATE
 from anydepth.exits.calibration import check_request, parted
 from anydepth.exits.costs import Costs, measure_costs
 from anydepth.exits.curve import curve_of, relative_time, require_threshold
 from anydepth.exits.early_exit import EarlyExit
-from anydepth.exits.exit_scores import ExitScores
+from anydepth.exits.exit_scores import ExitScores, PolicyInputs
 from anydepth.exits.policies import policy_named
-from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, save_exits
+from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, SAMPLES, save_exits
 from anydepth.exits.summary import ExitSummary
 from anydepth.jobs.calibrate_lm import LmCalibrateResult, calibrate_language_model
 from anydepth.jobs.settings import CalibrateSettings
@@ -48,7 +49,7 @@ def run_calibrate(
     check_request(policy, tolerance=settings.tolerance, confidence=settings.confidence, against=settings.against)
     with output(out, EXIT_OUTPUT, inputs={"model": settings.model, "data": settings.data}):
         loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
-        rows = load_split(settings.data, settings.split, settings.selection)
+        rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
         if loaded.task == "causal-lm":
             return calibrate_language_model(settings, loaded, rows, policy, Path(out), progress)
         inputs = batches(rows, loaded, batch_size=settings.batch_size, max_length=settings.max_length)
@@ -102,7 +103,7 @@ def _calibrate(
             *_cost_notes(costs, predicted, chosen),
         ),
     )
-    _write(result, calibrated, inputs, settings)
+    _write(result, calibrated, inputs, settings, collected)
     return result
 
 
@@ -150,7 +151,13 @@ def _cost_notes(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iter
         )
 
 
-def _write(result: ExitSummary, calibrated: EarlyExit, batches: Batches, settings: CalibrateSettings) -> None:
+def _write(
+    result: ExitSummary,
+    calibrated: EarlyExit,
+    batches: Batches,
+    settings: CalibrateSettings,
+    collected: PolicyInputs,
+) -> None:
     from anydepth.report.pages.exits import write
 
     loaded = batches.model
@@ -165,6 +172,8 @@ def _write(result: ExitSummary, calibrated: EarlyExit, batches: Batches, setting
             about=result.as_plain(),
             inputs=settings_of(batches),
         )
+        if collected.digests is not None:
+            np.save(beside / SAMPLES, np.unique(collected.digests), allow_pickle=False)
         write_json(beside / CURVE, result.curve.as_plain())
         write({result.model: result}, beside / REPORT)
         settings.save(beside)

@@ -133,9 +133,10 @@ def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress:
     ):
         run_pass(inputs, workspace, partial(_predicted, exits), labels=False, progress=progress)
         ids = workspace.ids()
-        answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts")}
+        answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts", "digest")}
         columns = {name: np.array(values) for name, values in answers.items() if values is not None}
     classes = loaded.classes or tuple(str(number) for number in range(int(columns["prediction"].max()) + 1))
+    again = saved.calibrated_on(local_path(settings.model), columns.pop("digest"))
     blocks, readouts, undecided = (int(count) for count in columns["counts"].sum(0))
     result = PredictResult(
         folder=folder,
@@ -147,13 +148,23 @@ def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress:
         blocks=blocks,
         readouts=readouts,
         undecided=undecided,
-        notes=(*notes, *loaded.notes, *rows.notes, *inputs.notes),
+        notes=(*_repeated(again, len(ids)), *notes, *loaded.notes, *rows.notes, *inputs.notes),
     )
     with replacing_folder(folder, _OUTPUT) as beside:
         _write(beside / PREDICTIONS, ids, [classes[number] for number in columns["prediction"]], columns)
         write_json(beside / SUMMARY, result.as_plain())
         settings.save(beside)
     return result
+
+
+def _repeated(again: int, total: int) -> tuple[str, ...]:
+    """A note on samples that calibrated the model themselves."""
+    if not again:
+        return ()
+    return (
+        f"{again:,} of {total:,} samples also calibrated the model: how often their answers differ from the full "
+        "model's says nothing of new samples",
+    )
 
 
 def _rows_of(settings: PredictSettings, saved: ExitFile) -> LoadedData:

@@ -121,6 +121,7 @@ class CertificateSettings(Settings):
     """The levels of a certificate; see `anydepth.stats.certificates`."""
 
     title = "Guarantee"
+    split: Annotated[str | None, "Which split to certify on; default validation, else test."] = None
     tolerance: Annotated[float, "Maximum disagreement rate."] = 0.01
     confidence: Annotated[float, "Confidence level of the guarantee, over the draw of the data."] = 0.95
     against: Annotated[

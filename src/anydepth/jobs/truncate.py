@@ -11,6 +11,7 @@ from anydepth.core.stack import Stack
 from anydepth.core.truncation import truncate
 from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import load_split
+from anydepth.data.sources import TO_CALIBRATE
 from anydepth.errors import TruncationError
 from anydepth.jobs.export import sample_batch
 from anydepth.jobs.settings import TruncateSettings
@@ -155,7 +156,7 @@ def _card(result: TruncateResult, old: Path) -> str:
 def _inputs(loaded: LoadedModel, settings: TruncateSettings) -> Batches | None:
     if settings.data is None:
         return None
-    rows = load_split(settings.data, settings.split, settings.selection)
+    rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
     inputs = batches(rows, loaded, batch_size=settings.batch_size, labels=settings.against == "labels")
     return replace(inputs, notes=(*rows.notes, *inputs.notes))
 
