@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from anydepth.tracing.run import trace, trace_states
     from anydepth.tracing.trace import Trace
     from anydepth.training.objectives import AlignedLoss
+    from anydepth.training.trace_callback import TraceCallback
+    from anydepth.training.trainer import AlignedTrainer
 
 __all__ = [
     "AlignedLoss",
+    "AlignedTrainer",
     "AnydepthError",
     "AtDepth",
     "Comparison",
@@ -44,6 +47,7 @@ __all__ = [
     "Patience",
     "Stack",
     "Trace",
+    "TraceCallback",
     "compare",
     "exit_curve",
     "trace",
@@ -53,6 +57,7 @@ __all__ = [
 
 _HOMES = {
     "AlignedLoss": "anydepth.training.objectives",
+    "AlignedTrainer": "anydepth.training.trainer",
     "AnydepthError": "anydepth.errors",
     "AtDepth": "anydepth.exits.policies",
     "Comparison": "anydepth.results.comparison",
@@ -66,6 +71,7 @@ _HOMES = {
     "Patience": "anydepth.exits.policies",
     "Stack": "anydepth.core.stack",
     "Trace": "anydepth.tracing.trace",
+    "TraceCallback": "anydepth.training.trace_callback",
     "compare": "anydepth.results.comparison",
     "exit_curve": "anydepth.exits.curve",
     "trace": "anydepth.tracing.run",

@@ -24,6 +24,7 @@ from anydepth.errors import AnydepthError
 SOURCE = Path(anydepth.__file__).parent
 NAMES = [
     "AlignedLoss",
+    "AlignedTrainer",
     "AnydepthError",
     "AtDepth",
     "Comparison",
@@ -37,6 +38,7 @@ NAMES = [
     "Patience",
     "Stack",
     "Trace",
+    "TraceCallback",
     "compare",
     "exit_curve",
     "trace",
