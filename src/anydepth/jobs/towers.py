@@ -6,7 +6,8 @@ from anydepth.data.loading import LoadedData
 from anydepth.errors import ModelError
 from anydepth.jobs.settings import CalibrateSettings, TraceSettings
 from anydepth.models.loaded import LoadedModel
-from anydepth.models.towers import as_tower, as_zero_shot, compares
+from anydepth.models.towers import as_tower, as_zero_shot
+from anydepth.models.zero_shot import compares
 
 _KINDS = ("image", "text")
 

@@ -268,7 +268,8 @@ def tokenizer_of(name: str, model: Any, trust_remote_code: bool, notes: list[str
             raise ModelError(f"the tokenizer of '{name}' has neither a padding nor an end token: set its pad_token")
         tokenizer.pad_token = tokenizer.eos_token
         notes.append(f"the tokenizer has no padding token: {tokenizer.eos_token} fills, and is masked out")
-    if getattr(model.config, "pad_token_id", None) is None:
+    configs = (model.config, model.config.get_text_config())
+    if all(getattr(config, "pad_token_id", None) is None for config in configs):
         # In memory only, for a decoder that finds its last token by it. The folder on disk keeps its config.
         model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer

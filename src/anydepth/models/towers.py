@@ -14,7 +14,7 @@ from anydepth.errors import ModelError, listed
 from anydepth.models.label_names import are_numbers
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.loading import image_processor_of, tokenizer_of
-from anydepth.models.zero_shot import ENTRY, ZeroShot, require_both, takes_both, zero_shot
+from anydepth.models.zero_shot import ENTRY, ZeroShot, require_both, zero_shot
 
 
 class ImageTower(nn.Module):
@@ -51,11 +51,6 @@ class TextTower(nn.Module):
         size = self.config.get_text_config().vocab_size
         tables = (module for module in self.model.modules() if isinstance(module, nn.Embedding))
         return next(table for table in tables if table.num_embeddings == size)
-
-
-def compares(model: nn.Module) -> bool:
-    """Whether a model has a tower for images and one for texts, each with an embedding of its own, as CLIP has."""
-    return takes_both(model) and all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text"))
 
 
 def as_tower(loaded: LoadedModel, kind: str, *, trust_remote_code: bool = False) -> LoadedModel:

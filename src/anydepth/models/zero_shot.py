@@ -19,9 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from anydepth.core.model_io import device_of, distance, fields_of, model_output
+from anydepth.core.model_io import device_of, distance, fields_of, first_samples, model_output, split_batch
 from anydepth.core.patching import evaluating
 from anydepth.core.prefix_cache import Answers, Prefix, answering
+from anydepth.core.stack import Stack
+from anydepth.core.truncation import truncate
 from anydepth.core.verification import tolerance_of
 from anydepth.core.watching import Call, watch
 from anydepth.errors import ModelError, listed, one_line
@@ -114,6 +116,16 @@ class ZeroShot(nn.Module):
             )
         return {"logits": logits}
 
+    def truncated(self, depth: int, *, batch: Any = None) -> ZeroShot:
+        """The same texts for a copy of the model whose image tower has its first blocks only; see `truncate`."""
+        both = None
+        if batch is not None:
+            images = first_samples(split_batch(batch, self).inputs, 2)
+            images = {"pixel_values": images} if isinstance(images, Tensor) else images
+            both = {**{name: tokens[:2] for name, tokens in self.texts.items()}, **images}
+        cut = truncate(Stack(self.model, stack="image"), depth, batch=both)
+        return ZeroShot(cut, self.texts, labels=self.labels, template=self.template, processor=self._processor)
+
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model and its tokenizer, or processor, as transformers does; the texts are not among them."""
         for part in (self.model, self._processor):
@@ -187,6 +199,11 @@ def _stamp(answers: Answers, texts: Mapping[str, Tensor]) -> Any:
 def takes_both(model: nn.Module) -> bool:
     """Whether a model takes images and texts together."""
     return not set(_INPUTS) - set(inspect.signature(model.forward).parameters)
+
+
+def compares(model: nn.Module) -> bool:
+    """Whether a model has a tower for images and one for texts, each with an embedding of its own, as CLIP has."""
+    return all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text")) and takes_both(model)
 
 
 def require_both(model: nn.Module) -> None:
