@@ -18,7 +18,7 @@ from run_cli import Command, in_folder, write_csv
 
 from anydepth.tracing.trace import Trace
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "timed_briefly", "charts_unchecked")
 CLASSES = ("cast", "film", "plot")
 EACH = 20
 ZERO = ("~clip", "--data", "~pictures", "--labels-as-texts")

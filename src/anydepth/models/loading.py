@@ -101,11 +101,11 @@ def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None 
     stack = Stack(loaded.model, blocks=blocks)
     if loaded.heads is None and stack.is_known:
         return stack
-    batch, _, _ = as_batch(next(iter(batches)), 0, loaded.model)
-    few = to_device(first_samples(batch, 2), device_of(loaded.model))
+    batch = to_device(as_batch(next(iter(batches)), 0, loaded.model).inputs, device_of(loaded.model))
     if loaded.heads is None:
-        stack.verify(few)
+        stack.verify(batch)
         return stack
+    few = first_samples(batch, 2)
     heads = Heads.load(loaded.heads, stack.classifier(few), stack.depth)
     return Stack(loaded.model, blocks=blocks, heads=heads)
 

@@ -59,7 +59,7 @@ def zero_shot(model: nn.Module, processor: Any, labels: Sequence[str], *, templa
     Example:
         >>> zero_shot(nn.Linear(2, 2), None, ["cat", "dog"])
         Traceback (most recent call last):
-        anydepth.errors.ModelError: Linear takes input, expected a model of images and texts such as CLIP ...
+        anydepth.errors.ModelError: Linear takes input, expected a model of images and texts such as CLIP: ...
     """
     require_both(model)
     tokens = _tokens(model, getattr(processor, "tokenizer", processor), texts_of(labels, template))
@@ -192,7 +192,8 @@ def _stamp(answers: Answers, texts: Mapping[str, Tensor]) -> Any:
     if any(tensor.is_inference() for tensor in tensors):
         return None
     kind = tensors[0].device.type
-    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    cast = torch.get_autocast_dtype(kind) if casts else None
     return cast, [(tensor.data_ptr(), tensor._version) for tensor in tensors]
 
 
