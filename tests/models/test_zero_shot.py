@@ -150,6 +150,7 @@ def test_a_cut_model_has_a_shallower_image_tower_and_loads_again(tmp_path: Path)
     classifier = ad.zero_shot(model, checkpoints.tokenizer(), LABELS)
     batch = {"pixel_values": images()}
     cut: Any = ad.truncate(classifier, 2, batch=batch)
+    assert not cut.training
     expected = by_hand(model, classifier.texts, images())[2]
     cut.save_pretrained(tmp_path)
     loaded = transformers.CLIPModel.from_pretrained(tmp_path).eval()

@@ -86,6 +86,7 @@ class ZeroShot(nn.Module):
         for name, values in tokens.items():
             self.register_buffer(f"texts_{name}", values)
         self._text_outputs = _TextOutputs()
+        self.training = model.training
 
     @property
     def config(self) -> Any:
@@ -180,7 +181,7 @@ def _outermost(calls: Iterable[Call], model: nn.Module, texts: Mapping[str, Tens
 def _are_learning(modules: Sequence[nn.Module]) -> bool:
     """Whether outputs of these modules may differ from one call to the next, or need gradients."""
     weights = (weight for module in modules for weight in module.parameters())
-    return any(module.training for module in modules) or (
+    return any(part.training for module in modules for part in module.modules()) or (
         torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
     )
 
