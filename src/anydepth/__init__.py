@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anydepth.exits.early_exit import EarlyExit
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
     from anydepth.lens.lens import Lens
+    from anydepth.models.zero_shot import zero_shot
     from anydepth.results.comparison import Comparison, compare
     from anydepth.tracing.run import trace, trace_states
     from anydepth.tracing.trace import Trace
@@ -53,6 +54,7 @@ __all__ = [
     "trace",
     "trace_states",
     "truncate",
+    "zero_shot",
 ]
 
 _HOMES = {
@@ -77,6 +79,7 @@ _HOMES = {
     "trace": "anydepth.tracing.run",
     "trace_states": "anydepth.tracing.run",
     "truncate": "anydepth.core.truncation",
+    "zero_shot": "anydepth.models.zero_shot",
     "generation": "anydepth.generation",
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -44,6 +44,7 @@ NAMES = [
     "trace",
     "trace_states",
     "truncate",
+    "zero_shot",
 ]
 MODULES = sorted(found.name for found in pkgutil.walk_packages([str(SOURCE)], "anydepth."))
 ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, AnydepthError)]

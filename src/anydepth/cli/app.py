@@ -109,7 +109,9 @@ def run(arguments: Sequence[str]) -> int:
             if not arguments:
                 app.help_print([], console=console)
                 return 2
-            app(list(arguments), console=console, exit_on_error=False, print_error=False)
+            command = _command_in(arguments)
+            words = list(arguments) if command is None else command.with_values(arguments)
+            app(words, console=console, exit_on_error=False, print_error=False)
         return 0
     except BrokenPipeError:
         return _UNREAD
@@ -139,8 +141,12 @@ def _end_within(seconds: float, status: int) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
+def _command_in(arguments: Sequence[str]) -> Command | None:
+    return next((COMMANDS[word] for word in arguments if word in COMMANDS), None)
+
+
 def _with_flags(message: str, arguments: Sequence[str]) -> str:
-    command = next((COMMANDS[word] for word in arguments if word in COMMANDS), None)
+    command = _command_in(arguments)
     return message if command is None else with_flags(message, command)
 
 

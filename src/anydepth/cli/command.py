@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -107,6 +107,15 @@ class Command:
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         run.__doc__ = self.function.__doc__
         return run
+
+    def with_values(self, arguments: Sequence[str]) -> list[str]:
+        """Arguments with a value after every option that is given without one and has one for that (`Option.bare`)."""
+        bare = {flag_of(setting): setting.option.bare for setting in self.settings}
+        written = []
+        for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+            value = bare.get(word)
+            written += [word] if value is None or not following.startswith("-") else [word, value]
+        return written
 
     def usage(self) -> str:
         """The line of the help that says what has to be given."""

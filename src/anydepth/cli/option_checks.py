@@ -24,7 +24,11 @@ class Effect:
 _PICK = ("split", "limit", "batch_size", "text_column", "label_column", "image_column")
 EFFECTS: dict[str, tuple[Effect, ...]] = {
     "trace": (
-        Effect(options=("label_column",), when=lambda o: o["labels"], instead="leave out --no-labels"),
+        Effect(
+            options=("label_column",),
+            when=lambda o: o["labels"] or o["labels_as_texts"],
+            instead="leave out --no-labels",
+        ),
         Effect(
             options=("positions",),
             when=lambda o: o["tokens"] in (None, "each"),

@@ -39,7 +39,8 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
 
     Returns:
         A copy of the same class with k blocks, in the same mode; the model itself is not changed. A model of
-        transformers saves and loads by `save_pretrained` and `from_pretrained`, others by their state dict.
+        transformers saves and loads by `save_pretrained` and `from_pretrained`, others by their state dict. A module
+        with a method `truncated(depth, batch=)`, as that of `zero_shot`, is asked for it.
 
     Raises:
         TruncationError: a depth that does not exist; adapters that are not merged; heads without a batch; or the copy
@@ -55,6 +56,8 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         ('ViTForImageClassification', 2, 2)
     """
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
+    if callable(truncated := getattr(stack.model, "truncated", None)):
+        return truncated(depth, batch=batch)  # type: ignore[no-any-return]
     inputs = None if batch is None else split_batch(batch, stack.model).inputs
     if inputs is not None:
         stack.learn(inputs)

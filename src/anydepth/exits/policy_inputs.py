@@ -15,6 +15,7 @@ from anydepth.core.tokens import Policy as Tokens
 from anydepth.core.tokens import default_policy, select
 from anydepth.errors import UnsupportedHead
 from anydepth.exits.policies import Policy, Reads
+from anydepth.models.zero_shot import compares
 
 
 class PolicyReader:
@@ -53,6 +54,11 @@ class PolicyReader:
     def checked(self, logits: Tensor) -> Float[Tensor, "n c"]:
         """The logits of a readout; raises an `UnsupportedHead` unless they choose one class for each sample."""
         model = self.stack.model
+        if compares(model):
+            raise UnsupportedHead(
+                f"{type(model).__name__} compares the images of a batch with its texts: no sample can exit by itself; "
+                "make texts its classes (anydepth.zero_shot, --labels-as-texts)"
+            )
         # A bare tensor does not say what it is: whoever gives a policy for it takes it for logits.
         if not self.stack.answers_with_logits(labelled=True):
             raise UnsupportedHead(

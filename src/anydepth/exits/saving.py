@@ -19,6 +19,9 @@ from anydepth.errors import AnydepthError, CertificateError, ModelError, PolicyE
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import Policy, as_plain, from_plain
 from anydepth.models.hub_errors import translated
+from anydepth.models.loading import load
+from anydepth.models.towers import with_saved_texts
+from anydepth.models.zero_shot import ENTRY
 from anydepth.stats.certificates import Certificate, Failures
 from anydepth.storage.checksums import read_sealed, with_checksum
 from anydepth.storage.files import plain, write_json
@@ -108,6 +111,9 @@ class ExitFile:
         """Load the model beside `exit.json`; raises a `ModelError` if transformers alone can read none there."""
         import transformers
 
+        if ENTRY in self.model["config"]:
+            model = with_saved_texts(load(str(folder), device="cpu"), self.model["config"]).model
+            return Stack(model, blocks=self.model["blocks"])
         kind: Any = getattr(transformers, self.model["class"], None)
         if not (folder / "config.json").is_file() or not hasattr(kind, "from_pretrained"):
             raise ModelError(

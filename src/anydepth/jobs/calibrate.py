@@ -22,6 +22,7 @@ from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, SAMPLES, save_exit
 from anydepth.exits.summary import ExitSummary
 from anydepth.jobs.calibrate_lm import LmCalibrateResult, calibrate_language_model
 from anydepth.jobs.settings import CalibrateSettings
+from anydepth.jobs.towers import as_asked
 from anydepth.models import loading as models
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder, write_json
@@ -52,6 +53,7 @@ def run_calibrate(
         rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
         if loaded.task == "causal-lm":
             return calibrate_language_model(settings, loaded, rows, policy, Path(out), progress)
+        loaded = as_asked(loaded, rows, settings)
         inputs = batches(rows, loaded, batch_size=settings.batch_size, max_length=settings.max_length)
         exits = EarlyExit(models.stack_of(loaded, inputs, blocks=settings.blocks), policy)
         return _calibrate(settings, exits, inputs, Path(out), progress)

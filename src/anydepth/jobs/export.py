@@ -18,6 +18,7 @@ from anydepth.exits.saving import FILE, ExitFile
 from anydepth.jobs.settings import ExportSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
+from anydepth.models.towers import with_saved_texts
 from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, export, require_extras
 from anydepth.progress import Progress
 from anydepth.storage.output_folder import output
@@ -59,6 +60,8 @@ def _export(settings: ExportSettings, out: str | Path, progress: Progress | None
         dtype="float32" if saved is None else "auto",
         trust_remote_code=settings.trust_remote_code,
     )
+    if saved is not None:
+        loaded = with_saved_texts(loaded, saved.model["config"], trust_remote_code=settings.trust_remote_code)
     batch = sample_batch(loaded)
     stack = models.stack_of(loaded, [batch], blocks=settings.blocks if saved is None else saved.model["blocks"])
     about: dict[str, Any] = {}

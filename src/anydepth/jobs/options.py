@@ -65,12 +65,14 @@ class Option:
         range: of a number.
         parse: of a value that is written as text, such as "2,4,6".
         positional: whether the command line takes it without a flag.
+        bare: what the flag means where the command line gives it without a value; None where it needs one.
     """
 
     metavar: str = ""
     range: Range = Range()
     parse: Callable[[str], Any] | None = None
     positional: bool = False
+    bare: str | None = None
 
 
 _PLAIN = Option()

@@ -24,6 +24,7 @@ from anydepth.exits.policies import as_plain
 from anydepth.exits.saving import ExitFile
 from anydepth.jobs.settings import PredictSettings
 from anydepth.models import loading as models
+from anydepth.models.towers import with_saved_texts
 from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
@@ -119,6 +120,7 @@ def run_predict(settings: PredictSettings, out: str | Path, *, progress: Progres
 def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress: Progress | None) -> PredictResult:
     source = saved.source(local_path(settings.model))
     loaded = models.load(source, device=settings.device, trust_remote_code=settings.trust_remote_code)
+    loaded = with_saved_texts(loaded, saved.model["config"], trust_remote_code=settings.trust_remote_code)
     rows, max_length = _rows_of(settings, saved), settings.max_length
     if max_length is None and saved.inputs is not None:
         max_length = saved.inputs.max_length

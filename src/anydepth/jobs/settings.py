@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from anydepth.exits.policy_names import CALIBRATED_POLICIES
 from anydepth.jobs.options import Option, Range, Settings
 from anydepth.jobs.parsing import depths_of, exits_of, names_of, none_or_names_of, weights_of
+from anydepth.models.label_names import TEMPLATE, check_template
 from anydepth.storage.file_kinds import COMPRESSIONS, KINDS
 
 if TYPE_CHECKING:
@@ -101,6 +102,18 @@ class LabelledRowSettings(RowSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZeroShotSettings(Settings):
+    """Classes that are texts; see `anydepth.zero_shot`."""
+
+    title = "Model"
+    labels_as_texts: Annotated[
+        str | None,
+        f"Zero-shot (CLIP): read images out as texts of the data's class names, {TEMPLATE!r} or as in TEMPLATE.",
+        Option(metavar="[TEMPLATE]", parse=check_template, bare=TEMPLATE),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchSettings(Settings):
     """How many samples at once."""
 
@@ -133,7 +146,9 @@ class CertificateSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceSettings(DeviceSettings, TextSettings, BatchSettings, LabelledRowSettings, DataSettings, ModelSettings):
+class TraceSettings(
+    DeviceSettings, TextSettings, BatchSettings, LabelledRowSettings, DataSettings, ZeroShotSettings, ModelSettings
+):
     """Model, data, and what to trace; see also `anydepth.trace`."""
 
     job = "trace"
@@ -171,7 +186,14 @@ class TraceSettings(DeviceSettings, TextSettings, BatchSettings, LabelledRowSett
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings(
-    DeviceSettings, CertificateSettings, TextSettings, BatchSettings, LabelledRowSettings, DataSettings, ModelSettings
+    DeviceSettings,
+    CertificateSettings,
+    TextSettings,
+    BatchSettings,
+    LabelledRowSettings,
+    DataSettings,
+    ZeroShotSettings,
+    ModelSettings,
 ):
     """Model, data, and which exit policy to calibrate; the last three are of language models."""
 

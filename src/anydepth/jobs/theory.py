@@ -11,6 +11,7 @@ from anydepth.core.stack import Stack
 from anydepth.errors import AnydepthError
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
+from anydepth.models.towers import like
 
 
 def with_random_weights(
@@ -28,6 +29,7 @@ def with_random_weights(
                 trust_remote_code=trust_remote_code,
                 pretrained=False,
             )
+        reference = like(reference, loaded, trust_remote_code=trust_remote_code)
         return models.stack_of(reference, batches, blocks=blocks), ()
     except AnydepthError as error:
         return None, (f"no model with random weights to compare with: {error}",)

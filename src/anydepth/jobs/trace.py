@@ -13,6 +13,7 @@ from anydepth.distributed import join, rank_and_count
 from anydepth.errors import DataError
 from anydepth.jobs.settings import TraceSettings
 from anydepth.jobs.theory import with_random_weights
+from anydepth.jobs.towers import as_asked
 from anydepth.lens.lens import Lens
 from anydepth.measures.similarity import check_measures
 from anydepth.models import loading as models
@@ -102,6 +103,7 @@ def _trace(
         trust_remote_code=settings.trust_remote_code,
     )
     rows = load_split(settings.data, settings.split, settings.selection)
+    loaded = as_asked(loaded, rows, settings)
     inputs = batches(
         rows,
         loaded,

@@ -19,6 +19,8 @@ from anydepth.models import loading as models
 from anydepth.models.companion_files import carry
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.timm import PREFIX as TIMM
+from anydepth.models.towers import as_tower
+from anydepth.models.zero_shot import compares
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
 from anydepth.results.shown import Shown
@@ -98,7 +100,7 @@ def run_truncate(settings: TruncateSettings, out: str | Path, *, progress: Progr
 def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) -> TruncateResult:
     loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
     inputs = _inputs(loaded, settings)
-    batch = sample_batch(loaded) if inputs is None else as_batch(next(iter(inputs)), 0)[0]
+    batch = _made_batch(loaded, settings) if inputs is None else as_batch(next(iter(inputs)), 0)[0]
     batch = to_device(batch, device_of(loaded.model))
     stack = models.stack_of(loaded, [batch], blocks=settings.blocks)
     minimal = None
@@ -153,9 +155,22 @@ def _card(result: TruncateResult, old: Path) -> str:
     return front(result.model, licence_in(old)) + "\n".join(parts) + "\n"
 
 
+def _made_batch(loaded: LoadedModel, settings: TruncateSettings) -> dict[str, Any]:
+    """A made-up batch; of a model that compares images with texts, of both."""
+    if not compares(loaded.model):
+        return sample_batch(loaded)
+    towers = (as_tower(loaded, kind, trust_remote_code=settings.trust_remote_code) for kind in ("text", "image"))
+    return {name: values for tower in towers for name, values in sample_batch(tower).items()}
+
+
 def _inputs(loaded: LoadedModel, settings: TruncateSettings) -> Batches | None:
     if settings.data is None:
         return None
+    if compares(loaded.model):
+        raise TruncationError(
+            f"{type(loaded.model).__name__} compares images with texts, and data hold one of them for a sample: leave "
+            "them out (data), and give the number of blocks (depth) and the tower (blocks='image', blocks='text')"
+        )
     rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
     inputs = batches(rows, loaded, batch_size=settings.batch_size, labels=settings.against == "labels")
     return replace(inputs, notes=(*rows.notes, *inputs.notes))

@@ -7,6 +7,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from anydepth.errors import ModelError
+
+TEMPLATE = "a photo of a {}."
+"""The text of a class in zero-shot classification; {} stands for its name."""
+
+
+def texts_of(labels: Sequence[str], template: str = TEMPLATE) -> list[str]:
+    """The text of each class, for zero-shot classification.
+
+    Raises:
+        ModelError: a template without {}, fewer than two labels, or one that occurs twice.
+
+    Example:
+        >>> texts_of(["cat", "dog"])
+        ['a photo of a cat.', 'a photo of a dog.']
+    """
+    check_template(template)
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    if len(set(labels)) < max(2, len(labels)):
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        came = f"hold {twice!r} twice" if twice is not None else f"are {labels}"
+        raise ModelError(f"labels {came}, expected the names of at least two classes, all different")
+    return [template.replace("{}", label) for label in labels]
+
+
+def check_template(template: str) -> str:
+    """The template of texts of classes; a `ModelError` if it has no {} for the name of a class.
+
+    Example:
+        >>> check_template("a photo")
+        Traceback (most recent call last):
+        anydepth.errors.ModelError: the template of texts is 'a photo', expected {} where the name of a class goes: ...
+    """
+    if "{}" not in template:
+        raise ModelError(
+            f"the template of texts is {template!r:.80}, expected {{}} where the name of a class goes: {TEMPLATE!r}"
+        )
+    return template
+
 
 def name_of(label: Any) -> str | None:
     """The name of a label of any type: a whole number's digits, "True" or "False", a text as it is.

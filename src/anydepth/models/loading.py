@@ -92,16 +92,20 @@ def load(
 
 
 def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
-    """A loaded model as a `Stack`, with the classifiers that were trained for each depth, if it has any.
+    """A loaded model as a `Stack` that knows its blocks, with the classifiers that were trained for each depth, if any.
 
     Only the first of the batches is read, and only if there are such classifiers, which raise a `ModelError` if they do
-    not fit the model. `blocks` is the dotted name of the list of blocks, for a model that has several.
+    not fit the model, or if a forward must show the blocks. `blocks` is the dotted name of the list of blocks, for a
+    model that has several.
     """
     stack = Stack(loaded.model, blocks=blocks)
-    if loaded.heads is None:
+    if loaded.heads is None and stack.is_known:
         return stack
-    batch, _, _ = as_batch(next(iter(batches)), 0)
-    few = to_device(first_samples(batch, 2), device_of(loaded.model))
+    batch = to_device(as_batch(next(iter(batches)), 0, loaded.model).inputs, device_of(loaded.model))
+    if loaded.heads is None:
+        stack.verify(batch)
+        return stack
+    few = first_samples(batch, 2)
     heads = Heads.load(loaded.heads, stack.classifier(few), stack.depth)
     return Stack(loaded.model, blocks=blocks, heads=heads)
 
@@ -139,7 +143,7 @@ def _load_transformers(
     else:
         model, wanted = checkpoint.load(wanted, notes, strict=task is not None)
     kind: Kind = "image" if model.main_input_name == "pixel_values" else "text"
-    make = _image_processor if kind == "image" else _tokenizer
+    make = image_processor_of if kind == "image" else tokenizer_of
     processor = make(checkpoint.name, model, checkpoint.trust_remote_code, notes)
     folder = Path(checkpoint.name)
     return LoadedModel(
@@ -248,7 +252,8 @@ def _fits(own: Sequence[str], classes: Sequence[str], trained: bool, name: str) 
     return False
 
 
-def _tokenizer(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> Any:
+def tokenizer_of(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> Any:
+    """The tokenizer of a checkpoint, with a padding token, of which the notes say so; `ModelError` if there is none."""
     from transformers import AutoTokenizer
 
     try:
@@ -263,20 +268,23 @@ def _tokenizer(name: str, model: Any, trust_remote_code: bool, notes: list[str])
             raise ModelError(f"the tokenizer of '{name}' has neither a padding nor an end token: set its pad_token")
         tokenizer.pad_token = tokenizer.eos_token
         notes.append(f"the tokenizer has no padding token: {tokenizer.eos_token} fills, and is masked out")
-    if getattr(model.config, "pad_token_id", None) is None:
+    configs = (model.config, model.config.get_text_config())
+    if all(getattr(config, "pad_token_id", None) is None for config in configs):
         # In memory only, for a decoder that finds its last token by it. The folder on disk keeps its config.
         model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
 
 
-def _image_processor(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> pixels.Pixels:
+def image_processor_of(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> pixels.Pixels:
+    """The image processor of a checkpoint, or a plain one, of which the notes say so; `ModelError` if there is none."""
     from transformers import AutoImageProcessor
 
-    channels = getattr(model.config, "num_channels", 3)
+    config = getattr(model.config, "vision_config", model.config)
+    channels = getattr(config, "num_channels", 3)
     try:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        size = getattr(model.config, "image_size", None)
+        size = getattr(config, "image_size", None)
         if size is None:
             raise ModelError(
                 f"'{name}' has no image processor and its config no image_size: {one_line(error)}"
