@@ -81,7 +81,8 @@ class Segments:
             if shape.samples_in_rest:
                 self._rest[number] = carried(output)
             if self.frozen is not None:
-                before = shape.layout.standard(input_state(args, kwargs))
+                # its input may be more than the state before it: models add something between blocks
+                before = shape.layout.standard(input_state(args, kwargs)) if self._state is None else self._state
                 state = torch.where(self.frozen.view(-1, *[1] * (before.ndim - 1)), before, state)
                 output = shape.of_state(state, args, kwargs, self._rest.get(number))
             self.depth, self._state = number, state

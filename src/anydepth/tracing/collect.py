@@ -207,7 +207,7 @@ class TracePass:
         for depth, state in enumerate(states):
             final_norm = facts.readout == "tail" or depth == self.stack.depth
             # no head was trained on h[0]: it is read out by the model's own classifier
-            logits = self.stack.readout(state, batch, depth=depth or None, final_norm=final_norm)
+            logits = self.stack.readout(state, batch, depth=depth, final_norm=final_norm)
             readouts.append(readout_rows(logits if position is None else logits[sample, position], labels))
         absent = torch.full_like(sample, IGNORED)
         # counted without padding, which may stand before a text, and is as long as the other texts of the batch make it
