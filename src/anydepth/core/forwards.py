@@ -89,7 +89,7 @@ class Forwards:
             return self.output(batch, calls, labels)
 
     def end(self, depth: int | None) -> int:
-        """The block after which the model ends where it reads out a depth: the last, or its own where heads are of it."""
+        """The block after which the model ends where it reads out a depth: the last, or its own if heads are of it."""
         last = len(self.traits.order)
         return last if depth is None or not self.traits.ends_early else max(1, min(depth, last))
 

@@ -179,7 +179,7 @@ def _ended_early(forwards: Forwards, batch: Batch, state: Tensor, depth: int) ->
             raise
         raise UnknownArchitecture(
             f"{type(forwards.model).__name__} reads each depth out by what is of that depth alone, and its forward "
-            f"does not end after block {depth} ({type(error).__name__}: {one_line(error)}): no other depth has a readout"
+            f"does not end after block {depth} ({type(error).__name__}: {one_line(error)}): only depth L has a readout"
         ) from error
 
 

@@ -221,9 +221,14 @@ class Stack:
         """
         return self.forward(batch)[0]
 
-    def forward(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """The hidden states h[0..L] of one forward, and its answer: to the last bit that of a plain forward."""
-        record = self._on(batch).record(batch)
+    def forward(self, batch: Batch, *, labels: Any = None) -> tuple[list[Tensor], Tensor]:
+        """The hidden states h[0..L] of one forward, and its answer: to the last bit that of a plain forward.
+
+        Args:
+            batch: by `Batch`.
+            labels: for a model that makes inputs of them while it trains, as some detectors do.
+        """
+        record = self._on(batch).record(batch, labels)
         return record.states, record.answer
 
     def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
