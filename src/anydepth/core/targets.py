@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -20,6 +22,11 @@ def predicts_next_token(model: nn.Module) -> bool:
     encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     hears = getattr(model, "main_input_name", "") in ("input_features", "input_values")  # CTC: no text goes in
     return bool(callable(can_generate) and can_generate() and not encoder_decoder and not hears)
+
+
+def are_matched(labels: Any) -> bool:
+    """Whether labels are a mapping for each sample (its boxes and their classes), to be matched by the model."""
+    return isinstance(labels, Sequence) and len(labels) > 0 and all(isinstance(each, Mapping) for each in labels)
 
 
 def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, instead: str) -> None:
@@ -99,6 +106,11 @@ class Targets:
             UnsupportedHead: the model's answer is no choice among classes.
         """
         model = stack.model
+        if are_matched(labels):
+            raise LabelError(
+                f"the labels of {type(model).__name__} are a mapping for each sample, which its own loss matches with "
+                "its answers, expected one class for each answer: train it by AlignedLoss, evaluate by its metric"
+            )
         if not stack.answers_with_logits(labelled=True) or answer.ndim not in (2, 3):
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(answer.shape)} that are no logits, expected a classifier "

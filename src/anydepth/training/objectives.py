@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Targets
+from anydepth.core.targets import Targets, are_matched
 from anydepth.errors import ObjectiveError, choose
 from anydepth.training.depth_weights import EXITS, SCHEDULES, Exits, Weights, sampled, weights_of
 from anydepth.training.losses import (
@@ -27,7 +27,7 @@ from anydepth.training.losses import (
     inputs_and_labels,
     require_learnable,
 )
-from anydepth.training.own_loss import are_matched, own_loss_terms
+from anydepth.training.own_loss import own_loss_terms
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,11 +16,6 @@ from anydepth.core.overrides import Override
 from anydepth.core.stack import Stack
 from anydepth.errors import AnydepthError, LabelError, ObjectiveError, UnsupportedHead, one_line
 from anydepth.training.losses import require_finite_losses, require_gradient
-
-
-def are_matched(labels: Any) -> bool:
-    """Whether labels are a mapping for each sample (its boxes and their classes), to be matched by the model."""
-    return isinstance(labels, Sequence) and len(labels) > 0 and all(isinstance(each, Mapping) for each in labels)
 
 
 class OwnLossTerms:
