@@ -83,10 +83,18 @@ class Forwards:
             labels: for the model's own loss.
         """
         every = [*states, *[states[-1]] * (end - len(states))]
-        copied = self.traits.in_place and self.traits.between
+        copied = self.writes_between
         calls = [partial(_answer, *pair, copied) for pair in zip(self.traits.shapes, every, strict=False)]
         with self.prefix.replayed(batch):
             return self.output(batch, calls, labels)
+
+    @property
+    def writes_between(self) -> bool:
+        """Whether the forward may write to a state that a block answers."""
+        return self.traits.in_place and self.traits.between
+
+    def _kept(self, state: Tensor) -> Tensor:
+        return state.clone() if self.writes_between else state
 
     def end(self, depth: int | None) -> int:
         """The block after which the model ends where it reads out a depth: the last, or its own if heads are of it."""
@@ -99,12 +107,12 @@ class Forwards:
 
         def last(*args: Any, **kwargs: Any) -> Any:
             output = self.modules[depth - 1](*args, **kwargs)
-            state[:] = [output_state(output)]
+            state[:] = [self._kept(output_state(output))]
             return output
 
         def later(shape: BlockOutput, /, *args: Any, **kwargs: Any) -> Any:
             # not what it is given: a model may change a state before it gives it to the next block
-            return shape(state[0].clone() if self.traits.in_place else state[0])
+            return shape(self._kept(state[0]))
 
         after = self.traits.shapes[depth : self.end(depth)]
         return [*self.modules[: depth - 1], last, *(partial(later, shape) for shape in after)]
@@ -136,7 +144,7 @@ class Forwards:
             raise _BlockReached
 
         before = zip(self.traits.shapes, states[1:], strict=False)
-        calls = [partial(_answer, *pair, self.traits.in_place) for pair in before]
+        calls = [partial(_answer, *pair, self.writes_between) for pair in before]
         with suppress(_BlockReached), self.prefix.kept(batch, self.traits.before):
             self.output(batch, [*calls, *[last] * (len(self.modules) - len(calls))])
         return results[0]
@@ -183,9 +191,8 @@ class Forwards:
 
     def segments(self, forward: Callable[[Any], Any] | None, inside: ExitStack) -> Segments:
         """A forward in segments; stubs are in the place of the blocks until `inside` is closed."""
-        segments = Segments(
-            self.traits.shapes, forward or (lambda batch: model_output(call_model(self.model, batch))[1])
-        )
+        answer = forward or (lambda batch: model_output(call_model(self.model, batch))[1])
+        segments = Segments(self.traits.shapes, answer, copied=self.writes_between)
         inside.enter_context(disabled(self._flags))
         inside.enter_context(self.as_written())
         inside.enter_context(segments.in_place_of(self.traits.blocks, self.traits.order))

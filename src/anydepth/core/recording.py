@@ -107,6 +107,8 @@ class ModelTraits:
     """Whether the model runs on some samples of a batch."""
     between: bool = False
     """Whether the model makes something of the states between its blocks, so that none of these runs by itself."""
+    heads: tuple[str, ...] = ()
+    """Names of the lists that have a head for each depth."""
     ends_early: bool = False
     """Whether a depth is read out by ending the model there: it has heads of each depth, or an answer that is made of
     several states (boxes that each block refines)."""
@@ -123,6 +125,7 @@ class ModelTraits:
         outside = [call for call in forward.calls if id(call.module) not in within]
         after = [call for call in outside if call.start > last.end]
         beside = [tensor for call in calls for tensor in call.answers[1:]]
+        heads = _heads_by_depth(forward, blocks, calls)
         in_place = any(call.wrote_to_input or call.output_changed for call in calls)
         return cls(
             blocks=blocks,
@@ -135,7 +138,8 @@ class ModelTraits:
             carries=any(given is tensor for tensor in beside for call in calls for given in call.given[1:]),
             answer=forward.answer_name,
             classifier=_classifier(forward, after),
-            ends_early=_has_heads_by_depth(forward, blocks, calls),
+            heads=heads,
+            ends_early=bool(heads),
             compiled=tuple(m for m in forward.model.modules() if id(m) not in within and is_compiled(m)),
             is_last=is_last,
         )
@@ -191,21 +195,22 @@ def _classifier(forward: PlainForward, after: list[Call]) -> nn.Module | None:
     return next((module for module in adapted_layers(forward.model) if last in module.modules()), last)
 
 
-def _has_heads_by_depth(forward: PlainForward, blocks: BlockList, calls: list[Call]) -> bool:
-    """Whether a list beside the blocks has a module for each depth, the l-th of which is given h[l]."""
+def _heads_by_depth(forward: PlainForward, blocks: BlockList, calls: list[Call]) -> tuple[str, ...]:
+    """The names of the lists beside the blocks that have a module for each depth, the l-th of which is given h[l]."""
     inputs: dict[int, list[Tensor]] = {}
     for call in forward.calls:
         if call.given and call.start > calls[0].end:
             inputs.setdefault(id(call.module), []).append(call.given[0])
-    lists = [module for module in forward.model.modules() if isinstance(module, nn.ModuleList)]
-    return len(calls) > 1 and any(
-        len(heads) >= len(calls)
+    return tuple(
+        name
+        for name, heads in forward.model.named_modules()
+        if isinstance(heads, nn.ModuleList)
+        and len(heads) >= len(calls) > 1
         and heads is not blocks.owner
         and all(
             any(torch.equal(state, call.answers[0]) for state in inputs.get(id(head), ()))
             for head, call in zip(heads, calls, strict=False)
         )
-        for heads in lists
     )
 
 

@@ -98,7 +98,7 @@ class Targets:
         return self.rows // self.per_sample
 
     @classmethod
-    def of(cls, stack: Stack, batch: Batch, labels: Tensor | None, answer: Float[Tensor, "b *t c"]) -> Targets:
+    def of(cls, stack: Stack, batch: Batch, labels: Any, answer: Float[Tensor, "b *t c"]) -> Targets:
         """The targets of a batch as transformers defines them: those of a language model are its own next tokens.
 
         Raises:
