@@ -40,7 +40,8 @@ def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, i
     """
     kind = getattr(getattr(model, "config", None), "problem_type", None)
     if kind == "regression" or answer.shape[-1] == 1:
-        what = "a regression head"
+        single = answer.ndim > 2 and kind != "regression"  # a detector given one text
+        what = "a head that scores a single class" if single else "a regression head"
     elif kind == "multi_label_classification" or (
         labels is not None and labels.is_floating_point() and labels.shape[1:] == answer.shape[1:]
     ):

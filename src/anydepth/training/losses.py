@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,7 @@ _VOCABULARY = 1024
 _POLICIES: WeakKeyDictionary[Stack, Policy] = WeakKeyDictionary()
 
 
+@runtime_checkable
 class LossTerms(Protocol):
     """The losses of one batch by depth: of an answer that is a class, or the model's own (`own_loss`).
 
@@ -257,7 +258,7 @@ def require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
         )
 
 
-def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Tensor | None]:
+def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Any]:
     """The inputs of the model in a batch, and the labels; see `anydepth.core.model_io.split_batch`.
 
     Args:

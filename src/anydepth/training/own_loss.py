@@ -55,17 +55,8 @@ class OwnLossTerms:
 
     def _loss(self, depth: int) -> Tensor:
         model = type(self._stack.model).__name__
-        try:
-            with _of_answer_alone(self._stack.model):
-                output = self._stack.readout_output(self._states, self._batch, depth=depth, labels=self._labels)
-        except (AnydepthError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # of the model's own code
-            why = f"{type(error).__name__}: {one_line(error)}"
-            raise LabelError(
-                f"{model} computes no loss of these labels at depth {depth} ({why}): expected them as its own forward "
-                "takes them"
-            ) from error
+        with _refusing_labels(model), _of_answer_alone(self._stack.model):
+            output = self._stack.readout_output(self._states, self._batch, depth=depth, labels=self._labels)
         loss = fields_of(output).get("loss")
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise UnsupportedHead(
@@ -92,8 +83,24 @@ def own_loss_terms(
             f"{type(stack.model).__name__} matches its targets by its own loss, for which {wrong} has no meaning: "
             "leave it out"
         )
-    states, answer = stack.forward(batch, labels=labels)
+    stack.learn(batch)
+    with _refusing_labels(type(stack.model).__name__):
+        states, answer = stack.forward(batch, labels=labels)
     return OwnLossTerms(stack, labels, states, batch), states, answer
+
+
+@contextmanager
+def _refusing_labels(model: str) -> Iterator[None]:
+    """Context manager: what a model raises where it is given labels is a refusal of these."""
+    try:
+        yield
+    except (AnydepthError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of the model's own code
+        raise LabelError(
+            f"{model} computes no loss of these labels ({type(error).__name__}: {one_line(error)}): expected them as its "
+            "own forward takes them"
+        ) from error
 
 
 @contextmanager
