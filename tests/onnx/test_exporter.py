@@ -300,7 +300,7 @@ def test_refused(make: Any, policy: Any, error: type[Exception], message: str, t
 
 def test_answers_for_every_position(tmp_path: Path) -> None:
     model, batch = tiny_models.build("bert tagger")
-    with pytest.raises(UnsupportedHead, match="positions of a text cannot exit one by one"):
+    with pytest.raises(UnsupportedHead, match="positions attend to each other, and cannot exit one by one"):
         export(model, ad.AtDepth(1), batch, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 

@@ -56,6 +56,10 @@ class BlockList:
         kinds = ", ".join(dict.fromkeys(type(module).__name__ for module in self.modules))
         return f"{self.path or '(the model itself)'} ({len(self.modules)} x {kinds})"
 
+    def first(self, depth: int) -> BlockList:
+        """The list without what comes after block `depth`."""
+        return replace(self, names=self.names[:depth], modules=self.modules[:depth])
+
     def is_called(self, stack: str) -> bool:
         """Whether its path has a word for this stack."""
         return not set(re.split(r"[._]", self.path)).isdisjoint(STACKS[stack])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anydepth.core.model_io import Batch, call_model, input_state, model_output
-from anydepth.core.patching import disabled, eager, evaluating, forward_as, interfering_flags, replaced
+from anydepth.core.model_io import Batch, call_model, call_with, input_state, model_output, output_state
+from anydepth.core.patching import disabled, eager, evaluating, forward_as, interfering_flags, replaced, shortened
 from anydepth.core.prefix_cache import Prefix
 from anydepth.core.recording import BlockOutput, ModelTraits, RecordedForward, carried
-from anydepth.core.replay import BlockCall
+from anydepth.core.replay import BlockCall, Replay
 from anydepth.core.segments import Segments
 
 
@@ -36,33 +36,121 @@ class Forwards:
         """Context manager: what is compiled around the blocks runs as written. Blocks that are compiled stay so."""
         return eager((self.model, *self.traits.compiled))
 
+    @contextmanager
+    def placed(self, calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
+        """Context manager: run call l in place of block l; with fewer calls, the list of blocks is as short."""
+        blocks, order = self.traits.blocks, self.traits.order
+        if len(calls) == len(order):
+            with replaced(blocks, order, calls):
+                yield
+            return
+        with shortened(blocks, len(calls)), replaced(blocks.first(len(calls)), order[: len(calls)], calls):
+            yield
+
+    def output(self, batch: Batch, calls: Sequence[Callable[..., Any]], labels: Any = None) -> Any:
+        """The model's whole output with call l in place of block l, and its own loss if it is given labels."""
+        with self.as_written(), disabled(self._flags), self.placed(calls):
+            return call_model(self.model, batch, labels)
+
     def run(self, batch: Batch, calls: Sequence[Callable[..., Any]]) -> Tensor:
         """The model's answer with call l in place of block l."""
-        traits = self.traits
-        with self.as_written(), disabled(self._flags), replaced(traits.blocks, traits.order, calls):
-            return model_output(call_model(self.model, batch))[1]
+        return model_output(self.output(batch, calls))[1]
 
-    def record(self, batch: Batch) -> RecordedForward:
+    def record(self, batch: Batch, labels: Any = None) -> RecordedForward:
         """The states and the answer of a forward in which all blocks run; what runs before them is kept."""
         record = RecordedForward(model=self.model, traits=self.traits)
         with self.prefix.recorded(batch, self.traits.before):
-            answer = self.run(batch, record.calls(self.modules))
-        return record.finish(answer)
+            output = self.output(batch, record.calls(self.modules), labels)
+        return record.finish(output)
 
-    def readout(self, state: Tensor, batch: Batch, *, final_norm: bool = True) -> Tensor:
-        """The answer to a hidden state in the place of the last one."""
+    def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
+        """The answer to a hidden state in the place of the last one, or of that at `depth` where the model ends there.
+
+        The answer is that of `readout_output`, since it is of this state alone, wherever what is beside it is not.
+        """
         with ExitStack() as undo:
-            undo.enter_context(self.prefix.replayed(batch))
             for norm in () if final_norm else self.traits.final_norms:
                 undo.enter_context(forward_as(norm, lambda state, *args, **kwargs: state))
-            return self.run(batch, [partial(_answer, shape, state) for shape in self.traits.shapes])
+            return model_output(self.readout_output([state], batch, self.end(depth)))[1]
+
+    def readout_output(self, states: Sequence[Tensor], batch: Batch, end: int, labels: Any = None) -> Any:
+        """The whole output with the states of the first blocks in their places, and the last of them up to block `end`.
+
+        Args:
+            states: of blocks 1, 2, ..., as many as are known; the last is the one to be read out.
+            batch: that they belong to.
+            end: the block after which the model ends.
+            labels: for the model's own loss.
+        """
+        every = [*states, *[states[-1]] * (end - len(states))]
+        copied = self.writes_between
+        calls = [partial(_answer, *pair, copied) for pair in zip(self.traits.shapes, every, strict=False)]
+        with self.prefix.replayed(batch):
+            return self.output(batch, calls, labels)
+
+    @property
+    def writes_between(self) -> bool:
+        """Whether the forward may write to a state that a block answers."""
+        return self.traits.in_place and self.traits.between
+
+    def _kept(self, state: Tensor) -> Tensor:
+        return state.clone() if self.writes_between else state
+
+    def end(self, depth: int | None) -> int:
+        """The block after which the model ends where it reads out a depth: the last, or its own if heads are of it."""
+        last = len(self.traits.order)
+        return last if depth is None or not self.traits.ends_early else max(1, min(depth, last))
 
     def cut_calls(self, depth: int) -> list[Callable[..., Any]]:
-        """The blocks up to a depth, and functions that hand on what they are given after it."""
-        return [
-            block if number <= depth else (lambda *args, _as=shape, **kwargs: _as(input_state(args, kwargs)))
-            for number, (block, shape) in enumerate(zip(self.modules, self.traits.shapes, strict=True), start=1)
-        ]
+        """The blocks up to a depth, and functions that answer with the state of the last of them after it."""
+        state: list[Tensor] = []
+
+        def last(*args: Any, **kwargs: Any) -> Any:
+            output = self.modules[depth - 1](*args, **kwargs)
+            state[:] = [self._kept(output_state(output))]
+            return output
+
+        def later(shape: BlockOutput, /, *args: Any, **kwargs: Any) -> Any:
+            # not what it is given: a model may change a state before it gives it to the next block
+            return shape(self._kept(state[0]))
+
+        after = self.traits.shapes[depth : self.end(depth)]
+        return [*self.modules[: depth - 1], last, *(partial(later, shape) for shape in after)]
+
+    def replay(self, batch: Batch) -> Replay:
+        """The blocks of a forward one by one, each with the arguments that the model gives it."""
+        layout = self.traits.layout
+        start, calls = self.calls(batch)
+        if not self.traits.between:
+            return Replay(layout.standard(start), [call.standard(layout) for call in calls])
+        steps = range(1, len(self.modules) + 1)
+        return Replay(layout.standard(start), [partial(self._step, batch, depth) for depth in steps])
+
+    def step(self, batch: Batch, states: Sequence[Tensor], depth: int) -> Tensor:
+        """h[depth]: block `depth` on what the model's own forward makes of the states before it.
+
+        Args:
+            batch: that the states belong to.
+            states: h[0], h[1], ..., h[depth - 1].
+            depth: 1..L.
+        """
+        results: list[Tensor] = []
+
+        def last(*args: Any, **kwargs: Any) -> Any:
+            block, layout = self.modules[depth - 1], self.traits.layout
+            own = layout.own(states[0], like=input_state(args, kwargs)).clone() if depth == 1 else None
+            output = block(*args, **kwargs) if own is None else call_with(block, own, args, kwargs)
+            results.append(layout.standard(output_state(output)))
+            raise _BlockReached
+
+        before = zip(self.traits.shapes, states[1:], strict=False)
+        calls = [partial(_answer, *pair, self.writes_between) for pair in before]
+        with suppress(_BlockReached), self.prefix.kept(batch, self.traits.before):
+            self.output(batch, [*calls, *[last] * (len(self.modules) - len(calls))])
+        return results[0]
+
+    def _step(self, batch: Batch, depth: int, state: Tensor) -> Tensor:
+        return self.step(batch, [state] * depth, depth)
 
     def calls(self, batch: Batch) -> tuple[Tensor, list[BlockCall]]:
         """The input of the first block, in the model's own axes, and how the forward calls every block.
@@ -93,29 +181,28 @@ class Forwards:
 
         def first(*args: Any, **kwargs: Any) -> Any:
             state.append(self.traits.layout.standard(input_state(args, kwargs)))
-            raise _FirstBlockReached
+            raise _BlockReached
 
         with evaluating(self.model), torch.inference_mode(False), torch.no_grad(), ExitStack() as inside:
-            inside.enter_context(suppress(_FirstBlockReached))
+            inside.enter_context(suppress(_BlockReached))
             inside.enter_context(self.prefix.replayed(batch) if kept else nullcontext())
             self.run(batch, [first] * len(self.modules))
         return state[0]
 
     def segments(self, forward: Callable[[Any], Any] | None, inside: ExitStack) -> Segments:
         """A forward in segments; stubs are in the place of the blocks until `inside` is closed."""
-        segments = Segments(
-            self.traits.shapes, forward or (lambda batch: model_output(call_model(self.model, batch))[1])
-        )
+        answer = forward or (lambda batch: model_output(call_model(self.model, batch))[1])
+        segments = Segments(self.traits.shapes, answer, copied=self.writes_between)
         inside.enter_context(disabled(self._flags))
         inside.enter_context(self.as_written())
         inside.enter_context(segments.in_place_of(self.traits.blocks, self.traits.order))
         return segments
 
 
-class _FirstBlockReached(BaseException):
-    """Ends a forward at its first block; no error, so that no model takes it for one."""
+class _BlockReached(BaseException):
+    """Ends a forward at a block; no error, so that no model takes it for one."""
 
 
-def _answer(shape: BlockOutput, state: Tensor, /, *args: Any, **kwargs: Any) -> Any:
-    """What a stub answers with a given hidden state."""
-    return shape.of_state(state, args, kwargs)
+def _answer(shape: BlockOutput, state: Tensor, copied: bool, /, *args: Any, **kwargs: Any) -> Any:
+    """What a stub answers with a given hidden state, `copied` where the forward may write to it."""
+    return shape.of_state(state.clone() if copied else state, args, kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,23 @@ from torch.nn import functional
 
 from anydepth.core.blocks import BlockList, block_lists
 from anydepth.core.forwards import Forwards
-from anydepth.core.layout import learn_layout
-from anydepth.core.model_io import Batch, distance, first_samples, sample_count, samples_of
+from anydepth.core.layout import StateLayout, learn_layout
+from anydepth.core.model_io import (
+    Batch,
+    answer_fields,
+    distance,
+    first_samples,
+    model_output,
+    sample_count,
+    samples_of,
+)
 from anydepth.core.patching import eager, evaluating, forward_as
 from anydepth.core.prefix_cache import Prefix
 from anydepth.core.recording import ModelTraits, RecordedForward
-from anydepth.core.replay import Replay
+from anydepth.core.replay import BlockCall
 from anydepth.core.verification import Verification, check, refusing, tolerance_of
 from anydepth.core.watching import PlainForward, watch
-from anydepth.errors import UnknownArchitecture
+from anydepth.errors import UnknownArchitecture, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +109,25 @@ def _learnt(
         traits = replace(traits, shapes=shapes)
     forwards = Forwards(plain.model, traits, Prefix())
     record = forwards.record(few)
-    replay = Replay(state if other is None else other, other_calls, layout)
-    rows = torch.arange(count) if other is None else torch.tensor([count - 1]).expand(other_count)
-    verification = _compare(forwards, few, record, answer, replay, rows)
+    part, rows = (few, torch.arange(count)) if other is None else (fewer_or_more, torch.tensor([count - 1]))
+    rows = rows.expand(count if other is None else other_count).to(record.states[0].device)
+    states = [state[rows] for state in record.states]
+    replayed = _replayed(layout.standard(state if other is None else other), other_calls, states, layout)
+    if not replayed <= tolerance_of(states[0]):
+        traits = replace(traits, between=True)
+        forwards = Forwards(plain.model, traits, Prefix())
+        steps = [forwards.step(part, states[:depth], depth) for depth in range(1, len(states))]
+        replayed = _largest(steps, states[1:])
+    whole = forwards.readout_output(record.states[-1:], few, len(traits.order))
+    if not _largest(*_beside(whole, record)) <= tolerance_of(states[0]):
+        traits = replace(traits, ends_early=True)
+    forwards = Forwards(plain.model, traits, Prefix())
+    verification = _compare(forwards, few, record, answer, model_output(whole)[1], replayed)
     check(type(plain.model).__name__, blocks.path, verification)
     if record.answer.ndim == 3 and record.answer.shape[1:2] != record.states[-1].shape[1:2]:
         traits = replace(traits, is_last=False)  # each answer is not for one of the states
     is_all = record.answer.ndim == 3 and is_linear_head(forwards, record.states[-1], record.answer, few)
-    return replace(traits, classifier_is_all=is_all), verification
+    return replace(traits, classifier_is_all=is_all and not traits.ends_early), verification
 
 
 def _is_last(plain: PlainForward, blocks: BlockList) -> bool:
@@ -117,22 +137,50 @@ def _is_last(plain: PlainForward, blocks: BlockList) -> bool:
     return not any((calls := plain.calls_of(other)) and calls[0].start > end for other in others)
 
 
+def _replayed(first: Tensor, calls: list[BlockCall], states: list[Tensor], layout: StateLayout) -> float:
+    """The largest difference of each block, run by itself on the state before it, from the state after it."""
+    steps = [call.standard(layout)(state) for call, state in zip(calls, states[:-1], strict=True)]
+    return _largest([first, *steps], states)
+
+
+def _largest(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    return max((distance(*pair) for pair in zip(values, expected, strict=True)), default=0.0)
+
+
+def _beside(whole: Any, record: RecordedForward) -> tuple[list[Tensor], list[Tensor]]:
+    """What a readout says of the rows of the answer beside it, and what the forward says."""
+    expected = {name: value for name, value in answer_fields(record.output).items() if value is not record.answer}
+    given = answer_fields(whole)
+    return [given[name] for name in expected], list(expected.values())
+
+
 def _compare(
-    forwards: Forwards, batch: Batch, record: RecordedForward, plain: Tensor, replay: Replay, rows: Tensor
+    forwards: Forwards, batch: Batch, record: RecordedForward, plain: Tensor, readout: Tensor, replayed: float
 ) -> Verification:
     states, answer = record.states, record.answer
-    k, rows = max(1, (len(states) - 1) // 2), rows.to(states[0].device)
-    steps = [replay.state]
-    steps += [replay.step(state[rows], depth) for depth, state in enumerate(states[:-1], start=1)]
+    k = max(1, (len(states) - 1) // 2)
     return Verification(
         plain=distance(answer, plain),
         prefix=max(distance(forwards.first_state(batch, kept=True), states[0]) for _ in range(2)),
-        readout=distance(forwards.readout(states[-1], batch), answer),
-        cut=distance(forwards.readout(states[k], batch), forwards.run(batch, forwards.cut_calls(k))),
-        replay=max(distance(step, state[rows]) for step, state in zip(steps, states, strict=True)),
+        readout=distance(readout, answer),
+        cut=distance(*_ended_early(forwards, batch, states[k], k)),
+        replay=replayed,
         depth=k,
         tolerance=tolerance_of(states[0]),
     )
+
+
+def _ended_early(forwards: Forwards, batch: Batch, state: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The readout of a state, and the answer of the model cut after its depth."""
+    try:
+        return forwards.readout(state, batch, depth=depth), forwards.run(batch, forwards.cut_calls(depth))
+    except Exception as error:
+        if not forwards.traits.ends_early:
+            raise
+        raise UnknownArchitecture(
+            f"{type(forwards.model).__name__} reads each depth out by what is of that depth alone, and its forward "
+            f"does not end after block {depth} ({type(error).__name__}: {one_line(error)}): only depth L has a readout"
+        ) from error
 
 
 def is_linear_head(forwards: Forwards, state: Tensor, answer: Tensor, batch: Batch) -> bool:

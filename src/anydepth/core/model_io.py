@@ -54,10 +54,11 @@ def split_batch(item: Any, model: nn.Module | None = None) -> BatchParts:
     return BatchParts(item)
 
 
-def call_model(model: nn.Module, batch: Batch) -> Any:
-    """Run the model on a batch without its labels, so that it computes no loss of its own."""
+def call_model(model: nn.Module, batch: Batch, labels: Any = None) -> Any:
+    """Run the model on a batch without its labels, so that it computes no loss of its own, unless they are given."""
     if isinstance(batch, Mapping):
-        return model(**split_labels(batch, model)[0])
+        inputs = split_labels(batch, model)[0]
+        return model(**inputs) if labels is None else model(**inputs, labels=labels)
     return model(batch)
 
 
@@ -133,6 +134,14 @@ def model_output(output: Any) -> tuple[str, Tensor]:
     raise UnknownArchitecture(
         f"the model answers with {type(output).__name__}, expected a tensor, or a mapping or tuple that holds one"
     )
+
+
+def answer_fields(output: Any) -> dict[str, Tensor]:
+    """What a model's output says of the very rows that it answers for: the answer, and the boxes beside it."""
+    answer = model_output(output)[1]
+    named = {name: value for name, value in fields_of(output).items() if isinstance(value, Tensor)}
+    rows = answer.shape[:-1]
+    return {name: value for name, value in named.items() if value.ndim == answer.ndim and value.shape[:-1] == rows}
 
 
 def fields_of(output: Any) -> Mapping[str, Any]:

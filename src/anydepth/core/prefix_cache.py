@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from anydepth.core.model_io import Batch
@@ -27,7 +28,7 @@ def answering(answers: Answers) -> Iterator[Answers]:
     with ExitStack() as undo:
         for module, output in answers:
             # a copy for each: a forward may put others into a mapping that it is given
-            undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _detached(_output)))
+            undo.enter_context(forward_as(module, lambda *args, _output=output, **kwargs: _copied(_output)))
         yield answers
 
 
@@ -81,7 +82,7 @@ def _recording(module: nn.Module, answers: Answers) -> Callable[..., Any]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         output = module_forward(*args, **kwargs)
-        answers.append((module, _detached(output)))
+        answers.append((module, _copied(output)))
         return output
 
     return forward
@@ -99,14 +100,15 @@ def _same(kept: Identity, now: Identity) -> bool:
     )
 
 
-def _detached(output: Any) -> Any:
+def _copied(output: Any) -> Any:
+    """An output in containers of its own; its tensors keep their gradients where these are on."""
     if isinstance(output, Tensor):
-        return output.detach()
+        return output if torch.is_grad_enabled() else output.detach()
     if type(output) in (tuple, list):
-        return type(output)(_detached(value) for value in output)
+        return type(output)(_copied(value) for value in output)
     if isinstance(output, Mapping):  # also transformers' outputs, which are dataclasses, too
         copied = copy.copy(output)
         for name, value in output.items():
-            copied[name] = _detached(value)  # type: ignore[index]
+            copied[name] = _copied(value)  # type: ignore[index]
         return copied
     return output

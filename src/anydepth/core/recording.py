@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from anydepth.core.blocks import BlockList
 from anydepth.core.layout import StateLayout
-from anydepth.core.model_io import adapted_layers, fields_of, input_state, output_parts, output_state
+from anydepth.core.model_io import adapted_layers, fields_of, input_state, model_output, output_parts, output_state
 from anydepth.core.patching import is_compiled
 from anydepth.core.watching import Call, PlainForward
 from anydepth.errors import UnknownArchitecture
@@ -105,6 +105,13 @@ class ModelTraits:
     """Whether no other list of blocks runs after these, and answers for every position are one for each state."""
     cuttable: bool = True
     """Whether the model runs on some samples of a batch."""
+    between: bool = False
+    """Whether the model makes something of the states between its blocks, so that none of these runs by itself."""
+    heads: tuple[str, ...] = ()
+    """Names of the lists that have a head for each depth."""
+    ends_early: bool = False
+    """Whether a depth is read out by ending the model there: it has heads of each depth, or an answer that is made of
+    several states (boxes that each block refines)."""
     classifier_is_all: bool = False
     """Whether it is a linear map for each position, and its output the model's answer."""
 
@@ -118,6 +125,7 @@ class ModelTraits:
         outside = [call for call in forward.calls if id(call.module) not in within]
         after = [call for call in outside if call.start > last.end]
         beside = [tensor for call in calls for tensor in call.answers[1:]]
+        heads = _heads_by_depth(forward, blocks, calls)
         in_place = any(call.wrote_to_input or call.output_changed for call in calls)
         return cls(
             blocks=blocks,
@@ -129,7 +137,9 @@ class ModelTraits:
             in_place=in_place,
             carries=any(given is tensor for tensor in beside for call in calls for given in call.given[1:]),
             answer=forward.answer_name,
-            classifier=_classifier(forward.model, after),
+            classifier=_classifier(forward, after),
+            heads=heads,
+            ends_early=bool(heads),
             compiled=tuple(m for m in forward.model.modules() if id(m) not in within and is_compiled(m)),
             is_last=is_last,
         )
@@ -174,13 +184,34 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
         return False
 
 
-def _classifier(model: nn.Module, after: list[Call]) -> nn.Module | None:
-    candidates = [call.module for call in after if any(True for _ in call.module.parameters(recurse=False))]
+def _classifier(forward: PlainForward, after: list[Call]) -> nn.Module | None:
+    """The last module with parameters, or the last whose output is the answer: a head for boxes may come after it."""
+    candidates = [call for call in after if any(True for _ in call.module.parameters(recurse=False))]
+    answering = [call for call in candidates if any(_same_memory(output, forward.answer) for output in call.answers)]
     if not candidates:
         return None
-    last = candidates[-1]
+    last = (answering or candidates)[-1].module
     # an adapter on the classifier is part of it
-    return next((module for module in adapted_layers(model) if last in module.modules()), last)
+    return next((module for module in adapted_layers(forward.model) if last in module.modules()), last)
+
+
+def _heads_by_depth(forward: PlainForward, blocks: BlockList, calls: list[Call]) -> tuple[str, ...]:
+    """The names of the lists beside the blocks that have a module for each depth, the l-th of which is given h[l]."""
+    inputs: dict[int, list[Tensor]] = {}
+    for call in forward.calls:
+        if call.given and call.start > calls[0].end:
+            inputs.setdefault(id(call.module), []).append(call.given[0])
+    return tuple(
+        name
+        for name, heads in forward.model.named_modules()
+        if isinstance(heads, nn.ModuleList)
+        and len(heads) >= len(calls) > 1
+        and heads is not blocks.owner
+        and all(
+            any(torch.equal(state, call.answers[0]) for state in inputs.get(id(head), ()))
+            for head, call in zip(heads, calls, strict=False)
+        )
+    )
 
 
 @dataclass(kw_only=True)
@@ -192,6 +223,8 @@ class RecordedForward:
     states: list[Tensor] = field(default_factory=list)
     """h[0..L], (B, T, D) or (B, D)."""
     order: list[int] = field(default_factory=list)
+    output: Any = None
+    """All that the model answered, and `answer` in it."""
     answer: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def calls(self, modules: Sequence[nn.Module]) -> list[Callable[..., Any]]:
@@ -212,13 +245,13 @@ class RecordedForward:
     def _keep(self, state: Tensor) -> None:
         self.states.append(self.traits.layout.standard(state.clone() if self.traits.in_place else state))
 
-    def finish(self, answer: Tensor) -> RecordedForward:
-        """Add the model's answer, and check that the blocks ran in order, with states of one shape.
+    def finish(self, output: Any) -> RecordedForward:
+        """Add the model's output, and check that the blocks ran in order, with states of one shape.
 
         Raises:
             UnknownArchitecture: they did not.
         """
-        self.answer = answer
+        self.output, self.answer = output, model_output(output)[1]
         model, depth = type(self.model).__name__, len(self.traits.order)
         if self.order != list(range(1, depth + 1)):
             ran = f"{len(self.order)} of {depth} blocks" if len(self.order) < depth else f"the order {self.order}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,23 +28,26 @@ class BlockCall:
         """The block's output for a hidden state, both in the model's own axes."""
         return output_state(call_with(self.block, state.clone() if self.in_place else state, self.args, self.kwargs))
 
+    def standard(self, layout: StateLayout) -> Callable[[Tensor], Tensor]:
+        """The same for states (B, T, D)."""
+        like = input_state(self.args, self.kwargs)
+        return lambda state: layout.standard(self(layout.own(state, like=like)))
+
 
 class Replay:
-    """The recorded inputs of all blocks: each can be run by itself on the model's own arguments.
+    """All blocks of a forward, each to be run by itself on the model's own arguments.
 
     Args:
-        state: the input of the first block, in the model's own axes.
-        calls: of the blocks, in order.
-        layout: of the model's states.
+        state: the input of the first block, h[0].
+        steps: of each block, in order: the state after it, for the state before it.
 
     Attributes:
         state: h[0].
     """
 
-    def __init__(self, state: Tensor, calls: list[BlockCall], layout: StateLayout) -> None:
-        self.state, self._calls, self._layout = layout.standard(state), calls, layout
+    def __init__(self, state: Tensor, steps: Sequence[Callable[[Tensor], Tensor]]) -> None:
+        self.state, self._steps = state, steps
 
     def step(self, state: Tensor, depth: int) -> Tensor:
         """Run block `depth` (1..L) on h[depth - 1]; returns h[depth]."""
-        call = self._calls[depth - 1]
-        return self._layout.standard(call(self._layout.own(state, like=input_state(call.args, call.kwargs))))
+        return self._steps[depth - 1](state)

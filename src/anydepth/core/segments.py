@@ -31,6 +31,7 @@ class Segments:
     Args:
         shapes: the form of each block's output.
         forward: the model's, with the stubs in it.
+        copied: whether the forward may write to a state that it is given.
 
     Attributes:
         depth: up to which the blocks have run.
@@ -39,8 +40,8 @@ class Segments:
         frozen: (B,) bool, rows whose hidden state stays as it is through all further blocks; None for no row.
     """
 
-    def __init__(self, shapes: Sequence[BlockOutput], forward: Callable[[Any], Any]) -> None:
-        self._shapes, self._forward = shapes, forward
+    def __init__(self, shapes: Sequence[BlockOutput], forward: Callable[[Any], Any], *, copied: bool = False) -> None:
+        self._shapes, self._forward, self._copied = shapes, forward, copied
         self._turns: Sequence[Turns] = ()
         self._rest: dict[int, tuple[Any, ...] | None] = {}  # what blocks answered beside the state, by their depths
         self.depth = 0
@@ -75,16 +76,18 @@ class Segments:
             if number <= self.depth or self._ended:
                 if self.notes and number > self.depth:
                     self.passed[number] = (block, args, kwargs)
-                return shape.of_state(self.state, args, kwargs, self._rest.get(number))
+                state = self.state.clone() if self._copied else self.state
+                return shape.of_state(state, args, kwargs, self._rest.get(number))
             output = block(*args, **kwargs)
             state = shape.layout.standard(output_state(output))
             if shape.samples_in_rest:
                 self._rest[number] = carried(output)
             if self.frozen is not None:
-                before = shape.layout.standard(input_state(args, kwargs))
+                # its input may be more than the state before it: models add something between blocks
+                before = shape.layout.standard(input_state(args, kwargs)) if self._state is None else self._state
                 state = torch.where(self.frozen.view(-1, *[1] * (before.ndim - 1)), before, state)
                 output = shape.of_state(state, args, kwargs, self._rest.get(number))
-            self.depth, self._state = number, state
+            self.depth, self._state = number, state.clone() if self._copied else state
             self._ended = self._stops(number, state)
             return output
 

@@ -10,8 +10,8 @@ The state `h[0]` is the input of the first block, `h[l]` the raw output of block
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -23,7 +23,7 @@ from anydepth.core.heads import Heads
 from anydepth.core.learning import Selection, is_linear_head, learn
 from anydepth.core.masks import Masks
 from anydepth.core.model_io import ANSWERS, Batch, first_samples
-from anydepth.core.patching import forward_as, replaced
+from anydepth.core.patching import forward_as
 from anydepth.core.prefix_cache import Answers, Prefix
 from anydepth.core.recording import ModelTraits
 from anydepth.core.replay import Replay
@@ -225,9 +225,14 @@ class Stack:
         """
         return self.forward(batch)[0]
 
-    def forward(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """The hidden states h[0..L] of one forward, and its answer: to the last bit that of a plain forward."""
-        record = self._on(batch).record(batch)
+    def forward(self, batch: Batch, *, labels: Any = None) -> tuple[list[Tensor], Tensor]:
+        """The hidden states h[0..L] of one forward, and its answer: to the last bit that of a plain forward.
+
+        Args:
+            batch: by `Batch`.
+            labels: for a model that makes inputs of them while it trains, as some detectors do.
+        """
+        record = self._on(batch).record(batch, labels)
         return record.states, record.answer
 
     def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
@@ -236,17 +241,39 @@ class Stack:
         Args:
             state: any h[l] of this batch, in the shape of `states`.
             batch: the batch that `state` belongs to; heads look at its mask and token ids.
-            depth: the state's depth, for a model with a head for each: that head is used instead of the classifier.
+            depth: the state's depth, for a model with a head for each: that head is used instead of the classifier. At
+                depth 0, for which none was trained, it is the classifier, or the model's own head of depth 1.
             final_norm: False skips the final norm. Only to reproduce results of code that forgot it.
 
         Returns:
             Logits where the model has a classifier, else its embeddings or pooled output.
         """
         forwards = self._on(batch)
-        if self.heads is None or depth is None or depth >= self.depth:
-            return forwards.readout(state, batch, final_norm=final_norm)
-        with forward_as(self.classifier(batch), self.heads[depth]):
-            return forwards.readout(state, batch, final_norm=final_norm)
+        with self._head_of(depth, batch):
+            return forwards.readout(state, batch, depth=depth, final_norm=final_norm)
+
+    def readout_output(self, states: Sequence[Tensor], batch: Batch, *, depth: int, labels: Any = None) -> Any:
+        """All that the model would answer if block `depth` were its last: a detector's boxes beside the logits.
+
+        Args:
+            states: the hidden states h[0..L] of this batch, or those up to `depth`: boxes that each block refines are
+                made of the states before, too.
+            batch: that they belong to.
+            depth: 0..L; see `readout`.
+            labels: as the model's forward takes them: its output then holds its own loss.
+
+        Returns:
+            The output of the model's own forward; its logits are those of `readout`.
+        """
+        forwards = self._on(batch)
+        with self._head_of(depth, batch):
+            return forwards.readout_output(states[min(depth, 1) : depth + 1], batch, forwards.end(depth), labels)
+
+    def _head_of(self, depth: int | None, batch: Batch) -> AbstractContextManager[None]:
+        """Context manager: the classifier is the one of `heads` for a depth, if there is one."""
+        if self.heads is None or not depth or depth >= self.depth:
+            return nullcontext()
+        return forward_as(self.classifier(batch), self.heads[depth])
 
     def features(self, state: Tensor, batch: Batch) -> Tensor | None:
         """The classifier's input (B, T, D) for a hidden state, if the readout is `linear(features, weight, bias)`.
@@ -266,8 +293,7 @@ class Stack:
 
     def replay(self, batch: Batch) -> Replay:
         """Record the arguments (masks, rotary tables) of every block in one forward that runs no block."""
-        forwards = self._on(batch)
-        return Replay(*forwards.calls(batch), forwards.traits.layout)
+        return self._on(batch).replay(batch)
 
     def cached_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
         """Context manager: cache the outputs of the modules that run before block 1, for this batch."""
@@ -280,7 +306,7 @@ class Stack:
         `batch` is for `verify`, if it is the first.
         """
         forwards = self._on(batch)
-        with replaced(forwards.traits.blocks, forwards.traits.order, forwards.cut_calls(depth)):
+        with forwards.placed(forwards.cut_calls(depth)):
             yield
 
     @contextmanager

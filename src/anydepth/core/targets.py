@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -22,6 +24,11 @@ def predicts_next_token(model: nn.Module) -> bool:
     return bool(callable(can_generate) and can_generate() and not encoder_decoder and not hears)
 
 
+def are_matched(labels: Any) -> bool:
+    """Whether labels are a mapping for each sample (its boxes and their classes), to be matched by the model."""
+    return isinstance(labels, Sequence) and len(labels) > 0 and all(isinstance(each, Mapping) for each in labels)
+
+
 def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, instead: str) -> None:
     """Raise `UnsupportedHead` for regression and multi-label models: an answer must be one class among several.
 
@@ -33,7 +40,8 @@ def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, i
     """
     kind = getattr(getattr(model, "config", None), "problem_type", None)
     if kind == "regression" or answer.shape[-1] == 1:
-        what = "a regression head"
+        single = answer.ndim > 2 and kind != "regression"  # a detector given one text
+        what = "a head that scores a single class" if single else "a regression head"
     elif kind == "multi_label_classification" or (
         labels is not None and labels.is_floating_point() and labels.shape[1:] == answer.shape[1:]
     ):
@@ -91,7 +99,7 @@ class Targets:
         return self.rows // self.per_sample
 
     @classmethod
-    def of(cls, stack: Stack, batch: Batch, labels: Tensor | None, answer: Float[Tensor, "b *t c"]) -> Targets:
+    def of(cls, stack: Stack, batch: Batch, labels: Any, answer: Float[Tensor, "b *t c"]) -> Targets:
         """The targets of a batch as transformers defines them: those of a language model are its own next tokens.
 
         Raises:
@@ -99,6 +107,11 @@ class Targets:
             UnsupportedHead: the model's answer is no choice among classes.
         """
         model = stack.model
+        if are_matched(labels):
+            raise LabelError(
+                f"the labels of {type(model).__name__} are a mapping for each sample, which its own loss matches with "
+                "its answers, expected one class for each answer: train it by AlignedLoss, evaluate by its metric"
+            )
         if not stack.answers_with_logits(labelled=True) or answer.ndim not in (2, 3):
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(answer.shape)} that are no logits, expected a classifier "

@@ -124,7 +124,11 @@ def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
     """
     target = _Target(cut=cut, path=path, before=before, now=now)
     first: str | None = None
-    for edits in itertools.islice(_candidates(target), _BUILDS):
+    others = {"encoder", "decoder"} - set(re.split(r"[._]", path))
+    candidates = list(itertools.islice(_candidates(target), _BUILDS))
+    if len(others) == 1:  # nothing is built that would show a depth of the other side among the entries
+        candidates.sort(key=lambda edits: any(edit.name.split("_")[0] in others for edit in edits))
+    for edits in candidates:
         try:
             return edited(cut.config, edits)
         except Exception as error:  # whatever a config's checks raise
@@ -160,9 +164,15 @@ def edited(config: Any, edits: tuple[Edit, ...]) -> Any:
     for edit in edits:
         edit.apply(changed)
     read = type(config).from_dict(json.loads(changed.to_json_string()))
-    # the one setting that is never saved
-    read._attn_implementation = config._attn_implementation
+    read._attn_implementation = _attention(config)  # the one setting that is never saved
     return read
+
+
+def _attention(config: Any) -> dict[str, Any]:
+    """The kind of attention of a config, under "", and of each of its sub-configs: a backbone may have another."""
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    own = {"": config._attn_implementation}
+    return own | {name: _attention(part) for name, part in parts.items() if hasattr(part, "sub_configs")}
 
 
 def built(model: nn.Module, config: Any) -> nn.Module:
@@ -211,6 +221,8 @@ def _candidates(target: _Target) -> Iterator[tuple[Edit, ...]]:
                         Edit(path=path, name=name, value=value, guessed=name in chosen)
                         for name, value in entries.items()
                     )
+            if sure and depths:  # a list of layers may be of others: RT-DETR's of the levels that it encodes
+                yield tuple(Edit(path=path, name=name, value=target.now, guessed=False) for name in depths)
 
 
 def _choices(guesses: Mapping[str, Value]) -> Iterator[tuple[str, ...]]:

@@ -78,6 +78,8 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     # shortened for this thread while it is copied, so that the later blocks are not copied either
     with shortened(stack.block_list, depth):
         cut = copy.deepcopy(stack.model)
+    for name in stack.learn(inputs).heads if inputs is not None else ():
+        del cut.get_submodule(name)[depth : stack.depth]  # type: ignore[operator]
     inputs = None if inputs is None else stack.few(inputs)
     if heads is not None and inputs is not None:
         _give_head(cut, stack, heads[depth], inputs)

@@ -68,7 +68,7 @@ class PolicyReader:
         if logits.ndim != 2:
             raise UnsupportedHead(
                 f"{type(model).__name__} answers with {tuple(logits.shape)}, expected one answer for each sample: "
-                "positions of a text cannot exit one by one"
+                "positions attend to each other, and cannot exit one by one"
             )
         require_one_class(model, logits, None, "early exit is for classifiers")
         return logits

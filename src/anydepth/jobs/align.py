@@ -184,6 +184,11 @@ def _task(settings: AlignSettings, config: Any, data: LoadedData) -> Task:
     words = text is not None and is_words(data.dataset.features[text])
     labelled = data.columns.label is not None
     task = check_task(settings.task) if settings.task else trainable_task(config, labelled=labelled, words=words)
+    if task == "object-detection":
+        raise ModelError(
+            f"'{settings.model}' is a detector, which learns from boxes, and data here have classes, tags or texts: "
+            "train it from Python, by AlignedLoss"
+        )
     if task == "causal-lm" and fills_masks(config):
         raise ModelError(
             f"'{settings.model}' is a {config.model_type}, which sees the token it is to predict: take a model "

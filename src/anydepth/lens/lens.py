@@ -143,7 +143,7 @@ class Lens(Shown):
 
             def read(state: Tensor, depth: int) -> Tensor:
                 norm = final_norm or depth == stack.depth
-                return stack.readout(state, batch, depth=depth or None, final_norm=norm)[0]
+                return stack.readout(state, batch, depth=depth, final_norm=norm)[0]
 
             # no name for the logits: they would stay in memory beside those of the next depth
             columns = [_columns(read(state, depth), targets, depth) for depth, state in enumerate(states)]

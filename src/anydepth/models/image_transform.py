@@ -95,11 +95,17 @@ def from_transformers(processor: Any, channels: int) -> Pixels:
 
 def _processed(images: list[Image], processor: Any, channels: int) -> Tensor:
     try:
-        pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+        output = processor(images=images, return_tensors="pt")
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"the model's image processor fails on {len(images)} image(s) of {channels} channel(s): {error}"
         ) from error
+    pixels: Tensor = output["pixel_values"]
+    if not torch.as_tensor(output.get("pixel_mask", 1)).all():
+        raise ModelError(
+            f"{len(images)} images differ in size, and the model's image processor pads them: expected images of one "
+            "size, or a batch size of 1"
+        )
     return pixels
 
 

@@ -10,7 +10,9 @@ from torch import nn
 from anydepth.core.heads import HEADS_FILE
 from anydepth.errors import ModelError, one_line
 
-Task = Literal["text-classification", "image-classification", "token-classification", "causal-lm", "features"]
+Task = Literal[
+    "text-classification", "image-classification", "token-classification", "causal-lm", "object-detection", "features"
+]
 Kind = Literal["text", "image", "tensor"]
 
 

@@ -9,6 +9,7 @@ from anydepth.models.loaded import Task
 _TASKS: dict[str, tuple[Task, str]] = {
     "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
     "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
+    "ForObjectDetection": ("object-detection", "AutoModelForObjectDetection"),
     "ForTokenClassification": ("token-classification", "AutoModelForTokenClassification"),
     "ForCausalLM": ("causal-lm", "AutoModelForCausalLM"),
     "LMHeadModel": ("causal-lm", "AutoModelForCausalLM"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anydepth.core.model_io import Batch, BatchParts, device_of, sample_count, split_batch, to_device
 from anydepth.core.stack import Stack
+from anydepth.core.targets import are_matched
 from anydepth.errors import DataError, LabelError
 
 
@@ -84,7 +85,8 @@ def as_batch(item: Any, first: int, model: nn.Module | None = None) -> BatchPart
         model: whose own names of labels are set aside too.
 
     Returns:
-        Labels are a tensor of B rows, or None; ids are a list of B integers or strings.
+        Labels are a tensor of B rows, or None, also where they are a mapping for each sample, which only the model's
+        own loss can match with its answers; ids are a list of B integers or strings.
 
     Raises:
         DataError: it is no batch, holds no sample, or has other ids.
@@ -99,7 +101,7 @@ def as_batch(item: Any, first: int, model: nn.Module | None = None) -> BatchPart
     ids = list(range(first, first + count)) if ids is None else plain_ids(ids)
     if len(ids) != count:
         raise DataError(f"a batch of {count} samples has {len(ids)} ids, expected one for each")
-    return BatchParts(batch, None if labels is None else _as_labels(labels, count), ids)
+    return BatchParts(batch, None if labels is None or are_matched(labels) else _as_labels(labels, count), ids)
 
 
 def _as_labels(labels: Any, count: int) -> Tensor:

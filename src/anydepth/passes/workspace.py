@@ -56,6 +56,10 @@ class PassFacts:
     """C; None without a classifier."""
     width: int
     """D, the features of a hidden state."""
+    queries: bool = False
+    """Whether its answers are for queries of its own, with more than a class for each: no label is for one of them."""
+    one_by_one: bool = False
+    """Whether it scores classes one by one, and has none for no object."""
     counts_padding: bool | None = None
     """Whether padding on the left changes the answers; None as long as no batch has any."""
 

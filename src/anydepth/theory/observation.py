@@ -163,7 +163,7 @@ class _Reader:
         features, nats = [], dict[str, list[Tensor]]({name: [] for name in classes})
         for depth, state in enumerate(states):
             if self.linear is None:
-                logits = self.stack.readout(state, batch, depth=depth or None)[where]
+                logits = self.stack.readout(state, batch, depth=depth)[where]
             else:
                 features.append(self.stack.classifier_input(state, batch)[where])
                 logits = functional.linear(features[-1], self.linear.weight, self.linear.bias)

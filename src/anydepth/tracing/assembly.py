@@ -173,8 +173,18 @@ def _notes(facts: PassFacts, model: str) -> Iterator[str]:
         yield f"similarity is over at most {facts.drawn:,} positions of each sample, drawn at random"
     if not facts.has_classes:
         yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
+    elif facts.readout and facts.queries:
+        yield (
+            "each query is an answer: labels would have to be matched with them, so accuracy, cross-entropy and the "
+            "stays-correct rate are missing"
+        )
     elif facts.readout and not facts.labelled:
         yield "traced without labels: accuracy, cross-entropy and the stays-correct rate are missing"
+    if facts.readout and facts.one_by_one:
+        yield (
+            f"{model} scores classes one by one, and has none for no object: confidence and entropy are those of a "
+            "softmax over them"
+        )
     if facts.readout == "raw":
         if facts.final_norm:
             yield "readout 'raw': the final norm is left out below the last depth, to reproduce code that forgot it"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anydepth.core.model_io import (
     Batch,
+    answer_fields,
     call_model,
     device_of,
     fields_of,
@@ -141,9 +142,10 @@ class TracePass:
                 f"{type(model).__name__} answers with {', '.join(map(repr, names))}, expected one answer for each "
                 f"sample, or one that is called 'logits': rename it, or {_INSTEAD}"
             )
+        queries = has_classes and self._answers_queries(few, answer)
         if has_classes and self.readout:
             require_one_class(model, answer, labels, _INSTEAD)
-        if has_classes and self.readout and self.labels and labels is None and not next_token:
+        if has_classes and self.readout and self.labels and labels is None and not (next_token or queries):
             raise LabelError(
                 "the batches have no 'labels', expected one class per sample; add them, or trace without (labels=False)"
             )
@@ -154,13 +156,26 @@ class TracePass:
             drawn=self.positions if tokens == "each" else None,
             readout=self.readout if has_classes else None,
             has_classes=has_classes,
-            labelled=self.labels and has_classes and (labels is not None or next_token),
+            labelled=self.labels and has_classes and not queries and (labels is not None or next_token),
             next_token=next_token,
             per_position=per_position,
             final_norm=self.stack.has_final_norm,
             classes=answer.shape[-1] if has_classes else None,
             width=state.shape[-1],
+            queries=queries,
+            one_by_one=queries and answer.shape[-1] == getattr(getattr(model, "config", None), "num_labels", None),
         )
+
+    def _answers_queries(self, batch: Batch, answer: Tensor) -> bool:
+        """Whether answers are for positions that no input has, and say more of each than its class (a box)."""
+        if answer.ndim != 3 or not isinstance(batch, Mapping):
+            return False
+        inputs = (value for value in batch.values() if isinstance(value, Tensor) and value.ndim in (2, 3))
+        if any(value.shape[:2] == answer.shape[:2] for value in inputs):
+            return False
+        states = self.stack.states(batch)
+        beside = answer_fields(self.stack.readout_output(states, batch, depth=self.stack.depth))
+        return any(value.shape[-1] not in (answer.shape[-1], states[-1].shape[-1]) for value in beside.values())
 
     def _tables(
         self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, first: int
@@ -207,7 +222,7 @@ class TracePass:
         for depth, state in enumerate(states):
             final_norm = facts.readout == "tail" or depth == self.stack.depth
             # no head was trained on h[0]: it is read out by the model's own classifier
-            logits = self.stack.readout(state, batch, depth=depth or None, final_norm=final_norm)
+            logits = self.stack.readout(state, batch, depth=depth, final_norm=final_norm)
             readouts.append(readout_rows(logits if position is None else logits[sample, position], labels))
         absent = torch.full_like(sample, IGNORED)
         # counted without padding, which may stand before a text, and is as long as the other texts of the batch make it

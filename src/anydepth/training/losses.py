@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,8 +26,33 @@ _VOCABULARY = 1024
 _POLICIES: WeakKeyDictionary[Stack, Policy] = WeakKeyDictionary()
 
 
+@runtime_checkable
+class LossTerms(Protocol):
+    """The losses of one batch by depth: of an answer that is a class, or the model's own (`own_loss`).
+
+    Attributes:
+        by_depth: (L,), the loss without smoothing and imitation; NaN where none was computed.
+        accuracy: (L,), share of labels whose logit is the largest; NaN where none was computed, or it has no meaning.
+    """
+
+    by_depth: Tensor
+    accuracy: Tensor
+
+    def final(self, weight: float) -> Tensor:
+        """Depth L's weighted loss."""
+        ...
+
+    def shallow(self, batch: Batch, states: list[Tensor], weights: Mapping[int, float]) -> Tensor:
+        """The weighted sum of the losses at the depths below L."""
+        ...
+
+    def require_finite(self, step: int) -> None:
+        """Raise a `NonFiniteLoss` if a loss that was computed is NaN or infinite."""
+        ...
+
+
 class DepthLossTerms:
-    """The losses of one batch, computed depth by depth, and their values for the logs.
+    """The cross-entropies of one batch, computed depth by depth, and their values for the logs.
 
     `items` is the number of labels in the whole optimizer step, None if those of the batch are all. `smoothing` is the
     share of each label spread evenly over all classes, `imitation` that of the shallow depths' loss that imitates the
@@ -109,7 +134,7 @@ class DepthLossTerms:
                 continue
             self._require_classes(len(head.weight), depths[0])
             for depth, each in zip(depths, rows, strict=True):
-                _require_gradient(each, states[depth], depth)
+                require_gradient(each, states[depth], depth)
             losses = depth_losses(rows, head.weight, head.bias, target, [weights[depth] for depth in depths])
             self._record(depths, losses.nats / self._count, losses.right / self._count)
             total.append(losses.total)
@@ -131,7 +156,7 @@ class DepthLossTerms:
     def _readout(self, batch: Batch, state: Tensor, depth: int) -> Tensor:
         logits = self._stack.readout(state, batch, depth=depth)
         self._require_classes(logits.shape[-1], depth)
-        _require_gradient(logits, state, depth)
+        require_gradient(logits, state, depth)
         return logits
 
     def _require_classes(self, classes: int, depth: int) -> None:
@@ -149,14 +174,20 @@ class DepthLossTerms:
     def require_finite(self, step: int) -> None:
         """Raise a `NonFiniteLoss` if a loss that was computed is NaN or infinite."""
         # accuracy tells what was computed: it is NaN nowhere else
-        wrong = ~self.by_depth.isfinite() & ~self.accuracy.isnan()
-        if self._count and wrong.any():
-            depth = int(wrong.nonzero()[0, 0]) + 1
-            value = float(self.by_depth[depth - 1])
-            raise NonFiniteLoss(
-                f"the loss at depth {depth} is {value} at optimizer step {step}; expected a finite number: lower the "
-                "learning rate, clip gradients, or take float32 or bfloat16 instead of float16"
-            )
+        if self._count:
+            require_finite_losses(self.by_depth, ~self.accuracy.isnan(), step)
+
+
+def require_finite_losses(by_depth: Tensor, computed: Tensor, step: int) -> None:
+    """Raise a `NonFiniteLoss` if the loss of a depth where one was computed is NaN or infinite."""
+    wrong = ~by_depth.isfinite() & computed
+    if wrong.any():
+        depth = int(wrong.nonzero()[0, 0]) + 1
+        value = float(by_depth[depth - 1])
+        raise NonFiniteLoss(
+            f"the loss at depth {depth} is {value} at optimizer step {step}; expected a finite number: lower the "
+            "learning rate, clip gradients, or take float32 or bfloat16 instead of float16"
+        )
 
 
 def cosine_distance(
@@ -218,7 +249,8 @@ def require_learnable(stack: Stack, batch: Batch, weights: Mapping[int, float]) 
         )
 
 
-def _require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
+def require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
+    """Raise an `ObjectiveError` if a readout has no gradient, though its state has."""
     if torch.is_grad_enabled() and state.requires_grad and not readout.requires_grad:
         raise ObjectiveError(
             f"the readout at depth {depth} has no gradient, though its state has: what follows the blocks detaches it "
@@ -226,7 +258,7 @@ def _require_gradient(readout: Tensor, state: Tensor, depth: int) -> None:
         )
 
 
-def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Tensor | None]:
+def inputs_and_labels(model: nn.Module, batch: Any) -> tuple[Batch, Any]:
     """The inputs of the model in a batch, and the labels; see `anydepth.core.model_io.split_batch`.
 
     Args:

@@ -15,11 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from anydepth.core.model_io import Batch
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Targets
+from anydepth.core.targets import Targets, are_matched
 from anydepth.errors import ObjectiveError, choose
 from anydepth.training.depth_weights import EXITS, SCHEDULES, Exits, Weights, sampled, weights_of
-from anydepth.training.losses import DepthLossTerms, cosine_distance, inputs_and_labels, require_learnable
+from anydepth.training.losses import (
+    DepthLossTerms,
+    LossTerms,
+    cosine_distance,
+    inputs_and_labels,
+    require_learnable,
+)
+from anydepth.training.own_loss import own_loss_terms
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,10 @@ class Loss:
 
     Attributes:
         loss: to backpropagate.
-        by_depth: cross-entropy at each depth 1..L in nats per label; NaN where this step computed none.
-        accuracy: share of labels whose logit is the largest, at each depth; NaN where this step computed none.
+        by_depth: cross-entropy at each depth 1..L in nats per label, or the model's own loss of targets that it matches
+            itself; NaN where this step computed none.
+        accuracy: share of labels whose logit is the largest, at each depth; NaN where this step computed none, and for
+            matched targets.
     """
 
     loss: Float[Tensor, ""]
@@ -174,7 +184,8 @@ class AlignedLoss:
         Args:
             stack: the model; with `heads`, depths below L are read out by theirs.
             batch: a dict with "labels", or a pair (x, y). The labels of a language model default to its own tokens; an
-                encoder-decoder is given the labels shifted to the right, as transformers shifts them.
+                encoder-decoder is given the labels shifted to the right, as transformers shifts them. Where they are a
+                mapping for each sample, as a detector's, the loss at a depth is the model's own, on its answer there.
             step: the optimizer step: it decides what alternates and what is sampled.
             items: number of labels in the whole optimizer step, if this is a part of it: what sums are divided by.
 
@@ -184,13 +195,12 @@ class AlignedLoss:
             NonFiniteLoss: the loss at some depth is NaN or infinite.
         """
         inputs, labels = inputs_and_labels(stack.model, batch)
+        if not stack.is_known:
+            stack.verify(inputs)
         weights = self.plan(step, stack.depth)
         if torch.is_grad_enabled():
             require_learnable(stack, inputs, weights)
-        states, output = stack.forward(inputs)
-        targets = Targets.of(stack, inputs, labels, output)
-        shares = {"smoothing": self.label_smoothing, "imitation": self.distillation}
-        terms = DepthLossTerms(stack, targets, items, output, **shares)
+        terms, states, output = self._terms(stack, inputs, labels, items)
         shallow = {depth: weight for depth, weight in weights.items() if depth < stack.depth and weight}
         loss = terms.final(1.0 if self.cosine else weights.get(stack.depth, 0.0))
         if self.cosine:
@@ -201,6 +211,17 @@ class AlignedLoss:
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise ObjectiveError(f"the loss of {type(stack.model).__name__} has no gradient: every parameter is frozen")
         return Loss(loss, terms.by_depth, terms.accuracy)
+
+    def _terms(
+        self, stack: Stack, inputs: Batch, labels: Any, items: int | Tensor | None
+    ) -> tuple[LossTerms, list[Tensor], Tensor]:
+        """The loss terms of a batch, and the states and the answer that they are of."""
+        shares = {"smoothing": self.label_smoothing, "imitation": self.distillation}
+        if are_matched(labels):
+            return own_loss_terms(stack, inputs, labels, items=items, **shares)
+        states, output = stack.forward(inputs)
+        targets = Targets.of(stack, inputs, labels, output)
+        return DepthLossTerms(stack, targets, items, output, **shares), states, output
 
 
 def _half_final(weights: dict[int, float], depth: int) -> dict[int, float]:
