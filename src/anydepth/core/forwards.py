@@ -25,10 +25,12 @@ class Forwards:
         model: in the mode it is in.
         traits: which modules are its blocks, and how they pass states on.
         prefix: keeps what runs before the first block.
+        earlier: the forwards of the stages before this one, whose blocks it runs as they are.
     """
 
-    def __init__(self, model: nn.Module, traits: ModelTraits, prefix: Prefix) -> None:
+    def __init__(self, model: nn.Module, traits: ModelTraits, prefix: Prefix, earlier: Sequence[Forwards] = ()) -> None:
         self.model, self.traits, self.prefix = model, traits, prefix
+        self.stages = (*earlier, self)
         self._flags = interfering_flags(model)
         self.modules = tuple(traits.blocks.modules[place] for place in traits.order)
 
@@ -42,12 +44,23 @@ class Forwards:
         with self.as_written(), disabled(self._flags), replaced(traits.blocks, traits.order, calls):
             return model_output(call_model(self.model, batch))[1]
 
-    def record(self, batch: Batch) -> RecordedForward:
-        """The states and the answer of a forward in which all blocks run; what runs before them is kept."""
-        record = RecordedForward(model=self.model, traits=self.traits)
-        with self.prefix.recorded(batch, self.traits.before):
-            answer = self.run(batch, record.calls(self.modules))
-        return record.finish(answer)
+    def record(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """The states at all depths and the answer of a forward in which all blocks run."""
+        records, answer = self.record_stages(batch)
+        return [state for record in records for state in record.depths], answer
+
+    def record_stages(self, batch: Batch) -> tuple[list[RecordedForward], Tensor]:
+        """The states of each stage, and the answer of a forward; what runs before the last stage is kept."""
+        records = [RecordedForward(model=self.model, traits=stage.traits) for stage in self.stages]
+        with ExitStack() as inside:
+            for stage, record in zip(self.stages[:-1], records, strict=False):
+                calls = record.calls(stage.modules)
+                inside.enter_context(replaced(stage.traits.blocks, stage.traits.order, calls))
+            inside.enter_context(self.prefix.recorded(batch, self.traits.before))
+            answer = self.run(batch, records[-1].calls(self.modules))
+        for record in records:
+            record.require_complete()
+        return records, answer
 
     def readout(self, state: Tensor, batch: Batch, *, final_norm: bool = True) -> Tensor:
         """The answer to a hidden state in the place of the last one."""
@@ -58,7 +71,7 @@ class Forwards:
             return self.run(batch, [partial(_answer, shape, state) for shape in self.traits.shapes])
 
     def cut_calls(self, depth: int) -> list[Callable[..., Any]]:
-        """The blocks up to a depth, and functions that hand on what they are given after it."""
+        """The first `depth` of its blocks, and functions that hand on what they are given after them."""
         return [
             block if number <= depth else (lambda *args, _as=shape, **kwargs: _as(input_state(args, kwargs)))
             for number, (block, shape) in enumerate(zip(self.modules, self.traits.shapes, strict=True), start=1)
@@ -103,13 +116,18 @@ class Forwards:
 
     def segments(self, forward: Callable[[Any], Any] | None, inside: ExitStack) -> Segments:
         """A forward in segments; stubs are in the place of the blocks until `inside` is closed."""
-        segments = Segments(
-            self.traits.shapes, forward or (lambda batch: model_output(call_model(self.model, batch))[1])
-        )
+        answer = forward or (lambda batch: model_output(call_model(self.model, batch))[1])
+        segments = Segments(self.traits.shapes, answer, self.traits.entry)
         inside.enter_context(disabled(self._flags))
         inside.enter_context(self.as_written())
         inside.enter_context(segments.in_place_of(self.traits.blocks, self.traits.order))
         return segments
+
+
+def forwards_of(model: nn.Module, stages: Sequence[ModelTraits]) -> Forwards:
+    """The forwards of a model's last stage, which know those of the stages before it."""
+    earlier = [Forwards(model, traits, Prefix()) for traits in stages[:-1]]
+    return Forwards(model, stages[-1], Prefix(), earlier)
 
 
 class _FirstBlockReached(BaseException):

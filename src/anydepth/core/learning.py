@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.blocks import BlockList, block_lists
-from anydepth.core.forwards import Forwards
+from anydepth.core.blocks import BOTH, BlockList, block_lists, lists_inside
+from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.layout import learn_layout
 from anydepth.core.model_io import Batch, distance, first_samples, sample_count, samples_of
 from anydepth.core.patching import eager, evaluating, forward_as
@@ -18,7 +18,7 @@ from anydepth.core.prefix_cache import Prefix
 from anydepth.core.recording import ModelTraits, RecordedForward
 from anydepth.core.replay import Replay
 from anydepth.core.verification import Verification, check, refusing, tolerance_of
-from anydepth.core.watching import PlainForward, watch
+from anydepth.core.watching import PlainForward, Stage, watch
 from anydepth.errors import UnknownArchitecture
 
 
@@ -30,7 +30,7 @@ class Selection:
         lists: that may be.
         stated: the one that is named, or that the config leaves; None where a forward must show it.
         is_named: whether the user named it: then no other is taken.
-        stack: a key of `anydepth.core.blocks.STACKS`.
+        stack: a key of `anydepth.core.blocks.STACKS`, or `BOTH`.
     """
 
     lists: Sequence[BlockList]
@@ -38,51 +38,88 @@ class Selection:
     is_named: bool
     stack: str | None
 
-    def blocks_in(self, plain: PlainForward) -> BlockList:
+    def stages_in(self, plain: PlainForward) -> tuple[Stage, ...]:
         """The blocks, by what was seen: those named, those that the config states, or the last before the answer.
 
         Raises:
             UnknownArchitecture: none of them runs with states of one shape.
         """
-        if self.stated is not None:
-            objection = plain.objection(self.stated)
-            if not objection:
-                return self.stated
-            if self.is_named:
-                raise UnknownArchitecture(f"{type(plain.model).__name__}: {self.stated}: {objection}")
-        return plain.blocks(self.lists, self.stack)
+        if self.stack == BOTH:
+            sides = [plain.blocks(self.lists, side) for side in ("encoder", "decoder")]
+            return tuple(Stage(name=blocks.path, blocks=blocks) for blocks in sides)
+        if self.is_named and self.stated and (objection := plain.objection(self.stated)):
+            raise UnknownArchitecture(f"{type(plain.model).__name__}: {self.stated}: {objection}")
+        blocks = self._stated_in(plain) or plain.blocks(self.lists, self.stack)
+        return (Stage(name=blocks.path, blocks=blocks),)
+
+    def staged_in(self, plain: PlainForward) -> BlockList | None:
+        """The list whose members run in stages of differing shape; None if the blocks are of one shape."""
+        if self.stack == BOTH or self._stated_in(plain) is not None:
+            return None
+        return plain.staged([self.stated] if self.is_named and self.stated else self.lists, self.stack)
+
+    def _stated_in(self, plain: PlainForward) -> BlockList | None:
+        return self.stated if self.stated is not None and not plain.objection(self.stated) else None
 
 
-def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[ModelTraits, Verification]:
-    """The traits of a model, verified on two samples of a batch; see `anydepth.Stack.verify`."""
+def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[tuple[ModelTraits, ...], Verification]:
+    """The traits of a model's stages, verified on two samples of a batch; see `anydepth.Stack.verify`."""
     # tensors of inference mode have no version that counts writes
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
-        few, plain, cuttable = _watched(model, selection, batch)
+        few, plain, cuttable = _watched(model, selection.lists, batch)
+        stages: tuple[Stage, ...] = ()
+        if (outer := selection.staged_in(plain)) is not None:
+            inner = lists_inside(outer)
+            within = plain if inner == [outer] else _watched(model, inner, few)[1]
+            stages = within.stages(inner)
+            plain = within if stages else plain
         with refusing(model):
-            return _learnt(few, plain, selection, cuttable=cuttable)
+            return _learnt(few, plain, stages or selection.stages_in(plain), cuttable=cuttable)
 
 
-def _watched(model: nn.Module, selection: Selection, batch: Batch) -> tuple[Batch, PlainForward, bool]:
+def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tuple[Batch, PlainForward, bool]:
     """Two samples of a batch, the untouched model's forward on them, and whether it runs on so few."""
     few = first_samples(batch, 2)
     with eager(model.modules()):
         try:
-            return few, watch(model, few, selection.lists), True
+            return few, watch(model, few, lists), True
         except Exception:
             if sample_count(batch) <= 2:
                 raise
-        return batch, watch(model, batch, selection.lists), False  # what belongs to samples is not in front
+        return batch, watch(model, batch, lists), False  # what belongs to samples is not in front
 
 
 def _learnt(
-    few: Batch, plain: PlainForward, selection: Selection, *, cuttable: bool
-) -> tuple[ModelTraits, Verification]:
-    blocks = selection.blocks_in(plain)
-    traits = ModelTraits.of(plain, blocks, is_last=_is_last(plain, blocks))
-    answer, plain.calls = plain.answer, []  # their tensors are not needed any more
-    count = sample_count(few)
+    few: Batch, plain: PlainForward, stages: Sequence[Stage], *, cuttable: bool
+) -> tuple[tuple[ModelTraits, ...], Verification]:
+    model, answer, seen = plain.model, plain.answer, list[ModelTraits]()
+    for stage in stages:
+        entry = seen[-1].last + (stage.opening is not None) if seen else 0
+        is_last = stage is stages[-1] and _is_last(plain, stage.blocks)
+        seen.append(ModelTraits.of(plain, stage, entry=entry, is_last=is_last))
+    plain.calls = []  # their tensors are not needed any more
+    traits, replays = list[ModelTraits](), list[Replay]()
+    for each in seen:
+        laid_out, replay = _laid_out(Forwards(model, each, Prefix()), few, cuttable=cuttable)
+        cuttable = laid_out.cuttable
+        traits.append(laid_out)
+        replays.append(replay)
+    forwards = forwards_of(model, traits)
+    records, own_answer = forwards.record_stages(few)
+    verification = _compare(forwards, few, records, own_answer, answer, replays)
+    check(type(model).__name__, ", ".join(stage.name for stage in stages), verification)
+    last, state = traits[-1], records[-1].states[-1]
+    if own_answer.ndim == 3 and own_answer.shape[1:2] != state.shape[1:2]:
+        last = replace(last, is_last=False)  # each answer is not for one of the states
+    is_all = own_answer.ndim == 3 and is_linear_head(forwards, state, own_answer, few)
+    last = replace(last, classifier_is_all=is_all, cuttable=cuttable)
+    return (*traits[:-1], last), verification
+
+
+def _laid_out(forwards: Forwards, few: Batch, *, cuttable: bool) -> tuple[ModelTraits, Replay]:
+    """The traits of a stage with the layout of its states, and the replay of its blocks on fewer or more samples."""
+    traits, count = forwards.traits, sample_count(few)
     fewer_or_more = samples_of(few, torch.tensor([1] if count > 1 else [0, 0]))
-    forwards = Forwards(plain.model, traits, Prefix())
     state, calls = forwards.calls(few)
     other, other_calls, other_count = None, calls, 0
     if cuttable:
@@ -91,23 +128,15 @@ def _learnt(
             other_count = sample_count(fewer_or_more)
         except Exception:  # of the model: it takes no part of a batch
             cuttable = False
-    layout = learn_layout(type(plain.model).__name__, blocks.modules, state, other, (count, other_count))
+    name = type(forwards.model).__name__
+    layout = learn_layout(name, traits.blocks.modules, state, other, (count, other_count))
     traits = replace(traits.laid_out(layout), cuttable=cuttable)
     if traits.carries and other is not None:
         rests = zip(traits.shapes, calls, other_calls, strict=True)
         counts = (count, other_count)
         shapes = [shape.with_samples(this.rest or (), that.rest or (), counts) for shape, this, that in rests]
         traits = replace(traits, shapes=shapes)
-    forwards = Forwards(plain.model, traits, Prefix())
-    record = forwards.record(few)
-    replay = Replay(state if other is None else other, other_calls, layout)
-    rows = torch.arange(count) if other is None else torch.tensor([count - 1]).expand(other_count)
-    verification = _compare(forwards, few, record, answer, replay, rows)
-    check(type(plain.model).__name__, blocks.path, verification)
-    if record.answer.ndim == 3 and record.answer.shape[1:2] != record.states[-1].shape[1:2]:
-        traits = replace(traits, is_last=False)  # each answer is not for one of the states
-    is_all = record.answer.ndim == 3 and is_linear_head(forwards, record.states[-1], record.answer, few)
-    return replace(traits, classifier_is_all=is_all), verification
+    return traits, Replay(state if other is None else other, other_calls, layout)
 
 
 def _is_last(plain: PlainForward, blocks: BlockList) -> bool:
@@ -118,21 +147,33 @@ def _is_last(plain: PlainForward, blocks: BlockList) -> bool:
 
 
 def _compare(
-    forwards: Forwards, batch: Batch, record: RecordedForward, plain: Tensor, replay: Replay, rows: Tensor
+    forwards: Forwards,
+    batch: Batch,
+    records: Sequence[RecordedForward],
+    answer: Tensor,
+    plain: Tensor,
+    replays: Sequence[Replay],
 ) -> Verification:
-    states, answer = record.states, record.answer
-    k, rows = max(1, (len(states) - 1) // 2), rows.to(states[0].device)
-    steps = [replay.state]
-    steps += [replay.step(state[rows], depth) for depth, state in enumerate(states[:-1], start=1)]
+    states = records[-1].states
+    k = max(1, (len(states) - 1) // 2)
     return Verification(
         plain=distance(answer, plain),
         prefix=max(distance(forwards.first_state(batch, kept=True), states[0]) for _ in range(2)),
         readout=distance(forwards.readout(states[-1], batch), answer),
         cut=distance(forwards.readout(states[k], batch), forwards.run(batch, forwards.cut_calls(k))),
-        replay=max(distance(step, state[rows]) for step, state in zip(steps, states, strict=True)),
-        depth=k,
+        replay=max(_replayed(replay, record.states) for replay, record in zip(replays, records, strict=True)),
+        depth=forwards.traits.entry + k,
         tolerance=tolerance_of(states[0]),
     )
+
+
+def _replayed(replay: Replay, states: Sequence[Tensor]) -> float:
+    """The largest difference of blocks replayed one by one from their states: on all samples, or the last alone."""
+    count, replayed = len(states[0]), len(replay.state)
+    rows = torch.arange(count) if replayed == count else torch.tensor([count - 1]).expand(replayed)
+    rows = rows.to(states[0].device)
+    steps = [replay.state, *(replay.step(state[rows], depth) for depth, state in enumerate(states[:-1], start=1))]
+    return max(distance(step, state[rows]) for step, state in zip(steps, states, strict=True))
 
 
 def is_linear_head(forwards: Forwards, state: Tensor, answer: Tensor, batch: Batch) -> bool:

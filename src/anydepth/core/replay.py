@@ -35,15 +35,16 @@ class Replay:
         state: the input of the first block, in the model's own axes.
         calls: of the blocks, in order.
         layout: of the model's states.
+        entry: the depth of the block before these; 0 but for a last stage of several.
 
     Attributes:
-        state: h[0].
+        state: what the first of these blocks is given: h[0].
     """
 
-    def __init__(self, state: Tensor, calls: list[BlockCall], layout: StateLayout) -> None:
-        self.state, self._calls, self._layout = layout.standard(state), calls, layout
+    def __init__(self, state: Tensor, calls: list[BlockCall], layout: StateLayout, entry: int = 0) -> None:
+        self.state, self._calls, self._layout, self._entry = layout.standard(state), calls, layout, entry
 
     def step(self, state: Tensor, depth: int) -> Tensor:
         """Run block `depth` (1..L) on h[depth - 1]; returns h[depth]."""
-        call = self._calls[depth - 1]
+        call = self._calls[depth - 1 - self._entry]
         return self._layout.standard(call(self._layout.own(state, like=input_state(call.args, call.kwargs))))

@@ -99,6 +99,11 @@ class TraceData:
         """L, the number of blocks."""
         return len(self.names) - 1
 
+    @property
+    def stages(self) -> Mapping[str, int]:
+        """The first depth of each stage of a model that runs in several, by its dotted name; empty of any other."""
+        return dict(entry(self.provenance, "model", "stages", default={}))
+
     @cached_property
     def statistics(self) -> tuple[str, ...]:
         """The names in `STATISTICS` that this trace has."""

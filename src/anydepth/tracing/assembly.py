@@ -86,7 +86,7 @@ class CollectedRows:
         groups = groups if named else texts_of(self.ids)[groups]
         alone = len(np.unique(groups)) == len(groups) and not named
         parts = [workspace.path("states") for workspace in self._workspaces]
-        return StoredStates(parts, (self.facts.width,) * depths, None if alone else groups)
+        return StoredStates(parts, tuple(self.facts.widths or [self.facts.width] * depths), None if alone else groups)
 
 
 def build_trace(
@@ -166,7 +166,13 @@ def _notes(facts: PassFacts, model: str) -> Iterator[str]:
             "mean": "the model's readout looks at all positions alike",
             "each": "the model answers at each position",
         }[facts.tokens]
+        why = "positions of different stages do not correspond" if facts.first_readout else why
         yield f"token policy {facts.tokens!r}: {why}"
+    if facts.first_readout and facts.readout:
+        yield (
+            f"the readout exists from depth {facts.first_readout} on: the model's head accepts the states of its last "
+            "stage alone, and what is read out is blank at the depths before"
+        )
     if facts.counts_padding:
         yield COUNTED
     if facts.drawn is not None:
