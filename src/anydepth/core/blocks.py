@@ -19,6 +19,7 @@ from anydepth.errors import UnknownArchitecture
 # Entries of a config that state the number of blocks.
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 _DEPTH = re.compile(r"(n_|num_)?((en|de)coder_)?(num_)?(hidden_)?layers?|depth")
+_PART = re.compile(r"(.+)\.\[(\d+):(\d+)\]")
 OVERRIDE = "name one with blocks='path.to.blocks'"
 
 # Words by which people ask for one of several stacks, and words that paths have for it.
@@ -101,6 +102,8 @@ def list_at(model: nn.Module, path: str) -> BlockList:
     """
     if known := next((candidate for candidate in block_lists(model) if candidate.path == path), None):
         return known
+    if part := _PART.fullmatch(path):
+        return part_of(list_at(model, part[1]), int(part[2]), int(part[3]))
     try:
         container = model.get_submodule(path)
     except AttributeError:

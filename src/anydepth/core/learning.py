@@ -28,8 +28,8 @@ class Selection:
 
     Attributes:
         lists: that may be.
-        stated: the one that is named, or that the config leaves; None where a forward must show it.
-        is_named: whether the user named it: then no other is taken.
+        stated: the one that is named, or that the config leaves; None where a forward must show it, or several are named.
+        is_named: whether the user named it, or them: then no other is taken.
         stack: a key of `anydepth.core.blocks.STACKS`, or `BOTH`.
     """
 
@@ -47,6 +47,8 @@ class Selection:
         if self.stack == BOTH:
             sides = [plain.blocks(self.lists, side) for side in ("encoder", "decoder")]
             return tuple(Stage(name=blocks.path, blocks=blocks) for blocks in sides)
+        if self.is_named and self.stated is None:
+            return plain.stages(self.lists, of_one_shape=True)
         if self.is_named and self.stated and (objection := plain.objection(self.stated)):
             raise UnknownArchitecture(f"{type(plain.model).__name__}: {self.stated}: {objection}")
         blocks = self._stated_in(plain) or plain.blocks(self.lists, self.stack)
@@ -54,9 +56,9 @@ class Selection:
 
     def staged_in(self, plain: PlainForward) -> BlockList | None:
         """The list whose members run in stages of differing shape; None if the blocks are of one shape."""
-        if self.stack == BOTH or self._stated_in(plain) is not None:
+        if self.stack == BOTH or self._stated_in(plain) is not None or (self.is_named and self.stated is None):
             return None
-        return plain.staged([self.stated] if self.is_named and self.stated else self.lists, self.stack)
+        return plain.staged(self.lists, self.stack)
 
     def _stated_in(self, plain: PlainForward) -> BlockList | None:
         return self.stated if self.stated is not None and not plain.objection(self.stated) else None

@@ -41,7 +41,8 @@ class Stack:
 
     Args:
         model: any transformer: from transformers, timm, PEFT, `nn.TransformerEncoder`, or your own.
-        blocks: the dotted name of the list of blocks, if not the one that is found is meant; or as `stack`.
+        blocks: the dotted name of the list of blocks, if not the one that is found is meant; of several stages, those of
+            all, separated by ", "; or as `stack`.
         stack: "encoder", "decoder", "image", "text" or "audio", of a model that has several; by default the last before
             the answer, which is the decoder of an encoder-decoder, and the language model of one that sees images.
             "both": the encoder's depths, then the decoder's.
@@ -80,8 +81,8 @@ class Stack:
             blocks, stack = None, blocks
         if stack is not None:
             choose(stack, (*STACKS, BOTH), "stack", UnknownArchitecture)
-        lists = block_lists(model) if blocks is None else [list_at(model, blocks)]
-        stated = lists[0] if blocks is not None else stated_list(model, lists, stack)
+        lists = block_lists(model) if blocks is None else [list_at(model, path) for path in blocks.split(", ")]
+        stated = stated_list(model, lists, stack) if blocks is None else lists[0] if len(lists) == 1 else None
         self._selection = Selection(lists=lists, stated=stated, is_named=blocks is not None, stack=stack)
         self._forwards: Forwards | None = None
         self.heads = heads
@@ -90,11 +91,7 @@ class Stack:
             self._require_heads(heads)
 
     def _require_heads(self, heads: Heads) -> None:
-        if self.entry:
-            raise UnsupportedHead(
-                f"{type(self.model).__name__} runs in stages, of which the last alone can be read out: a head for each "
-                "depth is for models of one stage"
-            )
+        self.require_one_stage("a head for each depth")
         if len(heads) != self.depth - 1:
             raise UnsupportedHead(
                 f"{len(heads)} heads for {type(self.model).__name__} of {self.depth} blocks, expected "
@@ -239,6 +236,14 @@ class Stack:
     def has_final_norm(self) -> bool:
         """Whether the last block's output enters a norm, which a readout can leave out."""
         return self._traits is not None and bool(self._traits.final_norms)
+
+    def require_one_stage(self, what: str) -> None:
+        """Raise `UnsupportedHead` of a model in several stages, for `what` needs a readout of every depth."""
+        if self.entry:
+            raise UnsupportedHead(
+                f"{type(self.model).__name__} runs in stages and has a readout from depth {self.first_readout} on: "
+                f"{what} needs one at every depth; name one of its stages (blocks=)"
+            )
 
     def classifier(self, batch: Batch) -> nn.Module:
         """The classifier: the last module with parameters of its own that runs after the blocks.

@@ -163,10 +163,10 @@ class PlainForward:
             return fitting, max(varied, key=lambda candidate: weights_of(*candidate.modules), default=None)
         return fitting, None
 
-    def stages(self, lists: Sequence[BlockList]) -> tuple[Stage, ...]:
+    def stages(self, lists: Sequence[BlockList], *, of_one_shape: bool = False) -> tuple[Stage, ...]:
         """The parts of these lists, in the order they ran, in each of which states have one shape.
 
-        Empty where the members of a list did not run themselves, or all states have one shape.
+        Empty where the members of a list did not run themselves, or, unless they may, all states have one shape.
 
         Raises:
             UnknownArchitecture: they ran otherwise than one after another; or a block alone has states of a shape.
@@ -189,7 +189,7 @@ class PlainForward:
             end = calls[-1].end
             stages += self._parts(blocks, calls, is_first=not stages)
             shapes.update(_shape(call.answers[0]) for call in calls)
-        return tuple(stages) if len(shapes) > 1 else ()
+        return tuple(stages) if of_one_shape or len(shapes) > 1 else ()
 
     def _parts(self, blocks: BlockList, calls: Sequence[Call], *, is_first: bool) -> Iterator[Stage]:
         """The parts of a list in which states have one shape; a block that changes the shape opens one."""
@@ -200,8 +200,8 @@ class PlainForward:
             inner = start if keeps[start] else start + 1
             if blocks.holder == "list":
                 raise UnknownArchitecture(
-                    f"{type(self.model).__name__}: {blocks} is a plain list whose states differ in shape: hold its blocks "
-                    "in a ModuleList"
+                    f"{type(self.model).__name__}: {blocks} is a plain list whose states differ in shape: hold its "
+                    "blocks in a ModuleList"
                 )
             if inner == stop or (inner > start and calls[inner].given[0] is not calls[start].answers[0]):
                 raise UnknownArchitecture(
