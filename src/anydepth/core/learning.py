@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from anydepth.core.blocks import BOTH, BlockList, block_lists, lists_inside
 from anydepth.core.forwards import Forwards, forwards_of
-from anydepth.core.layout import learn_layout
+from anydepth.core.layout import features_of_grids, learn_layout
 from anydepth.core.model_io import Batch, distance, first_samples, sample_count, samples_of
 from anydepth.core.patching import eager, evaluating, forward_as
 from anydepth.core.prefix_cache import Prefix
@@ -28,7 +28,7 @@ class Selection:
 
     Attributes:
         lists: that may be.
-        stated: the one that is named, or that the config leaves; None where a forward must show it, or several are named.
+        stated: the one that is named, or that the config leaves; None where a forward must show it, or many are named.
         is_named: whether the user named it, or them: then no other is taken.
         stack: a key of `anydepth.core.blocks.STACKS`, or `BOTH`.
     """
@@ -99,10 +99,12 @@ def _learnt(
         entry = seen[-1].last + (stage.opening is not None) if seen else 0
         is_last = stage is stages[-1] and _is_last(plain, stage.blocks)
         seen.append(ModelTraits.of(plain, stage, entry=entry, is_last=is_last))
-    plain.calls = []  # their tensors are not needed any more
+    given = [(stage.blocks.modules, plain.calls_of(stage.blocks)[0].given[0]) for stage in stages]
+    features = features_of_grids(given)
+    plain.calls, given = [], []  # their tensors are not needed any more
     traits, replays = list[ModelTraits](), list[Replay]()
     for each in seen:
-        laid_out, replay = _laid_out(Forwards(model, each, Prefix()), few, cuttable=cuttable)
+        laid_out, replay = _laid_out(Forwards(model, each, Prefix()), few, cuttable=cuttable, features=features)
         cuttable = laid_out.cuttable
         traits.append(laid_out)
         replays.append(replay)
@@ -118,7 +120,7 @@ def _learnt(
     return (*traits[:-1], last), verification
 
 
-def _laid_out(forwards: Forwards, few: Batch, *, cuttable: bool) -> tuple[ModelTraits, Replay]:
+def _laid_out(forwards: Forwards, few: Batch, *, cuttable: bool, features: int | None) -> tuple[ModelTraits, Replay]:
     """The traits of a stage with the layout of its states, and the replay of its blocks on fewer or more samples."""
     traits, count = forwards.traits, sample_count(few)
     fewer_or_more = samples_of(few, torch.tensor([1] if count > 1 else [0, 0]))
@@ -131,7 +133,7 @@ def _laid_out(forwards: Forwards, few: Batch, *, cuttable: bool) -> tuple[ModelT
         except Exception:  # of the model: it takes no part of a batch
             cuttable = False
     name = type(forwards.model).__name__
-    layout = learn_layout(name, traits.blocks.modules, state, other, (count, other_count))
+    layout = learn_layout(name, traits.blocks.modules, state, other, (count, other_count), features)
     traits = replace(traits.laid_out(layout), cuttable=cuttable)
     if traits.carries and other is not None:
         rests = zip(traits.shapes, calls, other_calls, strict=True)

@@ -41,8 +41,8 @@ class Stack:
 
     Args:
         model: any transformer: from transformers, timm, PEFT, `nn.TransformerEncoder`, or your own.
-        blocks: the dotted name of the list of blocks, if not the one that is found is meant; of several stages, those of
-            all, separated by ", "; or as `stack`.
+        blocks: the dotted name of the list of blocks, if not the one that is found is meant; of several stages, those
+            of all, separated by ", "; or as `stack`.
         stack: "encoder", "decoder", "image", "text" or "audio", of a model that has several; by default the last before
             the answer, which is the decoder of an encoder-decoder, and the language model of one that sees images.
             "both": the encoder's depths, then the decoder's.

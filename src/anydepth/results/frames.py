@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def by_depth(trace: TraceData) -> pandas.DataFrame:
-    """One row for each depth: its stage, if there are several, readout statistics, saturation, similarity to the last."""
+    """One row for each depth: stage, if there are several, readout statistics, saturation, similarity to the last."""
     import pandas
 
     columns: dict[str, Any] = {"depth": trace.names}

@@ -18,7 +18,9 @@ from anydepth.training.losses import answer_rows, inputs_and_labels
 def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
     """Right predictions, summed cross-entropy (nats) and number of labels of each sample at the depths 1..L.
 
-    Depths of stages before the last, which cannot be read out, have no labels. A sample has one label, or a text's tokens. The batch is a dict with "labels", or a pair (x, y).
+    Depths of stages before the last, which cannot be read out, have no labels.
+
+    A sample has one label, or a text's tokens. The batch is a dict with "labels", or a pair (x, y).
 
     Example:
         >>> from torch import nn
