@@ -165,12 +165,12 @@ def _path_of_owner(blocks: BlockList) -> str:
 
 
 def _largest_list(path: str, module: nn.Module) -> BlockList | None:
-    """Of the outermost containers of composed modules in a module, itself among them, that with the most weights."""
+    """Of the outermost containers of modules with parts in a module, itself among them, that with the most weights."""
     lists: list[BlockList] = []
     for name, inner in module.named_modules(prefix=path):
         if _is_container(inner) and not any(name.startswith(f"{other.path}.") for other in lists):
             members = _members(inner)
-            if members and all(_is_composed(member) for member in members.values()):
+            if members and all(_has_weights(member) and _has_parts(member) for member in members.values()):
                 lists.append(_whole(name, inner))
     return max(lists, key=lambda candidate: weights_of(*candidate.modules), default=None)
 
@@ -206,7 +206,7 @@ def _in_container(path: str, container: nn.Module) -> Iterator[BlockList]:
     """The list that a container is; of one that holds other things, too, the runs of like blocks in it."""
     members = _members(container)
     kinds = {type(member) for member in members.values()}
-    if not any(_hasweights_of(member) for member in members.values()):
+    if not any(_has_weights(member) for member in members.values()):
         return
     if len(kinds) == 1:
         yield _whole(path, container)
@@ -246,10 +246,14 @@ def shared_block(path: str, owner: nn.Module, name: str, module: nn.Module) -> B
     return _attributes(path, owner, {name: module})
 
 
-def _hasweights_of(module: nn.Module) -> bool:
+def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
+
+
+def _has_parts(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
 
 
 def _is_composed(module: nn.Module) -> bool:
     """Whether a module is made of others and has weights, as blocks are, and is no container of them."""
-    return _hasweights_of(module) and next(module.children(), None) is not None and not _is_container(module)
+    return _has_weights(module) and _has_parts(module) and not _is_container(module)

@@ -193,7 +193,7 @@ class Stack:
         """
         return self._masks_of(self._on(batch)).of_states(batch, state)
 
-    def valid_at_depths(self, batch: Batch, states: Sequence[Tensor]) -> list[Bool[Tensor, "b t"]]:
+    def valid_at_depths(self, batch: Batch, states: Sequence[Tensor]) -> list[Bool[Tensor, "b _"]]:
         """`valid_positions` of all hidden states h[0..L], those of each stage by the mask that is about it."""
         valid: list[Tensor] = []
         for stage in self._on(batch).stages:

@@ -241,20 +241,20 @@ class TracePass:
         }
 
 
-def _all_depths(columns: list[Tensor], facts: PassFacts, blank: float) -> NDArray[Any]:
+def _all_depths(columns: list[Tensor], facts: PassFacts, blank: int | float) -> NDArray[Any]:
     """(n, K): a column for each depth that can be read out, after blank ones for those that cannot."""
     rows = torch.stack(columns, 1).cpu().numpy()
     return np.pad(rows, ((0, 0), (facts.first_readout, 0)), constant_values=blank)
 
 
-def _of_common_samples(valid: list[Bool[Tensor, "b t"]]) -> list[Bool[Tensor, "b t"]]:
+def _of_common_samples(valid: list[Bool[Tensor, "b _"]]) -> list[Bool[Tensor, "b _"]]:
     """The valid positions at each depth, of the samples that have some at every depth."""
     common = torch.stack([positions.any(1) for positions in valid]).all(0)
     return [positions & common[:, None] for positions in valid]
 
 
 def _state_rows(
-    states: list[Tensor], valid: list[Bool[Tensor, "b t"]], tokens: Policy, first: int
+    states: list[Tensor], valid: list[Bool[Tensor, "b _"]], tokens: Policy, first: int
 ) -> dict[str, NDArray[Any]]:
     selected = [select(state, positions, tokens) for state, positions in zip(states, valid, strict=True)]
     return {
