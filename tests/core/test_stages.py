@@ -175,6 +175,23 @@ def test_each_side_has_its_own_positions(name: str) -> None:
     assert len(valid) == stack.depth + 1
 
 
+@torch.no_grad()
+def test_a_decoder_that_is_given_the_encoders_text_has_its_mask_one_place_later() -> None:
+    torch.manual_seed(0)
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = transformers.BartConfig(vocab_size=99, d_model=16, **odd_models.SIDES, **special, num_labels=3)
+    model = transformers.BartForSequenceClassification(config).eval()
+    ids = torch.randint(5, 99, (3, 8))
+    ids[:, -1] = 2
+    ids[1, 5:], ids[2, 3:] = torch.tensor([2, 0, 0]), torch.tensor([2, 0, 0, 0, 0])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    stack = Stack(model, stack="both")
+    valid = stack.valid_at_depths(batch, stack.states(batch))
+    assert torch.equal(valid[0], ids != 0)
+    given = transformers.models.bart.modeling_bart.shift_tokens_right(ids, 0, 2)
+    assert torch.equal(valid[-1], given != 0)
+
+
 class Stages(nn.Module):
     """Stages of convolutions, of which each can be made as one wants it."""
 

@@ -40,6 +40,9 @@ def as_table(trace: Trace) -> Table:
     table = Table(title=f"{title}: {origin.get('samples', 0):,} samples", title_justify="left")
     frame = trace.to_frame()
     table.add_column("depth", justify="right")
+    begins = dict(zip(trace.stages.values(), _without_common_ends(list(trace.stages)), strict=True))
+    if begins:
+        table.add_column("stage")
     statistics = [name for name in _HEADS if name in trace.statistics]
     for name in statistics:
         table.add_column(_HEADS[name], justify="right", no_wrap=True)
@@ -48,14 +51,24 @@ def as_table(trace: Trace) -> Table:
     similar = [name for name in ("cosine", "cka") if name in trace.similarity] or list(trace.similarity)[:2]
     for name in similar:
         table.add_column(f"{name} to last", justify="right")
-    for row in frame.to_dict("records"):
-        cells: list[str | Text] = [str(row["depth"])]
+    for depth, row in enumerate(frame.to_dict("records")):
+        cells: list[str | Text] = [str(row["depth"]), *([begins.get(depth, "")] if begins else [])]
         cells += [_with_interval(row, name) if name == "accuracy" else _number(row[name]) for name in statistics]
         if "saturated" in row:
             cells.append(str(row["saturated"]) if str(row["depth"]) != "0" else "")
         cells += [_number(row[f"{name}_to_last"]) for name in similar]
         table.add_row(*cells)
     return table
+
+
+def _without_common_ends(names: Sequence[str]) -> list[str]:
+    """Dotted names without the parts in front and at the end that all share: "layers.0.blocks" is "0"."""
+    parts = [name.split(".") for name in names]
+    for end in (0, -1):
+        while parts and len({part[end] for part in parts}) == 1 < min(map(len, parts)):
+            for part in parts:
+                part.pop(end)
+    return [".".join(part) for part in parts]
 
 
 def as_comparison(traces: Mapping[str, Trace]) -> Table:
