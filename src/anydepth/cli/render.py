@@ -94,7 +94,7 @@ def as_quality(summary: TrainingSummary) -> Group:
     table.add_column("depth", justify="right")
     table.add_column(summary.measure, justify="right", no_wrap=True)
     for depth in range(1, len(summary.values) + 1):
-        low, high = summary.bounds[depth - 1] if summary.bounds else (math.nan, math.nan)
+        low, high = (summary.bounds and summary.bounds[depth - 1]) or (math.nan, math.nan)
         table.add_row(str(depth), _with_bounds(summary.value(depth), _between(low, high)))
     return Group(Text(title, style="italic"), table)  # as a table's own title it would be as narrow as the table
 

@@ -262,10 +262,10 @@ def _summary(
     metrics = _evaluation(trainer)
     trained = [metrics[f"eval_{measure}_depth_{depth}"] for depth in range(inputs.first, inputs.depth + 1)]
     values = np.array([np.nan] * (inputs.first - 1) + trained)
-    bounds: tuple[tuple[float, float], ...] = ()
+    bounds: tuple[tuple[float, float] | None, ...] = ()
     if task in ("text-classification", "image-classification"):
         pairs = wilson(np.round(values * len(held_out)), len(held_out)).T
-        bounds = tuple((float(low), float(high)) for low, high in pairs)
+        bounds = tuple(None if np.isnan(low) else (float(low), float(high)) for low, high in pairs)
     where = f"of {short_name(settings.eval_data)}, {held_out.split}" if settings.eval_data else held_out.split
     if not settings.eval_data and not settings.eval_split and held_out.split == train.split:
         where += ", kept apart"

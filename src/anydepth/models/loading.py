@@ -94,14 +94,18 @@ def load(
 def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
     """A loaded model as a `Stack`, with the classifiers that were trained for each depth, if it has any.
 
-    Only the first of the batches is read, and only if there are such classifiers, which raise a `ModelError` if they do
-    not fit the model. `blocks` is the dotted name of the list of blocks, for a model that has several.
+    Only the first of the batches is read, and only if it is to show which modules are the blocks, or if there are such
+    classifiers, which raise a `ModelError` if they do not fit the model. `blocks` is the dotted name of the list of
+    blocks, for a model that has several.
     """
     stack = Stack(loaded.model, blocks=blocks)
-    if loaded.heads is None:
+    if loaded.heads is None and stack.is_known:
         return stack
-    batch, _, _ = as_batch(next(iter(batches)), 0)
+    batch, _, _ = as_batch(next(iter(batches)), 0, loaded.model)
     few = to_device(first_samples(batch, 2), device_of(loaded.model))
+    if loaded.heads is None:
+        stack.verify(few)
+        return stack
     heads = Heads.load(loaded.heads, stack.classifier(few), stack.depth)
     return Stack(loaded.model, blocks=blocks, heads=heads)
 

@@ -100,7 +100,7 @@ class TraceData:
         return len(self.names) - 1
 
     @property
-    def stages(self) -> Mapping[str, int]:
+    def stages(self) -> dict[str, int]:
         """The first depth of each stage of a model that runs in several, by its dotted name; empty of any other."""
         return dict(entry(self.provenance, "model", "stages", default={}))
 

@@ -17,7 +17,8 @@ class TrainingSummary:
         purpose: of the objective, in a sentence.
         measure: "accuracy", or "perplexity" of a language model.
         values: of depth 1..L, on held-out data; None where it is not finite.
-        bounds: low and high of each accuracy (Wilson, 95 %); empty where outputs of one text are not independent.
+        bounds: low and high of each accuracy (Wilson, 95 %), None at depths that cannot be read out; empty where
+            outputs of one text are not independent.
         evaluated: the held-out data, in words.
         classes: names of the classes; empty for a language model.
         settings: of the training, without those left at None or False.
@@ -33,7 +34,7 @@ class TrainingSummary:
     separate_heads: bool
     measure: str
     values: tuple[float | None, ...]
-    bounds: tuple[tuple[float, float], ...]
+    bounds: tuple[tuple[float, float] | None, ...]
     evaluated: str
     classes: tuple[str, ...]
     settings: Mapping[str, Any]
@@ -51,7 +52,9 @@ class TrainingSummary:
         """The summary from the output of `as_plain`; other entries are ignored."""
         known = {field.name: plain[field.name] for field in fields(cls) if field.name != "folder"}
         listed = {name: tuple(known[name]) for name in ("values", "classes", "notes")}
-        return cls(folder=folder, **known | listed | {"bounds": tuple(tuple(pair) for pair in known["bounds"])})
+        return cls(
+            folder=folder, **known | listed | {"bounds": tuple(pair and tuple(pair) for pair in known["bounds"])}
+        )
 
     def value(self, depth: int) -> str:
         """The value at a depth, 1..L, as text."""
