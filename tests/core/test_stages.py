@@ -93,6 +93,18 @@ def test_samples_exit_in_the_last_stage_where_their_own_readout_says(name: str) 
         ad.EarlyExit(stack, ad.Confidence(0.9, depths=(1,)))(batch)
 
 
+@pytest.mark.parametrize("name", ["swin", "hiera"])
+def test_an_early_exit_is_loaded_again(name: str, tmp_path: Path) -> None:
+    model, batch, _ = staged_models.build(name)
+    exits = ad.EarlyExit(model, ad.Confidence(0.3))
+    before = exits(batch)
+    again = ad.EarlyExit.load(exits.save(tmp_path / "exits"))
+    out = again(batch)
+    assert again.stack.stages == exits.stack.stages
+    assert torch.equal(out.depth, before.depth)
+    torch.testing.assert_close(out.logits, before.logits)
+
+
 @torch.no_grad()
 def slow_loss(model: nn.Module, batch: dict[str, Tensor], labels: Tensor, case: Staged, depth: int) -> Tensor:
     logits = odd_models.slow_readout(model, batch, case, depth)
