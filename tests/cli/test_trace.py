@@ -26,6 +26,7 @@ import anydepth.passes.disk_budget
 import anydepth.tracing.collect
 from anydepth.jobs.settings import TraceSettings
 from anydepth.jobs.trace import run_trace
+from anydepth.report.sentences import what
 from anydepth.tracing.trace import Trace
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -44,6 +45,8 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints.bert(root / "features", "Model")
     checkpoints.bert(root / "regression", num_labels=1)
     checkpoints.gpt2(root / "gpt2", **wide)
+    checkpoints.swin(root / "swin", num_labels=10, **wide)
+    checkpoints.bart(root / "bart", **NAMES)
     checkpoints.vit(root / "vit", num_labels=10, **wide)
     checkpoints.vit(
         root / "colours", num_labels=2, channels=3, id2label={0: "blue", 1: "red"}, label2id={"blue": 0, "red": 1}
@@ -156,6 +159,34 @@ def test_an_image_classifier_on_digits(command: Command) -> None:
     assert other.status == 0
     assert Trace.load("train").provenance["data"]["split"] == "train"
     assert Trace.load("train").ids != found.ids
+
+
+STAGES = {
+    "swin": (("~swin", "--data", "digits"), {"swin.encoder.layers.0.blocks": 0, "swin.encoder.layers.1.blocks": 2}),
+    "both": (
+        ("~bart", "--data", "~reviews.csv", "--blocks", "both"),
+        {"model.encoder.layers": 0, "model.decoder.layers": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_stages_are_told_apart(kind: str, command: Command) -> None:
+    arguments, stages = STAGES[kind]
+    done = command("trace", *arguments, "--limit", "20", "--out", "out", "--json")
+    assert (done.status, done.err) == (0, "")
+    found, first = Trace.load("out"), max(stages.values())
+    assert found.stages == stages
+    assert np.flatnonzero(np.isfinite(found.accuracy)).tolist() == list(range(first, found.depth + 1))
+    named = [row["stage"] for row in json.loads(done.out)["depths"]]
+    assert {name: named.index(name) for name in named} == stages
+    assert np.isfinite(found.similarity["cka"]).all()
+    sentence = ", ".join(f"{name} at depth {begin}" for name, begin in stages.items())
+    assert f"with a readout from depth {first} on. They run in 2 stages: {sentence}." in what(found)
+    shown = command("trace", *arguments, "--limit", "20", "--out", "again").out
+    for name, begin in zip(("0", "1") if kind == "swin" else ("encoder", "decoder"), stages.values(), strict=True):
+        assert re.search(rf"│ +{begin} │ {name} +│", shown)
+    assert f"the readout exists from depth {first} on" in shown
 
 
 def test_a_folder_of_images(command: Command) -> None:

@@ -57,6 +57,25 @@ def vit(folder: Path, head: str = "ForImageClassification", *, channels: int = 1
     return folder
 
 
+def swin(folder: Path, **settings: Any) -> Path:
+    """A Swin with two stages for 8 × 8 images, without an image processor."""
+    size = {"image_size": 8, "patch_size": 1, "num_channels": 1, "embed_dim": 8, "window_size": 4}
+    config = transformers.SwinConfig(**size, depths=[1, 2], num_heads=[1, 2], **settings)
+    transformers.SwinForImageClassification(config).save_pretrained(folder)
+    return folder
+
+
+def bart(folder: Path, **settings: Any) -> Path:
+    """A BART that classifies texts, and its tokenizer."""
+    side = {"layers": 2, "attention_heads": 2, "ffn_dim": 32}
+    sides = {f"{side_name}_{name}": size for side_name in ("encoder", "decoder") for name, size in side.items()}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    config = transformers.BartConfig(vocab_size=len(VOCABULARY), d_model=16, **sides, **special, **settings)
+    transformers.BartForSequenceClassification(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
 def to_train(root: Path) -> list[str]:
     """A config of an image model, a BERT without a classifier, a GPT-2, and texts for them; returns the texts."""
     size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}

@@ -19,6 +19,7 @@ from anydepth.errors import UnknownArchitecture
 # Entries of a config that state the number of blocks.
 DEPTH_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers")
 _DEPTH = re.compile(r"(n_|num_)?((en|de)coder_)?(num_)?(hidden_)?layers?|depth")
+_PART = re.compile(r"(.+)\.\[(\d+):(\d+)\]")
 OVERRIDE = "name one with blocks='path.to.blocks'"
 
 # Words by which people ask for one of several stacks, and words that paths have for it.
@@ -29,6 +30,8 @@ STACKS = {
     "text": ("text", "language", "llm", "lm"),
     "audio": ("audio", "speech"),
 }
+BOTH = "both"
+"""Encoder and decoder, one after the other: two stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,13 @@ def block_lists(model: nn.Module) -> list[BlockList]:
                 inside.append(f"{name}." if name else "")
             stated = candidate.rank == 1 and len(candidate.modules) in depths
             lists.append(replace(candidate, rank=0) if stated else candidate)
-    weights = _weights(model)
-    likely = (candidate for candidate in lists if candidate.rank != 3 or 4 * _weights(*candidate.modules) > weights)
+    weights = weights_of(model)
+    likely = (candidate for candidate in lists if candidate.rank != 3 or 4 * weights_of(*candidate.modules) > weights)
     return sorted(likely, key=lambda candidate: candidate.rank)
 
 
-def _weights(*modules: nn.Module) -> int:
+def weights_of(*modules: nn.Module) -> int:
+    """The number of weights of several modules, each counted once."""
     return sum(weights.numel() for module in dict.fromkeys(modules) for weights in module.parameters())
 
 
@@ -102,6 +106,8 @@ def list_at(model: nn.Module, path: str) -> BlockList:
     """
     if known := next((candidate for candidate in block_lists(model) if candidate.path == path), None):
         return known
+    if part := _PART.fullmatch(path):
+        return part_of(list_at(model, part[1]), int(part[2]), int(part[3]))
     try:
         container = model.get_submodule(path)
     except AttributeError:
@@ -121,13 +127,56 @@ def stated_list(model: nn.Module, lists: Sequence[BlockList], stack: str | None)
     """The only list that the config's depth, or its class, leaves; None where a forward must show it."""
     if stack is None and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         stack = "decoder"
+    if stack == BOTH:
+        return None
     if stack is not None:
         lists = [candidate for candidate in lists if candidate.is_called(stack)]
     likeliest = [candidate for candidate in lists if candidate.rank == lists[0].rank]
     if likeliest and likeliest[0].rank and stated_depths(model):
         return None
     likeliest = [candidate for candidate in likeliest if len(candidate.modules) > 1] or likeliest
-    return likeliest[0] if len(likeliest) == 1 else None
+    return likeliest[0] if len(likeliest) == 1 and not _widens(likeliest[0]) else None
+
+
+def _widens(blocks: BlockList) -> bool:
+    """Whether the first vectors among the weights of its members, mostly those of a norm, differ in length."""
+    vectors = [next((w for w in member.parameters() if w.ndim == 1), None) for member in blocks.modules]
+    return len({len(vector) for vector in vectors if vector is not None}) > 1
+
+
+def part_of(blocks: BlockList, start: int, stop: int) -> BlockList:
+    """The members from place `start` to before `stop` as a list of their own."""
+    if (start, stop) == (0, len(blocks.modules)):
+        return blocks
+    names, modules = blocks.names[start:stop], blocks.modules[start:stop]
+    return replace(blocks, path=f"{blocks.path}.[{start}:{stop}]", names=names, modules=modules)
+
+
+def lists_inside(blocks: BlockList) -> list[BlockList]:
+    """The lists whose members are the blocks of stages: of each member the one inside with the most weights.
+
+    A member without a list is a block itself, and those side by side are a list.
+    """
+    lists: list[BlockList] = []
+    for place, (name, member) in enumerate(zip(blocks.names, blocks.modules, strict=True)):
+        inner = _largest_list(".".join(filter(None, (_path_of_owner(blocks), name))), member)
+        lists.append(inner or part_of(blocks, place, place + 1))
+    return lists if any(inner.owner is not blocks.owner for inner in lists) else [blocks]
+
+
+def _path_of_owner(blocks: BlockList) -> str:
+    return blocks.path if blocks.holder == "container" else blocks.path.rpartition(".")[0]
+
+
+def _largest_list(path: str, module: nn.Module) -> BlockList | None:
+    """Of the outermost containers of modules with parts in a module, itself among them, that with the most weights."""
+    lists: list[BlockList] = []
+    for name, inner in module.named_modules(prefix=path):
+        if _is_container(inner) and not any(name.startswith(f"{other.path}.") for other in lists):
+            members = _members(inner)
+            if members and all(_has_weights(member) and _has_parts(member) for member in members.values()):
+                lists.append(_whole(name, inner))
+    return max(lists, key=lambda candidate: weights_of(*candidate.modules), default=None)
 
 
 def stated_depths(model: nn.Module) -> set[int]:
@@ -205,6 +254,10 @@ def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
+def _has_parts(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
+
+
 def _is_composed(module: nn.Module) -> bool:
     """Whether a module is made of others and has weights, as blocks are, and is no container of them."""
-    return _has_weights(module) and next(module.children(), None) is not None and not _is_container(module)
+    return _has_weights(module) and _has_parts(module) and not _is_container(module)

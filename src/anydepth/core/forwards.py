@@ -25,10 +25,12 @@ class Forwards:
         model: in the mode it is in.
         traits: which modules are its blocks, and how they pass states on.
         prefix: keeps what runs before the first block.
+        earlier: the forwards of the stages before this one, whose blocks it runs as they are.
     """
 
-    def __init__(self, model: nn.Module, traits: ModelTraits, prefix: Prefix) -> None:
+    def __init__(self, model: nn.Module, traits: ModelTraits, prefix: Prefix, earlier: Sequence[Forwards] = ()) -> None:
         self.model, self.traits, self.prefix = model, traits, prefix
+        self.stages = (*earlier, self)
         self._flags = interfering_flags(model)
         self.modules = tuple(traits.blocks.modules[place] for place in traits.order)
 
@@ -56,12 +58,23 @@ class Forwards:
         """The model's answer with call l in place of block l."""
         return model_output(self.output(batch, calls))[1]
 
-    def record(self, batch: Batch, labels: Any = None) -> RecordedForward:
-        """The states and the answer of a forward in which all blocks run; what runs before them is kept."""
-        record = RecordedForward(model=self.model, traits=self.traits)
-        with self.prefix.recorded(batch, self.traits.before):
-            output = self.output(batch, record.calls(self.modules), labels)
-        return record.finish(output)
+    def record(self, batch: Batch, labels: Any = None) -> tuple[list[Tensor], Tensor]:
+        """The states at all depths and the answer of a forward in which all blocks run."""
+        records, output = self.record_stages(batch, labels)
+        return [state for record in records for state in record.depths], model_output(output)[1]
+
+    def record_stages(self, batch: Batch, labels: Any = None) -> tuple[list[RecordedForward], Any]:
+        """The states of each stage, and all that a forward answers; what runs before the last stage is kept."""
+        records = [RecordedForward(model=self.model, traits=stage.traits) for stage in self.stages]
+        with ExitStack() as inside:
+            for stage, record in zip(self.stages[:-1], records, strict=False):
+                calls = record.calls(stage.modules)
+                inside.enter_context(replaced(stage.traits.blocks, stage.traits.order, calls))
+            inside.enter_context(self.prefix.recorded(batch, self.traits.before))
+            output = self.output(batch, records[-1].calls(self.modules), labels)
+        for record in records:
+            record.require_complete()
+        return records, output
 
     def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
         """The answer to a hidden state in the place of the last one, or of that at `depth` where the model ends there.
@@ -102,7 +115,7 @@ class Forwards:
         return last if depth is None or not self.traits.ends_early else max(1, min(depth, last))
 
     def cut_calls(self, depth: int) -> list[Callable[..., Any]]:
-        """The blocks up to a depth, and functions that answer with the state of the last of them after it."""
+        """The first `depth` of its blocks, and functions that answer with the state of the last of them after it."""
         state: list[Tensor] = []
 
         def last(*args: Any, **kwargs: Any) -> Any:
@@ -112,27 +125,28 @@ class Forwards:
 
         def later(shape: BlockOutput, /, *args: Any, **kwargs: Any) -> Any:
             # not what it is given: a model may change a state before it gives it to the next block
+            state[:] = state or [self._kept(input_state(args, kwargs))]
             return shape(self._kept(state[0]))
 
-        after = self.traits.shapes[depth : self.end(depth)]
-        return [*self.modules[: depth - 1], last, *(partial(later, shape) for shape in after)]
+        after = [partial(later, shape) for shape in self.traits.shapes[depth : self.end(depth)]]
+        return [*self.modules[: depth - 1], last, *after] if depth else [*after]
 
     def replay(self, batch: Batch) -> Replay:
         """The blocks of a forward one by one, each with the arguments that the model gives it."""
-        layout = self.traits.layout
+        layout, entry = self.traits.layout, self.traits.entry
         start, calls = self.calls(batch)
         if not self.traits.between:
-            return Replay(layout.standard(start), [call.standard(layout) for call in calls])
+            return Replay(layout.standard(start), [call.standard(layout) for call in calls], entry)
         steps = range(1, len(self.modules) + 1)
-        return Replay(layout.standard(start), [partial(self._step, batch, depth) for depth in steps])
+        return Replay(layout.standard(start), [partial(self._step, batch, depth) for depth in steps], entry)
 
     def step(self, batch: Batch, states: Sequence[Tensor], depth: int) -> Tensor:
-        """h[depth]: block `depth` on what the model's own forward makes of the states before it.
+        """The state after block `depth` on what the model's own forward makes of the states before it.
 
         Args:
             batch: that the states belong to.
-            states: h[0], h[1], ..., h[depth - 1].
-            depth: 1..L.
+            states: what the first block was given, and what each before `depth` gave.
+            depth: a block of these, from 1 on.
         """
         results: list[Tensor] = []
 
@@ -192,11 +206,17 @@ class Forwards:
     def segments(self, forward: Callable[[Any], Any] | None, inside: ExitStack) -> Segments:
         """A forward in segments; stubs are in the place of the blocks until `inside` is closed."""
         answer = forward or (lambda batch: model_output(call_model(self.model, batch))[1])
-        segments = Segments(self.traits.shapes, answer, copied=self.writes_between)
+        segments = Segments(self.traits.shapes, answer, self.traits.entry, copied=self.writes_between)
         inside.enter_context(disabled(self._flags))
         inside.enter_context(self.as_written())
         inside.enter_context(segments.in_place_of(self.traits.blocks, self.traits.order))
         return segments
+
+
+def forwards_of(model: nn.Module, stages: Sequence[ModelTraits]) -> Forwards:
+    """The forwards of a model's last stage, which know those of the stages before it."""
+    earlier = [Forwards(model, traits, Prefix()) for traits in stages[:-1]]
+    return Forwards(model, stages[-1], Prefix(), earlier)
 
 
 class _BlockReached(BaseException):

@@ -61,7 +61,12 @@ class StateLayout:
 
 
 def learn_layout(
-    model: str, blocks: Sequence[nn.Module], state: Tensor, other: Tensor | None, counts: tuple[int, int]
+    model: str,
+    blocks: Sequence[nn.Module],
+    state: Tensor,
+    other: Tensor | None,
+    counts: tuple[int, int],
+    elsewhere: int | None = None,
 ) -> StateLayout:
     """The axes of a model's states.
 
@@ -71,9 +76,10 @@ def learn_layout(
         state: the input of the first block for some samples.
         other: the same for another number of these samples; None where a batch cannot be cut.
         counts: how many samples the two have.
+        elsewhere: the axis of the features in the model's other stages, for a grid as long as it has features.
 
     Raises:
-        UnknownArchitecture: no axis is as long as there are samples, for both.
+        UnknownArchitecture: no axis is as long as there are samples, for both; or none is clearly that of features.
     """
     if other is None:
         moving = [axis for axis, size in enumerate(state.shape[:-1]) if size == counts[0]][:1]
@@ -88,7 +94,26 @@ def learn_layout(
             f"{model}: the states before block 1 are {seen} samples: expected an axis of one entry a sample; models "
             "that join all samples in one axis are not supported"
         )
-    return StateLayout(samples=moving[0], features=_features(blocks, state, moving[0]))
+    if not _is_tied(state, moving[0]):
+        return StateLayout(samples=moving[0], features=_features(blocks, state, moving[0]))
+    if elsewhere is None:
+        raise UnknownArchitecture(
+            f"{model}: the states before block 1 are {tuple(state.shape)}: nothing tells their features from a row of "
+            "positions; give inputs of another size"
+        )
+    return StateLayout(samples=moving[0], features=elsewhere)
+
+
+def features_of_grids(stages: Sequence[tuple[Sequence[nn.Module], Tensor]]) -> int | None:
+    """The axis of the features in the grids among several stages' states, each with its blocks; None if none tells."""
+    axes = {_features(blocks, state, 0) for blocks, state in stages if state.ndim > 3 and not _is_tied(state, 0)}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _is_tied(state: Tensor, samples: int) -> bool:
+    """Whether a grid has as many features as one of the axes that could be theirs is long."""
+    first = next(axis for axis in range(state.ndim) if axis != samples)
+    return state.ndim > 3 and state.shape[first] == state.shape[-1]
 
 
 def _features(blocks: Sequence[nn.Module], state: Tensor, samples: int) -> int:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.blocks import BlockList, block_lists
-from anydepth.core.forwards import Forwards
-from anydepth.core.layout import StateLayout, learn_layout
+from anydepth.core.blocks import BOTH, BlockList, block_lists, lists_inside
+from anydepth.core.forwards import Forwards, forwards_of
+from anydepth.core.layout import features_of_grids, learn_layout
 from anydepth.core.model_io import (
     Batch,
     answer_fields,
@@ -24,10 +24,10 @@ from anydepth.core.model_io import (
 )
 from anydepth.core.patching import eager, evaluating, forward_as
 from anydepth.core.prefix_cache import Prefix
-from anydepth.core.recording import ModelTraits, RecordedForward
+from anydepth.core.recording import ModelTraits
 from anydepth.core.replay import BlockCall
 from anydepth.core.verification import Verification, check, refusing, tolerance_of
-from anydepth.core.watching import PlainForward, watch
+from anydepth.core.watching import PlainForward, Stage, watch
 from anydepth.errors import UnknownArchitecture, one_line
 
 
@@ -37,9 +37,9 @@ class Selection:
 
     Attributes:
         lists: that may be.
-        stated: the one that is named, or that the config leaves; None where a forward must show it.
-        is_named: whether the user named it: then no other is taken.
-        stack: a key of `anydepth.core.blocks.STACKS`.
+        stated: the one that is named, or that the config leaves; None where a forward must show it, or many are named.
+        is_named: whether the user named it, or them: then no other is taken.
+        stack: a key of `anydepth.core.blocks.STACKS`, or `BOTH`.
     """
 
     lists: Sequence[BlockList]
@@ -47,51 +47,114 @@ class Selection:
     is_named: bool
     stack: str | None
 
-    def blocks_in(self, plain: PlainForward) -> BlockList:
+    def stages_in(self, plain: PlainForward) -> tuple[Stage, ...]:
         """The blocks, by what was seen: those named, those that the config states, or the last before the answer.
 
         Raises:
             UnknownArchitecture: none of them runs with states of one shape.
         """
-        if self.stated is not None:
-            objection = plain.objection(self.stated)
-            if not objection:
-                return self.stated
-            if self.is_named:
-                raise UnknownArchitecture(f"{type(plain.model).__name__}: {self.stated}: {objection}")
-        return plain.blocks(self.lists, self.stack)
+        if self.stack == BOTH:
+            sides = [plain.blocks(self.lists, side) for side in ("encoder", "decoder")]
+            return tuple(Stage(name=blocks.path, blocks=blocks) for blocks in sides)
+        if self.is_named and self.stated is None:
+            return plain.stages(self.lists, of_one_shape=True)
+        if self.is_named and self.stated and (objection := plain.objection(self.stated)):
+            raise UnknownArchitecture(f"{type(plain.model).__name__}: {self.stated}: {objection}")
+        blocks = self._stated_in(plain) or plain.blocks(self.lists, self.stack)
+        return (Stage(name=blocks.path, blocks=blocks),)
+
+    def staged_in(self, plain: PlainForward) -> BlockList | None:
+        """The list whose members run in stages of differing shape; None if the blocks are of one shape."""
+        if self.stack == BOTH or self._stated_in(plain) is not None or (self.is_named and self.stated is None):
+            return None
+        return plain.staged(self.lists, self.stack)
+
+    def _stated_in(self, plain: PlainForward) -> BlockList | None:
+        return self.stated if self.stated is not None and not plain.objection(self.stated) else None
 
 
-def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[ModelTraits, Verification]:
-    """The traits of a model, verified on two samples of a batch; see `anydepth.Stack.verify`."""
+def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[tuple[ModelTraits, ...], Verification]:
+    """The traits of a model's stages, verified on two samples of a batch; see `anydepth.Stack.verify`."""
     # tensors of inference mode have no version that counts writes
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
-        few, plain, cuttable = _watched(model, selection, batch)
+        few, plain, cuttable = _watched(model, selection.lists, batch)
+        stages: tuple[Stage, ...] = ()
+        if (outer := selection.staged_in(plain)) is not None:
+            inner = lists_inside(outer)
+            within = plain if inner == [outer] else _watched(model, inner, few)[1]
+            stages = within.stages(inner)
+            plain = within if stages else plain
         with refusing(model):
-            return _learnt(few, plain, selection, cuttable=cuttable)
+            return _learnt(few, plain, stages or selection.stages_in(plain), cuttable=cuttable)
 
 
-def _watched(model: nn.Module, selection: Selection, batch: Batch) -> tuple[Batch, PlainForward, bool]:
+def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tuple[Batch, PlainForward, bool]:
     """Two samples of a batch, the untouched model's forward on them, and whether it runs on so few."""
     few = first_samples(batch, 2)
     with eager(model.modules()):
         try:
-            return few, watch(model, few, selection.lists), True
+            return few, watch(model, few, lists), True
         except Exception:
             if sample_count(batch) <= 2:
                 raise
-        return batch, watch(model, batch, selection.lists), False  # what belongs to samples is not in front
+        return batch, watch(model, batch, lists), False  # what belongs to samples is not in front
 
 
 def _learnt(
-    few: Batch, plain: PlainForward, selection: Selection, *, cuttable: bool
-) -> tuple[ModelTraits, Verification]:
-    blocks = selection.blocks_in(plain)
-    traits = ModelTraits.of(plain, blocks, is_last=_is_last(plain, blocks))
-    answer, plain.calls = plain.answer, []  # their tensors are not needed any more
-    count = sample_count(few)
+    few: Batch, plain: PlainForward, stages: Sequence[Stage], *, cuttable: bool
+) -> tuple[tuple[ModelTraits, ...], Verification]:
+    model, answer, seen = plain.model, plain.answer, list[ModelTraits]()
+    for stage in stages:
+        entry = seen[-1].last + (stage.opening is not None) if seen else 0
+        is_last = stage is stages[-1] and _is_last(plain, stage.blocks)
+        seen.append(ModelTraits.of(plain, stage, entry=entry, is_last=is_last))
+    given = [(stage.blocks.modules, plain.calls_of(stage.blocks)[0].given[0]) for stage in stages]
+    features = features_of_grids(given)
+    plain.calls, given = [], []  # their tensors are not needed any more
+    traits, parts = list[ModelTraits](), list[_Part]()
+    for each in seen:
+        laid_out, part = _laid_out(Forwards(model, each, Prefix()), few, cuttable=cuttable, features=features)
+        cuttable = laid_out.cuttable
+        traits.append(laid_out)
+        parts.append(part)
+    forwards = forwards_of(model, traits)
+    records, output = forwards.record_stages(few)
+    replayed = 0.0
+    for place, (part, record) in enumerate(zip(parts, records, strict=True)):
+        between, difference = _replayed(Forwards(model, traits[place], Prefix()), part, record.states)
+        traits[place], replayed = replace(traits[place], between=between), max(replayed, difference)
+    own_answer, state = model_output(output)[1], records[-1].states[-1]
+    forwards = forwards_of(model, traits)
+    whole = forwards.readout_output([state], few, len(records[-1].order))
+    if not _largest(*_beside(whole, output)) <= tolerance_of(state):
+        traits[-1] = replace(traits[-1], ends_early=True)
+        forwards = forwards_of(model, traits)
+    answers = (own_answer, answer, model_output(whole)[1])
+    verification = _compare(forwards, few, records[-1].states, answers, replayed)
+    check(type(model).__name__, ", ".join(stage.name for stage in stages), verification)
+    last = traits[-1]
+    if own_answer.ndim == 3 and own_answer.shape[1:2] != state.shape[1:2]:
+        last = replace(last, is_last=False)  # each answer is not for one of the states
+    is_all = own_answer.ndim == 3 and not last.ends_early and is_linear_head(forwards, state, own_answer, few)
+    return (*traits[:-1], replace(last, classifier_is_all=is_all, cuttable=cuttable)), verification
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The calls of a stage's blocks in a forward of fewer or more samples: to see each run by itself.
+
+    `first` is what its first block was given, in the model's own axes.
+    """
+
+    batch: Batch
+    first: Tensor
+    calls: list[BlockCall]
+
+
+def _laid_out(forwards: Forwards, few: Batch, *, cuttable: bool, features: int | None) -> tuple[ModelTraits, _Part]:
+    """The traits of a stage with the layout of its states, and the replay of its blocks on fewer or more samples."""
+    traits, count = forwards.traits, sample_count(few)
     fewer_or_more = samples_of(few, torch.tensor([1] if count > 1 else [0, 0]))
-    forwards = Forwards(plain.model, traits, Prefix())
     state, calls = forwards.calls(few)
     other, other_calls, other_count = None, calls, 0
     if cuttable:
@@ -100,34 +163,17 @@ def _learnt(
             other_count = sample_count(fewer_or_more)
         except Exception:  # of the model: it takes no part of a batch
             cuttable = False
-    layout = learn_layout(type(plain.model).__name__, blocks.modules, state, other, (count, other_count))
+    name = type(forwards.model).__name__
+    layout = learn_layout(name, traits.blocks.modules, state, other, (count, other_count), features)
     traits = replace(traits.laid_out(layout), cuttable=cuttable)
     if traits.carries and other is not None:
         rests = zip(traits.shapes, calls, other_calls, strict=True)
         counts = (count, other_count)
         shapes = [shape.with_samples(this.rest or (), that.rest or (), counts) for shape, this, that in rests]
         traits = replace(traits, shapes=shapes)
-    forwards = Forwards(plain.model, traits, Prefix())
-    record = forwards.record(few)
-    part, rows = (few, torch.arange(count)) if other is None else (fewer_or_more, torch.tensor([count - 1]))
-    rows = rows.expand(count if other is None else other_count).to(record.states[0].device)
-    states = [state[rows] for state in record.states]
-    replayed = _replayed(layout.standard(state if other is None else other), other_calls, states, layout)
-    if not replayed <= tolerance_of(states[0]):
-        traits = replace(traits, between=True)
-        forwards = Forwards(plain.model, traits, Prefix())
-        steps = [forwards.step(part, states[:depth], depth) for depth in range(1, len(states))]
-        replayed = _largest(steps, states[1:])
-    whole = forwards.readout_output(record.states[-1:], few, len(traits.order))
-    if not _largest(*_beside(whole, record)) <= tolerance_of(states[0]):
-        traits = replace(traits, ends_early=True)
-    forwards = Forwards(plain.model, traits, Prefix())
-    verification = _compare(forwards, few, record, answer, model_output(whole)[1], replayed)
-    check(type(plain.model).__name__, blocks.path, verification)
-    if record.answer.ndim == 3 and record.answer.shape[1:2] != record.states[-1].shape[1:2]:
-        traits = replace(traits, is_last=False)  # each answer is not for one of the states
-    is_all = record.answer.ndim == 3 and is_linear_head(forwards, record.states[-1], record.answer, few)
-    return replace(traits, classifier_is_all=is_all and not traits.ends_early), verification
+    if other is None:
+        return traits, _Part(batch=few, first=state, calls=calls)
+    return traits, _Part(batch=fewer_or_more, first=other, calls=other_calls)
 
 
 def _is_last(plain: PlainForward, blocks: BlockList) -> bool:
@@ -137,27 +183,46 @@ def _is_last(plain: PlainForward, blocks: BlockList) -> bool:
     return not any((calls := plain.calls_of(other)) and calls[0].start > end for other in others)
 
 
-def _replayed(first: Tensor, calls: list[BlockCall], states: list[Tensor], layout: StateLayout) -> float:
-    """The largest difference of each block, run by itself on the state before it, from the state after it."""
-    steps = [call.standard(layout)(state) for call, state in zip(calls, states[:-1], strict=True)]
-    return _largest([first, *steps], states)
+def _replayed(forwards: Forwards, part: _Part, states: Sequence[Tensor]) -> tuple[bool, float]:
+    """Whether the model makes something of the states between the blocks, and the largest difference of a replay.
+
+    Each block runs on the state before it: by itself, or as the model's own forward has it if that is otherwise. All
+    samples are replayed, or the last alone.
+    """
+    layout = forwards.traits.layout
+    first = layout.standard(part.first)
+    rows = torch.arange(len(states[0])) if len(first) == len(states[0]) else torch.tensor([len(states[0]) - 1])
+    rows = rows.expand(len(first)).to(states[0].device)
+    own = [state[rows] for state in states]
+    alone = [call.standard(layout)(state) for call, state in zip(part.calls, own[:-1], strict=True)]
+    difference = _largest([first, *alone], own)
+    if difference <= tolerance_of(own[0]):
+        return False, difference
+    led = [forwards.step(part.batch, own[:depth], depth) for depth in range(1, len(own))]
+    return True, _largest(led, own[1:])
 
 
 def _largest(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return max((distance(*pair) for pair in zip(values, expected, strict=True)), default=0.0)
 
 
-def _beside(whole: Any, record: RecordedForward) -> tuple[list[Tensor], list[Tensor]]:
+def _beside(whole: Any, output: Any) -> tuple[list[Tensor], list[Tensor]]:
     """What a readout says of the rows of the answer beside it, and what the forward says."""
-    expected = {name: value for name, value in answer_fields(record.output).items() if value is not record.answer}
+    answer = model_output(output)[1]
+    expected = {name: value for name, value in answer_fields(output).items() if value is not answer}
     given = answer_fields(whole)
     return [given[name] for name in expected], list(expected.values())
 
 
 def _compare(
-    forwards: Forwards, batch: Batch, record: RecordedForward, plain: Tensor, readout: Tensor, replayed: float
+    forwards: Forwards,
+    batch: Batch,
+    states: Sequence[Tensor],
+    answers: tuple[Tensor, Tensor, Tensor],
+    replayed: float,
 ) -> Verification:
-    states, answer = record.states, record.answer
+    """The law's differences; `answers` are the recorded forward's, the untouched one's, and the readout of h[L]."""
+    answer, plain, readout = answers
     k = max(1, (len(states) - 1) // 2)
     return Verification(
         plain=distance(answer, plain),
@@ -165,7 +230,7 @@ def _compare(
         readout=distance(readout, answer),
         cut=distance(*_ended_early(forwards, batch, states[k], k)),
         replay=replayed,
-        depth=k,
+        depth=forwards.traits.entry + k,
         tolerance=tolerance_of(states[0]),
     )
 

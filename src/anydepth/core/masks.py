@@ -18,9 +18,9 @@ from anydepth.errors import DataError
 
 _MASK, _DECODER = "attention_mask", "decoder_"
 _NO_TOKENS = ("pixel_", "image_", "video_", "input_features", "audio_")
-Belongs = int | Literal["in front", "elsewhere"]
+Belongs = int | Literal["in front", "shifted", "elsewhere"]
 """Where the positions of a mask lie in the states: each as so many of theirs, side by side (mostly 1); followed by
-padding of the model's own; nowhere."""
+padding of the model's own; each one place later, as a classifier gives its decoder the encoder's text; nowhere."""
 
 
 class Masks:
@@ -53,7 +53,9 @@ class Masks:
                 self._known[name] = self._learn(batch, name, mask, state)
             if (belongs := self._known[name]) == "elsewhere":
                 continue
-            own = mask if belongs == "in front" else mask.repeat_interleave(belongs, dim=1)
+            own = mask.repeat_interleave(belongs, dim=1) if isinstance(belongs, int) else mask
+            if belongs == "shifted":
+                own = torch.nn.functional.pad(mask[:, :-1], (1, 0), value=1)
             if own.shape[1] > length or (belongs != "in front" and own.shape[1] != length):
                 raise _mismatch(name, mask, state)
             every[:, own.shape[1] :] = False
@@ -94,7 +96,9 @@ class Masks:
                 "they stand for no token of a text; trace the model without the adapter, or another kind of adapter"
             )
         if count == length:
-            return 1 if place in changed else "elsewhere"
+            if not changed and place:  # the last place of all has none after it
+                place, changed = place - 1, self._reached(batch, name, place - 1) or []
+            return 1 if place in changed else "shifted" if changed == [place + 1] else "elsewhere"
         if length > count and changed == [place]:
             return "in front"
         streams, rest = divmod(length, count)

@@ -56,7 +56,7 @@ def entry(provenance: Mapping[str, Any], *path: str, default: Any = None) -> Any
 
 
 def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
-    """Name, class, size, classes and fingerprint of a model."""
+    """Name, class, size, classes and fingerprint of a model; of several stages, the first depth of each."""
     model = stack.model
     name = name or getattr(getattr(model, "config", None), "_name_or_path", None) or type(model).__name__
     fingerprint, unread = _hashed(_with_heads(stack))
@@ -68,6 +68,7 @@ def describe_model(stack: Stack, name: str | None = None) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in _with_heads(stack).parameters()),
         "blocks": stack.path,
         "depth": stack.depth,
+        **({"stages": stack.stages} if stack.entry else {}),
         "classes": class_names(model),
     }
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from anydepth.core.blocks import BlockList
 from anydepth.core.layout import StateLayout
-from anydepth.core.model_io import adapted_layers, fields_of, input_state, model_output, output_parts, output_state
+from anydepth.core.model_io import adapted_layers, fields_of, input_state, output_parts, output_state
 from anydepth.core.patching import is_compiled
-from anydepth.core.watching import Call, PlainForward
+from anydepth.core.watching import Call, PlainForward, Stage
 from anydepth.errors import UnknownArchitecture
 
 
@@ -80,9 +80,11 @@ def carried(output: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTraits:
-    """Properties of a model, seen in its own forward on the first batch."""
+    """Properties of a model, or of one of its stages, seen in its own forward on the first batch."""
 
-    blocks: BlockList
+    stage: Stage
+    entry: int
+    """The depth of the block before its own: 0, but for stages after the first."""
     order: tuple[int, ...]
     """The place in the list of the block at each depth: a depth is a call, and several may be of one module."""
     shapes: list[BlockOutput]
@@ -115,10 +117,25 @@ class ModelTraits:
     classifier_is_all: bool = False
     """Whether it is a linear map for each position, and its output the model's answer."""
 
+    @property
+    def blocks(self) -> BlockList:
+        """The blocks, all of whose states have one shape."""
+        return self.stage.blocks
+
+    @property
+    def first(self) -> int:
+        """The first depth whose state is of this stage: what its first block is given, if that is a block's output."""
+        return self.entry if self.entry == 0 or self.stage.opening is not None else self.entry + 1
+
+    @property
+    def last(self) -> int:
+        """The depth of its last block."""
+        return self.entry + len(self.order)
+
     @classmethod
-    def of(cls, forward: PlainForward, blocks: BlockList, *, is_last: bool) -> ModelTraits:
-        """The traits of a model with these blocks; the layout of its states is still to be learnt."""
-        layout = StateLayout()
+    def of(cls, forward: PlainForward, stage: Stage, *, entry: int, is_last: bool) -> ModelTraits:
+        """The traits of a stage of a model; the layout of its states is still to be learnt."""
+        layout, blocks = StateLayout(), stage.blocks
         calls = forward.calls_of(blocks)
         first, last = calls[0], calls[-1]
         within = {id(part) for block in blocks.modules for part in block.modules()} | {id(blocks.owner)}
@@ -128,7 +145,8 @@ class ModelTraits:
         heads = _heads_by_depth(forward, blocks, calls)
         in_place = any(call.wrote_to_input or call.output_changed for call in calls)
         return cls(
-            blocks=blocks,
+            stage=stage,
+            entry=entry,
             order=forward.order(blocks),
             shapes=[BlockOutput.of(call.output, layout) for call in calls],
             layout=layout,
@@ -216,16 +234,18 @@ def _heads_by_depth(forward: PlainForward, blocks: BlockList, calls: list[Call])
 
 @dataclass(kw_only=True)
 class RecordedForward:
-    """The record of a forward in which all blocks ran."""
+    """The record of a stage's states in a forward in which all blocks ran."""
 
     model: nn.Module
     traits: ModelTraits
     states: list[Tensor] = field(default_factory=list)
-    """h[0..L], (B, T, D) or (B, D)."""
+    """What its first block was given, and what each gave: (B, T, D) or (B, D). Of one stage, h[0..L]."""
     order: list[int] = field(default_factory=list)
-    output: Any = None
-    """All that the model answered, and `answer` in it."""
-    answer: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def depths(self) -> list[Tensor]:
+        """The states that are depths: what the first block was given only where that is h[0], or a block's output."""
+        return self.states[self.traits.first - self.traits.entry :]
 
     def calls(self, modules: Sequence[nn.Module]) -> list[Callable[..., Any]]:
         """Functions to run in place of the blocks: each runs its block and records its state."""
@@ -245,13 +265,12 @@ class RecordedForward:
     def _keep(self, state: Tensor) -> None:
         self.states.append(self.traits.layout.standard(state.clone() if self.traits.in_place else state))
 
-    def finish(self, output: Any) -> RecordedForward:
-        """Add the model's output, and check that the blocks ran in order, with states of one shape.
+    def require_complete(self) -> None:
+        """Check that the blocks ran in order, with states of one shape.
 
         Raises:
             UnknownArchitecture: they did not.
         """
-        self.output, self.answer = output, model_output(output)[1]
         model, depth = type(self.model).__name__, len(self.traits.order)
         if self.order != list(range(1, depth + 1)):
             ran = f"{len(self.order)} of {depth} blocks" if len(self.order) < depth else f"the order {self.order}"
@@ -262,7 +281,6 @@ class RecordedForward:
         shapes = {tuple(state.shape) for state in self.states}
         if len(shapes) > 1:
             raise UnknownArchitecture(
-                f"{model}: states differ in shape between depths ({', '.join(map(str, sorted(shapes)))}); "
-                "models in stages of differing width (as Swin) are not supported"
+                f"{model}: states of {self.traits.blocks.path!r} differ in shape between depths "
+                f"({', '.join(map(str, sorted(shapes)))}), and had one shape on the first batch"
             )
-        return self

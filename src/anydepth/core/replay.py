@@ -38,16 +38,17 @@ class Replay:
     """All blocks of a forward, each to be run by itself on the model's own arguments.
 
     Args:
-        state: the input of the first block, h[0].
+        state: the input of the first block, h[0] of one stage.
         steps: of each block, in order: the state after it, for the state before it.
+        entry: the depth of the block before these; 0 but for a last stage of several.
 
     Attributes:
-        state: h[0].
+        state: what the first of these blocks is given: h[0].
     """
 
-    def __init__(self, state: Tensor, steps: Sequence[Callable[[Tensor], Tensor]]) -> None:
-        self.state, self._steps = state, steps
+    def __init__(self, state: Tensor, steps: Sequence[Callable[[Tensor], Tensor]], entry: int = 0) -> None:
+        self.state, self._steps, self._entry = state, steps, entry
 
     def step(self, state: Tensor, depth: int) -> Tensor:
         """Run block `depth` (1..L) on h[depth - 1]; returns h[depth]."""
-        return self._steps[depth - 1](state)
+        return self._steps[depth - 1 - self._entry](state)

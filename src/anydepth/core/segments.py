@@ -31,6 +31,7 @@ class Segments:
     Args:
         shapes: the form of each block's output.
         forward: the model's, with the stubs in it.
+        entry: the depth of the block before these: those of earlier stages run, or not, as the forward has it.
         copied: whether the forward may write to a state that it is given.
 
     Attributes:
@@ -40,11 +41,13 @@ class Segments:
         frozen: (B,) bool, rows whose hidden state stays as it is through all further blocks; None for no row.
     """
 
-    def __init__(self, shapes: Sequence[BlockOutput], forward: Callable[[Any], Any], *, copied: bool = False) -> None:
-        self._shapes, self._forward, self._copied = shapes, forward, copied
+    def __init__(
+        self, shapes: Sequence[BlockOutput], forward: Callable[[Any], Any], entry: int = 0, *, copied: bool = False
+    ) -> None:
+        self._shapes, self._forward, self._entry, self._copied = shapes, forward, entry, copied
         self._turns: Sequence[Turns] = ()
         self._rest: dict[int, tuple[Any, ...] | None] = {}  # what blocks answered beside the state, by their depths
-        self.depth = 0
+        self.depth = entry
         self.passed: dict[int, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
         self.notes = False
         self.frozen: Tensor | None = None
@@ -63,7 +66,7 @@ class Segments:
         """Context manager: the forward runs in segments."""
         modules = (blocks.modules[place] for place in order)
         pairs = zip(modules, self._shapes, strict=True)
-        calls = [self._stub(number, block, shape) for number, (block, shape) in enumerate(pairs, start=1)]
+        calls = [self._stub(number, block, shape) for number, (block, shape) in enumerate(pairs, start=self._entry + 1)]
         with replaced(blocks, order, calls) as turns:
             self._turns = turns
             try:
@@ -99,7 +102,7 @@ class Segments:
         Raises:
             UnknownArchitecture: the forward ended before: blocks did not run.
         """
-        before, last = self.depth, len(self._shapes)
+        before, last = self.depth, self._entry + len(self._shapes)
         self._stops, self._ended = stops, False
         self.passed.clear()
         for turns in self._turns:
@@ -120,6 +123,7 @@ class Segments:
     def keep(self, rows: Int64[Tensor, " n"]) -> None:
         """Continue with some of the samples, by their places in the last segment."""
         count, self._state = len(self.state), self.state[rows]
+        first = self._entry + 1
         self._rest = {
-            number: self._shapes[number - 1].rest_of(rest, rows, count) for number, rest in self._rest.items()
+            number: self._shapes[number - first].rest_of(rest, rows, count) for number, rest in self._rest.items()
         }

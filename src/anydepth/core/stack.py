@@ -6,6 +6,9 @@ the model itself, and nothing here re-implements `head(norm(h))`. Stubs also rec
 record each block's arguments.
 
 The state `h[0]` is the input of the first block, `h[l]` the raw output of block l = 1..L, before the final norm.
+
+Blocks may run in several stages, whose states differ in shape (Swin), or belong to different texts (an encoder and a
+decoder). The model's head accepts the states of the last stage alone: readouts, cuts and exits exist there.
 """
 
 from __future__ import annotations
@@ -17,14 +20,14 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from anydepth.core.blocks import STACKS, BlockList, block_lists, list_at, named, stated_list
-from anydepth.core.forwards import Forwards
+from anydepth.core.blocks import BOTH, STACKS, BlockList, block_lists, list_at, named, stated_list
+from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.heads import Heads
 from anydepth.core.learning import Selection, is_linear_head, learn
 from anydepth.core.masks import Masks
 from anydepth.core.model_io import ANSWERS, Batch, first_samples
 from anydepth.core.patching import forward_as
-from anydepth.core.prefix_cache import Answers, Prefix
+from anydepth.core.prefix_cache import Answers
 from anydepth.core.recording import ModelTraits
 from anydepth.core.replay import Replay
 from anydepth.core.segments import Segments
@@ -38,13 +41,16 @@ class Stack:
 
     Args:
         model: any transformer: from transformers, timm, PEFT, `nn.TransformerEncoder`, or your own.
-        blocks: the dotted name of the list of blocks, if not the one that is found is meant; or as `stack`.
+        blocks: the dotted name of the list of blocks, if not the one that is found is meant; of several stages, those
+            of all, separated by ", "; or as `stack`.
         stack: "encoder", "decoder", "image", "text" or "audio", of a model that has several; by default the last before
             the answer, which is the decoder of an encoder-decoder, and the language model of one that sees images.
+            "both": the encoder's depths, then the decoder's.
         heads: one classifier for each depth below L, for a model that was trained with them.
 
     Raises:
-        UnknownArchitecture: there is no list of blocks; on the first batch, if none runs with states of one shape.
+        UnknownArchitecture: there is no list of blocks; on the first batch, if none runs with states of one shape, or
+            of one in each stage.
         ReadoutMismatch: on the first batch, if the readout of h[L] is not the model's own answer; see `verify`.
 
     All changes to the model are undone before a method returns, also when the model's forward fails.
@@ -71,22 +77,21 @@ class Stack:
             require("peft")
         # a compiled wrapper would run the blocks without the stubs
         self.model = model = getattr(model, "_orig_mod", model)
-        if blocks in STACKS and blocks not in dict(model.named_modules()):
+        if blocks in (*STACKS, BOTH) and blocks not in dict(model.named_modules()):
             blocks, stack = None, blocks
         if stack is not None:
-            choose(stack, STACKS, "stack", UnknownArchitecture)
-        lists = block_lists(model) if blocks is None else [list_at(model, blocks)]
-        stated = lists[0] if blocks is not None else stated_list(model, lists, stack)
+            choose(stack, (*STACKS, BOTH), "stack", UnknownArchitecture)
+        lists = block_lists(model) if blocks is None else [list_at(model, path) for path in blocks.split(", ")]
+        stated = stated_list(model, lists, stack) if blocks is None else lists[0] if len(lists) == 1 else None
         self._selection = Selection(lists=lists, stated=stated, is_named=blocks is not None, stack=stack)
-        self._prefix = Prefix()
         self._forwards: Forwards | None = None
         self.heads = heads
-        pad = getattr(getattr(model, "config", None), "pad_token_id", None)
-        self.masks = Masks(self._first_state, virtual=hasattr(model, "peft_config"), pad=pad)
+        self._masks: dict[str, Masks] = {}
         if heads is not None and self.is_known:
             self._require_heads(heads)
 
     def _require_heads(self, heads: Heads) -> None:
+        self.require_one_stage("a head for each depth")
         if len(heads) != self.depth - 1:
             raise UnsupportedHead(
                 f"{len(heads)} heads for {type(self.model).__name__} of {self.depth} blocks, expected "
@@ -107,7 +112,7 @@ class Stack:
 
     @property
     def block_list(self) -> BlockList:
-        """The modules that are the blocks, and what holds them.
+        """The modules that are the blocks, of the last stage if there are several, and what holds them.
 
         Raises:
             UnknownArchitecture: before the first batch, of a model with several lists: a forward shows which.
@@ -127,13 +132,35 @@ class Stack:
 
     @property
     def path(self) -> str:
-        """The dotted name of the list of blocks."""
-        return self.block_list.path
+        """The dotted name of the list of blocks; of several stages, those of all."""
+        return ", ".join(self.stages) if self.entry else self.block_list.path
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """The first depth of every stage, by its dotted name; of one stage before the first batch, as of all others."""
+        stages = () if self._forwards is None else self._forwards.stages
+        return {each.traits.stage.name: each.traits.first for each in stages} or {self.block_list.path: 0}
+
+    @property
+    def entry(self) -> int:
+        """The depth before the last stage's blocks, 0 of one stage: exits, cuts and training are at depths after it."""
+        return 0 if self._traits is None else self._traits.entry
+
+    @property
+    def first_readout(self) -> int:
+        """The first depth whose state the model's head accepts: that of the last stage, 0 where there is only one."""
+        return 0 if self._traits is None else self._traits.first
 
     @property
     def blocks(self) -> tuple[nn.Module, ...]:
         """The block of each depth 1..L; several may be one module, if the model calls it several times."""
-        return self.block_list.modules if self._forwards is None else self._forwards.modules
+        if self._forwards is None:
+            return self.block_list.modules
+        modules: list[nn.Module] = []
+        for each in self._forwards.stages:
+            opening = each.traits.stage.opening
+            modules += [*([] if opening is None else [opening]), *each.modules]
+        return tuple(modules)
 
     @property
     def shares_blocks(self) -> bool:
@@ -161,16 +188,33 @@ class Stack:
     def valid_positions(self, batch: Batch, state: Float[Tensor, "b *t d"]) -> Bool[Tensor, "b t"]:
         """The positions of a hidden state that are not padding: by the mask that is about them, or all.
 
+        Args:
+            batch: that it belongs to.
+            state: any h[l]; where there are several stages, of the last.
+
         Raises:
             DataError: a mask has another length than the states, or these have virtual tokens (prompt tuning).
         """
-        self.learn(batch)
-        return self.masks.of_states(batch, state)
+        return self._masks_of(self._on(batch)).of_states(batch, state)
+
+    def valid_at_depths(self, batch: Batch, states: Sequence[Tensor]) -> list[Bool[Tensor, "b _"]]:
+        """`valid_positions` of all hidden states h[0..L], those of each stage by the mask that is about it."""
+        valid: list[Tensor] = []
+        for stage in self._on(batch).stages:
+            positions = self._masks_of(stage).of_states(batch, states[stage.traits.first])
+            valid += [positions] * (stage.traits.last + 1 - len(valid))
+        return valid
 
     def valid_answers(self, batch: Batch, answer: Float[Tensor, "b t c"]) -> Bool[Tensor, "b t"]:
         """The positions of answers that are not padding."""
-        masks = self.masks.of_states if self.answers_at_states else self.masks.of_answers
-        return masks(batch, answer)
+        masks = self._masks_of(self._on(batch))
+        return (masks.of_states if self.answers_at_states else masks.of_answers)(batch, answer)
+
+    def _masks_of(self, stage: Forwards) -> Masks:
+        """What is known of the masks of a stage's states."""
+        pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
+        masks = Masks(stage.first_state, virtual=hasattr(self.model, "peft_config"), pad=pad)
+        return self._masks.setdefault(stage.traits.stage.name, masks)
 
     def answers_with_logits(self, *, labelled: bool) -> bool:
         """Whether the model's answers are the logits of a classifier; known after the first batch.
@@ -197,6 +241,14 @@ class Stack:
         """Whether the last block's output enters a norm, which a readout can leave out."""
         return self._traits is not None and bool(self._traits.final_norms)
 
+    def require_one_stage(self, what: str) -> None:
+        """Raise `UnsupportedHead` of a model in several stages, for `what` needs a readout of every depth."""
+        if self.entry:
+            raise UnsupportedHead(
+                f"{type(self.model).__name__} runs in stages and has a readout from depth {self.first_readout} on: "
+                f"{what} needs one at every depth; name one of its stages (blocks=)"
+            )
+
     def classifier(self, batch: Batch) -> nn.Module:
         """The classifier: the last module with parameters of its own that runs after the blocks.
 
@@ -218,10 +270,10 @@ class Stack:
         """The hidden states h[0..L] of one forward.
 
         Returns:
-            L + 1 tensors of one shape, mostly (B, T, D). Gradients flow through them if gradients are on.
+            L + 1 tensors, mostly (B, T, D), of one shape in each stage. Gradients flow through them if they are on.
 
         Raises:
-            UnknownArchitecture: blocks were skipped, repeated or out of order, or widths differ between depths.
+            UnknownArchitecture: blocks were skipped, repeated or out of order, or widths differ within a stage.
         """
         return self.forward(batch)[0]
 
@@ -232,8 +284,7 @@ class Stack:
             batch: by `Batch`.
             labels: for a model that makes inputs of them while it trains, as some detectors do.
         """
-        record = self._on(batch).record(batch, labels)
-        return record.states, record.answer
+        return self._on(batch).record(batch, labels)
 
     def readout(self, state: Tensor, batch: Batch, *, depth: int | None = None, final_norm: bool = True) -> Tensor:
         """The model's own head applied to the hidden state at a depth: the logit lens, with final norm and pooler.
@@ -241,16 +292,22 @@ class Stack:
         Args:
             state: any h[l] of this batch, in the shape of `states`.
             batch: the batch that `state` belongs to; heads look at its mask and token ids.
-            depth: the state's depth, for a model with a head for each: that head is used instead of the classifier. At
-                depth 0, for which none was trained, it is the classifier, or the model's own head of depth 1.
+            depth: the state's depth. Needed where there are several stages, as only the states of the last can be read
+                out; where each depth has a head, that head is used instead of the classifier. At depth 0, for which
+                none was trained, it is the classifier, or the model's own head of depth 1.
             final_norm: False skips the final norm. Only to reproduce results of code that forgot it.
 
         Returns:
             Logits where the model has a classifier, else its embeddings or pooled output.
+
+        Raises:
+            UnsupportedHead: the depth is of an earlier stage than the last.
         """
         forwards = self._on(batch)
+        self._require_readout(forwards, depth)
+        local = None if depth is None else depth - forwards.traits.entry
         with self._head_of(depth, batch):
-            return forwards.readout(state, batch, depth=depth, final_norm=final_norm)
+            return forwards.readout(state, batch, depth=local, final_norm=final_norm)
 
     def readout_output(self, states: Sequence[Tensor], batch: Batch, *, depth: int, labels: Any = None) -> Any:
         """All that the model would answer if block `depth` were its last: a detector's boxes beside the logits.
@@ -264,10 +321,24 @@ class Stack:
 
         Returns:
             The output of the model's own forward; its logits are those of `readout`.
+
+        Raises:
+            UnsupportedHead: the depth is of an earlier stage than the last.
         """
         forwards = self._on(batch)
+        self._require_readout(forwards, depth)
+        entry = forwards.traits.entry
+        local = states[entry + min(depth - entry, 1) : depth + 1]
         with self._head_of(depth, batch):
-            return forwards.readout_output(states[min(depth, 1) : depth + 1], batch, forwards.end(depth), labels)
+            return forwards.readout_output(local, batch, forwards.end(depth - entry), labels)
+
+    def _require_readout(self, forwards: Forwards, depth: int | None) -> None:
+        if forwards.traits.entry and (depth is None or depth < self.first_readout):
+            raise UnsupportedHead(
+                f"{type(self.model).__name__} has a readout from depth {self.first_readout} on, where its last stage "
+                f"begins ({forwards.traits.stage.name}): the state is of "
+                + ("an unknown depth: give depth" if depth is None else f"depth {depth}")
+            )
 
     def _head_of(self, depth: int | None, batch: Batch) -> AbstractContextManager[None]:
         """Context manager: the classifier is the one of `heads` for a depth, if there is one."""
@@ -285,28 +356,29 @@ class Stack:
     def classifier_input(self, state: Tensor, batch: Batch) -> Tensor:
         """The classifier's input in the readout of a hidden state; `UnsupportedHead` without a classifier."""
         with forward_as(self.classifier(batch), lambda features: features):
-            return self.readout(state, batch)
+            return self.readout(state, batch, depth=self.depth)
 
     def is_linear_head(self, state: Tensor, answer: Tensor, batch: Batch) -> bool:
         """Whether the readout of a hidden state (`answer`) is a linear map of the classifier's input."""
         return is_linear_head(self._on(batch), state, answer, batch)
 
     def replay(self, batch: Batch) -> Replay:
-        """Record the arguments (masks, rotary tables) of every block in one forward that runs no block."""
+        """Record the arguments (masks, rotary tables) of the last stage's blocks in a forward that runs none."""
         return self._on(batch).replay(batch)
 
     def cached_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
         """Context manager: cache the outputs of the modules that run before block 1, for this batch."""
-        return self._prefix.kept(batch, self.learn(batch).before)
+        forwards = self._on(batch)
+        return forwards.prefix.kept(batch, forwards.traits.before)
 
     @contextmanager
     def cut(self, depth: int, batch: Batch) -> Iterator[None]:
-        """Context manager: the model ends after block `depth` (1..L); later blocks do not run.
+        """Context manager: the model ends after block `depth` (1..L, of the last stage); later blocks do not run.
 
         `batch` is for `verify`, if it is the first.
         """
         forwards = self._on(batch)
-        with forwards.placed(forwards.cut_calls(depth)):
+        with forwards.placed(forwards.cut_calls(depth - forwards.traits.entry)):
             yield
 
     @contextmanager
@@ -347,17 +419,17 @@ class Stack:
             UnknownArchitecture: no list of blocks fits, or no axis of their states is that of the samples.
         """
         try:
-            traits, verification = learn(self.model, self._selection, batch)
+            stages, verification = learn(self.model, self._selection, batch)
         except BaseException:
             self._forwards = None
             raise
-        self._forwards = Forwards(self.model, traits, self._prefix)
+        self._forwards, self._masks = forwards_of(self.model, stages), {}
         if self.heads is not None:
             self._require_heads(self.heads)
         return verification
 
     def learn(self, batch: Batch) -> ModelTraits:
-        """The traits of the model: seen, and verified, on the first batch; known from then on."""
+        """The traits of the model, of its last stage: seen, and verified, on the first batch; known from then on."""
         return self._on(batch).traits
 
     def _on(self, batch: Batch) -> Forwards:
@@ -367,6 +439,3 @@ class Stack:
         self.verify(batch)
         assert self._forwards is not None
         return self._forwards
-
-    def _first_state(self, batch: Batch) -> Tensor:
-        return self._on(batch).first_state(batch)

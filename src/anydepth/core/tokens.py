@@ -124,7 +124,7 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
         valid = stack.valid_positions(few, state)
         with torch.enable_grad():
             leaf = state.detach().clone().requires_grad_()
-            answer = stack.readout(leaf, few)
+            answer = stack.readout(leaf, few, depth=stack.depth)
             if answer.ndim == 3:
                 return "last" if _is_causal(stack, few, valid) else "first"
             # fixed weights of both signs for all entries of the answer, so that nothing cancels by symmetry
@@ -157,7 +157,7 @@ def _is_causal(stack: Stack, batch: Any, valid: Bool[Tensor, "b t"]) -> bool:
         plain, disturbed = replay.state, replay.state.clone()
         rows = torch.arange(len(valid), device=valid.device)
         disturbed[rows, _end(valid, "last")] += 1.0
-        for depth in range(1, stack.depth + 1):
+        for depth in range(stack.entry + 1, stack.depth + 1):
             plain, disturbed = replay.step(plain, depth), replay.step(disturbed, depth)
         first = _end(valid, "first")
         return bool(torch.equal(plain[rows, first], disturbed[rows, first]))

@@ -58,25 +58,30 @@ class Edit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Target:
-    """The cut model that a config is sought for."""
+class CutModel:
+    """A model of transformers whose list of blocks was cut short, with its old config: a new one is sought for it.
+
+    Attributes:
+        path: the dotted name of the list.
+        before: number of its blocks before the cut.
+        now: number of them.
+        in_stages: whether other lists ran before it, so that a config may count the blocks of each (Swin's `depths`).
+        settings: whether the settings of its blocks must be the same.
+    """
 
     cut: nn.Module
     path: str
     before: int
     now: int
+    in_stages: bool = False
     settings: bool = True
-    """Whether the settings of its blocks must be the same."""
 
 
-def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: bool = False) -> tuple[Any, str]:
+def shallower_config(target: CutModel, *, seen: bool = False) -> tuple[Any, str]:
     """A new config from which the class of a cut model builds that model, and what it builds differently, in words.
 
     Args:
-        cut: a model of transformers whose list of blocks was cut short, with its old config.
-        path: the dotted name of the list.
-        before: number of blocks before the cut.
-        now: number of blocks.
+        target: the cut model.
         seen: whether the answers will be compared: then a setting of a block may differ (which of Gemma-3n's blocks
             keeps keys for later ones).
 
@@ -84,8 +89,9 @@ def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: 
         TruncationError: no config that was tried fits; the message says what is wrong with the first.
     """
     first: str | None = None
+    cut, now = target.cut, target.now
     for settings in (True, False) if seen else (True,):
-        target = _Target(cut=cut, path=path, before=before, now=now, settings=settings)
+        target = replace(target, settings=settings)
         for edits in itertools.islice(_candidates(target), _BUILDS):
             wrong = _wrong_with(target, edits)
             if wrong is None:
@@ -94,12 +100,12 @@ def shallower_config(cut: nn.Module, path: str, before: int, now: int, *, seen: 
             first = first or f"with {', '.join(map(str, edits)) or 'no entry'} for {now} blocks: {wrong}"
     _require_read_back(cut)
     raise TruncationError(
-        f"{type(cut).__name__} cut after block {now} of {before} could not be loaded again, its config cannot say so "
-        f"({first}); cut it after another block" + ("" if seen else ", or give a batch to see what it answers")
+        f"{type(cut).__name__} cut after block {now} of {target.before} could not be loaded again, its config cannot "
+        f"say so ({first}); cut it after another block" + ("" if seen else ", or give a batch to see what it answers")
     )
 
 
-def _wrong_with(target: _Target, edits: tuple[Edit, ...]) -> str | None:
+def _wrong_with(target: CutModel, edits: tuple[Edit, ...]) -> str | None:
     """The first difference of the model built from an edited config, in words; None if it fits."""
     try:
         return _difference(target, built(target.cut, edited(target.cut.config, edits)))
@@ -107,7 +113,7 @@ def _wrong_with(target: _Target, edits: tuple[Edit, ...]) -> str | None:
         return one_line(error)
 
 
-def _needed(target: _Target, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+def _needed(target: CutModel, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
     """Edits without unnecessary guesses: a list may have as many entries as the model has blocks by chance."""
     for edit in edits:
         rest = tuple(other for other in edits if other is not edit)
@@ -116,15 +122,15 @@ def _needed(target: _Target, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
     return edits
 
 
-def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
+def likeliest_config(target: CutModel) -> Any:
     """The first candidate config that passes its own checks, for a model that its class would not build.
 
     Raises:
         TruncationError: none does.
     """
-    target = _Target(cut=cut, path=path, before=before, now=now)
+    cut = target.cut
     first: str | None = None
-    others = {"encoder", "decoder"} - set(re.split(r"[._]", path))
+    others = {"encoder", "decoder"} - set(re.split(r"[._]", target.path))
     candidates = list(itertools.islice(_candidates(target), _BUILDS))
     if len(others) == 1:  # nothing is built that would show a depth of the other side among the entries
         candidates.sort(key=lambda edits: any(edit.name.split("_")[0] in others for edit in edits))
@@ -135,7 +141,7 @@ def likeliest_config(cut: nn.Module, path: str, before: int, now: int) -> Any:
             first = first or one_line(error)
     _require_read_back(cut)
     raise TruncationError(
-        f"{type(cut).__name__} has no config for {now} of its {before} blocks: {first}; cut it elsewhere"
+        f"{type(cut).__name__} has no config for {target.now} of its {target.before} blocks: {first}; cut it elsewhere"
     )
 
 
@@ -208,9 +214,13 @@ def _packed_axis(before: torch.Size, now: torch.Size, deep: int, shallow: int) -
 # --- candidates -------------------------------------------------------------------------------------------------------
 
 
-def _candidates(target: _Target) -> Iterator[tuple[Edit, ...]]:
+def _candidates(target: CutModel) -> Iterator[tuple[Edit, ...]]:
     """Sets of edits, the likeliest first: for each (sub-)config, its depth and its entries by block."""
     for path, config in _tree(target.cut.config, target.path):
+        counts = _counts_by_stage(config, target) if target.in_stages else {}
+        for size in range(len(counts), 0, -1):
+            for names in itertools.combinations(counts, size):
+                yield tuple(Edit(path=path, name=name, value=counts[name]) for name in names)
         for depths in _depth_entries(config, target.before):
             sure, guesses = _by_block(config, target, depths)
             likely: dict[str, Value] = {**dict.fromkeys(depths, target.now), **sure}
@@ -223,6 +233,15 @@ def _candidates(target: _Target) -> Iterator[tuple[Edit, ...]]:
                     )
             if sure and depths:  # a list of layers may be of others: RT-DETR's of the levels that it encodes
                 yield tuple(Edit(path=path, name=name, value=target.now, guessed=False) for name in depths)
+
+
+def _counts_by_stage(config: Any, target: CutModel) -> dict[str, Value]:
+    """New values of entries that count the blocks of each stage, the last of which was cut."""
+    return {
+        name: type(value)((*value[:-1], target.now))
+        for name, value in vars(config).items()
+        if isinstance(value, list | tuple) and value and value[-1] == target.before and _BY_BLOCK.search(name)
+    }
 
 
 def _choices(guesses: Mapping[str, Value]) -> Iterator[tuple[str, ...]]:
@@ -258,7 +277,7 @@ def _depth_entries(config: Any, before: int) -> Iterator[tuple[str, ...]]:
     yield ()
 
 
-def _by_block(config: Any, target: _Target, depths: tuple[str, ...]) -> tuple[dict[str, Value], dict[str, Value]]:
+def _by_block(config: Any, target: CutModel, depths: tuple[str, ...]) -> tuple[dict[str, Value], dict[str, Value]]:
     """New values of entries that have one value by block: those certain by their names, and guesses."""
     sure: dict[str, Value] = {}
     guesses: dict[str, Value] = {}
@@ -301,7 +320,7 @@ def _stages(config: Any, before: int, now: int) -> dict[str, Value]:
 # --- their check ------------------------------------------------------------------------------------------------------
 
 
-def _difference(target: _Target, model: nn.Module) -> str | None:
+def _difference(target: CutModel, model: nn.Module) -> str | None:
     """The first difference of a built model from the cut one, in words; None if there is none."""
     own, theirs = target.cut.state_dict(), model.state_dict()
     wrong = _weights_differ(own, theirs, (target.before, target.now))

@@ -16,6 +16,7 @@ from anydepth.core.model_io import Batch, adapted_layers, call_model, device_of,
 from anydepth.core.patching import evaluating, shortened
 from anydepth.core.stack import Stack
 from anydepth.core.truncated_config import (
+    CutModel,
     built,
     is_of_its_config,
     likeliest_config,
@@ -33,7 +34,8 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     Args:
         model: from transformers, timm, plain torch, or your own; or a `Stack` of one. Where that has heads, the copy's
             classifier is the head of its depth.
-        depth: k, how many blocks to keep, 1..L.
+        depth: k, how many blocks to keep, 1..L; of a model in several stages, all of the earlier ones and some of the
+            last.
         blocks: the dotted name of the list of blocks, for a model that has several.
         batch: if given, the answers of the copy are compared with `readout(h[k])` on two samples; needed with heads.
 
@@ -61,22 +63,12 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
     inputs = None if batch is None else split_batch(batch, stack.model).inputs
     if inputs is not None:
         stack.learn(inputs)
-    if stack.shares_blocks or stack.block_list.holder != "container":
-        raise TruncationError(
-            f"{type(stack.model).__name__} has no list of blocks to shorten at {stack.path!r}: "
-            + ("a depth is a call of a block that several share" if stack.shares_blocks else "its forward names each")
-        )
-    if not 1 <= depth <= stack.depth:
-        raise TruncationError(f"depth is {depth}, expected 1..{stack.depth} for {type(stack.model).__name__}")
-    if _has_adapters(stack.model):
-        raise TruncationError(
-            f"{type(stack.model).__name__} holds adapters of {stack.depth} blocks: merge them (merge_and_unload) first"
-        )
+    _require_cuttable(stack, depth)
     heads = stack.heads if depth < stack.depth else None
     if heads is not None and batch is None:
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
     # shortened for this thread while it is copied, so that the later blocks are not copied either
-    with shortened(stack.block_list, depth):
+    with shortened(stack.block_list, depth - stack.entry):
         cut = copy.deepcopy(stack.model)
     for name in stack.learn(inputs).heads if inputs is not None else ():
         del cut.get_submodule(name)[depth : stack.depth]  # type: ignore[operator]
@@ -91,6 +83,24 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         if loaded is not None:
             _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
     return cut
+
+
+def _require_cuttable(stack: Stack, depth: int) -> None:
+    """Raise a `TruncationError` unless the blocks are a list of the model's own that can end after block `depth`."""
+    if stack.shares_blocks or stack.block_list.holder != "container":
+        raise TruncationError(
+            f"{type(stack.model).__name__} has no list of blocks to shorten at {stack.path!r}: "
+            + ("a depth is a call of a block that several share" if stack.shares_blocks else "its forward names each")
+        )
+    if not stack.entry < depth <= stack.depth:
+        last_stage = f", after a block of its last stage ({stack.block_list.path})" if stack.entry else ""
+        raise TruncationError(
+            f"depth is {depth}, expected {stack.entry + 1}..{stack.depth} for {type(stack.model).__name__}{last_stage}"
+        )
+    if _has_adapters(stack.model):
+        raise TruncationError(
+            f"{type(stack.model).__name__} holds adapters of {stack.depth} blocks: merge them (merge_and_unload) first"
+        )
 
 
 def _has_adapters(model: nn.Module) -> bool:
@@ -128,13 +138,19 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> tuple[nn
 
     if not isinstance(cut, PreTrainedModel):
         return None, ""
-    before = stack.depth
+    sought = CutModel(cut=cut, path=stack.path, before=stack.depth, now=depth)
+    if stack.entry:  # what its config counts is the list that was cut, with what opens it
+        blocks = stack.block_list
+        path = next(name for name, module in stack.model.named_modules() if module is blocks.owner)
+        before = len(blocks.owner._modules)
+        sought = CutModel(cut=cut, path=path, before=before, now=before - stack.depth + depth, in_stages=True)
+    before, depth = sought.before, sought.now
     try:
-        config, difference = shallower_config(cut, stack.path, before, depth, seen=seen)
+        config, difference = shallower_config(sought, seen=seen)
     except TruncationError:
         if is_of_its_config(stack.model):
             raise
-        _replace_configs(cut, cut.config, likeliest_config(cut, stack.path, before, depth))
+        _replace_configs(cut, cut.config, likeliest_config(sought))
         return None, ""
     weights = cut.state_dict()
     parts = packed(weights, built(cut, config).state_dict(), (before, depth))

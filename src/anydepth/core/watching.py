@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydepth.core.blocks import OVERRIDE, STACKS, BlockList, named, shared_block
+from anydepth.core.blocks import OVERRIDE, STACKS, BlockList, named, part_of, shared_block, weights_of
 from anydepth.core.model_io import Batch, call_model, model_output, output_parts
 from anydepth.core.patching import forward_as
 from anydepth.errors import UnknownArchitecture
+
+# How objections to a list start whose members may be stages.
+_LISTS, _SHAPES = "its members are lists", "states differ in shape"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,6 +54,22 @@ class Call:
         return _versions(self.given[:1]) != self.versions[:1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Blocks that run one after another with states of one shape.
+
+    Attributes:
+        name: dotted name of the list, or of the part of it.
+        blocks: that take and give states of this shape.
+        opening: the block before them that gives the first of these states, from one of another shape; None where
+            something else does. The first stage has none: what comes before its states is no block.
+    """
+
+    name: str
+    blocks: BlockList
+    opening: nn.Module | None = None
+
+
 @dataclass(kw_only=True)
 class PlainForward:
     """What was seen of a forward: its calls, by their start, and its answer."""
@@ -81,14 +100,14 @@ class PlainForward:
         calls = self.calls_of(blocks)
         ran, members = len({id(call.module) for call in calls}), len(set(map(id, blocks.modules)))
         if not ran and all(isinstance(member, nn.ModuleList | nn.ModuleDict) for member in blocks.modules):
-            return "its members are lists, whose parts the forward calls itself: no module takes a state to the next"
+            return f"{_LISTS}, whose parts the forward calls itself: no module takes a state to the next"
         if ran < members:
             return f"{ran} of {members} ran"
         if not all(call.given and call.answers for call in calls):
             return "a member takes or gives no tensor"
         shapes = {_shape(state) for call in calls for state in (call.given[0], call.answers[0])}
         if len(shapes) > 1:
-            return f"states differ in shape between depths ({', '.join(sorted(map(str, shapes)))})"
+            return f"{_SHAPES} between depths ({', '.join(sorted(map(str, shapes)))})"
         return ""
 
     def blocks(self, lists: Sequence[BlockList], stack: str | None) -> BlockList:
@@ -107,16 +126,12 @@ class PlainForward:
             raise UnknownArchitecture(
                 f"{model} has no {stack}: {named(lists)}; name one of {', '.join(STACKS)}, or the list itself (blocks=)"
             )
-        objections = {id(candidate): self.objection(candidate) for candidate in candidates}
-        fitting = [candidate for candidate in candidates if not objections[id(candidate)]] or self._shared(stack)
-        fitting = [candidate for candidate in fitting if candidate.rank == fitting[0].rank]
-        stages = [candidate for candidate in candidates if "shape" in objections[id(candidate)]]
-        # a list inside one of several stages is not the model
-        inside = any(fitting and fitting[0].path.startswith(f"{stage.path}.") for stage in stages)
-        if not fitting or inside or (stages and stages[0].rank <= 1 and stages[0].rank < fitting[0].rank):
-            seen = "; ".join(f"{candidate}: {objections[id(candidate)]}" for candidate in candidates[:4])
+        fitting, outer = self._fitting(candidates, stack)
+        if not fitting or outer is not None:
+            objections = [f"{candidate}: {self.objection(candidate)}" for candidate in candidates[:4]]
             raise UnknownArchitecture(
-                f"{model} has no list of blocks that run with states of one shape: {seen or 'no list of modules'}"
+                f"{model} has no list of blocks that run with states of one shape: "
+                + ("; ".join(objections) or "no list of modules")
             )
         if len(fitting) > 1 and self.answer_name.startswith("logits_per_"):
             raise UnknownArchitecture(
@@ -127,6 +142,75 @@ class PlainForward:
         most = max(len(candidate.modules) for candidate in fitting)
         fitting = [candidate for candidate in fitting if 2 * len(candidate.modules) >= most]
         return max(fitting, key=lambda candidate: self.calls_of(candidate)[-1].end)
+
+    def staged(self, lists: Sequence[BlockList], stack: str | None) -> BlockList | None:
+        """The list that runs in stages of differing shape, if no list runs with states of one; its weights are most."""
+        return self._fitting([c for c in lists if stack is None or c.is_called(stack)], stack)[1]
+
+    def _fitting(self, candidates: Sequence[BlockList], stack: str | None) -> tuple[list[BlockList], BlockList | None]:
+        """The lists of the lowest rank that run with states of one shape; and the one in stages, if that is the model.
+
+        A list inside one of several stages is not the model.
+        """
+        objections = {id(candidate): self.objection(candidate) for candidate in candidates}
+        fitting = [candidate for candidate in candidates if not objections[id(candidate)]] or self._shared(stack)
+        fitting = [candidate for candidate in fitting if candidate.rank == fitting[0].rank]
+        varied = [candidate for candidate in candidates if objections[id(candidate)].startswith((_LISTS, _SHAPES))]
+        stages = [candidate for candidate in varied if objections[id(candidate)].startswith(_SHAPES)]
+        inside = any(fitting and fitting[0].path.startswith(f"{stage.path}.") for stage in stages)
+        if not fitting or inside or (stages and stages[0].rank <= 1 and stages[0].rank < fitting[0].rank):
+            varied = [candidate for candidate in varied if candidate.rank <= max(2, varied[0].rank)]
+            return fitting, max(varied, key=lambda candidate: weights_of(*candidate.modules), default=None)
+        return fitting, None
+
+    def stages(self, lists: Sequence[BlockList], *, of_one_shape: bool = False) -> tuple[Stage, ...]:
+        """The parts of these lists, in the order they ran, in each of which states have one shape.
+
+        Empty where the members of a list did not run themselves, or, unless they may, all states have one shape.
+
+        Raises:
+            UnknownArchitecture: they ran otherwise than one after another; or a block alone has states of a shape.
+        """
+        if not all(map(self.calls_of, lists)):
+            return ()
+        stages, shapes, end = list[Stage](), set[Any](), -1
+        for blocks in sorted(lists, key=lambda blocks: self.calls_of(blocks)[0].start):
+            calls = self.calls_of(blocks)
+            if calls[0].start < end or self.order(blocks) != tuple(range(len(blocks.modules))):
+                raise UnknownArchitecture(
+                    f"{type(self.model).__name__} runs in stages of differing shape, and the blocks of {blocks} do not "
+                    "run in turn, once each, after those of the stage before"
+                )
+            if not all(call.given and call.answers for call in calls):
+                raise UnknownArchitecture(
+                    f"{type(self.model).__name__} runs in stages of differing shape, and a block of {blocks} takes or "
+                    "gives no tensor"
+                )
+            end = calls[-1].end
+            stages += self._parts(blocks, calls, is_first=not stages)
+            shapes.update(_shape(call.answers[0]) for call in calls)
+        return tuple(stages) if of_one_shape or len(shapes) > 1 else ()
+
+    def _parts(self, blocks: BlockList, calls: Sequence[Call], *, is_first: bool) -> Iterator[Stage]:
+        """The parts of a list in which states have one shape; a block that changes the shape opens one."""
+        given, answers = ([_shape(state) for state in states] for states in zip(*map(_states, calls), strict=True))
+        keeps = [before == after for before, after in zip(given, answers, strict=True)]
+        starts = [p for p in range(len(calls)) if p == 0 or not keeps[p] or given[p] != answers[p - 1]]
+        for start, stop in pairwise([*starts, len(calls)]):
+            inner = start if keeps[start] else start + 1
+            if blocks.holder == "list":
+                raise UnknownArchitecture(
+                    f"{type(self.model).__name__}: {blocks} is a plain list whose states differ in shape: hold its "
+                    "blocks in a ModuleList"
+                )
+            if inner == stop or (inner > start and calls[inner].given[0] is not calls[start].answers[0]):
+                raise UnknownArchitecture(
+                    f"{type(self.model).__name__}: {part_of(blocks, start, inner)} changes the shape of states from "
+                    f"{given[start]} to {answers[start]}, and no block that keeps it is given that state: nothing "
+                    "shows which of its axes are samples and features"
+                )
+            opening = blocks.modules[start] if inner > start and not (is_first and start == 0) else None
+            yield Stage(name=part_of(blocks, start, stop).path, blocks=part_of(blocks, inner, stop), opening=opening)
 
     def _shared(self, stack: str | None) -> list[BlockList]:
         """A module that is in no list and ran several times, each time on what it had answered before."""
@@ -185,6 +269,10 @@ def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
 
 def _versions(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
+
+
+def _states(call: Call) -> tuple[Tensor, Tensor]:
+    return call.given[0], call.answers[0]
 
 
 def _shape(state: Tensor) -> tuple[int, ...] | str:

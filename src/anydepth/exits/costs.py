@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Costs:
         batch: samples of the batch that was measured.
         whole: the plain model.
         start: what runs before the first block, and around the whole.
-        blocks: of each block, 1..L.
+        blocks: of each block, 1..L; 0 for those of stages before the last, which are part of the start.
         readout: of one readout, with the test of it.
     """
 
@@ -65,7 +66,8 @@ class Costs:
     @property
     def readout_in_blocks(self) -> float:
         """How many blocks one readout of the whole batch costs."""
-        return self.readout.of(self.batch) / float(np.mean([block.of(self.batch) for block in self.blocks]))
+        blocks = [block.of(self.batch) for block in self.blocks]
+        return self.readout.of(self.batch) * np.count_nonzero(blocks) / float(np.sum(blocks))
 
     def total(self, depth: Int64[np.ndarray, " n"], tested: Sequence[int], *, reads: Reads = Reads.LOGITS) -> float:
         """Cost of a batch whose samples have these exit depths (1..L), with a policy that tests these depths below L.
@@ -142,9 +144,9 @@ def _timed(stack: Stack, batch: Batch, rounds: int) -> Float64[np.ndarray, " k"]
         whole = time_call(call_model, stack.model, fresh[0])[1]
         untested = time_call(ExitForward(nowhere, slicer, fresh[1]).run)[1]
         tested = time_call(ExitForward(everywhere, slicer, fresh[2]).run)[1]
-        seconds.append([whole, untested, tested, *_measure_blocks(time_call, stack.replay(fresh[3]), last)[1]])
+        seconds.append([whole, untested, tested, *_measure_blocks(time_call, stack.replay(fresh[3]), stack)[1]])
     whole, untested, tested, *blocks = np.median(np.array(seconds[1:]), axis=0)
-    readout = max(0.0, tested - untested) / max(1, last - 1)
+    readout = max(0.0, tested - untested) / max(1, len(everywhere.tested))
     return np.array([whole, max(0.0, untested - sum(blocks) - readout), *blocks, readout])
 
 
@@ -157,16 +159,16 @@ def count_flops(stack: Stack, batch: Any) -> Costs:
         whole = _operations(call_model, stack.model, inputs)[1]
         fresh = samples_of(inputs, slice(None))  # new tensors: nothing is cached for them
         replay, start = _operations(stack.replay, fresh)
-        state, blocks = _measure_blocks(_operations, replay, stack.depth)
-        readout = _operations(stack.readout, state, fresh)[1]
+        state, blocks = _measure_blocks(_operations, replay, stack)
+        readout = _operations(partial(stack.readout, depth=stack.depth), state, fresh)[1]
     size = sample_count(inputs)
     return _costs(size, [Cost(0.0, flops / size) for flops in (whole, start, *blocks, readout)])
 
 
-def _measure_blocks(measure: Callable[..., tuple[Any, float]], replay: Any, last: int) -> tuple[Any, list[float]]:
-    """The state after block L, and what each block took."""
-    state, amounts = replay.state, []
-    for depth in range(1, last + 1):
+def _measure_blocks(measure: Callable[..., tuple[Any, float]], replay: Any, stack: Stack) -> tuple[Any, list[float]]:
+    """The state after block L, and what each block took; 0 for blocks of earlier stages, which are not replayed."""
+    state, amounts = replay.state, [0.0] * stack.entry
+    for depth in range(stack.entry + 1, stack.depth + 1):
         state, amount = measure(replay.step, state, depth)
         amounts.append(amount)
     return state, amounts

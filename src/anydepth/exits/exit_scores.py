@@ -133,7 +133,7 @@ class PolicyInputs:
 
     def under(self, policy: Policy) -> ExitScores:
         """The scores of a policy that reads the same, at all of the depths collected, or those of them it tests."""
-        tested = policy.tested(self.depths[-1])
+        tested = policy.tested(self.depths[-1], self.depths[0])
         places = [self.depths.index(depth) for depth in tested]
         scores, memory = np.empty((len(self), len(tested))), None
         for column, (depth, place) in enumerate(zip(tested, places, strict=True)):

@@ -27,7 +27,8 @@ class ExitForward:
         self._logits: Tensor | None = None
         last = reader.stack.depth
         self._depth = torch.full_like(self._rows, last)
-        self._blocks, self._readouts = [0] * last, [0] * last
+        entry = reader.stack.entry  # blocks of earlier stages run on all samples
+        self._blocks, self._readouts = [len(self._rows)] * entry + [0] * (last - entry), [0] * last
         self._undecided: dict[int, Tensor] = {}
 
     def run(self) -> ExitOutput[Tensor]:

@@ -100,12 +100,21 @@ class Policy(ABC):
         """
         return THRESHOLDS
 
-    def tested(self, last: int) -> tuple[int, ...]:
-        """The depths below L (`last`) at which samples may exit, ascending; a `PolicyError` if one is beyond L."""
+    def tested(self, last: int, first: int = 1) -> tuple[int, ...]:
+        """The depths below L (`last`) at which samples may exit, ascending.
+
+        Args:
+            last: L.
+            first: the first depth at which they may: of a model in several stages, after the last one's first block.
+
+        Raises:
+            PolicyError: one of the depths is beyond L, or before the first.
+        """
         if self.depths is None:
-            return tuple(range(1, last))
+            return tuple(range(first, last))
         if max(self.depths) > last:
             raise PolicyError(f"the policy tests depth {max(self.depths)}, and the model has {last} blocks")
+        _require_from(min(self.depths), first)
         return tuple(sorted(depth for depth in set(self.depths) if depth < last))
 
     @abstractmethod
@@ -311,15 +320,24 @@ class AtDepth(Policy):
         """-inf: any score reaches it."""
         return -math.inf
 
-    def tested(self, last: int) -> tuple[int, ...]:
+    def tested(self, last: int, first: int = 1) -> tuple[int, ...]:
         """The depth itself, if it is below L."""
         if self.threshold > last:
             raise PolicyError(f"the policy exits at depth {self.threshold}, and the model has {last} blocks")
+        _require_from(int(self.threshold), first)
         return (int(self.threshold),) if self.threshold < last else ()
 
     def scores(self, depth: int, seen: Float[Tensor, "n d"], memory: Memory) -> Scores:
         """0 for all."""
         return torch.zeros(len(seen), device=seen.device), None
+
+
+def _require_from(depth: int, first: int) -> None:
+    if depth < first:
+        raise PolicyError(
+            f"the policy tests depth {depth}, and the model runs in stages: samples may exit from depth {first} on, "
+            "after a block of the last stage"
+        )
 
 
 POLICIES: dict[str, type[Policy]] = {name: globals()[kind] for name, kind in POLICY_CLASSES.items()}

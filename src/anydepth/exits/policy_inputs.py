@@ -24,14 +24,14 @@ class PolicyReader:
     def __init__(self, stack: Stack, policy: Policy) -> None:
         self.stack, self.policy = stack, policy
         if stack.is_known:
-            policy.tested(stack.depth)
+            policy.tested(stack.depth, stack.entry + 1)
         self._tokens: Tokens | None = None
         self._counts_padding: bool | None = None
 
     @cached_property
     def tested(self) -> tuple[int, ...]:
         """The depths below L at which samples may exit, ascending."""
-        return self.policy.tested(self.stack.depth)
+        return self.policy.tested(self.stack.depth, self.stack.entry + 1)
 
     def prepare(self, batch: Batch) -> None:
         """Check the padding, and choose the positions that stand for the samples, if the policy reads states.

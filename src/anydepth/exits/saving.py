@@ -130,7 +130,7 @@ class ExitFile:
     def require_same(self, stack: Stack) -> None:
         """Raise a `PolicyError` for another model than that of the thresholds, by depth, dtype, weights or config."""
         saved, name = self.model, f"'{self.model['name']}'"
-        if stack.depth != saved["depth"]:
+        if stack.is_known and stack.depth != saved["depth"]:
             raise _other_model(f"a model of {saved['depth']} blocks, and this one has {stack.depth}")
         if (dtype := _dtype_of(stack.model)) != saved["dtype"]:
             raise _other_model(f"{saved['dtype']} weights, and these are {dtype}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
+from anydepth.core.model_io import split_batch
 from anydepth.core.provenance import versions
 from anydepth.core.stack import Stack
 from anydepth.data.columns import is_words
@@ -55,6 +56,8 @@ class _Inputs:
 
     model: LoadedModel
     depth: int
+    first: int
+    """The first depth that is trained: 1, or that after the first block of a model's last stage."""
     rows: tuple[LoadedData, LoadedData]
     examples: tuple[Examples, Examples]
 
@@ -141,7 +144,9 @@ def _align(
         trainer = _trainer(settings, plan, inputs)
         if progress is not None and plan.arguments.should_save:
             language_model = inputs.model.task == "causal-lm"
-            trainer.add_callback(ProgressCallback(progress, inputs.depth, language_model=language_model))
+            trainer.add_callback(
+                ProgressCallback(progress, inputs.depth, language_model=language_model, first=inputs.first)
+            )
         with _interruptible(trainer, say):
             checkpoint = last_checkpoint(run.checkpoints, thorough=True) if run.resume else None
             seconds = trainer.train(resume_from_checkpoint=checkpoint).metrics["train_runtime"]
@@ -172,11 +177,17 @@ def _load(settings: AlignSettings, plan: _Plan) -> _Inputs:
         trust_remote_code=settings.trust_remote_code,
         pretrained=not plan.scratch,
     )
-    depth = Stack(model.model, blocks=settings.blocks).depth
-    plan.objective.loss.expected(depth)  # refuses weights and exits that do not fit the model
+    stack = Stack(model.model, blocks=settings.blocks)
     to_train = examples(train, model, max_length=settings.max_length, augment=settings.augment)
     to_evaluate = examples(held_out, model, max_length=settings.max_length)
-    return _Inputs(model=model, depth=depth, rows=(train, held_out), examples=(to_train, to_evaluate))
+    if not stack.is_known:
+        few = to_evaluate.collate([to_evaluate.dataset[index] for index in range(min(2, len(to_evaluate)))])
+        stack.verify(split_batch(few, model.model).inputs)
+    first = stack.entry + 1
+    plan.objective.loss.expected(stack.depth, first)  # refuses weights and exits that do not fit the model
+    return _Inputs(
+        model=model, depth=stack.depth, first=first, rows=(train, held_out), examples=(to_train, to_evaluate)
+    )
 
 
 def _task(settings: AlignSettings, config: Any, data: LoadedData) -> Task:
@@ -254,11 +265,12 @@ def _summary(
     task, (train, held_out) = inputs.model.task, inputs.rows
     measure = "perplexity" if task == "causal-lm" else "accuracy"
     metrics = _evaluation(trainer)
-    values = np.array([metrics[f"eval_{measure}_depth_{depth}"] for depth in range(1, inputs.depth + 1)])
-    bounds: tuple[tuple[float, float], ...] = ()
+    trained = [metrics[f"eval_{measure}_depth_{depth}"] for depth in range(inputs.first, inputs.depth + 1)]
+    values = np.array([np.nan] * (inputs.first - 1) + trained)
+    bounds: tuple[tuple[float, float] | None, ...] = ()
     if task in ("text-classification", "image-classification"):
         pairs = wilson(np.round(values * len(held_out)), len(held_out)).T
-        bounds = tuple((float(low), float(high)) for low, high in pairs)
+        bounds = tuple(None if np.isnan(low) else (float(low), float(high)) for low, high in pairs)
     where = f"of {short_name(settings.eval_data)}, {held_out.split}" if settings.eval_data else held_out.split
     if not settings.eval_data and not settings.eval_split and held_out.split == train.split:
         where += ", kept apart"

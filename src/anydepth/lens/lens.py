@@ -136,6 +136,7 @@ class Lens(Shown):
         stack = model if isinstance(model, Stack) else stack_of(loaded, [batch])
         with evaluating(stack.model), torch.no_grad():
             states = _states(stack, batch, loaded)
+            stack.require_one_stage("the lens")
             ids = (batch if isinstance(batch, Tensor) else batch["input_ids"])[0]
             # a model that does not see the next token is to predict it
             next_token = predicts_next_token(stack.model) or default_policy(stack, batch, labels_each=False) == "last"

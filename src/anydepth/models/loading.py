@@ -94,9 +94,9 @@ def load(
 def stack_of(loaded: LoadedModel, batches: Iterable[Any], *, blocks: str | None = None) -> Stack:
     """A loaded model as a `Stack` that knows its blocks, with the classifiers that were trained for each depth, if any.
 
-    Only the first of the batches is read, and only if there are such classifiers, which raise a `ModelError` if they do
-    not fit the model, or if a forward must show the blocks. `blocks` is the dotted name of the list of blocks, for a
-    model that has several.
+    Only the first of the batches is read, and only if it is to show which modules are the blocks, or if there are such
+    classifiers, which raise a `ModelError` if they do not fit the model. `blocks` is the dotted name of the list of
+    blocks, for a model that has several.
     """
     stack = Stack(loaded.model, blocks=blocks)
     if loaded.heads is None and stack.is_known:

@@ -147,6 +147,7 @@ def export(
     inputs, reader = Inputs.of(split_batch(batch, stack.model).inputs), PolicyReader(stack, policy)
     with evaluating(stack.model):
         reader.prepare(inputs.batch)
+        stack.require_one_stage("its export")
         with torch.no_grad(), replacing_folder(Path(out), EXPORT_OUTPUT) as beside:
             reader.logits(stack.states(inputs.batch)[-1], inputs.batch, stack.depth)  # no classifier, no graph
             segments = _write_segments(reader, inputs, beside, progress)

@@ -55,13 +55,17 @@ class PassFacts:
     classes: int | None
     """C; None without a classifier."""
     width: int
-    """D, the features of a hidden state."""
+    """D, the features of the last hidden state."""
     queries: bool = False
     """Whether its answers are for queries of its own, with more than a class for each: no label is for one of them."""
     one_by_one: bool = False
     """Whether it scores classes one by one, and has none for no object."""
     counts_padding: bool | None = None
     """Whether padding on the left changes the answers; None as long as no batch has any."""
+    widths: list[int] | None = None
+    """D at each depth of a model in several stages; None where all depths have the same."""
+    first_readout: int = 0
+    """The first depth that can be read out: of a model in several stages, the first of the last one."""
 
 
 class Workspace:

@@ -43,7 +43,7 @@ def reader(trace: TraceData) -> str:
 
 
 def what(trace: TraceData) -> str:
-    """One sentence on what was traced."""
+    """One sentence on what was traced, and one on its stages if it runs in several."""
     data, entry = provenance_name(trace, "data"), trace.provenance.get("data")
     split = entry.get("split") if isinstance(entry, Mapping) else None
     where = f" of {data}" + (f" ({split})" if split else "") if data else ""
@@ -54,8 +54,11 @@ def what(trace: TraceData) -> str:
     if "model" not in trace.provenance:
         return f"{len(trace.names)} sets of states of {read}."
     tokens = _TOKENS.get(str(trace.provenance.get("tokens")), "")
-    how = "" if not trace.statistics else ", with a readout at every depth"
-    return f"The states of {trace.depth} blocks on {read}{', ' + tokens if tokens else ''}{how}."
+    begin = [f"{name} at depth {first}" for name, first in trace.stages.items()]
+    depths = f"from depth {next(reversed(trace.stages.values()))} on" if begin else "at every depth"
+    how = "" if not trace.statistics else f", with a readout {depths}"
+    stages = f" They run in {len(begin)} stages: {', '.join(begin)}." if begin else ""
+    return f"The states of {trace.depth} blocks on {read}{', ' + tokens if tokens else ''}{how}.{stages}"
 
 
 @dataclass(frozen=True)

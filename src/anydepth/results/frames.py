@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 def by_depth(trace: TraceData) -> pandas.DataFrame:
-    """One row for each depth: readout statistics with intervals, saturation, similarity to the last depth."""
+    """One row for each depth: stage, if there are several, readout statistics, saturation, similarity to the last."""
     import pandas
 
     columns: dict[str, Any] = {"depth": trace.names}
+    if firsts := trace.stages:
+        begun = np.searchsorted(list(firsts.values()), np.arange(len(trace.names)), side="right")
+        columns["stage"] = np.array(list(firsts))[begun - 1]
     for name in trace.statistics:
         columns[name] = getattr(trace, name)
         columns[f"{name}_low"], columns[f"{name}_high"] = trace.interval(name)

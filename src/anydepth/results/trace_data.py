@@ -102,6 +102,11 @@ class TraceData(Shown):
         """L, the number of blocks."""
         return len(self.names) - 1
 
+    @property
+    def stages(self) -> dict[str, int]:
+        """The first depth of each stage of a model that runs in several, by its dotted name; empty of any other."""
+        return dict(entry(self.provenance, "model", "stages", default={}))
+
     def _shown_line(self) -> str:
         name = next((name for name in ("accuracy", "agreement") if name in self.statistics), None)
         quality = "" if name is None else f", {name} {self._mean(name)[0]:.3f} to {self._mean(name)[-1]:.3f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from anydepth.core.provenance import entry
@@ -24,7 +24,7 @@ _HEADS = {
 def depth_table(trace: TraceData) -> Table:
     """One row for each depth: readout statistics, saturation, similarity to the last."""
     names = [name for name in _HEADS if name in trace.statistics]
-    columns = [_depths(trace), *(_statistic(trace, name, *_HEADS[name]) for name in names)]
+    columns = [_depths(trace), *_stages(trace), *(_statistic(trace, name, *_HEADS[name]) for name in names)]
     if "agreement" in trace.statistics:
         columns.append(_saturation(trace, "saturate here", 1))
     similar = [name for name in ("cka", "cosine") if name in trace.similarity] or list(trace.similarity)[:2]
@@ -90,6 +90,24 @@ def sample_count(trace: TraceData) -> int:
 
 def _depths(trace: TraceData) -> Column:
     return Column(head="depth", cells=trace.names)
+
+
+def _stages(trace: TraceData) -> Iterator[Column]:
+    """The stages, where they begin, of a model that runs in several."""
+    begin = dict(zip(trace.stages.values(), _without_common_ends(list(trace.stages)), strict=True))
+    if begin:
+        cells = tuple(begin.get(depth, "") for depth in range(len(trace.names)))
+        yield Column(head="stage", cells=cells, kind="text", rank=1)
+
+
+def _without_common_ends(names: Sequence[str]) -> list[str]:
+    """Dotted names without the parts in front and at the end that all share: "layers.0.blocks" is "0"."""
+    parts = [name.split(".") for name in names]
+    for end in (0, -1):
+        while parts and len({part[end] for part in parts}) == 1 < min(map(len, parts)):
+            for part in parts:
+                part.pop(end)
+    return [".".join(part) for part in parts]
 
 
 def _statistic(trace: TraceData, name: str, head: str, rank: int) -> Column:

@@ -177,6 +177,7 @@ class _Reader:
 def _first_reader(stack: Stack, batch: Batch, truth: Tensor | None, tokens: str | None, readout: bool) -> _Reader:
     """The settings for all batches, and notes on what cannot be collected, from the first batch."""
     stack.verify(batch)
+    stack.require_one_stage("its theory")
     few = stack.few(batch)
     answer = stack.forward(few)[1]
     has_classes, per_position = stack.answers_with_logits(labelled=truth is not None), answer.ndim == 3

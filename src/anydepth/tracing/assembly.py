@@ -86,7 +86,7 @@ class CollectedRows:
         groups = groups if named else texts_of(self.ids)[groups]
         alone = len(np.unique(groups)) == len(groups) and not named
         parts = [workspace.path("states") for workspace in self._workspaces]
-        return StoredStates(parts, (self.facts.width,) * depths, None if alone else groups)
+        return StoredStates(parts, tuple(self.facts.widths or [self.facts.width] * depths), None if alone else groups)
 
 
 def build_trace(
@@ -166,20 +166,22 @@ def _notes(facts: PassFacts, model: str) -> Iterator[str]:
             "mean": "the model's readout looks at all positions alike",
             "each": "the model answers at each position",
         }[facts.tokens]
+        why = "positions of different stages do not correspond" if facts.first_readout else why
         yield f"token policy {facts.tokens!r}: {why}"
+    if facts.first_readout and facts.readout:
+        yield (
+            f"the readout exists from depth {facts.first_readout} on: the model's head accepts the states of its last "
+            "stage alone, and what is read out is blank at the depths before"
+        )
     if facts.counts_padding:
         yield COUNTED
     if facts.drawn is not None:
         yield f"similarity is over at most {facts.drawn:,} positions of each sample, drawn at random"
     if not facts.has_classes:
         yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
-    elif facts.readout and facts.queries:
-        yield (
-            "each query is an answer: labels would have to be matched with them, so accuracy, cross-entropy and the "
-            "stays-correct rate are missing"
-        )
     elif facts.readout and not facts.labelled:
-        yield "traced without labels: accuracy, cross-entropy and the stays-correct rate are missing"
+        why = "each query is an answer, and no label is for one of them" if facts.queries else "traced without labels"
+        yield f"{why}: accuracy, cross-entropy and the stays-correct rate are missing"
     if facts.readout and facts.one_by_one:
         yield (
             f"{model} scores classes one by one, and has none for no object: confidence and entropy are those of a "

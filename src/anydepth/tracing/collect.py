@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.core.targets import predicts_next_token, require_classes, require_one_class, whole_labels
 from anydepth.core.tokens import IGNORED, Policy, default_policy, next_token_labels, select, some_of
-from anydepth.errors import LabelError, NonFiniteStates, UnsupportedHead
+from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.measures.readout import readout_rows
 from anydepth.passes.batches import digest
 from anydepth.passes.disk_budget import DiskBudget
@@ -132,8 +132,7 @@ class TracePass:
         model = self.stack.model
         self.stack.verify(batch)
         few = self.stack.few(batch)
-        state = self.stack.states(few)[-1]
-        answer = self.stack.readout(state, few)
+        states, answer = self.stack.forward(few)
         per_position, next_token = answer.ndim == 3, predicts_next_token(model)
         has_classes = self.stack.answers_with_logits(labelled=labels is not None)
         if self.readout and labels is not None and self.labels and self.stack.unnamed_answers:
@@ -149,7 +148,7 @@ class TracePass:
             raise LabelError(
                 "the batches have no 'labels', expected one class per sample; add them, or trace without (labels=False)"
             )
-        tokens = self.tokens or default_policy(self.stack, batch, labels_each=has_classes and per_position)
+        tokens = self._policy(batch, labels_each=has_classes and per_position)
         return PassFacts(
             tokens=tokens,
             tokens_chosen=self.tokens is None,
@@ -161,7 +160,9 @@ class TracePass:
             per_position=per_position,
             final_norm=self.stack.has_final_norm,
             classes=answer.shape[-1] if has_classes else None,
-            width=state.shape[-1],
+            width=states[-1].shape[-1],
+            widths=[state.shape[-1] for state in states] if self.stack.entry else None,
+            first_readout=self.stack.first_readout,
             queries=queries,
             one_by_one=queries and answer.shape[-1] == getattr(getattr(model, "config", None), "num_labels", None),
         )
@@ -177,22 +178,38 @@ class TracePass:
         beside = answer_fields(self.stack.readout_output(states, batch, depth=self.stack.depth))
         return any(value.shape[-1] not in (answer.shape[-1], states[-1].shape[-1]) for value in beside.values())
 
+    def _policy(self, batch: Batch, *, labels_each: bool) -> Policy:
+        """The policy given, or by where the readout looks; across stages the mean, unless another is given.
+
+        Raises:
+            DataError: "each" across stages, whose positions do not correspond.
+        """
+        if self.stack.entry and self.tokens == "each":
+            raise DataError(
+                f"tokens is 'each', and {type(self.stack.model).__name__} runs in stages, whose positions do not "
+                "correspond: expected 'mean', 'first' or 'last'"
+            )
+        default: Policy | None = "mean" if self.stack.entry else None
+        return self.tokens or default or default_policy(self.stack, batch, labels_each=labels_each)
+
     def _tables(
         self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, first: int
     ) -> dict[str, NDArray[Any]]:
         """The rows of a part of batch `index`, whose first sample is number `first` of the data."""
         states, answer = self.stack.forward(batch)
-        valid = self.stack.valid_positions(batch, states[0])
-        kept = valid
+        valid = self.stack.valid_at_depths(batch, states)
+        kept = _of_common_samples(valid)
         if facts.drawn is not None:  # a sample's draw depends on its content, not on its place in the data
-            kept = some_of(valid, facts.drawn, [(self.seed, int(content)) for content in digest(batch)])
+            seeds = [(self.seed, int(content)) for content in digest(batch)]
+            kept = [some_of(valid[-1], facts.drawn, seeds)] * len(states)
         rows = _state_rows(states, kept, facts.tokens, first)
-        broken = _broken_states(rows, len(states), index, states[0])
+        broken = _broken_states(rows, [state.shape[-1] for state in states], index, states[0])
         table = rows if self.keep_states else {}
         if facts.readout:
-            valid = self.stack.valid_answers(batch, answer) if facts.per_position else valid
-            answers = self._readout_rows(batch, states, valid, labels if facts.labelled else None, facts, index, first)
-            broken += _broken_readouts(answers, index, states[0], [depth for _, depth, _, _ in broken])
+            answered = self.stack.valid_answers(batch, answer) if facts.per_position else valid[-1]
+            labels = labels if facts.labelled else None
+            answers = self._readout_rows(batch, states, answered, labels, facts, index, first)
+            broken += _broken_readouts(answers, facts, index, states[0], [depth for _, depth, _, _ in broken])
             table |= answers
         return table | {"broken": np.array(broken, dtype=np.int64).reshape(-1, 4)}
 
@@ -219,7 +236,7 @@ class TracePass:
             assert facts.classes is not None
             require_classes(labels, facts.classes, where)
         readouts = []
-        for depth, state in enumerate(states):
+        for depth, state in enumerate(states[facts.first_readout :], start=facts.first_readout):
             final_norm = facts.readout == "tail" or depth == self.stack.depth
             # no head was trained on h[0]: it is read out by the model's own classifier
             logits = self.stack.readout(state, batch, depth=depth, final_norm=final_norm)
@@ -233,17 +250,29 @@ class TracePass:
             "sample": sample.cpu().numpy() + first,
             "position": place.cpu().numpy().astype(np.int32),
             "label": (absent if labels is None else labels).cpu().numpy(),
-            "prediction": torch.stack([rows.prediction for rows in readouts], 1).cpu().numpy().astype(np.int32),
-            "cross_entropy": torch.stack(entropies, 1).float().numpy(),
-            "confidence": torch.stack([rows.confidence for rows in readouts], 1).cpu().float().numpy(),
-            "entropy": torch.stack([rows.entropy for rows in readouts], 1).float().numpy(),
+            "prediction": _all_depths([rows.prediction for rows in readouts], facts, -1).astype(np.int32),
+            "cross_entropy": _all_depths(entropies, facts, np.nan).astype(np.float32),
+            "confidence": _all_depths([rows.confidence for rows in readouts], facts, np.nan).astype(np.float32),
+            "entropy": _all_depths([rows.entropy for rows in readouts], facts, np.nan).astype(np.float32),
         }
 
 
+def _all_depths(columns: list[Tensor], facts: PassFacts, blank: int | float) -> NDArray[Any]:
+    """(n, K): a column for each depth that can be read out, after blank ones for those that cannot."""
+    rows = torch.stack(columns, 1).cpu().numpy()
+    return np.pad(rows, ((0, 0), (facts.first_readout, 0)), constant_values=blank)
+
+
+def _of_common_samples(valid: list[Bool[Tensor, "b _"]]) -> list[Bool[Tensor, "b _"]]:
+    """The valid positions at each depth, of the samples that have some at every depth."""
+    common = torch.stack([positions.any(1) for positions in valid]).all(0)
+    return [positions & common[:, None] for positions in valid]
+
+
 def _state_rows(
-    states: list[Tensor], valid: Bool[Tensor, "b t"], tokens: Policy, first: int
+    states: list[Tensor], valid: list[Bool[Tensor, "b _"]], tokens: Policy, first: int
 ) -> dict[str, NDArray[Any]]:
-    selected = [select(state, valid, tokens) for state in states]
+    selected = [select(state, positions, tokens) for state, positions in zip(states, valid, strict=True)]
     return {
         "states": torch.cat([rows.float() for rows, _ in selected], dim=1).cpu().numpy(),
         "states_sample": selected[0][1].cpu().numpy() + first,
@@ -264,17 +293,17 @@ def _pieces(batch: Batch, facts: PassFacts, *, cuttable: bool) -> Iterator[slice
 
 
 def _broken_states(
-    rows: Mapping[str, NDArray[Any]], depths: int, index: int, state: Tensor
+    rows: Mapping[str, NDArray[Any]], widths: Sequence[int], index: int, state: Tensor
 ) -> list[tuple[int, int, int, int]]:
     """Depths whose states hold NaN or infinity, as rows (0, depth, batch, first sample).
 
     Raises:
         NonFiniteStates: all depths do.
     """
-    kept = rows["states"]
-    finite = np.isfinite(kept.reshape(len(kept), depths, kept.shape[1] // depths)).all(2)
+    parts = np.split(np.isfinite(rows["states"]), np.cumsum(widths)[:-1], axis=1)
+    finite = np.stack([part.all(1) for part in parts], axis=1)
     broken = np.flatnonzero(~finite.all(0))
-    if len(broken) == depths:
+    if len(broken) == len(widths):
         raise NonFiniteStates(
             f"the states at all depths hold NaN or infinity in batch {index}; {_expected_finite(state)}"
         )
@@ -282,7 +311,7 @@ def _broken_states(
 
 
 def _broken_readouts(
-    answers: Mapping[str, NDArray[Any]], index: int, state: Tensor, depths: list[int]
+    answers: Mapping[str, NDArray[Any]], facts: PassFacts, index: int, state: Tensor, depths: list[int]
 ) -> list[tuple[int, int, int, int]]:
     """Depths whose readout is NaN, as rows (1, depth, batch, first sample).
 
@@ -290,6 +319,7 @@ def _broken_readouts(
         NonFiniteStates: at the last depth, which is the model's own answer.
     """
     undefined = np.isnan(answers["confidence"])
+    undefined[:, : facts.first_readout] = False  # blank by construction, and said once
     if undefined.shape[1] and undefined[:, -1].any():
         since = f", and the state not finite from depth {depths[0]} on" if depths else ""
         raise NonFiniteStates(f"the model's own answer is NaN in batch {index}{since}; {_expected_finite(state)}")

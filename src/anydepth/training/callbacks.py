@@ -17,21 +17,21 @@ from anydepth.progress import Progress
 from anydepth.signals import Stopped, handling
 
 
-def three_depths(depth: int) -> tuple[int, ...]:
-    """A shallow depth, a middle one, and the last.
+def three_depths(depth: int, first: int = 1) -> tuple[int, ...]:
+    """A shallow depth, a middle one, and the last; `first` is the first that is trained.
 
     Example:
         >>> three_depths(12), three_depths(3), three_depths(2)
         ((1, 6, 12), (1, 2, 3), (1, 2))
     """
-    return tuple(sorted({1, (depth + 1) // 2, depth}))
+    return tuple(sorted({first, (depth + first) // 2, depth}))
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Reports steps done, and the latest accuracy, or perplexity of a language model, at `three_depths`."""
 
-    def __init__(self, progress: Progress, depth: int, *, language_model: bool) -> None:
-        self._progress, self._depths = progress, three_depths(depth)
+    def __init__(self, progress: Progress, depth: int, *, language_model: bool, first: int = 1) -> None:
+        self._progress, self._depths = progress, three_depths(depth, first)
         self._name = "perplexity" if language_model else "accuracy"
         self._latest: dict[int, float] = {}
         self._evaluated = 0

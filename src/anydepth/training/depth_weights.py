@@ -46,8 +46,10 @@ def additive(depths: Sequence[int], depth: int) -> list[float]:
 WEIGHTS = {"linear": linear, "uniform": uniform, "final": final, "additive": additive}
 
 
-def weights_of(weights: Weights, depths: Sequence[int], depth: int) -> dict[int, float]:
+def weights_of(weights: Weights, depths: Sequence[int], depth: int, first: int = 1) -> dict[int, float]:
     """The weight of each of the exits `depths`, in their order, for a model of L = `depth` blocks.
+
+    `first` is the first depth that can be trained, of a model in several stages.
 
     Raises:
         ObjectiveError: an unknown name; a depth that does not exist, or twice; weights that are negative, not finite,
@@ -57,8 +59,8 @@ def weights_of(weights: Weights, depths: Sequence[int], depth: int) -> dict[int,
         >>> weights_of("linear", [3, 1], depth=3)
         {3: 0.75, 1: 0.25}
     """
-    if not depths or not all(1 <= each <= depth for each in depths) or len(set(depths)) < len(depths):
-        raise ObjectiveError(f"exits are {list(depths)}, expected depths among 1..{depth}, each once")
+    if not depths or not all(first <= each <= depth for each in depths) or len(set(depths)) < len(depths):
+        raise ObjectiveError(f"exits are {list(depths)}, expected depths among {first}..{depth}, each once")
     if isinstance(weights, str):
         values = WEIGHTS[choose(weights, WEIGHTS, "weights", ObjectiveError, otherwise="numbers")](depths, depth)
     elif callable(weights):

@@ -18,6 +18,8 @@ from anydepth.training.losses import answer_rows, inputs_and_labels
 def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
     """Right predictions, summed cross-entropy (nats) and number of labels of each sample at the depths 1..L.
 
+    Depths of stages before the last, which cannot be read out, have no labels.
+
     A sample has one label, or a text's tokens. The batch is a dict with "labels", or a pair (x, y).
 
     Example:
@@ -31,7 +33,7 @@ def by_sample(stack: Stack, batch: Any) -> Float[Tensor, "b l 3"]:
     targets = Targets.of(stack, inputs, labels, output)
     result = torch.zeros(len(output), stack.depth, 3, dtype=torch.float32)
     sample, truth = targets.sample.cpu(), targets.labels_of_rows
-    for depth in range(1, stack.depth + 1):
+    for depth in range(stack.entry + 1, stack.depth + 1):
         logits = output if depth == stack.depth else stack.readout(states[depth], inputs, depth=depth)
         rows = readout_rows(answer_rows(logits)[targets.rows], truth)
         assert rows.cross_entropy is not None

@@ -70,7 +70,8 @@ def _by_depth(summary: TrainingSummary) -> list[str]:
     lines = [f"| depth | {summary.measure} |" + (" 95 % interval |" if summary.bounds else "")]
     lines.append("|---:|---:|" + (":---|" if summary.bounds else ""))
     for depth in range(1, len(summary.values) + 1):
-        interval = " {:.3f} – {:.3f} |".format(*summary.bounds[depth - 1]) if summary.bounds else ""
+        bounds = summary.bounds[depth - 1] if summary.bounds else None
+        interval = " {:.3f} – {:.3f} |".format(*bounds) if bounds else " – |" if summary.bounds else ""
         lines.append(f"| {depth} | {summary.value(depth)} |{interval}")
     each = "by the classifier of that depth" if summary.separate_heads else "by the one classifier of the model"
     return [

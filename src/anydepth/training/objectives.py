@@ -143,8 +143,13 @@ class AlignedLoss:
                 "shallow depths have no readout that could imitate depth L"
             )
 
-    def expected(self, depth: int) -> dict[int, float]:
+    def expected(self, depth: int, first: int = 1) -> dict[int, float]:
         """The weight of each depth's cross-entropy, on the mean over steps, in a model of L = `depth` blocks.
+
+        Args:
+            depth: L.
+            first: the first depth that can be trained: of a model in several stages, that after the last one's first
+                block.
 
         Raises:
             ObjectiveError: weights or exits that do not fit such a model.
@@ -153,15 +158,15 @@ class AlignedLoss:
             >>> AlignedLoss(schedule="alternating").expected(2)
             {1: 0.16666666666666666, 2: 0.8333333333333333}
         """
-        weights = self._weights(depth)
+        weights = self._weights(depth, first)
         if self.cosine:
             return {depth: 1.0}
         return weights if self.schedule == "every" else _half_final(weights, depth)
 
-    def plan(self, step: int, depth: int) -> dict[int, float]:
+    def plan(self, step: int, depth: int, first: int = 1) -> dict[int, float]:
         """The weight of each depth at an optimizer step, from 0: a function of (seed, step), the same on every rank.
 
-        With `cosine` they are the weights of the distances, not of the cross-entropy.
+        With `cosine` they are the weights of the distances, not of the cross-entropy. `first` is as in `expected`.
 
         Example:
             >>> AlignedLoss(schedule="alternating").plan(0, depth=2)
@@ -169,14 +174,14 @@ class AlignedLoss:
         """
         if self.schedule == "alternating" and step % 2 == 0:
             return {depth: 1.0}
-        weights = self._weights(depth)
+        weights = self._weights(depth, first)
         if self.schedule == "mixture":
             weights = _half_final(weights, depth)
         return sampled(weights, depth, self.seed, step) if self.exits == "sampled" else weights
 
-    def _weights(self, depth: int) -> dict[int, float]:
-        exits = range(1, depth + 1) if isinstance(self.exits, str) else self.exits
-        return weights_of(self.weights, list(exits), depth)
+    def _weights(self, depth: int, first: int) -> dict[int, float]:
+        exits = range(first, depth + 1) if isinstance(self.exits, str) else self.exits
+        return weights_of(self.weights, list(exits), depth, first)
 
     def __call__(self, stack: Stack, batch: Any, *, step: int = 0, items: int | Tensor | None = None) -> Loss:
         """The loss of a batch.
@@ -195,9 +200,8 @@ class AlignedLoss:
             NonFiniteLoss: the loss at some depth is NaN or infinite.
         """
         inputs, labels = inputs_and_labels(stack.model, batch)
-        if not stack.is_known:
-            stack.verify(inputs)
-        weights = self.plan(step, stack.depth)
+        stack.learn(inputs)
+        weights = self.plan(step, stack.depth, stack.entry + 1)
         if torch.is_grad_enabled():
             require_learnable(stack, inputs, weights)
         terms, states, output = self._terms(stack, inputs, labels, items)

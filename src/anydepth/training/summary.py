@@ -20,7 +20,8 @@ class TrainingSummary(Shown):
         purpose: of the objective, in a sentence.
         measure: "accuracy", or "perplexity" of a language model.
         values: of depth 1..L, on held-out data; None where it is not finite.
-        bounds: low and high of each accuracy (Wilson, 95 %); empty where outputs of one text are not independent.
+        bounds: low and high of each accuracy (Wilson, 95 %), None at depths that cannot be read out; empty where
+            outputs of one text are not independent.
         evaluated: the held-out data, in words.
         classes: names of the classes; empty for a language model.
         settings: of the training, without those left at None or False.
@@ -36,7 +37,7 @@ class TrainingSummary(Shown):
     separate_heads: bool
     measure: str
     values: tuple[float | None, ...]
-    bounds: tuple[tuple[float, float], ...]
+    bounds: tuple[tuple[float, float] | None, ...]
     evaluated: str
     classes: tuple[str, ...]
     settings: Mapping[str, Any]
@@ -54,11 +55,14 @@ class TrainingSummary(Shown):
         """The summary from the output of `as_plain`; other entries are ignored."""
         known = {field.name: plain[field.name] for field in fields(cls) if field.name != "folder"}
         listed = {name: tuple(known[name]) for name in ("values", "classes", "notes")}
-        return cls(folder=folder, **known | listed | {"bounds": tuple(tuple(pair) for pair in known["bounds"])})
+        return cls(
+            folder=folder, **known | listed | {"bounds": tuple(pair and tuple(pair) for pair in known["bounds"])}
+        )
 
     def _shown_line(self) -> str:
         last = len(self.values)
-        quality = f"{self.measure} {self.value(1)} at depth 1, {self.value(last)} at {last}"
+        first = next((depth for depth in range(1, last) if self.values[depth - 1] is not None), last)
+        quality = f"{self.measure} {self.value(first)} at depth {first}, {self.value(last)} at {last}"
         return f"{self.model} on {self.data}, {self.objective}: {self.steps:,} steps, {quality}"
 
     def _shown_tables(self) -> tuple[Table, ...]:
@@ -66,7 +70,7 @@ class TrainingSummary(Shown):
         quality = Column(
             head=self.measure,
             cells=tuple(self.value(depth) for depth in depths),
-            details=tuple(bounds(low, high) for low, high in self.bounds),
+            details=tuple("" if ends is None else bounds(*ends) for ends in self.bounds),
         )
         title = f"{self.model} on {self.data}, {self.objective}: {self.steps:,} steps; {self.evaluated}"
         return (Table(title=title, columns=(Column(head="depth", cells=tuple(map(str, depths))), quality)),)

@@ -275,7 +275,8 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
 
     def _expected_loss(self, sums: Float[Tensor, "l 3"]) -> Float[Tensor, ""]:
         """The cross-entropies at their expected weights: without distillation, label smoothing or regulariser."""
-        weights = self.objective.expected(len(sums))
+        entry = self._stack.entry if self._stack else 0
+        weights = self.objective.expected(len(sums), *([entry + 1] if entry else []))
         nats = sums[:, 1] / sums[:, 2]
         return torch.stack([weight * nats[depth - 1] for depth, weight in weights.items() if weight]).sum()
 
@@ -289,7 +290,9 @@ class AlignedTrainer(Trainer):  # type: ignore[misc]
         if predicts_next_token(self._inner(self.model)):
             name, values = "perplexity", (nats / count).exp()
             metrics[name] = values[-1].item()
-        return metrics | {f"{name}_depth_{depth}": value for depth, value in enumerate(values.tolist(), start=1)}
+        entry = self._stack.entry if self._stack else 0
+        trained = enumerate(values.tolist()[entry:], start=entry + 1)
+        return metrics | {f"{name}_depth_{depth}": value for depth, value in trained}
 
     # --- heads ------------------------------------------------------------------------------------------------------
 
