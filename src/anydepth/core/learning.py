@@ -198,7 +198,8 @@ def _replayed(forwards: Forwards, part: _Part, states: Sequence[Tensor]) -> tupl
     difference = _largest([first, *alone], own)
     if difference <= tolerance_of(own[0]):
         return False, difference
-    led = [forwards.step(part.batch, own[:depth], depth) for depth in range(1, len(own))]
+    leading = Forwards(forwards.model, replace(forwards.traits, between=True), Prefix())
+    led = [leading.step(part.batch, own[:depth], depth) for depth in range(1, len(own))]
     return True, _largest(led, own[1:])
 
 

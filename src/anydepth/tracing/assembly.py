@@ -180,8 +180,10 @@ def _notes(facts: PassFacts, model: str) -> Iterator[str]:
     if not facts.has_classes:
         yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
     elif facts.readout and not facts.labelled:
-        why = "each query is an answer, and no label is for one of them" if facts.queries else "traced without labels"
-        yield f"{why}: accuracy, cross-entropy and the stays-correct rate are missing"
+        why = "traced without labels: "
+        if facts.queries:
+            why = "each query is an answer: labels would have to be matched with them, so "
+        yield f"{why}accuracy, cross-entropy and the stays-correct rate are missing"
     if facts.readout and facts.one_by_one:
         yield (
             f"{model} scores classes one by one, and has none for no object: confidence and entropy are those of a "
