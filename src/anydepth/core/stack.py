@@ -137,7 +137,7 @@ class Stack:
 
     @property
     def stages(self) -> dict[str, int]:
-        """The first depth of every stage, by its dotted name; of one stage before the first batch, as of all others."""
+        """The first depth of each stage, by its dotted name: one stage, but for models that run in several."""
         stages = () if self._forwards is None else self._forwards.stages
         return {each.traits.stage.name: each.traits.first for each in stages} or {self.block_list.path: 0}
 
