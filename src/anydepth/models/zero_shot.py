@@ -109,7 +109,8 @@ class ZeroShot(nn.Module):
         with self._text_outputs.replayed(self.model, self.texts, inputs):
             output = fields_of(self.model(**self.texts, **inputs))
         logits = output.get(_LOGITS)
-        if not isinstance(logits, Tensor) or logits.shape != (len(pixel_values), len(self.labels)):
+        # not len(pixel_values), which an exporter would take for a constant
+        if not isinstance(logits, Tensor) or logits.shape != (pixel_values.shape[0], len(self.labels)):
             shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
             raise ModelError(
                 f"{type(self.model).__name__} answers with {', '.join(output)}{shape and f', {_LOGITS}{shape}'}, "
