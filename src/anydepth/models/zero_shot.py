@@ -43,7 +43,7 @@ def zero_shot(model: nn.Module, processor: Any, labels: Sequence[str], *, templa
 
     Args:
         model: of transformers, with images and texts as inputs, and `logits_per_image` in its output: CLIP, SigLIP,
-            ALIGN, BLIP and others. It is not copied.
+            AltCLIP, BLIP and others. It is not copied.
         processor: its processor, or its tokenizer.
         labels: names of the classes.
         template: the text of a class, with {} in the place of its name.
