@@ -43,7 +43,7 @@ def zero_shot(model: nn.Module, processor: Any, labels: Sequence[str], *, templa
 
     Args:
         model: of transformers, with images and texts as inputs, and `logits_per_image` in its output: CLIP, SigLIP,
-            ALIGN, BLIP and others. It is not copied.
+            AltCLIP, BLIP and others. It is not copied.
         processor: its processor, or its tokenizer.
         labels: names of the classes.
         template: the text of a class, with {} in the place of its name.
@@ -109,7 +109,8 @@ class ZeroShot(nn.Module):
         with self._text_outputs.replayed(self.model, self.texts, inputs):
             output = fields_of(self.model(**self.texts, **inputs))
         logits = output.get(_LOGITS)
-        if not isinstance(logits, Tensor) or logits.shape != (len(pixel_values), len(self.labels)):
+        # not len(pixel_values), which an exporter would take for a constant
+        if not isinstance(logits, Tensor) or logits.shape != (pixel_values.shape[0], len(self.labels)):
             shape = f" of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else ""
             raise ModelError(
                 f"{type(self.model).__name__} answers with {', '.join(output)}{shape and f', {_LOGITS}{shape}'}, "
