@@ -126,6 +126,8 @@ class Checks:
         self.standard: list[list[Tensor]] = []
         """With samples in front and positions in one axis."""
         self.readouts: list[list[Tensor]] = []
+        """At the depths from `first` on."""
+        self.first = 0
 
     def run(self, *, stop_early: bool = False) -> dict[str, Step]:
         """The checks in order; all that follow need the states.
@@ -189,17 +191,29 @@ class Checks:
     def check_readout(self) -> None:
         members = self._members()
         for number, batch in enumerate(self.batches):
-            expected = [slow.readout(self.model, members, batch, state) for state in self.states[number]]
+            expected = self._slow_readouts(members, batch, self.states[number])
             _same(expected[-1], self.plain[number], "the slow readout of h[L]")
             self.readouts.append(expected)
         batch, last = self.batches[0], self.stack.depth
         with torch.no_grad():
             # the last once more: what was kept of the batch must not have been written to
-            for depth in (*range(last + 1), 1, last):
-                value = self.stack.readout(self.standard[0][depth].clone(), batch)
-                _same(value, self.readouts[0][depth], f"readout of h[{depth}]")
+            for depth in (*range(self.first, last + 1), self.first, last):
+                value = self.stack.readout(self.standard[0][depth].clone(), batch, depth=depth)
+                _same(value, self._readout(0, depth), f"readout of h[{depth}]")
         again = slow.answer_of(slow.run(self.model, self.batches[0]))
         _same(again, self.plain[0], "the untouched model's answer afterwards")
+
+    def _slow_readouts(self, members: list[nn.Module], batch: Any, states: list[Tensor]) -> list[Tensor]:
+        """The readouts at the depths from `first` on: all, those of the last stage, or those with a head of their own."""
+        if self.stack.learn(batch).ends_early:
+            self.first = 1
+            path = self.stack.path
+            return [slow.cut_answer(self.model, path, depth, batch) for depth in range(1, self.stack.depth + 1)]
+        self.first = self.stack.first_readout
+        return [slow.readout(self.model, members, batch, state) for state in states[self.first :]]
+
+    def _readout(self, number: int, depth: int) -> Tensor:
+        return self.readouts[number][depth - self.first]
 
     # --- trace ---
 
@@ -253,7 +267,7 @@ class Checks:
             if result.provenance["samples"] < first + samples:
                 raise Wrong(f"{result.provenance['samples']} samples, expected {sum(self.built.samples)}")
             first += samples
-        expected = np.concatenate([part.logits for part in parts])  # (n, K, C)
+        expected = np.concatenate([part.logits for part in parts])  # (n, K - first, C)
         if len(result.rows) != len(expected):
             raise Wrong(f"{len(result.rows)} answers, expected {len(expected)}")
         offsets = np.cumsum([0, *self.built.samples[:-1]])
@@ -267,7 +281,7 @@ class Checks:
                 raise Wrong(f"the {name} of {(getattr(result.rows, name) != column).sum()} answers is another")
         ordered = np.sort(expected, axis=-1)
         sure = ordered[..., -1] - ordered[..., -2] > 1e-4 * np.abs(expected).max()
-        other = (result.rows.prediction != expected.argmax(-1)) & sure
+        other = (result.rows.prediction[:, self.first :] != expected.argmax(-1)) & sure
         if other.any():
             raise Wrong(f"the top class of {other.any(1).sum()} of {len(other)} answers is another at some depth")
 
@@ -285,7 +299,10 @@ class Checks:
             depths.append(np.concatenate(rows))
         if result.provenance["positions"] != len(depths[0]):
             raise Wrong(f"{result.provenance['positions']} rows of states ({policy}), expected {len(depths[0])}")
-        difference = np.nanmax(np.abs(result.similarity["cosine_raw"] - slow.mean_cosines(depths)))
+        reference = slow.mean_cosines(depths)
+        if not np.array_equal(np.isnan(reference), np.isnan(result.similarity["cosine_raw"])):
+            raise Wrong("cosine_raw is blank at other pairs of depths than those of differing widths")
+        difference = np.nanmax(np.abs(result.similarity["cosine_raw"] - reference))
         if not difference <= LOOSER:
             raise Wrong(f"cosine_raw is off by {difference:.2g}")
         return f"tokens: {policy}, {'no ' if result.rows is None else ''}answers"
@@ -299,31 +316,33 @@ class Checks:
         loss = ad.AlignedLoss()(self.stack, self._labelled(0, labels), step=0)
         samples = self.built.samples[0]
         part = slow.answered(self.readouts[0], self.batches[0], labels, samples, causal=self._causal())
-        logits = torch.from_numpy(part.logits[:, 1:])
+        logits = torch.from_numpy(part.logits[:, max(1, self.stack.entry + 1) - self.first :])
         expected = [
             float(torch.nn.functional.cross_entropy(logits[:, depth], torch.from_numpy(part.label)))
             for depth in range(logits.shape[1])
         ]
-        _same(loss.by_depth.detach().double(), torch.tensor(expected).double(), "the loss of the depths", LOOSER)
+        losses = loss.by_depth.detach().double()[-len(expected) :]
+        _same(losses, torch.tensor(expected).double(), "the loss of the depths", LOOSER)
 
     def check_exit(self) -> None:
         answer = self.plain[0]
         if answer.ndim != 2 or not self.built.classifies:
             raise NoMeaning("not one answer for each sample")
-        sure = torch.stack([at.double().softmax(-1).amax(-1) for at in self.readouts[0][1:-1]])
-        if not sure.numel():
+        tested = [self._readout(0, depth) for depth in range(self.stack.entry + 1, self.stack.depth)]
+        if not tested:
             raise NoMeaning("one block")
+        sure = torch.stack([at.double().softmax(-1).amax(-1) for at in tested])
         exits = ad.EarlyExit(self.stack, ad.Confidence(min(0.999, float(sure.max(0).values.median()))))
         for _ in range(2):
             out = exits(self.batches[0])
-            expected = torch.stack([self.readouts[0][int(depth)][row] for row, depth in enumerate(out.depth)])
+            expected = torch.stack([self._readout(0, int(depth))[row] for row, depth in enumerate(out.depth)])
             _same(out.logits.double(), expected.double(), f"logits at the exits {out.depth.tolist()}", LOOSER)
 
     def check_truncate(self) -> str:
-        depth, batch = max(1, self.stack.depth // 2), self.batches[0]
+        depth, batch = (self.stack.entry + 1 + self.stack.depth) // 2, self.batches[0]
         if depth == self.stack.depth:
             raise NoMeaning("one block")
-        expected = self.readouts[0][depth]
+        expected = self._readout(0, depth)
         cut = ad.truncate(self.stack, depth, batch=batch).eval()
         _same(slow.answer_of(slow.run(cut, batch)), expected, f"the model cut after block {depth}", LOOSER)
         if not hasattr(cut, "save_pretrained"):

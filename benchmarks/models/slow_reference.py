@@ -103,6 +103,17 @@ def states(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> list[Te
     return kept
 
 
+def cut_answer(model: nn.Module, path: str, depth: int, batch: Any) -> Tensor:
+    """The model's answer when the list of its blocks ends after `depth` of them."""
+    blocks = model.get_submodule(path)
+    whole = dict(blocks._modules)
+    blocks._modules = {name: block for name, block in list(whole.items())[:depth]}
+    try:
+        return answer_of(run(model, batch))
+    finally:
+        blocks._modules = whole
+
+
 def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Tensor) -> Tensor:
     """The model's answer when its last block answers with this state."""
     remaining = [sum(block is blocks[-1] for block in blocks)]  # calls of that module until the last

@@ -180,9 +180,8 @@ def _notes(facts: PassFacts, model: str) -> Iterator[str]:
     if not facts.has_classes:
         yield f"{model} has no classifier: accuracy, confidence and saturation are missing, similarity needs none"
     elif facts.readout and not facts.labelled:
-        why = "traced without labels: "
-        if facts.queries:
-            why = "each query is an answer: labels would have to be matched with them, so "
+        matched = "each query is an answer: labels would have to be matched with them, so "
+        why = matched if facts.queries else "traced without labels: "
         yield f"{why}accuracy, cross-entropy and the stays-correct rate are missing"
     if facts.readout and facts.one_by_one:
         yield (
