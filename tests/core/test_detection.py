@@ -194,3 +194,36 @@ def test_samples_exit_from_a_model_that_adds_to_its_states_between_blocks(in_pla
     assert len(set(exits)) > 1, "some exit, and some do not"
     assert (out.depth - 1).tolist() == exits
     torch.testing.assert_close(out.logits, readouts[exits, range(6)])
+
+
+class Headed(nn.Module):
+    """Has a norm for each depth, of which the last is read out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.blocks = nn.ModuleList(Block(16) for _ in range(BLOCKS))
+        self.norms = nn.ModuleList(nn.Linear(16, 16) for _ in range(BLOCKS))
+        self.last = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, read = self.first(x), []
+        for block, norm in zip(self.blocks, self.norms, strict=False):
+            x = block(x)
+            read.append(norm(x))
+        return self.last(read[-1])
+
+
+@torch.no_grad()
+def test_a_depth_is_read_out_by_what_is_of_that_depth() -> None:
+    torch.manual_seed(0)
+    model, x = Headed().eval(), torch.randn(3, 8)
+    stack = Stack(model)
+    states = stack.states(x)
+    for depth in range(1, BLOCKS + 1):
+        expected = model.last(model.norms[depth - 1](states[depth]))
+        torch.testing.assert_close(stack.readout(states[depth], x, depth=depth), expected)
+    # h[0] is read out by what is of depth 1
+    torch.testing.assert_close(stack.readout(states[0], x, depth=0), model.last(model.norms[0](states[0])))
+    with pytest.raises(UnsupportedHead, match="reads each depth out by what is of that depth alone"):
+        ad.EarlyExit(model, ad.Confidence(0.9))(x)

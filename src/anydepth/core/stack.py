@@ -316,6 +316,11 @@ class Stack:
             forward: calls the model in a segment; by default it returns the model's answer to a batch.
         """
         forwards = self._on(batch)
+        if forwards.traits.ends_early:
+            raise UnsupportedHead(
+                f"{type(self.model).__name__} reads each depth out by what is of that depth alone, expected one head for "
+                "all depths: a sample cannot exit from the middle of it; truncate it instead"
+            )
         with ExitStack() as undo:
             segments = forwards.segments(forward, undo)
             if self.heads is not None:

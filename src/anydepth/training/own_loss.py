@@ -98,8 +98,8 @@ def _refusing_labels(model: str) -> Iterator[None]:
         raise
     except Exception as error:  # of the model's own code
         raise LabelError(
-            f"{model} computes no loss of these labels ({type(error).__name__}: {one_line(error)}): expected them as its "
-            "own forward takes them"
+            f"{model} computes no loss of these labels ({type(error).__name__}: {one_line(error)}): expected them as "
+            "its own forward takes them"
         ) from error
 
 
