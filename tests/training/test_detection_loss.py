@@ -146,3 +146,5 @@ def test_a_trainer_trains_a_detector(tmp_path: Path) -> None:
     trainer.train()
     assert all(entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry)
     assert any(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    with pytest.raises(LabelError, match="which its own loss matches with its answers"):
+        trainer.evaluate(rows)

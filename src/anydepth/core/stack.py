@@ -318,8 +318,8 @@ class Stack:
         forwards = self._on(batch)
         if forwards.traits.ends_early:
             raise UnsupportedHead(
-                f"{type(self.model).__name__} reads each depth out by what is of that depth alone, expected one head for "
-                "all depths: a sample cannot exit from the middle of it; truncate it instead"
+                f"{type(self.model).__name__} reads each depth out by what is of that depth alone, expected one head "
+                "for all depths: no sample can exit early; truncate it instead"
             )
         with ExitStack() as undo:
             segments = forwards.segments(forward, undo)
