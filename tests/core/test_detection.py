@@ -76,7 +76,7 @@ def test_a_model_trained_with_auxiliary_losses_normalizes_between_its_blocks() -
         torch.testing.assert_close(output.pred_boxes, expected["pred_boxes"], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["detr", "conditional", "refined", "real time", "yolos"])
+@pytest.mark.parametrize("name", ["detr", "refined", "real time", "yolos"])
 @torch.no_grad()
 def test_a_truncated_detector_loads_by_its_class_and_answers_as_the_readout(name: str, tmp_path: Path) -> None:
     model, batch = tiny_detectors.build(name)
@@ -136,7 +136,7 @@ def test_labels_that_are_for_no_query_are_left_out(labels: Tensor | None) -> Non
 @pytest.mark.parametrize("name", ["d-fine", "dab"])
 def test_a_detector_whose_forward_ends_at_no_other_depth_is_refused(name: str) -> None:
     model, batch = tiny_detectors.build(name)
-    with pytest.raises(UnknownArchitecture, match=r"does not end after block 2 .*: only depth L has a readout"):
+    with pytest.raises(UnknownArchitecture, match=r"does not end after block 1 .*: only depth L has a readout"):
         Stack(model).verify(batch)
 
 
