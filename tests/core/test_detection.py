@@ -14,6 +14,7 @@ from tiny_models import Block
 from torch import Tensor, nn
 
 import anydepth as ad
+from anydepth.core.heads import Heads
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets
 from anydepth.errors import LabelError, TruncationError, UnknownArchitecture, UnsupportedHead
@@ -227,3 +228,6 @@ def test_a_depth_is_read_out_by_what_is_of_that_depth() -> None:
     torch.testing.assert_close(stack.readout(states[0], x, depth=0), model.last(model.norms[0](states[0])))
     with pytest.raises(UnsupportedHead, match="reads each depth out by what is of that depth alone"):
         ad.EarlyExit(model, ad.Confidence(0.9))(x)
+    heads = Heads(nn.Linear(16, CLASSES) for _ in range(BLOCKS - 1))
+    with pytest.raises(UnsupportedHead, match="heads for Headed, which reads each depth out by what is of that depth"):
+        Stack(model, heads=heads).verify(x)

@@ -92,6 +92,11 @@ class Stack:
                 f"{len(heads)} heads for {type(self.model).__name__} of {self.depth} blocks, expected "
                 f"{self.depth - 1}: one for each depth below the last"
             )
+        if self._traits is not None and self._traits.ends_early:
+            raise UnsupportedHead(
+                f"heads for {type(self.model).__name__}, which reads each depth out by what is of that depth alone: "
+                "leave them out"
+            )
 
     @property
     def _traits(self) -> ModelTraits | None:
