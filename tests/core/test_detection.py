@@ -14,6 +14,7 @@ from tiny_models import Block
 from torch import Tensor, nn
 
 import anydepth as ad
+from anydepth.core.heads import Heads
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets
 from anydepth.errors import LabelError, TruncationError, UnknownArchitecture, UnsupportedHead
@@ -76,7 +77,7 @@ def test_a_model_trained_with_auxiliary_losses_normalizes_between_its_blocks() -
         torch.testing.assert_close(output.pred_boxes, expected["pred_boxes"], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["detr", "conditional", "refined", "real time", "yolos"])
+@pytest.mark.parametrize("name", ["detr", "refined", "real time", "yolos"])
 @torch.no_grad()
 def test_a_truncated_detector_loads_by_its_class_and_answers_as_the_readout(name: str, tmp_path: Path) -> None:
     model, batch = tiny_detectors.build(name)
@@ -136,7 +137,7 @@ def test_labels_that_are_for_no_query_are_left_out(labels: Tensor | None) -> Non
 @pytest.mark.parametrize("name", ["d-fine", "dab"])
 def test_a_detector_whose_forward_ends_at_no_other_depth_is_refused(name: str) -> None:
     model, batch = tiny_detectors.build(name)
-    with pytest.raises(UnknownArchitecture, match=r"does not end after block 2 .*: only depth L has a readout"):
+    with pytest.raises(UnknownArchitecture, match=r"does not end after block 1 .*: only depth L has a readout"):
         Stack(model).verify(batch)
 
 
@@ -194,3 +195,39 @@ def test_samples_exit_from_a_model_that_adds_to_its_states_between_blocks(in_pla
     assert len(set(exits)) > 1, "some exit, and some do not"
     assert (out.depth - 1).tolist() == exits
     torch.testing.assert_close(out.logits, readouts[exits, range(6)])
+
+
+class Headed(nn.Module):
+    """Has a norm for each depth, of which the last is read out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.blocks = nn.ModuleList(Block(16) for _ in range(BLOCKS))
+        self.norms = nn.ModuleList(nn.Linear(16, 16) for _ in range(BLOCKS))
+        self.last = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, read = self.first(x), []
+        for block, norm in zip(self.blocks, self.norms, strict=False):
+            x = block(x)
+            read.append(norm(x))
+        return self.last(read[-1])
+
+
+@torch.no_grad()
+def test_a_depth_is_read_out_by_what_is_of_that_depth() -> None:
+    torch.manual_seed(0)
+    model, x = Headed().eval(), torch.randn(3, 8)
+    stack = Stack(model)
+    states = stack.states(x)
+    for depth in range(1, BLOCKS + 1):
+        expected = model.last(model.norms[depth - 1](states[depth]))
+        torch.testing.assert_close(stack.readout(states[depth], x, depth=depth), expected)
+    # h[0] is read out by what is of depth 1
+    torch.testing.assert_close(stack.readout(states[0], x, depth=0), model.last(model.norms[0](states[0])))
+    with pytest.raises(UnsupportedHead, match="reads each depth out by what is of that depth alone"):
+        ad.EarlyExit(model, ad.Confidence(0.9))(x)
+    heads = Heads(nn.Linear(16, CLASSES) for _ in range(BLOCKS - 1))
+    with pytest.raises(UnsupportedHead, match="heads for Headed, which reads each depth out by what is of that depth"):
+        Stack(model, heads=heads).verify(x)

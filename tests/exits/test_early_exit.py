@@ -368,7 +368,9 @@ def test_one_mask_for_all_and_then_one_for_each() -> None:
 @pytest.mark.parametrize("name", ["bert tagger", "gpt2"])
 def test_positions_cannot_leave(name: str) -> None:
     model, batch = tiny_models.build(name)
-    with pytest.raises(UnsupportedHead, match="expected one answer for each sample: positions of a text cannot exit"):
+    with pytest.raises(
+        UnsupportedHead, match="expected one answer for each sample: positions attend to each other, and cannot"
+    ):
         EarlyExit(model, Confidence(0.5))(batch)
 
 

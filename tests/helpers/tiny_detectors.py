@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-BLOCKS, QUERIES, CLASSES, WIDTH = 4, 6, 5, 32
+BLOCKS, QUERIES, CLASSES, WIDTH = 3, 6, 5, 32
 _SIDES = {
     f"{side}_{name}": size
     for side in ("encoder", "decoder")

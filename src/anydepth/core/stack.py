@@ -97,6 +97,11 @@ class Stack:
                 f"{len(heads)} heads for {type(self.model).__name__} of {self.depth} blocks, expected "
                 f"{self.depth - 1}: one for each depth below the last"
             )
+        if self._traits is not None and self._traits.ends_early:
+            raise UnsupportedHead(
+                f"heads for {type(self.model).__name__}, which reads each depth out by what is of that depth alone: "
+                "leave them out"
+            )
 
     def __repr__(self) -> str:
         blocks = self.block_list if self.is_known else "blocks are learnt from the first batch"
@@ -392,6 +397,11 @@ class Stack:
             forward: calls the model in a segment; by default it returns the model's answer to a batch.
         """
         forwards = self._on(batch)
+        if forwards.traits.ends_early:
+            raise UnsupportedHead(
+                f"{type(self.model).__name__} reads each depth out by what is of that depth alone, expected one head "
+                "for all depths: no sample can exit early; truncate it instead"
+            )
         with ExitStack() as undo:
             segments = forwards.segments(forward, undo)
             if self.heads is not None:
