@@ -164,6 +164,15 @@ def test_stages_are_found_again_by_the_names_that_a_result_states(name: str) -> 
     assert again.entry == stack.entry == case.entry
 
 
+def test_names_and_stacks_that_are_no_stages_are_refused() -> None:
+    model, batch, _ = staged_models.build("swin")
+    with pytest.raises(UnknownArchitecture, match="SwinForImageClassification has no decoder"):
+        Stack(model, stack="both").verify(batch)
+    twice = "swin.encoder.layers.1.blocks, swin.encoder.layers.1.blocks"
+    with pytest.raises(UnknownArchitecture, match="runs in stages, and the blocks of .* do not run in turn, once each"):
+        Stack(model, blocks=twice).verify(batch)
+
+
 @torch.no_grad()
 def test_a_stage_by_itself_is_a_stack_of_one() -> None:
     model, batch, _ = staged_models.build("swin")

@@ -169,14 +169,19 @@ def _path_of_owner(blocks: BlockList) -> str:
 
 
 def _largest_list(path: str, module: nn.Module) -> BlockList | None:
-    """Of the outermost containers of modules with parts in a module, itself among them, that with the most weights."""
+    """Of the outermost containers of modules with parts in a module, itself among them, that with the most weights.
+
+    None where another has more than half as many: blocks of one kind would be left out.
+    """
     lists: list[BlockList] = []
     for name, inner in module.named_modules(prefix=path):
         if _is_container(inner) and not any(name.startswith(f"{other.path}.") for other in lists):
             members = _members(inner)
             if members and all(_has_weights(member) and _has_parts(member) for member in members.values()):
                 lists.append(_whole(name, inner))
-    return max(lists, key=lambda candidate: weights_of(*candidate.modules), default=None)
+    lists.sort(key=lambda candidate: weights_of(*candidate.modules), reverse=True)
+    first, second = ([weights_of(*candidate.modules) for candidate in lists[:2]] + [0, 0])[:2]
+    return lists[0] if lists and 2 * second <= first else None
 
 
 def stated_depths(model: nn.Module) -> set[int]:

@@ -54,9 +54,11 @@ class Selection:
             UnknownArchitecture: none of them runs with states of one shape.
         """
         if self.stack == BOTH:
-            sides = [plain.blocks(self.lists, side) for side in ("encoder", "decoder")]
-            return tuple(Stage(name=blocks.path, blocks=blocks) for blocks in sides)
+            sides = [plain.blocks(self.lists, side) for side in ("decoder", "encoder")]
+            return plain.stages(sides, of_one_shape=True)
         if self.is_named and self.stated is None:
+            if idle := [blocks for blocks in self.lists if not plain.calls_of(blocks)]:
+                raise UnknownArchitecture(f"{type(plain.model).__name__}: {idle[0]}: {plain.objection(idle[0])}")
             return plain.stages(self.lists, of_one_shape=True)
         if self.is_named and self.stated and (objection := plain.objection(self.stated)):
             raise UnknownArchitecture(f"{type(plain.model).__name__}: {self.stated}: {objection}")

@@ -178,13 +178,12 @@ class PlainForward:
             calls = self.calls_of(blocks)
             if calls[0].start < end or self.order(blocks) != tuple(range(len(blocks.modules))):
                 raise UnknownArchitecture(
-                    f"{type(self.model).__name__} runs in stages of differing shape, and the blocks of {blocks} do not "
-                    "run in turn, once each, after those of the stage before"
+                    f"{type(self.model).__name__} runs in stages, and the blocks of {blocks} do not run in turn, once "
+                    "each, after those of the stage before"
                 )
             if not all(call.given and call.answers for call in calls):
                 raise UnknownArchitecture(
-                    f"{type(self.model).__name__} runs in stages of differing shape, and a block of {blocks} takes or "
-                    "gives no tensor"
+                    f"{type(self.model).__name__} runs in stages, and a block of {blocks} takes or gives no tensor"
                 )
             end = calls[-1].end
             stages += self._parts(blocks, calls, is_first=not stages)

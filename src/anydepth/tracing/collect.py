@@ -265,8 +265,8 @@ def _all_depths(columns: list[Tensor], facts: PassFacts, blank: int | float) -> 
 
 def _of_common_samples(valid: list[Bool[Tensor, "b _"]]) -> list[Bool[Tensor, "b _"]]:
     """The valid positions at each depth, of the samples that have some at every depth."""
-    common = torch.stack([positions.any(1) for positions in valid]).all(0)
-    return [positions & common[:, None] for positions in valid]
+    common = torch.stack([positions.any(1).to(valid[-1].device) for positions in valid]).all(0)
+    return [positions & common[:, None].to(positions.device) for positions in valid]
 
 
 def _state_rows(
