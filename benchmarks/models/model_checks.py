@@ -204,7 +204,7 @@ class Checks:
         _same(again, self.plain[0], "the untouched model's answer afterwards")
 
     def _slow_readouts(self, members: list[nn.Module], batch: Any, states: list[Tensor]) -> list[Tensor]:
-        """The readouts at the depths from `first` on: all, those of the last stage, or those with a head of their own."""
+        """The readouts from depth `first` on: all, those of the last stage, or those with a head of their own."""
         if self.stack.learn(batch).ends_early:
             self.first = 1
             path = self.stack.path

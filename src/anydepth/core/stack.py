@@ -330,9 +330,8 @@ class Stack:
         Raises:
             UnsupportedHead: the depth is of an earlier stage than the last.
         """
-        forwards = self._on(batch)
+        forwards, entry = self._on(batch), self.entry
         self._require_readout(forwards, depth)
-        entry = forwards.traits.entry
         local = states[entry + min(depth - entry, 1) : depth + 1]
         with self._head_of(depth, batch):
             return forwards.readout_output(local, batch, forwards.end(depth - entry), labels)

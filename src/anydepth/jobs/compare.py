@@ -10,10 +10,9 @@ from typing import Any
 from anydepth.errors import IncompatibleTraces
 from anydepth.jobs.settings import CompareSettings
 from anydepth.progress import Progress
-from anydepth.results.comparison import Comparison, compare, model_name
+from anydepth.results.comparison import Comparison, compare, difference_table, model_name
 from anydepth.results.shown import Shown
 from anydepth.results.tables import Table
-from anydepth.results.trace_tables import difference_table
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import SETTINGS, OutputKind, output
 from anydepth.tracing.trace import Trace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,8 @@ from anydepth.measures.similarity import check_measures, similarities
 from anydepth.progress import Progress
 from anydepth.results.pairing import SamplePairs, common_states, pair_samples, require_alike
 from anydepth.results.shown import Shown
-from anydepth.results.tables import Table
+from anydepth.results.tables import Column, Table, number
 from anydepth.results.trace_data import TraceData, by_field
-from anydepth.results.trace_tables import difference_table
 from anydepth.stats.paired import Differences, paired
 from anydepth.storage.files import plain
 
@@ -129,6 +128,36 @@ class Comparison(Shown):
             "chance": plain(self.chance),
             "notes": self.notes,
         }
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """One row for each pair of depths: the difference and its simultaneous band, and the most similar depth."""
+    first, second = comparison.names
+    pairs = tuple(str(a) if a == b else f"{a} and {b}" for a, b in comparison.depths)
+    columns = [Column(head="depth" if all(a == b for a, b in comparison.depths) else "depths", cells=pairs)]
+    statistic = next((name for name in ("accuracy", "agreement") if name in comparison.differences), None)
+    if statistic:
+        columns += _difference_columns(comparison, statistic)
+    if measure := next(iter(comparison.similarity), None):
+        matches = [comparison.matches(measure)[depth] for depth, _ in comparison.depths]
+        cells = tuple("" if match is None else f"{match.depth} ({match.value:.3f})" for match in matches)
+        columns.append(Column(head=f"most alike by {measure}", cells=cells, rank=1 if statistic else 0))
+    title = f"{second} minus {first}: {comparison.samples:,} samples, simultaneous 95 % bands"
+    return Table(title=title, columns=tuple(columns))
+
+
+def _difference_columns(comparison: Comparison, statistic: str) -> Iterator[Column]:
+    difference = comparison.differences[statistic]
+    for which, values in zip(("first", "second"), comparison.values[statistic], strict=True):
+        yield Column(head=f"{statistic}, {which}", cells=tuple(map(number, values)), rank=4)
+    yield Column(
+        head="difference",
+        cells=tuple(f"{value:+.3f}" for value in difference.value),
+        details=tuple(
+            f"{low:+.3f} to {high:+.3f}" for low, high in zip(difference.low_all, difference.high_all, strict=True)
+        ),
+    )
+    yield Column(head="", cells=difference.verdicts, kind="text")
 
 
 def compare(

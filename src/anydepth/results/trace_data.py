@@ -18,9 +18,6 @@ from anydepth.measures import readout
 from anydepth.measures.engine.moments import Moments
 from anydepth.measures.engine.states import ArrayStates, sample_ids
 from anydepth.measures.measure import Similarity
-from anydepth.results.shown import Shown
-from anydepth.results.tables import Table
-from anydepth.results.trace_tables import depth_table, sample_count, title_of
 from anydepth.stats import intervals
 from anydepth.stats.agreement import Agreement, agreements
 from anydepth.stats.certificates import MinimalDepth, minimal_depth
@@ -70,8 +67,8 @@ class Rows:
 ROW_COLUMNS = tuple(column.name for column in fields(Rows))
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class TraceData(Shown):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TraceData:
     """The data and statistics of a trace: `anydepth.Trace` without files and charts.
 
     All arrays are numpy, float64 unless they count. K = L + 1 depths: 0 is the embedding, L the last block.
@@ -106,15 +103,6 @@ class TraceData(Shown):
     def stages(self) -> dict[str, int]:
         """The first depth of each stage of a model that runs in several, by its dotted name; empty of any other."""
         return dict(entry(self.provenance, "model", "stages", default={}))
-
-    def _shown_line(self) -> str:
-        name = next((name for name in ("accuracy", "agreement") if name in self.statistics), None)
-        quality = "" if name is None else f", {name} {self._mean(name)[0]:.3f} to {self._mean(name)[-1]:.3f}"
-        measures = f", {', '.join(self.similarity)}" if self.similarity else ""
-        return f"{title_of(self)}: {sample_count(self):,} samples, depths 0 to {self.depth}{quality}{measures}"
-
-    def _shown_tables(self) -> tuple[Table, ...]:
-        return (depth_table(self),)
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:

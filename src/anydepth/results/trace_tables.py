@@ -1,4 +1,4 @@
-"""Tables by depth: of one trace, of several traces side by side, and of a comparison."""
+"""Tables by depth of one trace, and of several side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from anydepth.core.provenance import entry
 from anydepth.results.tables import Column, Table, bounds, number
 
 if TYPE_CHECKING:
-    from anydepth.results.comparison import Comparison
     from anydepth.results.trace_data import TraceData
 
 # What a column is called, and how soon it is left out.
@@ -44,36 +43,6 @@ def side_by_side(traces: Mapping[str, TraceData]) -> Table:
     columns += [_to_last(trace, "cka", f"{name} cka to last", 4) for name, trace in traces.items()]
     data = entry(first.provenance, "data", "name", default="states")
     return Table(title=f"{data}: {sample_count(first):,} samples", columns=tuple(columns))
-
-
-def difference_table(comparison: Comparison) -> Table:
-    """One row for each pair of depths: the difference and its simultaneous band, and the most similar depth."""
-    first, second = comparison.names
-    pairs = tuple(str(a) if a == b else f"{a} and {b}" for a, b in comparison.depths)
-    columns = [Column(head="depth" if all(a == b for a, b in comparison.depths) else "depths", cells=pairs)]
-    statistic = next((name for name in ("accuracy", "agreement") if name in comparison.differences), None)
-    if statistic:
-        columns += _differences(comparison, statistic)
-    if measure := next(iter(comparison.similarity), None):
-        matches = [comparison.matches(measure)[depth] for depth, _ in comparison.depths]
-        cells = tuple("" if match is None else f"{match.depth} ({match.value:.3f})" for match in matches)
-        columns.append(Column(head=f"most alike by {measure}", cells=cells, rank=1 if statistic else 0))
-    title = f"{second} minus {first}: {comparison.samples:,} samples, simultaneous 95 % bands"
-    return Table(title=title, columns=tuple(columns))
-
-
-def _differences(comparison: Comparison, statistic: str) -> Iterator[Column]:
-    difference = comparison.differences[statistic]
-    for which, values in zip(("first", "second"), comparison.values[statistic], strict=True):
-        yield Column(head=f"{statistic}, {which}", cells=tuple(map(number, values)), rank=4)
-    yield Column(
-        head="difference",
-        cells=tuple(f"{value:+.3f}" for value in difference.value),
-        details=tuple(
-            f"{low:+.3f} to {high:+.3f}" for low, high in zip(difference.low_all, difference.high_all, strict=True)
-        ),
-    )
-    yield Column(head="", cells=difference.verdicts, kind="text")
 
 
 def title_of(trace: TraceData) -> str:

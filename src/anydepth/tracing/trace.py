@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from anydepth.errors import MeasureError, choose
 from anydepth.results import frames
 from anydepth.results.merging import merge
+from anydepth.results.shown import Shown
+from anydepth.results.tables import Table
 from anydepth.results.trace_data import TraceData
 from anydepth.results.trace_files import load, save
+from anydepth.results.trace_tables import depth_table, sample_count, title_of
 
 if TYPE_CHECKING:
     import altair
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Trace(TraceData):
+class Trace(Shown, TraceData):
     """Readout, similarity and saturation of a model at its K = L + 1 depths: 0 is the embedding, L the last block.
 
     Made by `anydepth.trace`, read back by `Trace.load`. All arrays are numpy, float64 unless they count.
@@ -65,6 +68,15 @@ class Trace(TraceData):
         from anydepth.report.charts.trace import plot
 
         return plot(self, name)
+
+    def _shown_line(self) -> str:
+        name = next((name for name in ("accuracy", "agreement") if name in self.statistics), None)
+        quality = "" if name is None else f", {name} {getattr(self, name)[0]:.3f} to {getattr(self, name)[-1]:.3f}"
+        measures = f", {', '.join(self.similarity)}" if self.similarity else ""
+        return f"{title_of(self)}: {sample_count(self):,} samples, depths 0 to {self.depth}{quality}{measures}"
+
+    def _shown_tables(self) -> tuple[Table, ...]:
+        return (depth_table(self),)
 
     def _shown_chart(self) -> str:
         from anydepth.report.charts.files import picture
