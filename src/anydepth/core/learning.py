@@ -119,7 +119,8 @@ def _learnt(
         steps = [forwards.step(part, states[:depth], depth) for depth in range(1, len(states))]
         replayed = _largest(steps, states[1:])
     whole = forwards.readout_output(record.states[-1:], few, len(traits.order))
-    if not _largest(*_beside(whole, record)) <= tolerance_of(states[0]):
+    is_own = distance(model_output(whole)[1], record.answer) <= tolerance_of(states[0])
+    if is_own and not _largest(*_beside(whole, record)) <= tolerance_of(states[0]):
         traits = replace(traits, ends_early=True)
     forwards = Forwards(plain.model, traits, Prefix())
     verification = _compare(forwards, few, record, answer, model_output(whole)[1], replayed)
