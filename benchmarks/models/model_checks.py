@@ -158,7 +158,8 @@ class Checks:
                 states = self.stack.states(batch)
             if len(states) != len(reference):
                 raise Wrong(f"{len(states)} states, expected {len(reference)}")
-            own = [slow.standard(at, self.built.samples[number], states[0].shape) for at in reference]
+            count = self.built.samples[number]
+            own = [slow.standard(at, count, state.shape) for at, state in zip(reference, states, strict=True)]
             for depth, (state, expected) in enumerate(zip(states, own, strict=True)):
                 _same(self._masked(state, batch, number), self._masked(expected, batch, number), f"h[{depth}]")
             self.states.append(reference)

@@ -246,6 +246,15 @@ def has_own_cache(model: nn.Module, batch: Any) -> bool:
     return type(cache).__name__ != "DynamicCache" or any(type(layer).__name__ not in usual for layer in layers or ())
 
 
+def cache_layers(model: nn.Module, batch: Any) -> int | None:
+    """How many layers the cache that a model returns has; None if it returns none."""
+    try:
+        cache = getattr(run(model, batch, use_cache=True), "past_key_values", None)
+        return len(cache.layers)
+    except Exception:  # the model has no such argument, or no such cache
+        return None
+
+
 # --- which rows a trace must have -------------------------------------------------------------------------------------
 
 

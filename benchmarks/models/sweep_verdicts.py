@@ -35,6 +35,8 @@ class Facts:
     """Whether members of a list are lists."""
     rebuilt: bool = False
     """Whether its class, told to have half of the blocks, builds one of them otherwise."""
+    few_layers: bool = False
+    """Whether its cache has another number of layers than it has blocks."""
     drops: bool = False
     """Whether a text read with its own cache gets another answer than as a whole."""
     recurrent: bool = False
@@ -59,7 +61,11 @@ class Reason:
 # Refusals for reasons that are true. Whatever a line says that none of these covers is a wrong or useless reason:
 # "name one with blocks=" where nothing named works is one, and so is a law broken by what the blocks hand on.
 REASONS = (
-    Reason("stages of differing shape", r"differ in shape between depths|models in stages", lambda facts: facts.stages),
+    Reason(
+        "stages of differing shape",
+        r"differ in shape|changes the shape of states|in stages",
+        lambda facts: facts.stages,
+    ),
     Reason(
         "towers that do not feed each other",
         r"several stacks that do not feed",
@@ -94,6 +100,7 @@ REASONS = (
         lambda facts: facts.kind != "causal LM",
     ),
     Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
+    Reason("its cache has fewer layers", r"cannot be taken back; expected", lambda facts: facts.few_layers),
     Reason("no list of blocks runs", r"no list of modules|no list of blocks", lambda facts: facts.lists == 0),
     Reason(
         "no classifier, or one answer for each position",
@@ -189,6 +196,9 @@ def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure, refusal: s
         between=_changes_between(built, checks, refusal),
         nested=slow.has_lists_of_lists(built.model),
         rebuilt=_is_rebuilt_otherwise(built, checks),
+        few_layers=checks.stack is not None
+        and checks.stack.is_known
+        and slow.cache_layers(built.model, built.batches[0]) not in (None, checks.stack.depth),
         drops=slow.cache_disagrees(built.model, built.batches[0]),
         recurrent=_is_recurrent(built.model),
         cached=slow.answers_otherwise_uncached(built.model, built.batches[0]),

@@ -17,7 +17,7 @@ import anydepth as ad
 from anydepth.core.heads import Heads
 from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets
-from anydepth.errors import LabelError, TruncationError, UnknownArchitecture, UnsupportedHead
+from anydepth.errors import LabelError, ReadoutMismatch, TruncationError, UnknownArchitecture, UnsupportedHead
 
 # of one head for all depths, and of a head for each
 SHARED = ["detr", "conditional", "yolos", "yolos, positions between"]
@@ -134,10 +134,16 @@ def test_labels_that_are_for_no_query_are_left_out(labels: Tensor | None) -> Non
     assert trace.similarity["cka"][-1, -1] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", ["d-fine", "dab"])
-def test_a_detector_whose_forward_ends_at_no_other_depth_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("d-fine", ReadoutMismatch, "the readout law is broken at 'model.decoder.layers'"),
+        ("dab", UnknownArchitecture, r"does not end after block 1 .*: only depth L has a readout"),
+    ],
+)
+def test_a_detector_whose_depths_are_not_read_out_is_refused(name: str, error: type[Exception], says: str) -> None:
     model, batch = tiny_detectors.build(name)
-    with pytest.raises(UnknownArchitecture, match=r"does not end after block 1 .*: only depth L has a readout"):
+    with pytest.raises(error, match=says):
         Stack(model).verify(batch)
 
 

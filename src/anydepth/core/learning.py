@@ -128,7 +128,8 @@ def _learnt(
     own_answer, state = model_output(output)[1], records[-1].states[-1]
     forwards = forwards_of(model, traits)
     whole = forwards.readout_output([state], few, len(records[-1].order))
-    if not _largest(*_beside(whole, output)) <= tolerance_of(state):
+    is_own = distance(model_output(whole)[1], own_answer) <= tolerance_of(state)
+    if is_own and not _largest(*_beside(whole, output)) <= tolerance_of(state):
         traits[-1] = replace(traits[-1], ends_early=True)
         forwards = forwards_of(model, traits)
     answers = (own_answer, answer, model_output(whole)[1])
