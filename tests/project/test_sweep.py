@@ -37,6 +37,9 @@ SAMPLE = (
     "transformers/ViTForImageClassification",
     "transformers/BeitForImageClassification",
     "transformers/TimesformerForVideoClassification",
+    "transformers/SwinForImageClassification",  # stages of differing shape
+    "transformers/DetrForObjectDetection",  # queries, with boxes beside their classes
+    "transformers/BartForConditionalGeneration",
     "timm/vision_transformer",
     "torchvision/VisionTransformer",
     "torch/TransformerEncoder, batch_first",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
+from browser import Browser
 from transformers import CLIPConfig, CLIPModel
 
 import anydepth as ad
@@ -257,3 +258,19 @@ def test_a_saved_trace_is_the_one_that_is_loaded(tmp_path: Path) -> None:
     trace = traced(samples=40)
     trace.save(tmp_path / "trace", report=False)
     assert ad.Trace.load(tmp_path / "trace") == trace
+
+
+@pytest.mark.parametrize("name", ["trace", "trace, a hostile name"])
+def test_a_browser_draws_what_a_notebook_shows(name: str, chromium: str, tmp_path: Path) -> None:
+    result = RESULTS[name]()
+    page = tmp_path / "cell.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{result._repr_html_()}", encoding="utf-8")
+    with Browser(chromium) as browser:
+        browser.open(page)
+        assert browser.evaluate("document.querySelectorAll('tbody tr').length") == 13
+        title = browser.evaluate("document.querySelector('caption').textContent")
+        assert title.startswith("bert on" if name == "trace" else "<script>")
+        width, height = browser.evaluate("(e => [e.naturalWidth, e.naturalHeight])(document.querySelector('img'))")
+        assert min(width, height) > 600
+        assert browser.complaints() == []
+        assert browser.requests() == [page.as_uri()]
