@@ -41,8 +41,8 @@ print(stack.path, stack.depth, max(checked.readout, checked.cut, checked.replay,
 A model with several stacks is traced at the last before its answer: the decoder of an encoder-decoder, the language
 model of one that sees or hears. `ad.Stack(model, stack="encoder")`, `"decoder"`, `"image"`, `"text"` or `"audio"` takes
 another (`--blocks encoder` on the command line), the rest of the model left as it is; two towers that do not feed each
-other, as CLIP's, are to be named. A model in stages of differing shape (Swin) is traced at all of its blocks, and read out,
-exited and cut at those of its last stage; `stack="both"` makes stages of an encoder and its decoder.
+other, as CLIP's, are to be named. A model in stages of differing shape (Swin) is traced at all of its blocks, and read
+out, exited and cut at those of its last stage; `stack="both"` makes stages of an encoder and its decoder.
 """
 _CLASSES = """
 ## {kind}
