@@ -127,6 +127,59 @@ def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Te
         return answer_of(run(model, batch))
 
 
+def joins_samples(model: nn.Module, batch: Any, samples: int) -> bool:
+    """Whether the members of some list are given tensors whose first axis holds several entries of every sample."""
+    shapes: list[torch.Size] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        shapes.extend(
+            value.shape for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1
+        )
+
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    with _hooks([module[0].register_forward_pre_hook(before, with_kwargs=True) for module in lists if len(module)]):
+        run(model, batch)
+    return any(shape[0] > samples and shape[0] % samples == 0 and samples not in shape for shape in shapes)
+
+
+def changes_shape(model: nn.Module, batch: Any) -> bool:
+    """Whether a module that holds others gives a grid of another size than it is given."""
+    changed: list[bool] = []
+
+    def after(_: nn.Module, args: Any, output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor) and args[0].ndim == output.ndim == 4:
+            changed.append(args[0].shape[1:] != output.shape[1:])
+
+    inner = [module for module in model.modules() if next(module.children(), None) is not None and module is not model]
+    with _hooks([module.register_forward_hook(after) for module in inner]):
+        run(model, batch)
+    return sum(changed) > 1
+
+
+def looks_ahead(model: nn.Module, batch: Any) -> bool:
+    """Whether another last token changes the answers at earlier positions."""
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        return False
+    tokens = batch["input_ids"][:1].clone()
+    plain = answer_of(run(model, {"input_ids": tokens}))
+    tokens[:, -1] = (tokens[:, -1] + 1) % 7
+    other = answer_of(run(model, {"input_ids": tokens}))
+    return plain.ndim == 3 and plain.shape == other.shape and distance(other[:, :-1], plain[:, :-1]) > 1e-5
+
+
+def gives_lists(model: nn.Module, batch: Any) -> bool:
+    """Whether the members of some list are given lists of states."""
+    given: list[bool] = []
+
+    def before(_: nn.Module, args: Any) -> None:
+        given.append(bool(args) and isinstance(args[0], list | tuple))
+
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential) and len(module))
+    with _hooks([module[-1].register_forward_pre_hook(before) for module in lists]):
+        run(model, batch)
+    return any(given)
+
+
 def changes_between(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -> bool:
     """Whether the forward changes a state between two blocks: what one is given is not what the one before answered."""
     given, answered = [], []
@@ -141,7 +194,7 @@ def changes_between(model: nn.Module, blocks: Sequence[nn.Module], batch: Any) -
     ]
     with _hooks(handles):
         run(model, batch)
-    return any(distance(a, b) > 0 for a, b in zip(given[1:], answered, strict=False))
+    return any(a.shape != b.shape or distance(a, b) > 0 for a, b in zip(given[1:], answered, strict=False))
 
 
 def has_lists_of_lists(model: nn.Module) -> bool:
@@ -188,7 +241,7 @@ def differs_when_built(model: nn.Module, path: str, depth: int) -> bool:
                     setattr(part, name, value[:depth])
     built = type(model)(config).get_submodule(path)
     return any(
-        isinstance(value, bool | int | str) and vars(own).get(name) != value
+        isinstance(value, bool | int | float | str) and vars(own).get(name) != value
         for block, other in zip(blocks, built, strict=False)
         for own, new in zip(block.modules(), other.modules(), strict=True)
         for name, value in vars(new).items()
@@ -237,6 +290,8 @@ def has_own_cache(model: nn.Module, batch: Any) -> bool:
     """Whether the model returns another cache than transformers' usual one of keys and values, or none."""
     if not getattr(model, "can_generate", lambda: False)():
         return False
+    if not {"cache", "past_key_values"} & set(inspect.signature(model.forward).parameters):
+        return True
     try:
         cache = getattr(run(model, batch, use_cache=True), "past_key_values", None)
     except Exception:  # the model has no such argument
@@ -246,24 +301,32 @@ def has_own_cache(model: nn.Module, batch: Any) -> bool:
     return type(cache).__name__ != "DynamicCache" or any(type(layer).__name__ not in usual for layer in layers or ())
 
 
-def cache_layers(model: nn.Module, batch: Any) -> int | None:
-    """How many layers the cache that a model returns has; None if it returns none."""
+def cache_layers(model: Any) -> int | None:
+    """How many layers the cache has that transformers makes for a model; None if it makes none."""
+    from transformers import DynamicCache
+
     try:
-        cache = getattr(run(model, batch, use_cache=True), "past_key_values", None)
-        return len(cache.layers)
-    except Exception:  # the model has no such argument, or no such cache
+        return len(DynamicCache(config=model.config.get_text_config(decoder=True)).layers)
+    except Exception:  # a config that says nothing of caches
         return None
 
 
 # --- which rows a trace must have -------------------------------------------------------------------------------------
 
 
-def standard(state: Tensor, samples: int, shape: Sequence[int]) -> Tensor:
-    """The state with samples in front and positions in one axis, in whichever order gives that shape."""
+def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = False) -> Tensor:
+    """The state with samples in front and positions in one axis, in whichever order gives that shape.
+
+    Args:
+        state: as the model has it.
+        samples: B.
+        shape: of the standard state.
+        grid: whether the features of a state with four axes come before its grid, where either order gives that shape.
+    """
     for axis in (axis for axis, length in enumerate(state.shape) if length == samples):
         moved = state.movedim(axis, 0)
         if moved.ndim > 3:
-            orders = [moved.flatten(1, -2), moved.movedim(1, -1).flatten(1, -2)]
+            orders = [moved.flatten(1, -2), moved.movedim(1, -1).flatten(1, -2)][:: -1 if grid else 1]
         else:
             orders = [moved] if moved.ndim < 3 else [moved, moved.transpose(1, 2)]
         for order in orders:
@@ -294,7 +357,8 @@ def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> 
         return every  # of a sound: the states are down-sampled
     if mask.shape[1] < length and not words:
         return every
-    if words and not length % mask.shape[1] and length > 2 * mask.shape[1]:  # several streams a token
+    # several streams a token; those of a decoder that guesses ahead (ProphetNet) come after its tokens, and are of none
+    if words and "decoder" not in words and not length % mask.shape[1] and length > 2 * mask.shape[1]:
         return mask.bool().repeat_interleave(length // mask.shape[1], dim=1)
     every[:, : mask.shape[1]] = mask.bool()
     every[:, mask.shape[1] :] = False

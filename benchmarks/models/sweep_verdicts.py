@@ -35,6 +35,14 @@ class Facts:
     """Whether members of a list are lists."""
     rebuilt: bool = False
     """Whether its class, told to have half of the blocks, builds one of them otherwise."""
+    looks_ahead: bool = False
+    """Whether a token changes the answers before it."""
+    lists_of_states: bool = False
+    """Whether blocks are given lists of states."""
+    joins: bool = False
+    """Whether blocks are given states with several entries of every sample in one axis."""
+    unasked: bool = False
+    """Whether its config turns caches off."""
     few_layers: bool = False
     """Whether its cache has another number of layers than it has blocks."""
     drops: bool = False
@@ -97,10 +105,18 @@ REASONS = (
     Reason(
         "it generates otherwise",
         r"expected input_ids|look at those behind them",
-        lambda facts: facts.kind != "causal LM",
+        lambda facts: facts.kind != "causal LM" or facts.looks_ahead,
     ),
     Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
-    Reason("its cache has fewer layers", r"cannot be taken back; expected", lambda facts: facts.few_layers),
+    Reason(
+        "its cache has fewer layers",
+        r"cannot be taken back; expected|keeps keys and values in \d+ layers",
+        lambda facts: facts.few_layers,
+    ),
+    Reason("blocks are given lists", r"is given list first", lambda facts: facts.lists_of_states),
+    Reason("its config does not tell all", r"its config does not tell all", lambda facts: facts.rebuilt),
+    Reason("samples are joined", r"join all samples", lambda facts: facts.joins),
+    Reason("its config turns caches off", r"nothing to keep keys and values in", lambda facts: facts.unasked),
     Reason("no list of blocks runs", r"no list of modules|no list of blocks", lambda facts: facts.lists == 0),
     Reason(
         "no classifier, or one answer for each position",
@@ -186,7 +202,7 @@ def _named(built: Built, seen: slow.ForwardStructure, attempts: dict[str, str]) 
 
 def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure, refusal: str) -> Facts:
     return Facts(
-        stages=seen.stages,
+        stages=seen.stages or slow.changes_shape(built.model, built.batches[0]),
         shared=seen.shared,
         lists=len(seen.lists),
         aggregates=_aggregates(built, checks, seen),
@@ -198,7 +214,11 @@ def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure, refusal: s
         rebuilt=_is_rebuilt_otherwise(built, checks),
         few_layers=checks.stack is not None
         and checks.stack.is_known
-        and slow.cache_layers(built.model, built.batches[0]) not in (None, checks.stack.depth),
+        and slow.cache_layers(built.model) not in (None, 0, checks.stack.depth),
+        looks_ahead=_looks_ahead(built),
+        lists_of_states=slow.gives_lists(built.model, built.batches[0]),
+        joins=slow.joins_samples(built.model, built.batches[0], built.samples[0]),
+        unasked=getattr(getattr(built.model, "config", None), "use_cache", True) is False,
         drops=slow.cache_disagrees(built.model, built.batches[0]),
         recurrent=_is_recurrent(built.model),
         cached=slow.answers_otherwise_uncached(built.model, built.batches[0]),
@@ -213,7 +233,7 @@ def _changes_between(built: Built, checks: Checks, refusal: str) -> bool:
         if checks.stack is not None and checks.stack.is_known:
             blocks = list(checks.stack.blocks)
         elif named:
-            blocks = list(built.model.get_submodule(named[1]).children())
+            blocks = [block for path in named[1].split(", ") for block in built.model.get_submodule(path).children()]
         else:
             return False
         return slow.changes_between(built.model, blocks, built.batches[0])
@@ -227,6 +247,13 @@ def _is_rebuilt_otherwise(built: Built, checks: Checks) -> bool:
     try:
         return slow.differs_when_built(built.model, checks.stack.path, max(1, checks.stack.depth // 2))
     except Exception:  # its class cannot be built so
+        return False
+
+
+def _looks_ahead(built: Built) -> bool:
+    try:
+        return slow.looks_ahead(built.model, built.batches[0])
+    except Exception:  # it takes more than tokens
         return False
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -348,3 +349,29 @@ def test_verification_costs_three_forwards_of_two_samples(name: str) -> None:
     for handle in handles:
         handle.remove()
     assert samples <= 3 * 2 * stack.depth
+
+
+class Beside(nn.Module):
+    """A tower that runs beside what answers."""
+
+    def __init__(self, *, zero: bool = False) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3))
+        self.head = nn.Linear(4, 2)
+        self.zero = zero
+        if zero:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x
+        for block in self.blocks:
+            state = block(state)
+        return self.head((state if self.zero else x).mean(1))
+
+
+def test_an_answer_that_does_not_depend_on_the_blocks_is_refused() -> None:
+    message = "Beside: the answer does not depend on the states of 'blocks'; name one with blocks="
+    with pytest.raises(UnknownArchitecture, match=re.escape(message)):
+        Stack(Beside(), blocks="blocks").verify(torch.rand(3, 5, 4))
+    # weights that are zero still read the states
+    Stack(Beside(zero=True), blocks="blocks").verify(torch.rand(3, 5, 4))

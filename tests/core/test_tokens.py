@@ -9,7 +9,7 @@ from torch import nn
 from anydepth.core.masks import Masks
 from anydepth.core.stack import Stack
 from anydepth.core.tokens import IGNORED, check_policy, default_policy, next_token_labels, select
-from anydepth.errors import DataError
+from anydepth.errors import DataError, LabelError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 
@@ -134,3 +134,10 @@ def test_errors_say_what_to_do() -> None:
         Masks(lambda batch: STATE).of_states({"attention_mask": torch.ones(2, 3)}, STATE)
     with pytest.raises(DataError, match="expected 'input_ids' in the batch"):
         next_token_labels(torch.zeros(2, 4), None, RIGHT)
+
+
+def test_answers_at_more_positions_than_there_are_tokens_have_no_next_one() -> None:
+    """As of a model that puts an image before its text."""
+    message = "the model answers at 7 positions, and there are 4 tokens: which of its positions are theirs is not known"
+    with pytest.raises(LabelError, match=message):
+        next_token_labels({"input_ids": torch.ones(2, 4, dtype=torch.long)}, None, torch.ones(2, 7, dtype=torch.bool))

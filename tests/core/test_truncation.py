@@ -133,6 +133,17 @@ def test_configs_with_more_than_one_entry_for_the_depth(name: str, tmp_path: Pat
         assert (config.encoder_layers, config.num_hidden_layers, config.decoder_layers) == (2, 2, 3)
 
 
+def test_what_modules_keep_of_a_forward_with_gradients_is_no_obstacle() -> None:
+    """RecurrentGemma's blocks keep their last recurrent state."""
+    model, batch = tiny_models.build("bert")
+    block = model.bert.encoder.layer[0]
+    block.kept = next(block.parameters()) * 2
+    cut = truncate(model, 2, batch=batch)
+    kept = cut.bert.encoder.layer[0].kept
+    assert torch.equal(kept, block.kept)
+    assert (kept.requires_grad, block.kept.requires_grad) == (False, True)
+
+
 def test_a_class_that_builds_its_last_block_otherwise() -> None:
     """Gemma-4's last block always attends to all positions: cut after one with a window, it would be another model."""
     settings = tiny_models.DECODERS["gemma2"] | {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]}

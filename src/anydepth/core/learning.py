@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.blocks import BOTH, BlockList, block_lists, lists_inside
+from anydepth.core.blocks import BOTH, OVERRIDE, BlockList, block_lists, lists_inside
 from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.layout import features_of_grids, learn_layout
 from anydepth.core.model_io import (
@@ -28,7 +28,7 @@ from anydepth.core.recording import ModelTraits
 from anydepth.core.replay import BlockCall
 from anydepth.core.verification import Verification, check, refusing, tolerance_of
 from anydepth.core.watching import PlainForward, Stage, watch
-from anydepth.errors import UnknownArchitecture, one_line
+from anydepth.errors import AnydepthError, UnknownArchitecture, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,17 +232,38 @@ def _compare(
         plain=distance(answer, plain),
         prefix=max(distance(forwards.first_state(batch, kept=True), states[0]) for _ in range(2)),
         readout=distance(readout, answer),
-        cut=distance(*_ended_early(forwards, batch, states[k], k)),
+        cut=distance(*_ended_early(forwards, batch, states[k], k, answer)),
         replay=replayed,
         depth=forwards.traits.entry + k,
         tolerance=tolerance_of(states[0]),
     )
 
 
-def _ended_early(forwards: Forwards, batch: Batch, state: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The readout of a state, and the answer of the model cut after its depth."""
+def _reaches(forwards: Forwards, state: Tensor, batch: Batch) -> bool:
+    """Whether the answer is computed from a state in the place of the last one, whatever its value."""
+    with torch.enable_grad():
+        leaf = state.detach().clone().requires_grad_()
+        answer = forwards.readout(leaf, batch)
+        (gradient,) = torch.autograd.grad(answer.sum(), leaf, allow_unused=True) if answer.requires_grad else (None,)
+    return gradient is not None
+
+
+def _ended_early(forwards: Forwards, batch: Batch, state: Tensor, depth: int, answer: Tensor) -> tuple[Tensor, Tensor]:
+    """The readout of a state, and the answer of the model cut after its depth.
+
+    Raises:
+        UnknownArchitecture: the answer does not depend on the state at all, or the forward cannot end there.
+    """
     try:
-        return forwards.readout(state, batch, depth=depth), forwards.run(batch, forwards.cut_calls(depth))
+        early = forwards.readout(state, batch, depth=depth)
+        if torch.equal(early, answer) and not _reaches(forwards, state, batch):
+            raise UnknownArchitecture(
+                f"{type(forwards.model).__name__}: the answer does not depend on the states of "
+                f"{forwards.traits.blocks.path!r}; {OVERRIDE}, or by stack='image', stack='text'"
+            )
+        return early, forwards.run(batch, forwards.cut_calls(depth))
+    except AnydepthError:
+        raise
     except Exception as error:
         if not forwards.traits.ends_early:
             raise

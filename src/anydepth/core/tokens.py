@@ -17,7 +17,7 @@ from torch import Tensor
 from anydepth.core.model_io import Batch
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
-from anydepth.errors import DataError, choose
+from anydepth.errors import DataError, LabelError, choose
 
 Policy = Literal["first", "last", "each", "mean"]
 IGNORED = -100
@@ -47,6 +47,11 @@ def next_token_labels(
         if not isinstance(batch, Mapping) or not isinstance(batch.get("input_ids"), Tensor):
             raise DataError("a language model's labels are its next tokens: expected 'input_ids' in the batch")
         tokens = batch["input_ids"]
+    if tokens.shape != valid.shape:
+        raise LabelError(
+            f"the model answers at {valid.shape[1]} positions, and there are {tokens.shape[1]} tokens: which of its "
+            "positions are theirs is not known; trace without labels (labels=False)"
+        )
     tokens = tokens.masked_fill(~valid, IGNORED)  # labels, too, are often the ids with their padding
     shifted = torch.full_like(tokens, IGNORED)
     shifted[:, :-1] = tokens[:, 1:]

@@ -10,7 +10,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anydepth.core.model_io import Batch, adapted_layers, call_model, device_of, distance, model_output, split_batch
 from anydepth.core.patching import evaluating, shortened
@@ -69,7 +69,7 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         raise TruncationError("the model has a head for each depth, and a batch shows where it goes: give one")
     # shortened for this thread while it is copied, so that the later blocks are not copied either
     with shortened(stack.block_list, depth - stack.entry):
-        cut = copy.deepcopy(stack.model)
+        cut = copy.deepcopy(stack.model, _without_gradients(stack.model))
     for name in stack.learn(inputs).heads if inputs is not None else ():
         del cut.get_submodule(name)[depth : stack.depth]  # type: ignore[operator]
     inputs = None if inputs is None else stack.few(inputs)
@@ -83,6 +83,12 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         if loaded is not None:
             _require_same(stack, loaded, depth, inputs, "once saved and loaded again: its config does not tell all")
     return cut
+
+
+def _without_gradients(model: nn.Module) -> dict[int, Any]:
+    """Copies of the tensors that modules keep of a forward with gradients, which torch does not copy by itself."""
+    kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    return {id(value): value.detach().clone() for value in kept if not value.is_leaf}
 
 
 def _require_cuttable(stack: Stack, depth: int) -> None:

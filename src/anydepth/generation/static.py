@@ -34,6 +34,11 @@ class StaticDepth(GenerationMethod):
         if not beams and mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise GenerationError(f"{mode.value} at a static depth: expected greedy search, sampling or beams")
         require_even(cache, self.depth)
+        if isinstance(cache, Cache) and len(cache.layers) > stack.depth:
+            raise GenerationError(
+                f"{type(model).__name__} keeps keys and values in {len(cache.layers)} layers, and has {stack.depth} "
+                f"blocks at {stack.path!r}: expected at most one layer for each"
+            )
         if isinstance(cache, Cache) and not getattr(cache, "_is_user_defined", False):
             del cache.layers[self.depth :]  # given to the whole model, it then fails, and is not silently wrong
         config.disable_compile = True  # what was compiled would run the other blocks, too
