@@ -587,7 +587,8 @@ def test_facts_are_remembered(tmp_path: Path) -> None:
         workspace.facts = facts
         fill(workspace, 1)
         workspace.commit()
-    written = FACTS | {"counts_padding": False, "widths": None, "first_readout": 0}
+    written = FACTS | {"counts_padding": False, "widths": None, "first_readout": 0, "queries": False}
+    written |= {"one_by_one": False}
     assert json.loads((tmp_path / "journal.json").read_text("utf-8"))["facts"] == written
     with closing(Workspace(tmp_path, "k")) as taken_up:
         assert taken_up.facts == facts

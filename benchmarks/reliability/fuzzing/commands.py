@@ -56,6 +56,7 @@ GOOD: dict[str, list[str]] = {
     "--image-column": ["image"],
     "--id-column": ["name"],
     "--blocks": ["bert.encoder.layer", "transformer.h", "vit.layers"],
+    "--labels-as-texts": ["a photo of a {}", "no place for a name"],
     "--states-limit": ["1GB", "1kB", "5"],
     "--lens": ["the film", "a \x1b[31m plot"],
     "--device": ["cpu", "cuda", "meta", "mps"],
