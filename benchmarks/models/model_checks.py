@@ -290,12 +290,24 @@ class Checks:
         if other.any():
             raise Wrong(f"the top class of {other.any(1).sum()} of {len(other)} answers is another at some depth")
 
+    def _is_given_the_text_later(self, batch: Any) -> bool:
+        decodes = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        return decodes and "decoder" in self.stack.path and not any(name.startswith("decoder_") for name in batch)
+
     def _check_cosines(self, result: Any) -> str:
         policy = result.provenance["tokens"]
         depths = []
         for depth in range(self.stack.depth + 1):
             rows = [
-                slow.rows_of(self.standard[number][depth], batch, self.built.samples[number], policy, self.stack.path)
+                slow.rows_of(
+                    self.standard[number][depth],
+                    batch,
+                    self.built.samples[number],
+                    policy,
+                    self.stack.path,
+                    shifted=self._is_given_the_text_later(batch),
+                    in_turn=self.states[number][depth].ndim == 4 and self.stack.learn(batch).layout.samples == 1,
+                )
                 for number, batch in enumerate(self.batches)
             ]
             if any(part is None for part in rows):

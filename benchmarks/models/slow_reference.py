@@ -157,14 +157,13 @@ def changes_shape(model: nn.Module, batch: Any) -> bool:
 
 
 def looks_ahead(model: nn.Module, batch: Any) -> bool:
-    """Whether another last token changes the answers at earlier positions."""
+    """Whether one more token changes the answers at the positions before it."""
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
         return False
     tokens = batch["input_ids"][:1].clone()
     plain = answer_of(run(model, {"input_ids": tokens}))
-    tokens[:, -1] = (tokens[:, -1] + 1) % 7
-    other = answer_of(run(model, {"input_ids": tokens}))
-    return plain.ndim == 3 and plain.shape == other.shape and distance(other[:, :-1], plain[:, :-1]) > 1e-5
+    longer = answer_of(run(model, {"input_ids": torch.cat([tokens, tokens[:, -1:]], dim=1)}))
+    return plain.ndim == 3 and distance(longer[:, :-1], plain) > 1e-5
 
 
 def gives_lists(model: nn.Module, batch: Any) -> bool:
@@ -335,7 +334,9 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
     return state
 
 
-def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> Tensor:
+def mask_for(
+    batch: Any, samples: int, length: int, path: str | None = None, *, in_turn: bool = False, shifted: bool = False
+) -> Tensor:
     """The positions (B, T) that are no padding.
 
     Args:
@@ -344,6 +345,8 @@ def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> 
         length: T.
         path: of the list of blocks, whose words say which stack it is; None for the positions of answers, which are
             the decoder's where there is one.
+        shifted: whether the decoder is given the encoder's text one place later, as a classifier gives it.
+        in_turn: whether streams of a token are an axis of the model's states before that of its positions.
     """
     every = torch.ones(samples, length, dtype=torch.bool)
     words = set() if path is None else set(re.split(r"[._]", path))
@@ -359,20 +362,25 @@ def mask_for(batch: Any, samples: int, length: int, path: str | None = None) -> 
         return every
     # several streams a token; those of a decoder that guesses ahead (ProphetNet) come after its tokens, and are of none
     if words and "decoder" not in words and not length % mask.shape[1] and length > 2 * mask.shape[1]:
-        return mask.bool().repeat_interleave(length // mask.shape[1], dim=1)
+        streams = length // mask.shape[1]
+        return mask.bool().repeat(1, streams) if in_turn else mask.bool().repeat_interleave(streams, dim=1)
+    if shifted:
+        mask = torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1)
     every[:, : mask.shape[1]] = mask.bool()
     every[:, mask.shape[1] :] = False
     return every
 
 
-def rows_of(state: Tensor, batch: Any, samples: int, policy: str, path: str) -> np.ndarray | None:
+def rows_of(
+    state: Tensor, batch: Any, samples: int, policy: str, path: str, *, in_turn: bool = False, shifted: bool = False
+) -> np.ndarray | None:
     """The rows (n, D) that stand for a batch under a token policy, in float64; None where they cannot be known."""
     ordered = state
     if len(ordered) != samples or ordered.ndim not in (2, 3):
         return None
     if ordered.ndim == 2:
         ordered = ordered.unsqueeze(1)
-    keep = mask_for(batch, samples, ordered.shape[1], path)
+    keep = mask_for(batch, samples, ordered.shape[1], path, in_turn=in_turn, shifted=shifted)
     rows = []
     for sample, valid in zip(ordered.double(), keep, strict=True):
         own = sample[valid]

@@ -39,6 +39,12 @@ class Facts:
     """Whether a token changes the answers before it."""
     lists_of_states: bool = False
     """Whether blocks are given lists of states."""
+    single: bool = False
+    """Whether it scores a single class."""
+    beside: bool = False
+    """Whether it answers at other positions than those of its tokens."""
+    uncuttable: bool = False
+    """Whether its forward fails with half of its blocks."""
     joins: bool = False
     """Whether blocks are given states with several entries of every sample in one axis."""
     unasked: bool = False
@@ -107,7 +113,11 @@ REASONS = (
         r"expected input_ids|look at those behind them",
         lambda facts: facts.kind != "causal LM" or facts.looks_ahead,
     ),
-    Reason("it keeps no usual cache", r"cache of its own kind|no cache|DynamicCache", lambda facts: facts.own_cache),
+    Reason(
+        "it keeps no usual cache",
+        r"cache of its own kind|no cache|DynamicCache|keeps 0 of",
+        lambda facts: facts.own_cache,
+    ),
     Reason(
         "its cache has fewer layers",
         r"cannot be taken back; expected|keeps keys and values in \d+ layers",
@@ -115,6 +125,10 @@ REASONS = (
     ),
     Reason("blocks are given lists", r"is given list first", lambda facts: facts.lists_of_states),
     Reason("its config does not tell all", r"its config does not tell all", lambda facts: facts.rebuilt),
+    Reason("it scores a single class", r"scores a single class", lambda facts: facts.single),
+    Reason("answers are beside the tokens", r"which of its positions are theirs", lambda facts: facts.beside),
+    Reason("its forward needs all blocks", r"does not run .*cut it after another", lambda facts: facts.uncuttable),
+    Reason("it reads several blocks", r"needs more of a block than its state", lambda facts: facts.aggregates),
     Reason("samples are joined", r"join all samples", lambda facts: facts.joins),
     Reason("its config turns caches off", r"nothing to keep keys and values in", lambda facts: facts.unasked),
     Reason("no list of blocks runs", r"no list of modules|no list of blocks", lambda facts: facts.lists == 0),
@@ -217,6 +231,9 @@ def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure, refusal: s
         and slow.cache_layers(built.model) not in (None, 0, checks.stack.depth),
         looks_ahead=_looks_ahead(built),
         lists_of_states=slow.gives_lists(built.model, built.batches[0]),
+        single=checks.plain[0].shape[-1] == 1,
+        beside=_answers_beside(built, checks),
+        uncuttable=_is_uncuttable(built, checks),
         joins=slow.joins_samples(built.model, built.batches[0], built.samples[0]),
         unasked=getattr(getattr(built.model, "config", None), "use_cache", True) is False,
         drops=slow.cache_disagrees(built.model, built.batches[0]),
@@ -230,10 +247,10 @@ def _changes_between(built: Built, checks: Checks, refusal: str) -> bool:
     """By the blocks that anydepth has, or that its refusal names."""
     named = re.search(r"law is broken at '([^']+)'", refusal)
     try:
-        if checks.stack is not None and checks.stack.is_known:
-            blocks = list(checks.stack.blocks)
-        elif named:
+        if named:
             blocks = [block for path in named[1].split(", ") for block in built.model.get_submodule(path).children()]
+        elif checks.stack is not None and checks.stack.is_known:
+            blocks = list(checks.stack.blocks)
         else:
             return False
         return slow.changes_between(built.model, blocks, built.batches[0])
@@ -248,6 +265,28 @@ def _is_rebuilt_otherwise(built: Built, checks: Checks) -> bool:
         return slow.differs_when_built(built.model, checks.stack.path, max(1, checks.stack.depth // 2))
     except Exception:  # its class cannot be built so
         return False
+
+
+def _answers_beside(built: Built, checks: Checks) -> bool:
+    tokens = built.batches[0].get("input_ids") if isinstance(built.batches[0], dict) else None
+    return tokens is not None and checks.plain[0].ndim == 3 and checks.plain[0].shape[1] != tokens.shape[1]
+
+
+def _is_uncuttable(built: Built, checks: Checks) -> bool:
+    if checks.stack is None or not checks.stack.is_known:
+        return False
+    depth, config = max(1, checks.stack.depth // 2), getattr(built.model, "config", None)
+    before = getattr(config, "num_hidden_layers", None)
+    try:
+        if before is not None:
+            config.num_hidden_layers = depth
+        slow.cut_answer(built.model, checks.stack.path, depth, built.batches[0])
+    except Exception:  # the model's own code
+        return True
+    finally:
+        if before is not None:
+            config.num_hidden_layers = before
+    return False
 
 
 def _looks_ahead(built: Built) -> bool:
@@ -266,12 +305,13 @@ def _is_recurrent(model: Any) -> bool:
 def _aggregates(built: Built, checks: Checks, seen: slow.ForwardStructure) -> bool:
     paths = [checks.stack.path] if checks.stack is not None and checks.stack.is_known else []
     paths += [entry.path for entry in seen.lists if entry.path not in paths][:3]
-    for path in paths[:1]:
+    for path in paths[: 1 if checks.stack is not None and checks.stack.is_known else 3]:
         try:
             members = list(built.model.get_submodule(path))
-            return slow.aggregates(built.model, members, built.batches[0])
+            if slow.aggregates(built.model, members, built.batches[0]):
+                return True
         except Exception:  # the model's own code on a state that is not its own
-            return False
+            continue
     return False
 
 

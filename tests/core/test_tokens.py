@@ -141,3 +141,34 @@ def test_answers_at_more_positions_than_there_are_tokens_have_no_next_one() -> N
     message = "the model answers at 7 positions, and there are 4 tokens: which of its positions are theirs is not known"
     with pytest.raises(LabelError, match=message):
         next_token_labels({"input_ids": torch.ones(2, 4, dtype=torch.long)}, None, torch.ones(2, 7, dtype=torch.bool))
+
+
+def test_streams_of_a_token_in_turn_have_its_padding() -> None:
+    """Gemma-3n has four, as an axis before that of the positions."""
+    settings = tiny_models.DECODERS["gemma2"] | {"laurel_rank": 4, "hidden_size_per_layer_input": 8}
+    settings |= {"vocab_size_per_layer_input": tiny_models.VOCABULARY, "num_kv_shared_layers": 0}
+    torch.manual_seed(0)
+    model = transformers.Gemma3nForCausalLM(transformers.Gemma3nTextConfig(**settings)).eval()
+    batch = tiny_models.text()
+    stack = Stack(model)
+    state = stack.states(batch)[1]
+    streams, tokens = 4, batch["attention_mask"].shape[1]
+    assert state.shape[1] == streams * tokens
+    valid = stack.valid_positions(batch, state)
+    assert torch.equal(valid, batch["attention_mask"].bool().repeat(1, streams))
+
+
+@pytest.mark.parametrize("kind", ["Bart", "MBart"])
+def test_a_classifier_gives_its_decoder_the_text_one_place_later(kind: str) -> None:
+    """MBart, besides, begins with the last token of the text."""
+    settings = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "vocab_size": 99}
+    settings |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "eos_token_id": 2}
+    config = getattr(transformers, f"{kind}Config")(**settings, pad_token_id=0, bos_token_id=1)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    ids = torch.tensor([[5, 6, 7, 8, 2], [9, 5, 2, 0, 0], [6, 2, 0, 0, 0]])
+    stack = Stack(model)
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    valid = stack.valid_positions(batch, stack.states(batch)[1])
+    assert valid.sum(1).tolist() == [5, 4, 3]
+    assert valid.int().diff(dim=1).max() <= 0, "padding comes last"

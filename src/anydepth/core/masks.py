@@ -18,9 +18,10 @@ from anydepth.errors import DataError
 
 _MASK, _DECODER = "attention_mask", "decoder_"
 _NO_TOKENS = ("pixel_", "image_", "video_", "input_features", "audio_")
-Belongs = int | Literal["in front", "shifted", "elsewhere"]
+Belongs = int | Literal["in front", "shifted", "in turn", "elsewhere"]
 """Where the positions of a mask lie in the states: each as so many of theirs, side by side (mostly 1); followed by
-padding of the model's own; each one place later, as a classifier gives its decoder the encoder's text; nowhere."""
+padding of the model's own; each one place later, as a classifier gives its decoder the encoder's text; all of them
+several times in turn, as in the streams of Gemma-3n; nowhere."""
 
 
 class Masks:
@@ -54,6 +55,8 @@ class Masks:
             if (belongs := self._known[name]) == "elsewhere":
                 continue
             own = mask.repeat_interleave(belongs, dim=1) if isinstance(belongs, int) else mask
+            if belongs == "in turn":
+                own = mask.repeat(1, length // mask.shape[1])
             if belongs == "shifted":
                 own = torch.nn.functional.pad(mask[:, :-1], (1, 0), value=1)
             if own.shape[1] > length or (belongs != "in front" and own.shape[1] != length):
@@ -96,14 +99,18 @@ class Masks:
                 "they stand for no token of a text; trace the model without the adapter, or another kind of adapter"
             )
         if count == length:
-            if not changed and place:  # the last place of all has none after it
+            if place and place not in changed and changed != [place + 1]:
+                # the last place of all has none after it, and the last token of a text may stand elsewhere, too (MBart)
                 place, changed = place - 1, self._reached(batch, name, place - 1) or []
             return 1 if place in changed else "shifted" if changed == [place + 1] else "elsewhere"
         if length > count and changed == [place]:
             return "in front"
         streams, rest = divmod(length, count)
-        beside = list(range(place * streams, (place + 1) * streams))
-        return streams if not rest and changed == beside else "elsewhere"
+        if rest:
+            return "elsewhere"
+        if changed == list(range(place, length, count)):
+            return "in turn"
+        return streams if changed == list(range(place * streams, (place + 1) * streams)) else "elsewhere"
 
     def _reached(self, batch: Mapping[str, Any], name: str, place: int) -> list[int] | None:
         """The positions of h[0] that change with the first sample's token at a place; None if none can be changed."""
@@ -151,12 +158,13 @@ def _masks(batch: Mapping[str, Any], size: int) -> Iterator[tuple[str, Tensor]]:
 
 def _changed(batch: Mapping[str, Any], name: str, place: int) -> Iterator[tuple[str, Tensor]]:
     """The tokens that a mask is about, by name, with that of the first sample at a place exchanged for others."""
-    about = with_positions_of(batch, name)
+    about, mask = with_positions_of(batch, name), batch[name].bool()
     tokens = (other for other in about if not other.endswith(("mask", "position_ids", "token_type_ids")))
     for other in sorted(tokens, key=lambda name: not name.endswith("input_ids")):
         value = batch[other]
         own = value[0, place]
-        known = [] if own.ndim or value.is_floating_point() else value[value != own].unique()[:3]
+        # no padding, by which a model may count the tokens of a text
+        known = [] if own.ndim or value.is_floating_point() else value[(value != own) & mask].unique()[:3]
         for replacement in (*known, own + 1, own - 1):
             if value.is_floating_point() or (replacement >= 0).all():
                 changed = value.clone()

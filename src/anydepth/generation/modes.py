@@ -308,7 +308,8 @@ def _refuse_changing_angles(config: Any, length: int, method: str) -> None:
     parameters = getattr(config, "rope_parameters", None) or {}
     for rope in (parameters, *parameters.values()):  # some models have one for each kind of layer
         kind = rope.get("rope_type", "") if isinstance(rope, dict) else ""
-        limit = rope.get("original_max_position_embeddings", config.max_position_embeddings) if kind else length
+        known = getattr(config, "max_position_embeddings", length)
+        limit = rope.get("original_max_position_embeddings", known) if kind else length
         if ("dynamic" in kind or kind == "longrope") and length > limit:
             raise GenerationError(
                 f"{length} positions with {method}: the rotary angles of this model ({kind}) change after {limit}; "
