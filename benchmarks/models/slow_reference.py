@@ -166,6 +166,12 @@ def looks_ahead(model: nn.Module, batch: Any) -> bool:
     return plain.ndim == 3 and distance(longer[:, :-1], plain) > 1e-5
 
 
+def has_tensors_of_other_lengths(batch: Any, samples: int) -> bool:
+    """Whether a tensor of a batch has not one entry for each sample in front."""
+    values = batch.values() if isinstance(batch, Mapping) else ()
+    return any(isinstance(value, Tensor) and len(value) != samples for value in values)
+
+
 def gives_lists(model: nn.Module, batch: Any) -> bool:
     """Whether the members of some list are given lists of states."""
     given: list[bool] = []

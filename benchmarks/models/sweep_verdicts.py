@@ -45,6 +45,8 @@ class Facts:
     """Whether it answers at other positions than those of its tokens."""
     uncuttable: bool = False
     """Whether its forward fails with half of its blocks."""
+    uncuttable_batch: bool = False
+    """Whether a tensor of its batch has not one entry for each sample in front: several images, or patches."""
     joins: bool = False
     """Whether blocks are given states with several entries of every sample in one axis."""
     unasked: bool = False
@@ -129,6 +131,8 @@ REASONS = (
     Reason("answers are beside the tokens", r"which of its positions are theirs", lambda facts: facts.beside),
     Reason("its forward needs all blocks", r"does not run .*cut it after another", lambda facts: facts.uncuttable),
     Reason("it reads several blocks", r"needs more of a block than its state", lambda facts: facts.aggregates),
+    Reason("it answers for every pixel", r"answers for every pixel", lambda facts: facts.answer_axes > 3),
+    Reason("a part of a batch is none", r"does not go on with some of a batch", lambda facts: facts.uncuttable_batch),
     Reason("samples are joined", r"join all samples", lambda facts: facts.joins),
     Reason("its config turns caches off", r"nothing to keep keys and values in", lambda facts: facts.unasked),
     Reason("no list of blocks runs", r"no list of modules|no list of blocks", lambda facts: facts.lists == 0),
@@ -234,6 +238,7 @@ def _facts(built: Built, checks: Checks, seen: slow.ForwardStructure, refusal: s
         single=checks.plain[0].shape[-1] == 1,
         beside=_answers_beside(built, checks),
         uncuttable=_is_uncuttable(built, checks),
+        uncuttable_batch=slow.has_tensors_of_other_lengths(built.batches[0], built.samples[0]),
         joins=slow.joins_samples(built.model, built.batches[0], built.samples[0]),
         unasked=getattr(getattr(built.model, "config", None), "use_cache", True) is False,
         drops=slow.cache_disagrees(built.model, built.batches[0]),

@@ -30,7 +30,7 @@ def are_matched(labels: Any) -> bool:
 
 
 def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, instead: str) -> None:
-    """Raise `UnsupportedHead` for regression and multi-label models: an answer must be one class among several.
+    """Raise `UnsupportedHead` for regression, multi-label and segmentation: an answer must be one class among several.
 
     Args:
         model: its config may state the kind of problem.
@@ -46,6 +46,8 @@ def require_one_class(model: nn.Module, answer: Tensor, labels: Tensor | None, i
         labels is not None and labels.is_floating_point() and labels.shape[1:] == answer.shape[1:]
     ):
         what = "a multi-label head"
+    elif answer.ndim > 3:
+        what = f"a head that answers for every pixel, {tuple(answer.shape)}"
     else:
         return
     raise UnsupportedHead(f"{type(model).__name__} has {what}, expected one class for each answer; {instead}")

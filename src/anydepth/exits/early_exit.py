@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydepth.core.model_io import device_of, split_batch, to_device
+from anydepth.core.model_io import Batch, call_model, device_of, split_batch, to_device
 from anydepth.core.patching import in_eval_mode
 from anydepth.core.provenance import class_names, describe_config, stack_fingerprint, weights_stamp
 from anydepth.core.stack import Stack
-from anydepth.errors import PolicyError
+from anydepth.errors import AnydepthError, PolicyError, UnsupportedHead, one_line
 from anydepth.exits.calibration import Calibration, calibrate, check_request
 from anydepth.exits.costs import Costs
 from anydepth.exits.exit_output import ExitOutput
@@ -94,7 +95,7 @@ class EarlyExit:
         model = self.stack.model
         inputs = to_device(split_batch(batch, model).inputs, device_of(model))
         self._reader.prepare(inputs)
-        with in_eval_mode(self.stack.model), torch.inference_mode():
+        with in_eval_mode(self.stack.model), torch.inference_mode(), _refusing_parts(model, inputs):
             return ExitForward(self._reader, self._prefix_slicer, inputs).run()
 
     def look(
@@ -204,6 +205,21 @@ class EarlyExit:
         stack = model if isinstance(model, Stack) else Stack(model, blocks=saved.model["blocks"])
         saved.require_same(stack)
         return cls(stack, saved.policy, calibration=saved.calibration_for(stack))
+
+
+@contextmanager
+def _refusing_parts(model: nn.Module, inputs: Batch) -> Iterator[None]:
+    """Context manager: what a model raises that runs on the whole batch, once samples have left it, is a refusal."""
+    try:
+        yield
+    except (AnydepthError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of the model's own code
+        call_model(model, inputs)  # what fails on the whole batch, too, is raised as it is
+        raise UnsupportedHead(
+            f"{type(model).__name__} does not go on with some of a batch's samples ({one_line(error)}): expected "
+            "inputs that have one entry for each; exit with single samples (batches of 1), or truncate"
+        ) from error
 
 
 class _Calibrated:
