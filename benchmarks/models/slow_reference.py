@@ -137,7 +137,8 @@ def joins_samples(model: nn.Module, batch: Any, samples: int) -> bool:
         )
 
     lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
-    with _hooks([module[0].register_forward_pre_hook(before, with_kwargs=True) for module in lists if len(module)]):
+    first = [member for module in lists for member in list(module)[:1] if member is not None]
+    with _hooks([member.register_forward_pre_hook(before, with_kwargs=True) for member in first]):
         run(model, batch)
     return any(shape[0] > samples and shape[0] % samples == 0 and samples not in shape for shape in shapes)
 
@@ -180,7 +181,8 @@ def gives_lists(model: nn.Module, batch: Any) -> bool:
         given.append(bool(args) and isinstance(args[0], list | tuple))
 
     lists = (module for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential) and len(module))
-    with _hooks([module[-1].register_forward_pre_hook(before) for module in lists]):
+    last = [member for module in lists for member in list(module)[-1:] if member is not None]
+    with _hooks([member.register_forward_pre_hook(before) for member in last]):
         run(model, batch)
     return any(given)
 

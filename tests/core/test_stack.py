@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from anydepth.core.model_io import first_samples
+from anydepth.core.model_io import first_samples, split_batch
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
 from anydepth.errors import ReadoutMismatch, UnknownArchitecture
@@ -375,3 +375,15 @@ def test_an_answer_that_does_not_depend_on_the_blocks_is_refused() -> None:
         Stack(Beside(), blocks="blocks").verify(torch.rand(3, 5, 4))
     # weights that are zero still read the states
     Stack(Beside(zero=True), blocks="blocks").verify(torch.rand(3, 5, 4))
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_labels_are_a_text_only_for_a_model_that_writes(writes: bool) -> None:
+    """T5Gemma-2's tagger can make decoder inputs of labels, too, and does not."""
+    model = nn.Identity()
+    model.prepare_decoder_input_ids_from_labels = lambda labels: labels + 1
+    model.can_generate = lambda: writes
+    labels = torch.tensor([[1, 2]])
+    parts = split_batch({"input_ids": torch.tensor([[5, 6]]), "labels": labels}, model)
+    assert torch.equal(parts.labels, labels)
+    assert ("decoder_input_ids" in parts.inputs) == writes

@@ -88,8 +88,10 @@ def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tu
 
 
 def _decoder_inputs(model: nn.Module | None, inputs: Mapping[str, Any], labels: Any) -> dict[str, Any]:
-    """The labels so far, which an encoder-decoder is given where a batch has no other text for it."""
+    """The labels so far, which an encoder-decoder that writes is given where a batch has no other text for it."""
     shifted = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if not getattr(model, "can_generate", bool)():
+        return {}  # a tagger's labels are no text
     if not callable(shifted) or not isinstance(labels, Tensor) or labels.ndim != 2:
         return {}
     if any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds")):
