@@ -306,13 +306,17 @@ CASES = {
 
 def build(name: str) -> tuple[nn.Module, Any, Case]:
     """A fresh model in eval mode, its weights moved so that depths differ, with a batch and its case."""
+    return *moved(CASES[name]), CASES[name]
+
+
+def moved(case: Any) -> tuple[nn.Module, Any]:
+    """The model of a case in eval mode, its weights moved so that depths differ, and its batch."""
     torch.manual_seed(0)
-    case = CASES[name]
     model, batch = case.build().eval(), case.batch()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return model, batch, case
+    return model, batch
 
 
 def answer(output: Any) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import odd_models
 import torch
 import transformers
-from odd_models import Case
+from odd_models import Case, moved
 from torch import Tensor, nn
 
 CLASSES = 5
@@ -193,10 +193,4 @@ CASES = {**VISION, **BOTH}
 
 def build(name: str) -> tuple[nn.Module, Any, Staged]:
     """A fresh model in eval mode, its weights moved so that depths differ, with a batch and its case."""
-    torch.manual_seed(0)
-    case = CASES[name]
-    model, batch = case.build().eval(), case.batch()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model, batch, case
+    return *moved(CASES[name]), CASES[name]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +28,9 @@ from anydepth.core.patching import eager, evaluating, forward_as
 from anydepth.core.prefix_cache import Prefix
 from anydepth.core.recording import ModelTraits
 from anydepth.core.replay import BlockCall
-from anydepth.core.verification import Verification, check, refusing, tolerance_of
+from anydepth.core.verification import Verification, check, refusing, tolerance_of, without_stubs
 from anydepth.core.watching import PlainForward, Stage, watch
-from anydepth.errors import AnydepthError, UnknownArchitecture, one_line
+from anydepth.errors import UnknownArchitecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[tuple[M
             within = plain if inner == [outer] else _watched(model, inner, few)[1]
             stages = within.stages(inner)
             plain = within if stages else plain
-        with refusing(model):
+        with refusing(partial(without_stubs, model)):
             return _learnt(few, plain, stages or selection.stages_in(plain), cuttable=cuttable)
 
 
@@ -254,7 +256,8 @@ def _ended_early(forwards: Forwards, batch: Batch, state: Tensor, depth: int, an
     Raises:
         UnknownArchitecture: the answer does not depend on the state at all, or the forward cannot end there.
     """
-    try:
+    ending = refusing(partial(_without_end, forwards, depth)) if forwards.traits.ends_early else nullcontext()
+    with ending:
         early = forwards.readout(state, batch, depth=depth)
         if torch.equal(early, answer) and not _reaches(forwards, state, batch):
             raise UnknownArchitecture(
@@ -262,15 +265,13 @@ def _ended_early(forwards: Forwards, batch: Batch, state: Tensor, depth: int, an
                 f"{forwards.traits.blocks.path!r}; {OVERRIDE}, or by stack='image', stack='text'"
             )
         return early, forwards.run(batch, forwards.cut_calls(depth))
-    except AnydepthError:
-        raise
-    except Exception as error:
-        if not forwards.traits.ends_early:
-            raise
-        raise UnknownArchitecture(
-            f"{type(forwards.model).__name__} reads each depth out by what is of that depth alone, and its forward "
-            f"does not end after block {depth} ({type(error).__name__}: {one_line(error)}): only depth L has a readout"
-        ) from error
+
+
+def _without_end(forwards: Forwards, depth: int, reason: str) -> UnknownArchitecture:
+    return UnknownArchitecture(
+        f"{type(forwards.model).__name__} reads each depth out by what is of that depth alone, and its forward does "
+        f"not end after block {depth} ({reason}): only depth L has a readout"
+    )
 
 
 def is_linear_head(forwards: Forwards, state: Tensor, answer: Tensor, batch: Batch) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,14 +61,19 @@ def check(model: str, path: str, verification: Verification) -> None:
 
 
 @contextmanager
-def refusing(model: nn.Module) -> Iterator[None]:
-    """Context manager: what a model raises when it runs with stubs is a refusal with that reason."""
+def refusing(refusal: Callable[[str], AnydepthError]) -> Iterator[None]:
+    """Context manager: what a model's own code raises is a refusal, made of the kind of error and its first line."""
     try:
         yield
     except (AnydepthError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise UnknownArchitecture(
-            f"{type(model).__name__} runs by itself, but not with stubs in the place of its blocks "
-            f"({type(error).__name__}: {one_line(error)}): it needs more of a block than its state"
-        ) from error
+        raise refusal(f"{type(error).__name__}: {one_line(error)}") from error
+
+
+def without_stubs(model: nn.Module, reason: str) -> UnknownArchitecture:
+    """The refusal of a model that fails once stubs stand in the place of its blocks."""
+    return UnknownArchitecture(
+        f"{type(model).__name__} runs by itself, but not with stubs in the place of its blocks ({reason}): it needs "
+        "more of a block than its state"
+    )

@@ -268,6 +268,4 @@ def _reads_padding(model: nn.Module, text: Mapping[str, Tensor], padded: Mapping
             f"the tokenizer gives tokens that {type(model).__name__} does not know: it is another model's "
             f"({one_line(error)})"
         ) from error
-    return distance(other, plain) > 10 * tolerance_of(
-        plain
-    )  # masked positions are zeros in sums, which round otherwise
+    return distance(other, plain) > _SLACK * tolerance_of(plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from html import escape
@@ -16,16 +17,16 @@ from anydepth.safe_text import printable
 _LONGEST = 200
 
 
-class Shown:
+class Shown(ABC):
     """A result: one line as its `repr`, a `summary`, a table in notebooks; equal to another of the same content.
 
     A dataclass that is one is made with `repr=False, eq=False`, and says how it looks by the methods that begin with
     `_shown`. Fields with `compare=False` do not count for equality.
     """
 
+    @abstractmethod
     def _shown_line(self) -> str:
         """What is the case, in a line."""
-        raise NotImplementedError
 
     def _shown_tables(self) -> tuple[Table, ...]:
         return ()
@@ -34,7 +35,7 @@ class Shown:
         return ()
 
     def _shown_chart(self) -> str:
-        """A picture as SVG; empty without one."""
+        """A picture as HTML; empty without one."""
         return ""
 
     def __repr__(self) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from anydepth.core.model_io import Batch, fields_of
 from anydepth.core.overrides import Override
 from anydepth.core.stack import Stack
-from anydepth.errors import AnydepthError, LabelError, ObjectiveError, UnsupportedHead, one_line
+from anydepth.core.verification import refusing
+from anydepth.errors import LabelError, ObjectiveError, UnsupportedHead
 from anydepth.training.losses import require_finite_losses, require_gradient
 
 
@@ -55,7 +56,7 @@ class OwnLossTerms:
 
     def _loss(self, depth: int) -> Tensor:
         model = type(self._stack.model).__name__
-        with _refusing_labels(model), _of_answer_alone(self._stack.model):
+        with refusing(partial(_refused_labels, model)), _of_answer_alone(self._stack.model):
             output = self._stack.readout_output(self._states, self._batch, depth=depth, labels=self._labels)
         loss = fields_of(output).get("loss")
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -84,23 +85,15 @@ def own_loss_terms(
             "leave it out"
         )
     stack.learn(batch)
-    with _refusing_labels(type(stack.model).__name__):
+    with refusing(partial(_refused_labels, type(stack.model).__name__)):
         states, answer = stack.forward(batch, labels=labels)
     return OwnLossTerms(stack, labels, states, batch), states, answer
 
 
-@contextmanager
-def _refusing_labels(model: str) -> Iterator[None]:
-    """Context manager: what a model raises where it is given labels is a refusal of these."""
-    try:
-        yield
-    except (AnydepthError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of the model's own code
-        raise LabelError(
-            f"{model} computes no loss of these labels ({type(error).__name__}: {one_line(error)}): expected them as "
-            "its own forward takes them"
-        ) from error
+def _refused_labels(model: str, reason: str) -> LabelError:
+    return LabelError(
+        f"{model} computes no loss of these labels ({reason}): expected them as its own forward takes them"
+    )
 
 
 @contextmanager
