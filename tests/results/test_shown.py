@@ -232,6 +232,16 @@ def test_results_of_the_same_content_are_equal(name: str) -> None:
     assert replace(first, **other) != first  # type: ignore[type-var]
 
 
+def test_when_a_result_was_made_is_not_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for day in ("2026-01-01", "2026-01-02"):
+        monkeypatch.setattr("anydepth.tracing.run.now", lambda day=day: day)
+        made.append(ad.trace_states([np.eye(4), 2 * np.eye(4)]))
+    assert made[0].provenance["created"] != made[1].provenance["created"]
+    assert made[0] == made[1]
+    assert replace(made[0], provenance={**made[0].provenance, "samples": 5}) != made[0]
+
+
 def test_a_trace_with_one_other_number_is_another() -> None:
     trace, other = traced(samples=9), traced(samples=9)
     assert other.rows is not None

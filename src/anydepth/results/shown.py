@@ -15,13 +15,14 @@ from anydepth.results.tables import WIDTH, Table
 from anydepth.safe_text import printable
 
 _LONGEST = 200
+_WHEN = "created"  # in provenance: two results of the same content may have been made at different times
 
 
 class Shown(ABC):
     """A result: one line as its `repr`, a `summary`, a table in notebooks; equal to another of the same content.
 
     A dataclass that is one is made with `repr=False, eq=False`, and says how it looks by the methods that begin with
-    `_shown`. Fields with `compare=False` do not count for equality.
+    `_shown`. Fields with `compare=False`, and when it was made, do not count for equality.
     """
 
     @abstractmethod
@@ -71,7 +72,7 @@ def _same(a: Any, b: Any) -> bool:
         floats = np.asarray(a).dtype.kind in "fc"
         return np.array_equal(a, b, equal_nan=floats and np.asarray(b).dtype.kind in "fc")
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a if key != _WHEN)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     if is_dataclass(a) and type(a) is type(b):
