@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import anydepth as ad
-from anydepth.exits.early_exit import EarlyExit
+from anydepth.early_exit.classifier import EarlyExit
 from anydepth.exits.policies import AtDepth, Confidence, Convergence
 
 RESULTS = Path(__file__).parent / "results"

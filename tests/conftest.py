@@ -86,7 +86,7 @@ def unsynchronized(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time early exit once and on one batch, where it is nothing what comes out; tests/exits/test_curve.py has more."""
-    from anydepth.exits import curve
+    from anydepth.early_exit import curve
     from anydepth.jobs import calibrate
 
     whole = curve.relative_time

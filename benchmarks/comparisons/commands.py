@@ -18,10 +18,10 @@ from models import LIMITS, MODELS, ROOT, SEED, WORK, full, made, path
 from anydepth import Trace
 from anydepth.measures.engine.states import ArrayStates, States
 from anydepth.measures.similarity import similarities
-from anydepth.results.comparison import Comparison
 from anydepth.results.pairing import StatesSubset
 from anydepth.stats.paired import Differences
 from anydepth.storage.files import plain, write_json
+from anydepth.tracing.comparison import Comparison
 
 MEASURED = ("cosine", "cka", "cca", "svcca", "procrustes", "rsa", "knn")
 Matrix = np.ndarray

@@ -27,9 +27,9 @@ from machine import processor
 from models import OBJECTIVES, SHALLOW, TITLES, WORK, Missing, Subject, subject
 
 from anydepth import Confidence, EarlyExit
+from anydepth.early_exit.curve import ExitCurve, curve_of, relative_time
 from anydepth.exits.calibration import parted
 from anydepth.exits.costs import measure_costs
-from anydepth.exits.curve import ExitCurve, curve_of, relative_time
 from anydepth.exits.exit_scores import PolicyInputs
 from anydepth.storage.files import write_json
 

@@ -19,13 +19,15 @@ from anydepth.lazy import lazy_names
 if TYPE_CHECKING:
     from anydepth.core.stack import Stack
     from anydepth.core.truncation import truncate
+    from anydepth.early_exit.classifier import EarlyExit
+    from anydepth.early_exit.curve import ExitCurve, exit_curve
     from anydepth.errors import AnydepthError
-    from anydepth.exits.curve import ExitCurve, exit_curve
-    from anydepth.exits.early_exit import EarlyExit
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
     from anydepth.lens.lens import Lens
     from anydepth.models.zero_shot import zero_shot
-    from anydepth.results.comparison import Comparison, compare
+    from anydepth.report.charts.trace import plot
+    from anydepth.theory.findings import Theory
+    from anydepth.tracing.comparison import Comparison, compare
     from anydepth.tracing.run import trace, trace_states
     from anydepth.tracing.trace import Trace
     from anydepth.training.objectives import AlignedLoss
@@ -47,10 +49,12 @@ __all__ = [
     "Margin",
     "Patience",
     "Stack",
+    "Theory",
     "Trace",
     "TraceCallback",
     "compare",
     "exit_curve",
+    "plot",
     "trace",
     "trace_states",
     "truncate",
@@ -62,20 +66,22 @@ _HOMES = {
     "AlignedTrainer": "anydepth.training.trainer",
     "AnydepthError": "anydepth.errors",
     "AtDepth": "anydepth.exits.policies",
-    "Comparison": "anydepth.results.comparison",
+    "Comparison": "anydepth.tracing.comparison",
     "Confidence": "anydepth.exits.policies",
     "Convergence": "anydepth.exits.policies",
-    "EarlyExit": "anydepth.exits.early_exit",
+    "EarlyExit": "anydepth.early_exit.classifier",
     "Entropy": "anydepth.exits.policies",
-    "ExitCurve": "anydepth.exits.curve",
+    "ExitCurve": "anydepth.early_exit.curve",
     "Lens": "anydepth.lens.lens",
     "Margin": "anydepth.exits.policies",
     "Patience": "anydepth.exits.policies",
     "Stack": "anydepth.core.stack",
+    "Theory": "anydepth.theory.findings",
     "Trace": "anydepth.tracing.trace",
     "TraceCallback": "anydepth.training.trace_callback",
-    "compare": "anydepth.results.comparison",
-    "exit_curve": "anydepth.exits.curve",
+    "compare": "anydepth.tracing.comparison",
+    "exit_curve": "anydepth.early_exit.curve",
+    "plot": "anydepth.report.charts.trace",
     "trace": "anydepth.tracing.run",
     "trace_states": "anydepth.tracing.run",
     "truncate": "anydepth.core.truncation",

@@ -18,7 +18,7 @@ from run_cli import Command, in_a_process, in_folder
 
 from anydepth import EarlyExit
 from anydepth.core.heads import separate_heads
-from anydepth.exits.curve import ExitCurve
+from anydepth.early_exit.curve import ExitCurve
 from anydepth.exits.policies import POLICIES, AtDepth
 from anydepth.jobs import settings
 

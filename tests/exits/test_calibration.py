@@ -8,9 +8,9 @@ import pytest
 import torch
 from exit_models import batches
 
+from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import CertificateError, DataError
 from anydepth.exits.calibration import Calibration, loosest_certified
-from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.exit_scores import ExitScores
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 from anydepth.exits.tuning import levels

@@ -11,8 +11,8 @@ import torch
 from exit_models import batches
 
 from anydepth import AtDepth, Confidence, EarlyExit, Patience, exit_curve
+from anydepth.early_exit.curve import ExitCurve
 from anydepth.errors import DataError, PolicyError
-from anydepth.exits.curve import ExitCurve
 
 
 def test_each_point_is_what_the_engine_does() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from anydepth.core.heads import separate_heads
 from anydepth.core.model_io import call_model, model_output, sample_count, samples_of
 from anydepth.core.stack import Stack
+from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import PolicyError, UnsupportedHead
-from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.exit_output import ExitOutput
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 

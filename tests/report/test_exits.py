@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from browser import Browser
 
+from anydepth.early_exit.curve import ExitCurve
 from anydepth.errors import MeasureError
 from anydepth.exits.calibration import Calibration
-from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import AtDepth, Confidence
 from anydepth.exits.summary import ExitSummary
 from anydepth.report.pages import exits as page

@@ -351,6 +351,43 @@ def test_every_chart_has_a_title_a_description_and_strict_json(name):
     assert '"title"' in text
 
 
+def test_curves_of_several_traces_share_a_chart_and_maps_stand_below_each_other():
+    one, two = fake_trace.plausible(), fake_trace.tiny()
+    spec = charts.plot({"before": one, "after": two}, "accuracy").to_dict()
+    drawn = {
+        (row["trace"], row["depth"]): row["value"]
+        for layer in spec["layer"]
+        for row in layer["data"]["values"]
+        if "trace" in row
+    }
+    expected = {(name, k): v for name, t in (("before", one), ("after", two)) for k, v in enumerate(t.accuracy)}
+    assert drawn == pytest.approx(expected)
+    maps = charts.plot([one, two], "similarity").to_dict()
+    titles = [panel["title"]["subtitle"] for row in maps["vconcat"] for panel in row["hconcat"]]
+    assert titles == [name for name in charts.label([one, two]) for _ in range(2)]
+
+
+@pytest.mark.parametrize("name", charts.PLOTS)
+def test_every_chart_is_drawn_of_two_traces(name, tmp_path):
+    path = tmp_path / "chart.json"
+    chart = charts.plot([fake_trace.plausible(), fake_trace.plausible()], name, path=path)
+    assert json.loads(path.read_text())["config"] == json.loads(chart.to_json())["config"]
+
+
+def test_traces_that_have_nothing_to_draw_in_common():
+    one, two = fake_trace.plausible(), fake_trace.features_only()
+    with pytest.raises(MeasureError, match="needs accuracy, which this trace lacks"):
+        charts.plot([one, two], "accuracy")
+    with pytest.raises(MeasureError, match="no trace came"):
+        charts.plot([], "accuracy")
+    two.similarity["svcca"] = two.similarity.pop("cka")
+    for name in list(two.similarity):
+        if name != "svcca":
+            del two.similarity[name]
+    with pytest.raises(MeasureError, match="no similarity in common: .*; trace with the same measures"):
+        charts.plot([one, two], "similarity")
+
+
 def test_an_unknown_chart_names_the_choices():
     with pytest.raises(
         MeasureError, match="no chart is called 'acuracy'; choose one of similarity, similarity_to_last"

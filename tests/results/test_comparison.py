@@ -12,13 +12,14 @@ import pytest
 from image_traces import CLASSES, COUNT, traced
 
 import anydepth as ad
-from anydepth.errors import IncompatibleTraces, MeasureError
+from anydepth.errors import IncompatibleTraces, MeasureError, TraceFileError
 from anydepth.measures.engine.states import ArrayStates
 from anydepth.measures.similarity import MEASURES, similarities
 from anydepth.report.pages.comparison import write
-from anydepth.results.comparison import _closeness, compare
 from anydepth.stats.paired import paired
+from anydepth.storage.files import plain, replacing_folder
 from anydepth.storage.rows import StoredStates
+from anydepth.tracing.comparison import COMPARE_OUTPUT, _closeness, compare, write_comparisons
 
 
 @pytest.fixture(scope="module")
@@ -317,3 +318,73 @@ def test_the_last_depth_is_as_close_to_itself_in_every_model() -> None:
     assert (values[:, -1] == 1).all()
     assert found.value[-1] == 0
     assert found.verdicts[-1] == "not significant"
+
+
+# --- files and charts ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tested(pair: tuple[ad.Trace, ad.Trace]) -> ad.Comparison:
+    return compare(*pair, permutations=19, names=("first", "second"))
+
+
+def test_a_saved_comparison_is_the_one_that_is_loaded(tested: ad.Comparison, tmp_path: Path) -> None:
+    assert tested.save(tmp_path / "out") == tmp_path / "out"
+    loaded = ad.Comparison.load(tmp_path / "out")
+    assert loaded == tested
+    assert loaded != replace(tested, samples=49)
+    assert loaded.differences["accuracy"].verdicts == tested.differences["accuracy"].verdicts
+    assert loaded.matches("cka") == tested.matches("cka")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.json", "report.html"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<title>first and second" in page
+    assert loaded.provenance["second"]["samples"] == 50
+    assert loaded.report(tmp_path / "again.html").read_text() == page
+
+
+def test_saving_replaces_a_comparison_and_nothing_else(tested: ad.Comparison, tmp_path: Path) -> None:
+    tested.save(tmp_path / "out")
+    tested.save(tmp_path / "out", report=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["compare.json"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(IncompatibleTraces, match="holds something else already"):
+        tested.save(tmp_path / "other")
+
+
+def test_folders_that_hold_no_single_comparison(tested: ad.Comparison, tmp_path: Path) -> None:
+    with pytest.raises(TraceFileError, match=r"compare\.json does not exist: compare again"):
+        ad.Comparison.load(tmp_path)
+    other = replace(tested, names=("first", "third"))
+    (tmp_path / "two").mkdir()
+    with replacing_folder(tmp_path / "two", COMPARE_OUTPUT) as beside:
+        write_comparisons([tested, other], beside)
+    with pytest.raises(TraceFileError, match=r"holds 2 comparisons \(second, third\): use Comparison.load_all"):
+        ad.Comparison.load(tmp_path / "two")
+    assert ad.Comparison.load_all(tmp_path / "two") == (tested, other)
+    text = (tmp_path / "two" / "compare.json").read_text()
+    (tmp_path / "two" / "compare.json").write_text(text.replace('"samples": 50', '"samples": 51'))
+    with pytest.raises(TraceFileError, match="was changed after it was written: compare again"):
+        ad.Comparison.load(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [(None, "Accuracy: the difference"), ("settled", "Share of answers that have saturated"), ("cka", "CKA, debiased")],
+)
+def test_charts_of_a_comparison(tested: ad.Comparison, name: str | None, title: str) -> None:
+    spec = tested.plot(name).to_dict()
+    assert spec["title"]["text"].startswith(title)
+    rows = [row for part in (spec, *spec["layer"]) if "data" in part for row in part["data"]["values"]]
+    if name == "cka":
+        values = {(row["a"], row["b"]): row["value"] for row in rows}
+        expected = {place: plain(value) for place, value in np.ndenumerate(tested.similarity["cka"])}
+        assert values == expected
+    else:
+        drawn = {row["depth"]: row["value"] for row in rows if "verdict" in row}
+        assert drawn == dict(enumerate(tested.differences[name or "accuracy"].value))
+
+
+def test_a_chart_that_is_not_there_names_those_that_are(tested: ad.Comparison) -> None:
+    with pytest.raises(MeasureError, match="no chart is called 'rsa'; this comparison has accuracy, confidence, .*cka"):
+        tested.plot("rsa")

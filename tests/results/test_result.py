@@ -29,10 +29,12 @@ from anydepth.jobs.generate import GenerateResult
 from anydepth.jobs.predict import PredictResult
 from anydepth.jobs.trace import TraceResult
 from anydepth.jobs.truncate import TruncateResult
+from anydepth.measures.engine.states import ArrayStates
 from anydepth.onnx.exporter import ExportResult
 from anydepth.results.result import Result
 from anydepth.results.trace_data import Rows
 from anydepth.stats.certificates import Certificate, MinimalDepth
+from anydepth.theory.geometry import geometry
 from anydepth.training.summary import TrainingSummary
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m"
@@ -120,6 +122,14 @@ def lens() -> ad.Lens:
     )  # fmt: skip
 
 
+def theory() -> ad.Theory:
+    rng = np.random.default_rng(0)
+    paths = geometry(ArrayStates(dict(zip("abc", np.cumsum(rng.normal(size=(3, 40, 8)), axis=0), strict=True))))
+    return ad.Theory(
+        geometry={"measured": paths}, closeness={}, collapse={}, updates={}, notes=("a note",), provenance={}
+    )
+
+
 RESULTS: dict[str, Callable[[], Result]] = {
     "trace": traced,
     "trace of arrays": lambda: ad.trace_states([np.eye(4), 2 * np.eye(4)]),
@@ -137,6 +147,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "exits of a language model": language_model,
     "exit curve": lambda: calibrated().curve,
     "lens": lens,
+    "theory": theory,
     "predictions": lambda: PredictResult(
         folder=FOLDER, model="bert", data="reviews", policy="Confidence(0.8)", promise="certified", undecided=1,
         leaving=(100, 12_345, 7), blocks=25_000, readouts=10, notes=("a note",),

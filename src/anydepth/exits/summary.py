@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anydepth.exits.calibration import Calibration
-from anydepth.exits.curve import ExitCurve
+from anydepth.exits.curve import CurveData
 from anydepth.exits.policies import Policy, as_plain
 from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table, bounds, number, sentence
@@ -38,7 +38,7 @@ class ExitSummary(Result):
     data: str
     policy: Policy
     calibration: Calibration
-    curve: ExitCurve
+    curve: CurveData
     leaving: tuple[int, ...]
     agreement: float
     accuracy: float | None

@@ -12,10 +12,10 @@ from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import load_split
 from anydepth.data.settings import settings_of
 from anydepth.data.sources import TO_CALIBRATE
+from anydepth.early_exit.classifier import EarlyExit
+from anydepth.early_exit.curve import curve_of, relative_time, require_threshold
 from anydepth.exits.calibration import check_request, parted
 from anydepth.exits.costs import Costs, measure_costs
-from anydepth.exits.curve import curve_of, relative_time, require_threshold
-from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.exit_scores import ExitScores, PolicyInputs
 from anydepth.exits.policies import policy_named
 from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, SAMPLES, save_exits

@@ -10,18 +10,19 @@ from typing import Any
 from anydepth.errors import IncompatibleTraces
 from anydepth.jobs.settings import CompareSettings
 from anydepth.progress import Progress
-from anydepth.results.comparison import Comparison, compare, difference_table, model_name
 from anydepth.results.result import Result
 from anydepth.results.tables import Table
-from anydepth.storage.files import replacing_folder, write_json
-from anydepth.storage.output_folder import SETTINGS, OutputKind, output
-from anydepth.tracing.trace import Trace
-
-RESULT = "compare.json"
-REPORT = "report.html"
-_OUTPUT = OutputKind(
-    job="compare", mark=RESULT, names=(REPORT, SETTINGS), alone="holds something else already", error=IncompatibleTraces
+from anydepth.storage.files import replacing_folder
+from anydepth.storage.output_folder import output
+from anydepth.tracing.comparison import (
+    COMPARE_OUTPUT,
+    REPORT,
+    Comparison,
+    compare,
+    model_name,
+    write_comparisons,
 )
+from anydepth.tracing.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -43,7 +44,7 @@ class CompareResult(Result):
 
     def tables(self) -> tuple[Table, ...]:
         """A table of differences for each comparison."""
-        return tuple(difference_table(comparison) for comparison in self.comparisons)
+        return tuple(table for comparison in self.comparisons for table in comparison.tables())
 
     def as_plain(self) -> dict[str, Any]:
         """The comparisons, as values that JSON holds."""
@@ -67,7 +68,7 @@ def run_compare(settings: CompareSettings, out: str | Path, *, progress: Progres
     folder = Path(out)
     if len(settings.traces) < 2:
         raise IncompatibleTraces(f"{len(settings.traces)} trace came, expected two or more: anydepth compare A B")
-    with output(folder, _OUTPUT, inputs={f"trace {path}": path for path in settings.traces}):
+    with output(folder, COMPARE_OUTPUT, inputs={f"trace {path}": path for path in settings.traces}):
         traces = [Trace.load(path) for path in settings.traces]
         names = _names(settings.traces, traces)
         comparisons = tuple(
@@ -84,8 +85,8 @@ def run_compare(settings: CompareSettings, out: str | Path, *, progress: Progres
             for other, name in zip(traces[1:], names[1:], strict=True)
         )
         result = CompareResult(folder=folder, comparisons=comparisons)
-        with replacing_folder(folder, _OUTPUT) as beside:
-            write_json(beside / RESULT, {"format": 1, **result.as_plain()})
+        with replacing_folder(folder, COMPARE_OUTPUT) as beside:
+            write_comparisons(comparisons, beside)
             settings.save(beside)
             write(comparisons, beside / REPORT, dict(zip(names, traces, strict=True)))
     return result

@@ -18,8 +18,8 @@ from anydepth.core.stack import Stack
 from anydepth.data.batching import batches
 from anydepth.data.loading import LoadedData, load_split
 from anydepth.data.settings import InputSettings, settings_of
+from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import ModelError
-from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.policies import as_plain
 from anydepth.exits.saving import ExitFile
 from anydepth.jobs.settings import PredictSettings

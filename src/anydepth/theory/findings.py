@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from anydepth.core.provenance import entry
 from anydepth.errors import TraceFileError
+from anydepth.results.result import Result
+from anydepth.results.tables import Column, Table, number
 from anydepth.stats.means import Estimate
 from anydepth.storage.files import plain, read_json, replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind
@@ -25,8 +28,8 @@ MEASURED, UNCENTRED, RANDOM_WEIGHTS, SHUFFLED_LABELS = "measured", "not centred"
 _Part = TypeVar("_Part")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Theory:
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Theory(Result):
     """Results of the paper's theory on a model and data, with those of null models. L + 1 = K depths.
 
     What could not be computed is absent, and `notes` say why.
@@ -39,6 +42,15 @@ class Theory:
         updates: directions of the blocks' updates, for the "final" and the "true" class.
         notes: what is absent or undefined, and why.
         provenance: the model and data.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from anydepth.theory.examine import examine
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> examine(ViTForImageClassification(config), [{"pixel_values": torch.rand(20, 1, 8, 8)}], labels=False)
+        Theory(geometry, closeness, updates at depths 0 to 2)
     """
 
     geometry: Mapping[str, Geometry]
@@ -48,9 +60,28 @@ class Theory:
     notes: tuple[str, ...]
     provenance: Mapping[str, Any]
 
-    def __repr__(self) -> str:
+    def line(self) -> str:
+        """What was examined."""
         parts = (name for name in ("geometry", "closeness", "collapse", "updates") if getattr(self, name))
-        return f"Theory({', '.join(parts)} at depths 0 to {self.depth})"
+        return f"{', '.join(parts)} at depths 0 to {self.depth}"
+
+    def tables(self) -> tuple[Table, ...]:
+        """One row for each depth: the cosine with the last, that of a straight line, and NC1."""
+        paths, collapsed = self.geometry[MEASURED], self.collapse.get(MEASURED)
+        columns = [
+            Column(head="depth", cells=tuple(map(str, range(self.depth + 1)))),
+            *(
+                Column(head=head, cells=tuple(map(number, values)), rank=rank)
+                for head, values, rank in (
+                    ("cosine with the last depth", paths.cosine.value, 0),
+                    ("a straight line's", paths.predicted.value, 2),
+                    ("NC1", () if collapsed is None else collapsed.nc1, 1),
+                )
+                if len(values)
+            ),
+        ]
+        name = entry(self.provenance, "model", "name", default="states")
+        return (Table(title=f"Theory of {name}", columns=tuple(columns)),)
 
     @property
     def depth(self) -> int:

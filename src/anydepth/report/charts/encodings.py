@@ -29,6 +29,13 @@ def titled(chart: Chart, title: str, description: str, subtitle: str = "") -> Ch
     return chart.properties(title=alt.TitleParams(title, subtitle=subtitle), description=description)
 
 
+def standalone(chart: Chart, width: int, height: int) -> Chart:
+    """A chart of that size in the colours of the reports, to be shown by itself."""
+    chart = chart.properties(width=width, height=height)
+    chart.config = theme.config()
+    return chart
+
+
 def by_trace(traces: Traces, *, side_by_side: bool = False) -> dict[str, Any]:
     """The channels that tell traces apart; none where there is one."""
     if len(traces) == 1:

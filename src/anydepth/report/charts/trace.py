@@ -1,6 +1,7 @@
 """Altair charts of traces: `plot` by name, the others one by one. Curves of several traces share a chart."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import altair as alt
 import numpy as np
@@ -12,7 +13,7 @@ from anydepth.report.charts.encodings import Chart, Domain
 from anydepth.report.charts.files import save
 from anydepth.report.formats import measure_title, percent, plain, plain_name
 from anydepth.report.sentences import ends
-from anydepth.report.traces import Traces, provenance_name
+from anydepth.report.traces import Traces, label, provenance_name
 from anydepth.results.tables import sentence
 from anydepth.results.trace_data import TraceData
 
@@ -61,10 +62,10 @@ def to_last(traces: Traces, measures: tuple[str, ...]) -> Chart:
     )
 
 
-def similarity_map(trace: TraceData, measure: str, domain: Domain) -> Chart:
+def similarity_map(trace: TraceData, measure: str, domain: Domain, name: str = "") -> Chart:
     """The similarity of every pair of depths as a map; undefined cells are dashed and say why.
 
-    The colours span `domain`, (0, 1) or (-1, 1); a value has the same colour in both.
+    The colours span `domain`, (0, 1) or (-1, 1); a value has the same colour in both. `name` is by default the model's.
     """
     title = measure_title(measure)
     where = [alt.Tooltip("pair:N", title="depths")]
@@ -79,7 +80,7 @@ def similarity_map(trace: TraceData, measure: str, domain: Domain) -> Chart:
         blank.encode(tooltip=[*where, alt.Tooltip("why:N", title="blank")]), known.encode(tooltip=[*where, *value])
     )
     description = f"Map: {title} of every pair of depths."
-    return enc.titled(chart, sentence(title), description, provenance_name(trace, "model"))
+    return enc.titled(chart, sentence(title), description, name or provenance_name(trace, "model"))
 
 
 def saturation(traces: Traces) -> Chart:
@@ -143,7 +144,7 @@ def spread(traces: Traces, measure: str, against: str) -> Chart:
     )
 
 
-def by_class(trace: TraceData, order: tuple[str, ...] = ()) -> Chart:
+def by_class(trace: TraceData, order: tuple[str, ...] = (), name: str = "") -> Chart:
     """Accuracy of each class at each depth as a map.
 
     `order` names the classes from top to bottom; by default the class that is right earliest comes first.
@@ -163,7 +164,7 @@ def by_class(trace: TraceData, order: tuple[str, ...] = ()) -> Chart:
     )
     chart = enc.layered(*enc.blank_and_known(base, enc.accuracy_colour(), "accuracy"))
     title = "Accuracy by class and depth"
-    return enc.titled(chart, title, "Map: accuracy by class and depth.", provenance_name(trace, "model"))
+    return enc.titled(chart, title, "Map: accuracy by class and depth.", name or provenance_name(trace, "model"))
 
 
 def domain_of(traces: Traces, measures: tuple[str, ...]) -> Domain:
@@ -202,67 +203,83 @@ def main_measures(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in MAIN if name in names) or names[:1]
 
 
-def _require_similarity(trace: TraceData, chart: str) -> Iterable[str]:
-    if not trace.similarity:
+def _require_similarity(traces: Traces, chart: str) -> tuple[str, ...]:
+    """The measures of the first trace that all have."""
+    if not all(trace.similarity for trace in traces.values()):
         raise MeasureError(
             f"the chart {chart!r} needs a similarity, which this trace lacks (its similarities: none); trace again "
             "with a measure such as 'cka'"
         )
-    return trace.similarity
+    first, *others = (trace.similarity for trace in traces.values())
+    common = tuple(name for name in first if all(name in other for other in others))
+    if not common:
+        raise MeasureError(f"the traces have no similarity in common: {', '.join(first)}; trace with the same measures")
+    return common
 
 
-def _require_statistic(trace: TraceData, name: str, chart: str) -> None:
-    if name not in trace.statistics:
-        have = ", ".join(trace.statistics) or "none: the model has no classifier, or the readout was left out"
-        raise MeasureError(
-            f"the chart {chart!r} needs {name}, which this trace lacks (its readout statistics: {have}); "
-            "trace a model with a classifier on labelled data"
-        )
+def _require_statistic(traces: Traces, name: str, chart: str) -> None:
+    for trace in traces.values():
+        if name not in trace.statistics:
+            have = ", ".join(trace.statistics) or "none: the model has no classifier, or the readout was left out"
+            raise MeasureError(
+                f"the chart {chart!r} needs {name}, which this trace lacks (its readout statistics: {have}); "
+                "trace a model with a classifier on labelled data"
+            )
 
 
-def _similarity(trace: TraceData, traces: Traces) -> AnyChart:
-    names = main_measures(_require_similarity(trace, "similarity"))
+def _similarity(traces: Traces) -> AnyChart:
+    names = main_measures(_require_similarity(traces, "similarity"))
     domain = domain_of(traces, names)
-    return alt.hconcat(*(_sized(similarity_map(trace, name, domain), 330, 330) for name in names), spacing=36)
+    maps = (
+        [_sized(similarity_map(trace, name, domain, label), 330, 330) for name in names]
+        for label, trace in traces.items()
+    )
+    return _stacked([alt.hconcat(*row, spacing=36) for row in maps])
 
 
-def _to_last(trace: TraceData, traces: Traces) -> AnyChart:
-    return _sized(to_last(traces, main_measures(_require_similarity(trace, "similarity_to_last"))), 560, 300)
+def _to_last(traces: Traces) -> AnyChart:
+    return _sized(to_last(traces, main_measures(_require_similarity(traces, "similarity_to_last"))), 560, 300)
 
 
-def _distributions(trace: TraceData, traces: Traces) -> AnyChart:
-    if not trace.quantiles:
+def _distributions(traces: Traces) -> AnyChart:
+    common = set.intersection(*(set(trace.quantiles) for trace in traces.values()))
+    if not common:
         raise MeasureError(
             "the chart 'distributions' needs quantiles of a cosine, which this trace lacks; trace again with the "
             "measure 'cosine'"
         )
-    measure = "cosine" if "cosine" in trace.quantiles else next(iter(trace.quantiles))
+    measure = "cosine" if "cosine" in common else min(common)
     return alt.hconcat(*(_sized(spread(traces, measure, side), 420, 280) for side in ("last", "next")), spacing=36)
 
 
-def _saturation(trace: TraceData, traces: Traces) -> AnyChart:
-    _require_statistic(trace, "agreement", "saturation")
+def _saturation(traces: Traces) -> AnyChart:
+    _require_statistic(traces, "agreement", "saturation")
     return _sized(saturation(traces), 560, 300)
 
 
-def _classes(trace: TraceData, traces: Traces) -> AnyChart:
-    _require_statistic(trace, "accuracy", "classes")
-    chart = by_class(trace)
-    return _sized(chart, 560, 24 * len({row["class"] for row in rows.classes(trace)}))
+def _classes(traces: Traces) -> AnyChart:
+    _require_statistic(traces, "accuracy", "classes")
+    heights = (24 * len({row["class"] for row in rows.classes(trace)}) for trace in traces.values())
+    return _stacked(
+        [
+            _sized(by_class(trace, name=label), 560, height)
+            for (label, trace), height in zip(traces.items(), heights, strict=True)
+        ]
+    )
 
 
-def _statistic(name: str) -> Callable[[TraceData, Traces], AnyChart]:
-    def draw(trace: TraceData, traces: Traces) -> AnyChart:
-        _require_statistic(trace, name, name)
+def _statistic(name: str) -> Callable[[Traces], AnyChart]:
+    def draw(traces: Traces) -> AnyChart:
+        _require_statistic(traces, name, name)
         return _sized(curve(traces, name), 560, 300)
 
     return draw
 
 
-def _overview(trace: TraceData, traces: Traces) -> AnyChart:
-    top = _similarity(trace, traces)
-    if "accuracy" not in trace.statistics or "agreement" not in trace.statistics:
-        return alt.vconcat(top, _to_last(trace, traces), spacing=36)
+def _overview(traces: Traces) -> AnyChart:
+    top = _similarity(traces)
+    if not all({"accuracy", "agreement"} <= {*trace.statistics} for trace in traces.values()):
+        return alt.vconcat(top, _to_last(traces), spacing=36)
     sides = (_sized(curve(traces, "accuracy"), 330, 240), _sized(saturation(traces), 330, 240))
     below = alt.hconcat(*sides, spacing=36).resolve_scale(color="independent")
     chart: AnyChart = alt.vconcat(top, below, spacing=36).resolve_scale(color="independent")
@@ -273,7 +290,13 @@ def _sized(chart: Chart, width: int, height: int) -> Chart:
     return chart.properties(width=width, height=height)
 
 
-PLOTS: dict[str, Callable[[TraceData, Traces], AnyChart]] = {
+def _stacked(charts: Sequence[AnyChart]) -> AnyChart:
+    """Charts below each other; a single one as it is."""
+    chart: AnyChart = charts[0] if len(charts) == 1 else alt.vconcat(*charts, spacing=36)
+    return chart
+
+
+PLOTS: dict[str, Callable[[Traces], AnyChart]] = {
     "similarity": _similarity,
     "similarity_to_last": _to_last,
     **{name: _statistic(name) for name in ("accuracy", "confidence", "cross_entropy", "agreement")},
@@ -285,14 +308,35 @@ PLOTS: dict[str, Callable[[TraceData, Traces], AnyChart]] = {
 }
 
 
-def plot(trace: TraceData, name: str) -> AnyChart:
-    """A chart of one trace by its name in `PLOTS`, to show in a notebook or to `save`.
+def plot(
+    traces: TraceData | Sequence[TraceData] | Traces, name: str = "overview", *, path: str | Path | None = None
+) -> AnyChart:
+    """A chart of traces, to show in a notebook or to `save`: curves of several traces share it, maps stand below.
+
+    Args:
+        traces: a trace, several, or several by the names that the legend gives them; by default their models'.
+        name: a key of `PLOTS`: "accuracy", "similarity", "saturation", "overview", ...
+        path: a file to write it to as well; its ending says how: .png, .svg, .pdf, .html or .json.
 
     Raises:
-        MeasureError: no chart has that name, or the trace lacks the numbers it shows.
+        MeasureError: no chart has that name, there is no trace, or one lacks the numbers it shows.
+        TraceFileError: another ending, or the file cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from anydepth import trace_states
+        >>> states = np.random.default_rng(0).normal(size=(3, 50, 8))
+        >>> a, b = (trace_states({"x": states[0], "y": states[k]}) for k in (1, 2))
+        >>> chart = plot({"first": a, "second": b}, "similarity_to_last")
+        >>> chart.to_dict()["title"]["text"]
+        'Similarity with the last depth'
     """
     if name not in PLOTS:
         raise MeasureError(f"no chart is called {name!r}; choose one of {', '.join(PLOTS)}")
-    chart: AnyChart = PLOTS[name](trace, {provenance_name(trace, "model", "states"): trace})
+    if not isinstance(traces, Mapping):
+        traces = label([traces] if isinstance(traces, TraceData) else traces)
+    chart = PLOTS[name](traces)
     chart.config = theme.config()
+    if path is not None:
+        save(chart, path)
     return chart

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from anydepth.errors import MeasureError
 from anydepth.measures.permutation_test import Chance
 from anydepth.report import html
 from anydepth.report.charts import encodings as enc
@@ -18,7 +19,7 @@ from anydepth.report.pages.tables import Cell, Table, table
 from anydepth.report.rows import Row
 from anydepth.report.sentences import Finding
 from anydepth.report.traces import Traces
-from anydepth.results.comparison import Comparison
+from anydepth.results.comparison import ComparisonData
 from anydepth.results.tables import sentence
 from anydepth.stats.paired import Differences
 
@@ -32,7 +33,7 @@ _TITLES = {
 }
 
 
-def difference(comparisons: Sequence[Comparison], statistic: str) -> Chart:
+def difference(comparisons: Sequence[ComparisonData], statistic: str) -> Chart:
     """The second model minus the first, by depth, with simultaneous 95 % bands; the first is the same in all."""
     values = [row for comparison in comparisons for row in _rows(comparison, statistic)]
     names = [comparison.names[1] for comparison in comparisons]
@@ -56,7 +57,7 @@ def difference(comparisons: Sequence[Comparison], statistic: str) -> Chart:
     )
 
 
-def _rows(comparison: Comparison, statistic: str) -> list[Row]:
+def _rows(comparison: ComparisonData, statistic: str) -> list[Row]:
     differences = comparison.differences.get(statistic)
     if differences is None:
         return []
@@ -90,7 +91,7 @@ def _with_band(differences: Differences, place: int) -> str:
     return f"{differences.value[place]:+.3f} ({_band(differences, place)})"
 
 
-def cross_map(comparison: Comparison, measure: str, domain: Domain) -> Chart:
+def cross_map(comparison: ComparisonData, measure: str, domain: Domain) -> Chart:
     """The similarity of every depth of the one model with every depth of the other, in colours that span `domain`."""
     value, title = comparison.similarity[measure], measure_title(measure)
     first, second = comparison.names
@@ -145,35 +146,59 @@ def trend(traces: Traces) -> Chart:
     )
 
 
+def plot(comparison: ComparisonData, name: str | None = None) -> Chart:
+    """A chart of a comparison by name: the differences in a statistic, or the map of a measure; None for the first.
+
+    Raises:
+        MeasureError: nothing of that name was compared.
+    """
+    names = (*comparison.differences, *comparison.similarity)
+    name = name or next(iter(names), None)
+    if name not in names:
+        raise MeasureError(f"no chart is called {name!r}; this comparison has {', '.join(names) or 'none'}")
+    if name in comparison.differences:
+        return enc.standalone(difference([comparison], name), 560, 300)
+    return enc.standalone(cross_map(comparison, name, _domain(comparison)), 330, 330)
+
+
+def _domain(comparison: ComparisonData) -> Domain:
+    """The values that the colours of all maps span."""
+    matrices = comparison.similarity.values()
+    low = min((float(np.nanmin(m)) for m in matrices if np.isfinite(m).any()), default=0.0)
+    return (-1.0, 1.0) if low < -0.02 else (0.0, 1.0)
+
+
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def write(comparisons: Sequence[Comparison], path: Path, traces: Traces) -> Path:
+def write(comparisons: Sequence[ComparisonData], path: Path, traces: Traces | None = None) -> Path:
     """Write the page of one comparison, or of several with the same first model, and return its path.
 
-    An existing file is replaced at once or not at all. `traces` are those that were compared, in their order.
+    An existing file is replaced at once or not at all. `traces` are those that were compared, in their order: with
+    three or more the page shows the trend from trace to trace.
     """
-    sections = (_difference_section(comparisons), _similarity_section(comparisons), _trend_section(traces))
+    sections = (_difference_section(comparisons), _similarity_section(comparisons), _trend_section(traces or {}))
+    origins = {name: flat(origin) for comparison in comparisons for name, origin in comparison.provenance.items()}
     content = html.page(
         eyebrow="Compared by depth",
         fine="Differences are the second model minus the first, on the same samples, with simultaneous 95 % bands.",
-        title=" and ".join(traces),
+        title=" and ".join(dict.fromkeys(name for comparison in comparisons for name in comparison.names)),
         shown={comparison.names[1]: (_what(comparison), list(_findings(comparison))) for comparison in comparisons},
         sections=[section for section in sections if section],
         numbers={" against ".join(c.names[::-1]): _numbers(c) for c in comparisons if c.differences},
         notes_title="What was left out, and what was chosen",
         notes={comparison.names[1]: comparison.notes for comparison in comparisons if comparison.notes},
-        provenance={name: dict(flat(trace.provenance)) for name, trace in traces.items()},
+        provenance={name: dict(origin) for name, origin in origins.items()},
     )
     return html.save(content, path)
 
 
-def _what(comparison: Comparison) -> str:
+def _what(comparison: ComparisonData) -> str:
     first, second = comparison.names
     return f"{second} against {first}, on {comparison.samples:,} samples that both were traced on."
 
 
-def _findings(comparison: Comparison) -> Iterator[Finding]:
+def _findings(comparison: ComparisonData) -> Iterator[Finding]:
     for name in ("accuracy", "settled", "cosine_to_last"):
         if name not in comparison.differences:
             continue
@@ -189,7 +214,7 @@ def _findings(comparison: Comparison) -> Iterator[Finding]:
         yield Finding(f"{title}: {', '.join(parts)}", largest)
 
 
-def _ranges(comparison: Comparison, places: np.ndarray) -> str:
+def _ranges(comparison: ComparisonData, places: np.ndarray) -> str:
     """Depths with ranges of successive ones: "depths 1–5, 8"; of unequal models "depths 2/1–4/2"."""
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     ends = (dict.fromkeys((int(run[0]), int(run[-1]))) for run in runs)
@@ -197,7 +222,7 @@ def _ranges(comparison: Comparison, places: np.ndarray) -> str:
     return f"{'depth' if len(places) == 1 else 'depths'} {', '.join(named)}"
 
 
-def _difference_section(comparisons: Sequence[Comparison]) -> Section | None:
+def _difference_section(comparisons: Sequence[ComparisonData]) -> Section | None:
     names = [name for name in _TITLES if any(name in comparison.differences for comparison in comparisons)]
     if not names:
         return None
@@ -206,19 +231,17 @@ def _difference_section(comparisons: Sequence[Comparison]) -> Section | None:
     return Section(title="What differs", figures=figures)
 
 
-def _similarity_section(comparisons: Sequence[Comparison]) -> Section | None:
+def _similarity_section(comparisons: Sequence[ComparisonData]) -> Section | None:
     figures: list[Figure] = []
     for comparison in comparisons:
-        matrices = comparison.similarity.values()
-        low = min((float(np.nanmin(m)) for m in matrices if np.isfinite(m).any()), default=0.0)
         tag = f", {comparison.names[1]}" if len(comparisons) > 1 else ""
         for name in comparison.similarity:
-            chart = cross_map(comparison, name, (-1.0, 1.0) if low < -0.02 else (0.0, 1.0))
+            chart = cross_map(comparison, name, _domain(comparison))
             figures.append(figure(chart, _matches(comparison, name), tag, shape="map"))
     return Section(title="Which depths are alike", maps=tuple(figures)) if figures else None
 
 
-def _matches(comparison: Comparison, measure: str) -> str:
+def _matches(comparison: ComparisonData, measure: str) -> str:
     """The most similar depth of the second model for each depth of the first."""
     matches = [(depth, match) for depth, match in enumerate(comparison.matches(measure)) if match is not None]
     if not matches:
@@ -236,7 +259,7 @@ def _trend_section(traces: Traces) -> Section | None:
     return Section(title="From trace to trace", figures=(figure(trend(traces), "In the order the traces were given."),))
 
 
-def _numbers(comparison: Comparison) -> Table:
+def _numbers(comparison: ComparisonData) -> Table:
     columns = {
         _TITLES[name].partition(",")[0]: [
             Cell(text=f"{value:+.3f}", value=float(value), interval=_band(differences, place))

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from anydepth.errors import MeasureError
-from anydepth.exits.curve import ExitCurve
+from anydepth.exits.curve import CurveData
 from anydepth.exits.summary import ExitSummary
 from anydepth.report import html
 from anydepth.report.charts import encodings as enc
@@ -22,7 +22,7 @@ from anydepth.report.sentences import Finding
 from anydepth.results.tables import sentence
 from anydepth.stats.means import Estimate
 
-Curves = Mapping[str, ExitCurve]
+Curves = Mapping[str, CurveData]
 
 AXES = {
     "depth": "mean depth",
@@ -106,6 +106,11 @@ def tradeoff(
     )
 
 
+def plot(curve: CurveData, against: str) -> Chart:
+    """Quality of one curve over the range of its thresholds, to be shown by itself; see `tradeoff`."""
+    return enc.standalone(tradeoff({"": curve}, against), 560, 300)
+
+
 def _rivals(rivals: Sequence[Rival], x: alt.X, y: alt.Y, colour: dict[str, Any]) -> Iterator[alt.Chart]:
     rows = [
         {"curve": rival.name, "cost": rival.depth} | _quality(rival.quality, rival.low, rival.high) for rival in rivals
@@ -115,7 +120,7 @@ def _rivals(rivals: Sequence[Rival], x: alt.X, y: alt.Y, colour: dict[str, Any])
     yield base.mark_point(size=70, filled=True, shape="square").encode(y=y, tooltip=["curve:N", "text:N"])
 
 
-def _rows(name: str, curve: ExitCurve, against: str) -> list[Row]:
+def _rows(name: str, curve: CurveData, against: str) -> list[Row]:
     cost = {"depth": curve.depth, "flops": curve.flops, "time": curve.predicted}[against]
     low, high = curve.interval()
     return [
@@ -141,7 +146,7 @@ def _range(low: Sequence[float], high: Sequence[float]) -> list[float]:
     return [max(0.0, float(np.floor(min(low) * 20) / 20)), min(1.0, float(np.ceil(max(high) * 20) / 20))]
 
 
-def speedups(curve: ExitCurve) -> Chart:
+def speedups(curve: CurveData) -> Chart:
     """How many times faster than the plain model: as blocks are counted, as costs predict, and by the clock."""
     speedup = {
         "paper_speedup": curve.paper_speedup,
@@ -260,7 +265,7 @@ def _savings_section(name: str, summaries: Mapping[str, ExitSummary]) -> Section
     )
 
 
-def _numbers(curve: ExitCurve) -> Table:
+def _numbers(curve: CurveData) -> Table:
     columns: dict[str, Sequence[Cell]] = {
         "Accuracy" if curve.accuracy is not None else "Agreement": cells(
             Estimate(curve.quality, *curve.interval()), percent, why="undefined"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from anydepth.errors import MeasureError
 from anydepth.measures.similarity import MEASURES
 from anydepth.report import html, rows
 from anydepth.report import sentences as words
@@ -14,7 +13,7 @@ from anydepth.report.lens_source import LensSource
 from anydepth.report.pages import agreement, lens, positions, theory
 from anydepth.report.pages.sections import Figure, Section, figure, flat
 from anydepth.report.pages.tables import matrix, numbers
-from anydepth.report.traces import Traces, provenance_name
+from anydepth.report.traces import Traces, label
 from anydepth.results.trace_data import TraceData
 from anydepth.theory.findings import Theory
 
@@ -53,20 +52,6 @@ def write(
     named = label(traces, labels)
     content = render(named, dict(zip(named, theories, strict=True)) if theories else {}, lenses)
     return html.save(content, Path(path))
-
-
-def label(traces: Sequence[TraceData], labels: Sequence[str] | None = None) -> dict[str, TraceData]:
-    """Traces by names that differ."""
-    if not traces:
-        raise MeasureError("no trace came to report on; give at least one")
-    names = list(labels) if labels is not None else [provenance_name(trace, "model", "states") for trace in traces]
-    if len(names) != len(traces) or (labels is not None and len(set(names)) < len(names)):
-        raise MeasureError(f"{len(traces)} traces came with the labels {names}; give each one of its own")
-    unique: dict[str, TraceData] = {}
-    for name, trace in zip(names, traces, strict=True):
-        again = sum(known == name or known.startswith(f"{name} (") for known in unique)
-        unique[f"{name} ({again + 1})" if name in unique else name] = trace
-    return unique
 
 
 def render(traces: Traces, theories: Mapping[str, Theory] | None = None, lenses: Sequence[LensSource] = ()) -> str:
