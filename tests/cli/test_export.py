@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from exit_models import FOUND
 from run_cli import Command, in_folder
 
 import anydepth as ad
+from anydepth.errors import ExportError
 from anydepth.jobs.settings import POLICIES
 from anydepth.onnx.router import Router
 
@@ -26,7 +28,8 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoints.vit(root / "vit")
     checkpoints.gpt2(root / "gpt2")
     model = transformers.BertForSequenceClassification.from_pretrained(root / "bert").eval()
-    ad.EarlyExit(model, ad.Confidence(0.52, depths=(2,))).save(root / "calibrated", processor=checkpoints.tokenizer())
+    exits = ad.EarlyExit(model, ad.Confidence(0.52, depths=(2,)), calibration=FOUND)
+    exits.save(root / "calibrated", processor=checkpoints.tokenizer())
     return root
 
 
@@ -54,10 +57,32 @@ def test_a_calibrated_model(command: Command, assets: Path) -> None:
     assert "onnxruntime answers as torch does" in done.out
     assert 'anydepth.onnx.Router("out")' in done.out
     assert "not calibrated" not in done.out
-    out = Router("out")(texts())
-    expected = ad.EarlyExit.load(assets / "calibrated")(in_torch(assets))
+    router, exits = Router("out"), ad.EarlyExit.load(assets / "calibrated")
+    out, expected = router(texts()), exits(in_torch(assets))
     np.testing.assert_array_equal(out.depth, expected.depth)
     np.testing.assert_allclose(out.logits, expected.logits, atol=1e-5)
+    assert router.guarantee == FOUND.guarantee in json.loads(Path("out/export.json").read_text())["about"].values()
+    assert FOUND.guarantee[:40] in done.out
+    result = exits.export("python", name=router.manifest["model"]["name"])
+    assert result.notes == (FOUND.guarantee,)
+    same = Router("python")
+    for entry in ("about", "policy", "level", "segments", "inputs", "model"):
+        assert same.manifest[entry] == router.manifest[entry], entry
+    np.testing.assert_allclose(same(texts()).logits, out.logits, atol=1e-6)
+
+
+def test_an_export_in_python_takes_a_batch(assets: Path, tmp_path: Path) -> None:
+    exits = ad.EarlyExit.load(assets / "calibrated")
+    with pytest.raises(ExportError, match=r"no batch came yet to trace the graphs with: give one \(batch\)"):
+        exits.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    exits.stack.model.bert.pooler.dense.bias.data += 1
+    exits(in_torch(assets))
+    result = exits.export(tmp_path / "out")
+    assert result.notes == ("nothing is guaranteed: the model was changed after it was calibrated: calibrate it again",)
+    assert Router(tmp_path / "out").guarantee is None
+    with pytest.warns(DeprecationWarning, match="Router.promise is called Router.guarantee"):
+        assert Router(tmp_path / "out").promise is None
 
 
 def test_a_plain_model(command: Command) -> None:
@@ -134,7 +159,7 @@ def test_an_interrupt_says_that_the_command_starts_over(command: Command, monkey
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("anydepth.jobs.export.export", stop)
+    monkeypatch.setattr("anydepth.onnx.exporter.export", stop)
     done = command("export", "~bert", "--depth", "1", "--out", "out")
     assert (done.status, done.err) == (130, "anydepth: interrupted; the same command starts over\n")
     assert not Path("out").exists()

@@ -116,7 +116,7 @@ def test_nothing_to_certify() -> None:
     )
     found = loosest_certified(never, never, never, tolerance=0.01, confidence=0.95, against="model")
     assert found == Calibration(
-        certificate=None, level=None, samples=(400, 400, 400), proved_failures=0, proved_depth=4.0
+        certificate=None, level=None, samples=(400, 400, 400), held_out_failures=0, held_out_depth=4.0
     )
     assert str(found) == "nothing could be certified: every sample goes to the last depth"
 
@@ -157,7 +157,7 @@ def test_the_parts_do_not_overlap_and_the_split_follows_the_seed() -> None:
     assert one.certificate is not None
     assert one.certificate.samples == 40
     assert str(one).startswith("certified at 80 % confidence: P(answer ≠ full model's) ≤ 30 % (")
-    assert f"held out: {one.proved_failures} of 20 (" in str(one)
+    assert f"held out: {one.held_out_failures} of 20 (" in str(one)
     assert "; by class: " in str(one)
     assert sum(of.samples for of in one.classes) == 60, "those that certified and those held out"
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from exit_models import build
+from exit_models import FOUND, build
 from torch import Tensor, nn
 
 from anydepth.core.heads import separate_heads
 from anydepth.core.model_io import call_model, model_output, sample_count, samples_of
 from anydepth.core.stack import Stack
 from anydepth.early_exit.classifier import EarlyExit
-from anydepth.errors import PolicyError, UnsupportedHead
+from anydepth.errors import DataError, PolicyError, UnsupportedHead
 from anydepth.exits.exit_output import ExitOutput
 from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience, Policy
 
@@ -438,3 +438,87 @@ def test_samples_of_keeps_what_is_not_per_sample() -> None:
     found = samples_of(batch, torch.tensor([2, 0]))
     assert found["input_ids"].tolist() == [[8, 9, 10, 11], [0, 1, 2, 3]]
     assert (found["scale"], found["name"], sample_count(found)) == (torch.tensor(2.0), "x", 2)
+
+
+# --- as users of torch and transformers expect -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def exits() -> tuple[EarlyExit, dict[str, Tensor]]:
+    model, batch = build("bert")
+    return EarlyExit(model, Confidence(0.3)), batch
+
+
+def test_a_batch_is_given_as_one_or_by_names(exits: tuple[EarlyExit, dict[str, Tensor]]) -> None:
+    early, batch = exits
+    expected = early(batch)
+    for out in (early(**batch), early(**batch, labels=torch.zeros(8, dtype=torch.long))):
+        assert torch.equal(out.logits, expected.logits)
+    with pytest.raises(DataError, match=r"nothing came, expected a batch \(exits\(batch\)\), or its tensors by name"):
+        early()
+    with pytest.raises(DataError, match="a batch and attention_mask came, expected a batch"):
+        early(batch, attention_mask=batch["attention_mask"])
+
+
+def test_an_output_is_read_as_those_of_transformers(exits: tuple[EarlyExit, dict[str, Tensor]]) -> None:
+    early, batch = exits
+    out = early(batch)
+    names = ["logits", "depth", "blocks", "readouts", "undecided"]
+    assert list(out) == list(out.keys()) == names
+    assert out["depth"] is out.depth is out[1]
+    assert out[0] is out.logits
+    assert all(map(torch.equal, out[:2], (out.logits, out.depth)))
+    assert list(map(id, out.to_tuple())) == list(map(id, out.values())) == [id(value) for _, value in out.items()]
+    assert dict(**out).keys() == set(names)
+    _, *rest = out.to_tuple()
+    assert len(rest) == len(out) - 1 == 4
+    with pytest.raises(KeyError, match="loss"):
+        out["loss"]
+
+
+def test_a_model_is_moved_and_set_to_evaluation(exits: tuple[EarlyExit, dict[str, Tensor]]) -> None:
+    early, batch = exits
+    model = early.stack.model
+    assert (early.device, early.config) == (torch.device("cpu"), model.config)
+    model.train()
+    assert early.eval() is early
+    assert not any(module.training for module in model.modules())
+    assert early.train(False) is early
+    with pytest.raises(PolicyError, match=r"evaluation mode: train the model itself \(stack.model\)"):
+        early.train()
+    before = early(batch)
+    assert early.to(torch.float64) is early
+    assert early(batch).logits.dtype == torch.float64
+    assert torch.allclose(early(batch).logits.float(), before.logits, atol=1e-5)
+    assert torch.equal(early.to("cpu", torch.float32)(batch).logits, before.logits)
+    assert early.to(device="cpu", dtype=torch.float64)(batch).logits.dtype == torch.float64
+    with pytest.raises(AttributeError, match="config"):
+        EarlyExit(build("torch encoder")[0], Confidence(0.5)).config  # noqa: B018
+
+
+def test_weights_that_change_between_two_calls_on_one_batch_count(exits: tuple[EarlyExit, dict[str, Tensor]]) -> None:
+    early, batch = exits
+    before = early(batch).logits
+    with torch.no_grad():
+        early.stack.model.bert.embeddings.word_embeddings.weight.neg_()
+    after = early(batch).logits
+    assert not torch.allclose(after, before)
+    assert torch.equal(after, early({name: values.clone() for name, values in batch.items()}).logits)
+
+
+def test_another_dtype_is_another_model_than_was_calibrated() -> None:
+    model, _ = build("bert")
+    early = EarlyExit(model, Confidence(0.75), calibration=FOUND)
+    assert early.to("cpu").calibration == FOUND
+    calibration = early.to(torch.float64).calibration
+    assert calibration is not None
+    assert calibration.certificate is None
+    assert "the model was changed after it was calibrated" in calibration.guarantee
+
+
+def test_heads_move_with_their_model() -> None:
+    model, batch = build("bert")
+    stack = Stack(model)
+    stack.verify(batch)
+    early = EarlyExit(Stack(model, heads=separate_heads(stack.classifier(batch), stack.depth)), Confidence(0.3))
+    assert early.to(torch.float64)(batch).logits.dtype == torch.float64

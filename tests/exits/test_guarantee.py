@@ -171,10 +171,10 @@ def test_exact_intervals(failures: int, samples: int) -> None:
 
 
 def test_held_out_samples_that_contradict_it_are_said() -> None:
-    found = replace(FOUND, samples=(100, 200, 100), proved_failures=14)
+    found = replace(FOUND, samples=(100, 200, 100), held_out_failures=14)
     assert len(found.warnings) == 1
     assert "warning: the held-out samples contradict it (so many failures have p = 0.00046 at 5 %)" in str(found)
-    assert replace(FOUND, proved_failures=5).warnings == ()
+    assert replace(FOUND, held_out_failures=5).warnings == ()
 
 
 def test_a_class_that_fails_far_more_often_is_said() -> None:
@@ -196,7 +196,7 @@ def test_rare_classes_of_a_real_calibration_are_counted_by_name() -> None:
     calibration = calibrate(Confidence(0.5), found, **LOOSE, names=("a", "b", "c", "d"))[1]
     assert [one.name for one in calibration.classes] == ["a", "b", "c", "d"]
     assert calibration.certificate is not None
-    total = calibration.certificate.failures + calibration.proved_failures
+    total = calibration.certificate.failures + calibration.held_out_failures
     assert sum(one.failures for one in calibration.classes) == total
     assert sum(one.samples for one in calibration.classes) == sum(calibration.samples[1:])
 
@@ -348,5 +348,5 @@ def test_what_a_forward_cannot_do_without_is_no_label() -> None:
 
 
 def test_a_calibration_in_words_when_nothing_is_certified() -> None:
-    none = Calibration(certificate=None, level=None, samples=(4, 8, 4), proved_failures=0, proved_depth=4.0)
-    assert str(none) == none.promise == "nothing could be certified: every sample goes to the last depth"
+    none = Calibration(certificate=None, level=None, samples=(4, 8, 4), held_out_failures=0, held_out_depth=4.0)
+    assert str(none) == none.guarantee == "nothing could be certified: every sample goes to the last depth"

@@ -46,7 +46,9 @@ def batches(name: str, count: int = 40) -> tuple[nn.Module, list[dict[str, Any]]
 
 
 CERTIFICATE = Certificate(against="labels", tolerance=0.05, confidence=0.9, samples=200, failures=3, p_value=0.01)
-FOUND = Calibration(certificate=CERTIFICATE, level=0.75, samples=(100, 200, 100), proved_failures=2, proved_depth=1.5)
+FOUND = Calibration(
+    certificate=CERTIFICATE, level=0.75, samples=(100, 200, 100), held_out_failures=2, held_out_depth=1.5
+)
 
 
 def bert(folder: Path, **settings: Any) -> transformers.BertForSequenceClassification:

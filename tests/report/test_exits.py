@@ -46,9 +46,9 @@ def calibration(*, certified: bool = True) -> Calibration:
     promise = Certificate(against="model", tolerance=0.01, confidence=0.95, samples=800, failures=2, p_value=0.0138)
     if not certified:
         return Calibration(
-            certificate=None, level=None, samples=(400, 800, 400), proved_failures=0, proved_depth=float(LAST)
+            certificate=None, level=None, samples=(400, 800, 400), held_out_failures=0, held_out_depth=float(LAST)
         )
-    return Calibration(certificate=promise, level=0.8, samples=(400, 800, 400), proved_failures=3, proved_depth=3.5)
+    return Calibration(certificate=promise, level=0.8, samples=(400, 800, 400), held_out_failures=3, held_out_depth=3.5)
 
 
 def exited(*, certified: bool = True, labelled: bool = True, name: str = "small-bert") -> ExitSummary:

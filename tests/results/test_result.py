@@ -84,7 +84,7 @@ def calibrated() -> ExitSummary:
     return ExitSummary(
         folder=FOLDER, model="bert", data="reviews (test)", policy=Confidence(0.8), leaving=(0, 100, 120, 80, 40, 60),
         calibration=Calibration(
-            certificate=CERTIFICATE, level=0.8, samples=(400, 800, 400), proved_failures=3, proved_depth=3.5
+            certificate=CERTIFICATE, level=0.8, samples=(400, 800, 400), held_out_failures=3, held_out_depth=3.5
         ),
         curve=curve, agreement=0.9925, accuracy=0.87, full_accuracy=0.88, predicted=0.61, measured=0.64,
         readout_in_blocks=0.02, notes=("a note",),
@@ -98,7 +98,7 @@ def language_model() -> LmCalibrateResult:
     )
     guarantee = SequenceGuarantee(certificate=CERTIFICATE, share=0.0, new_tokens=64, steps=steps, passed=1)
     return LmCalibrateResult(
-        folder=FOLDER, model="gpt2", data="corpus", policy=Confidence(0.8), promise=guarantee, last=12, notes=()
+        folder=FOLDER, model="gpt2", data="corpus", policy=Confidence(0.8), guarantee=guarantee, last=12, notes=()
     )
 
 

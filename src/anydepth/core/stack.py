@@ -370,10 +370,10 @@ class Stack:
         """Record the arguments (masks, rotary tables) of the last stage's blocks in a forward that runs none."""
         return self._on(batch).replay(batch)
 
-    def cached_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
-        """Context manager: cache the outputs of the modules that run before block 1, for this batch."""
+    def recorded_prefix(self, batch: Batch) -> AbstractContextManager[Answers]:
+        """Context manager: record the outputs of the modules that run before block 1, in a forward on this batch."""
         forwards = self._on(batch)
-        return forwards.prefix.kept(batch, forwards.traits.before)
+        return forwards.prefix.recorded(batch, forwards.traits.before)
 
     @contextmanager
     def cut(self, depth: int, batch: Batch) -> Iterator[None]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from anydepth.core.model_io import Batch, call_model, device_of, split_batch, to
 from anydepth.core.patching import in_eval_mode
 from anydepth.core.provenance import class_names, describe_config, stack_fingerprint, weights_stamp
 from anydepth.core.stack import Stack
-from anydepth.errors import AnydepthError, PolicyError, UnsupportedHead, one_line
+from anydepth.data.settings import InputSettings
+from anydepth.errors import AnydepthError, DataError, ExportError, PolicyError, UnsupportedHead, one_line
 from anydepth.exits.calibration import Calibration, calibrate, check_request
 from anydepth.exits.costs import Costs
 from anydepth.exits.exit_output import ExitOutput
@@ -27,6 +28,9 @@ from anydepth.exits.prefix_slicing import PrefixSlicer
 from anydepth.exits.saving import EXIT_OUTPUT, ExitFile, save_exits
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder
+
+if TYPE_CHECKING:
+    from anydepth.onnx.exporter import ExportResult
 
 _CHANGED = "the model was changed after it was calibrated"
 
@@ -44,6 +48,7 @@ class EarlyExit:
         policy: when a sample exits. `tested` are the depths at which it may.
         blocks: the dotted name of the list of blocks, for a model that has several.
         calibration: of the policy; see `calibrate`. Its certificate is gone once the model is changed.
+        inputs: how the inputs of the calibration were made, if that is known; saved and exported with it.
 
     Raises:
         PolicyError: the policy tests a depth beyond L.
@@ -67,11 +72,15 @@ class EarlyExit:
         *,
         blocks: str | None = None,
         calibration: Calibration | None = None,
+        inputs: InputSettings | None = None,
     ) -> None:
         self.stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
-        self.policy, self._calibration = policy, calibration
+        self.policy, self._calibration, self.inputs = policy, calibration, inputs
         self._calibrated = None if calibration is None or calibration.certificate is None else _Calibrated(self.stack)
-        self._reader = PolicyReader(self.stack, policy)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._reader = PolicyReader(self.stack, self.policy)
         self._prefix_slicer = PrefixSlicer(self.stack)
 
     def __repr__(self) -> str:
@@ -90,8 +99,55 @@ class EarlyExit:
         """The depths below L at which samples may exit, ascending."""
         return self._reader.tested
 
-    def __call__(self, batch: Any) -> ExitOutput[Tensor]:
-        """Logits and exit depths of a batch; its labels, if it has any, are ignored."""
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; batches are moved there."""
+        return device_of(self.stack.model)
+
+    @property
+    def config(self) -> Any:
+        """The config of the model, if it is one of transformers; else an `AttributeError`."""
+        return self.stack.model.config
+
+    def to(
+        self,
+        *target: torch.device | torch.dtype | str | int,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> EarlyExit:
+        """Move the model, in place, to a device or dtype; returns itself.
+
+        The certificate stays on another device, which may round otherwise, and is gone in another dtype.
+        """
+        named = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        for module in filter(None, (self.stack.model, self.stack.heads)):
+            module.to(*target, **named)
+        self._prepare()
+        return self
+
+    def eval(self) -> EarlyExit:
+        """Set the model to evaluation mode, in which it answers in any case; returns itself."""
+        return self.train(False)
+
+    def train(self, mode: bool = True) -> EarlyExit:
+        """Only `train(False)`, the same as `eval`: what trains is the model itself.
+
+        Raises:
+            PolicyError: `mode` is True.
+        """
+        if mode:
+            raise PolicyError("early exit always answers in evaluation mode: train the model itself (stack.model)")
+        self.stack.model.eval()
+        return self
+
+    def __call__(self, batch: Any = None, /, **inputs: Any) -> ExitOutput[Tensor]:
+        """Logits and exit depths of a batch, given as one or by names; its labels, if it has any, are ignored."""
+        if (batch is None) == (not inputs):
+            came = "nothing" if batch is None else f"a batch and {', '.join(inputs)}"
+            raise DataError(f"{came} came, expected a batch (exits(batch)), or its tensors by name (exits(**batch))")
+        return self._run(inputs if batch is None else batch)
+
+    def _run(self, batch: Any) -> ExitOutput[Tensor]:
         model = self.stack.model
         inputs = to_device(split_batch(batch, model).inputs, device_of(model))
         self._reader.prepare(inputs)
@@ -161,7 +217,9 @@ class EarlyExit:
             seed=seed,
             names=tuple(class_names(self.stack.model).values()),
         )
-        return EarlyExit(self.stack, policy, calibration=calibration)
+        calibrated = EarlyExit(self.stack, policy, calibration=calibration)
+        calibrated._reader.example = self._reader.example
+        return calibrated
 
     def save(self, folder: Path | str, *, processor: Any = None, about: dict[str, Any] | None = None) -> Path:
         """Write the model and `exit.json`, which holds the policy and its calibration.
@@ -181,8 +239,45 @@ class EarlyExit:
         if self._calibrated is not None and not self._calibrated.still(self.stack):
             raise PolicyError(f"{_CHANGED}: calibrate it again before it is saved")
         with replacing_folder(Path(folder), replace(EXIT_OUTPUT, alone="")) as beside:
-            save_exits(self.stack, self.policy, self.calibration, beside, processor=processor, about=about)
+            save_exits(
+                self.stack, self.policy, self.calibration, beside, processor=processor, about=about, inputs=self.inputs
+            )
         return Path(folder)
+
+    def export(
+        self,
+        folder: Path | str,
+        batch: Any = None,
+        *,
+        name: str | None = None,
+        classes: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> ExportResult:
+        """Write the model as ONNX graphs, with its guarantee; `anydepth.onnx.Router` runs them without torch.
+
+        Args:
+            folder: what an earlier export wrote there is replaced; a folder that holds anything else is refused.
+            batch: any batch, to trace the graphs with; by default two samples of the first that this has seen.
+            name: of the model; its own if None.
+            classes: names of the classes; those of the model's config if left out.
+            progress: called with what is done, how much there is, and what it is.
+
+        Raises:
+            ExportError: no batch came yet; and as `anydepth.onnx.export`.
+        """
+        from anydepth.onnx.exporter import export
+
+        batch = self._reader.example if batch is None else batch
+        if batch is None:
+            raise ExportError("no batch came yet to trace the graphs with: give one (batch), or run one first")
+        about: dict[str, Any] = {} if self.inputs is None else {"inputs": self.inputs.as_plain()}
+        notes = () if (calibration := self.calibration) is None else (calibration.guarantee,)
+        if calibration is not None and calibration.withheld is None:
+            about["promise"] = calibration.guarantee
+        result = export(
+            self.stack, self.policy, batch, folder, name=name, classes=classes, about=about, progress=progress
+        )
+        return replace(result, notes=notes)
 
     @classmethod
     def load(cls, folder: Path | str, *, model: nn.Module | Stack | None = None) -> EarlyExit:
@@ -204,7 +299,7 @@ class EarlyExit:
             model = saved.stack(Path(folder))
         stack = model if isinstance(model, Stack) else Stack(model, blocks=saved.model["blocks"])
         saved.require_same(stack)
-        return cls(stack, saved.policy, calibration=saved.calibration_for(stack))
+        return cls(stack, saved.policy, calibration=saved.calibration_for(stack), inputs=saved.inputs)
 
 
 @contextmanager

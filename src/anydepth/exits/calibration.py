@@ -36,8 +36,8 @@ class Calibration:
         certificate: of the level that was taken; None if none could be certified, or it holds no longer (`withheld`).
         level: the score from which on a sample exits; None if none could be certified.
         samples: how many tuned, certified, and were held out; contents that repeat count once.
-        proved_failures: how many of the held-out samples failed.
-        proved_depth: mean exit depth of the held-out samples.
+        held_out_failures: how many of the held-out samples failed.
+        held_out_depth: mean exit depth of the held-out samples.
         classes: failures of the samples that certified or were held out, by the class that the full model predicts;
             against labels, by the true class.
         withheld: why there is no guarantee although a level was certified.
@@ -46,28 +46,28 @@ class Calibration:
     certificate: Certificate | None
     level: float | None
     samples: tuple[int, int, int]
-    proved_failures: int
-    proved_depth: float
+    held_out_failures: int
+    held_out_depth: float
     classes: tuple[Failures, ...] = ()
     notes: tuple[str, ...] = ()
     withheld: str | None = None
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (self.promise, self._by_class())))
+        return "; ".join(filter(None, (self.guarantee, self._by_class())))
 
     @property
-    def promise(self) -> str:
+    def guarantee(self) -> str:
         """The certificate in words, with the failures among the held-out samples and any warnings."""
         if self.certificate is None:
             return self.withheld or "nothing could be certified: every sample goes to the last depth"
         failing = certificates.counted(self.certificate.against)
-        held_out = f"held out: {self.held_out} {failing}, at a mean depth of {self.proved_depth:.2f}"
+        held_out = f"held out: {self.held_out} {failing}, at a mean depth of {self.held_out_depth:.2f}"
         return "; ".join([str(self.certificate), held_out, *self.warnings])
 
     @property
     def held_out(self) -> Failures:
         """Failures of the held-out samples."""
-        return Failures(name="held out", samples=self.samples[2], failures=self.proved_failures)
+        return Failures(name="held out", samples=self.samples[2], failures=self.held_out_failures)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -202,15 +202,15 @@ def loosest_certified(
     if not passed:
         depth, notes = float(held_out.depths[-1]), _note_on_ties(tune, path[0])
         return Calibration(
-            certificate=None, level=None, samples=samples, proved_failures=0, proved_depth=depth, notes=notes
+            certificate=None, level=None, samples=samples, held_out_failures=0, held_out_depth=depth, notes=notes
         )
     level = path[len(passed) - 1]
     return Calibration(
         certificate=passed[-1],
         level=level,
         samples=samples,
-        proved_failures=held_out.failures(level, against),
-        proved_depth=held_out.mean_depth(level),
+        held_out_failures=held_out.failures(level, against),
+        held_out_depth=held_out.mean_depth(level),
         classes=_failures_by_class((certify, held_out), level, against, names),
     )
 

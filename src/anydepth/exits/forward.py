@@ -35,7 +35,7 @@ class ExitForward:
         """Run the blocks until the last sample has exited; call it once, in evaluation mode."""
         stack = self._reader.stack
         with stack.segments(self._batch) as segments:
-            with stack.cached_prefix(self._batch) as prefix:
+            with stack.recorded_prefix(self._batch) as prefix:
                 logits = segments.run(self._batch, self._stops)
             remaining_prefix = prefix
             while self._take_readout(segments, logits):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anydepth.core.model_io import Batch
+from anydepth.core.model_io import Batch, sample_count, samples_of
 from anydepth.core.padding import require_tokens, warn_of_padding
 from anydepth.core.stack import Stack
 from anydepth.core.targets import require_one_class
@@ -23,6 +24,8 @@ class PolicyReader:
 
     def __init__(self, stack: Stack, policy: Policy) -> None:
         self.stack, self.policy = stack, policy
+        self.example: Batch | None = None
+        """Up to two samples of the first batch that came."""
         if stack.is_known:
             policy.tested(stack.depth, stack.entry + 1)
         self._tokens: Tokens | None = None
@@ -40,6 +43,8 @@ class PolicyReader:
         """
         require_tokens(batch, "the batch")
         self.stack.learn(batch)
+        if self.example is None:
+            self.example = samples_of(batch, torch.arange(min(2, sample_count(batch))))  # a copy: no view of it all
         if self._counts_padding is None:
             self._counts_padding = warn_of_padding(self.stack, batch)
         if self.policy.reads == Reads.STATE and self._tokens is None:

@@ -42,7 +42,7 @@ class PrefixSlicer:
         kind = tuple(_kind(leaf, count) for leaf in pytree.tree_leaves([output for _, output in outputs]))
         if kind not in self._known:
             each_twice = samples_of(batch, torch.arange(count).repeat(2))
-            with self._stack.cached_prefix(each_twice) as twice:
+            with self._stack.recorded_prefix(each_twice) as twice:
                 self._stack.replay(each_twice)
             self._known[kind] = [_batch_axes(a, b) for (_, a), (_, b) in zip(outputs, twice, strict=True)]
         return self._known[kind]

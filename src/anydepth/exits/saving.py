@@ -29,6 +29,7 @@ from anydepth.storage.output_folder import SETTINGS, OutputKind, settle
 
 FILE = "exit.json"
 _FORMAT = 2
+_RENAMED = {"proved_failures": "held_out_failures", "proved_depth": "held_out_depth"}  # by 0.1 -> now
 CURVE, REPORT, SAMPLES = "curve.json", "report.html", "samples.npy"
 EXIT_OUTPUT = OutputKind(
     job="exit",
@@ -83,6 +84,8 @@ class ExitFile:
             if calibration is not None:
                 certificate = calibration["certificate"]
                 calibration["certificate"] = None if certificate is None else Certificate(**certificate)
+                for name in _RENAMED.keys() & calibration.keys():
+                    calibration[_RENAMED[name]] = calibration.pop(name)
                 calibration["samples"] = tuple(calibration["samples"])
                 calibration["classes"] = tuple(Failures(**failures) for failures in calibration["classes"])
                 calibration["notes"] = tuple(calibration["notes"])

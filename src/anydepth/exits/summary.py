@@ -100,7 +100,7 @@ class ExitSummary(Result):
             **{name: getattr(self, name) for name in (*kept, "readout_in_blocks", "notes")},
             "policy": as_plain(self.policy),
             "calibration": asdict(self.calibration),
-            "promise": self.calibration.promise,
+            "promise": self.calibration.guarantee,
             "depth": self.depth,
             "area": self.curve.area,
         }

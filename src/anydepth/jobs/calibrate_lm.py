@@ -35,7 +35,7 @@ class LmCalibrateResult(Result):
         model: its name.
         data: name and split of the texts.
         policy: when a token exits; `AtDepth(L)` if nothing could be certified.
-        promise: its guarantee.
+        guarantee: its guarantee.
         last: L.
         notes: what a reader of the result should know, one sentence each.
     """
@@ -44,18 +44,18 @@ class LmCalibrateResult(Result):
     model: str
     data: str
     policy: Policy
-    promise: SequenceGuarantee
+    guarantee: SequenceGuarantee
     last: int
     notes: tuple[str, ...]
 
     def line(self) -> str:
         """The model, its policy, and how many thresholds are certified."""
-        certified = f"{self.promise.passed} of {len(self.promise.steps)} thresholds certified"
+        certified = f"{self.guarantee.passed} of {len(self.guarantee.steps)} thresholds certified"
         return f"{self.model} on {self.data}: {self.policy!r}, {certified}"
 
     def tables(self) -> tuple[Table, ...]:
         """The tested thresholds, from strict to loose, with their failures."""
-        steps, passed = self.promise.steps, self.promise.passed
+        steps, passed = self.guarantee.steps, self.guarantee.passed
         columns = (
             Column(head="threshold", cells=tuple(f"{step.threshold:g}" for step in steps)),
             Column(head="sequences that fail", cells=tuple(f"{step.failures:,}" for step in steps)),
@@ -71,16 +71,15 @@ class LmCalibrateResult(Result):
 
     def sentences(self) -> tuple[str, ...]:
         """The guarantee."""
-        guarantee = str(self.promise)
-        return (sentence(guarantee),)
+        return (sentence(str(self.guarantee)),)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""
         return {
             "model": self.model,
             "data": self.data,
-            "generation": asdict(self.promise),
-            "promise": str(self.promise),
+            "generation": asdict(self.guarantee),
+            "promise": str(self.guarantee),
             "last": self.last,
             "notes": self.notes,
         }
@@ -130,7 +129,7 @@ def calibrate_language_model(
         model=loaded.name,
         data=f"{rows.name} ({rows.split})",
         policy=certified or AtDepth(stack.depth),
-        promise=guarantee,
+        guarantee=guarantee,
         last=stack.depth,
         notes=(*notes, *guarantee.notes),
     )

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from anydepth.core.stack import Stack
 from anydepth.data.inputs import check_vocabulary, pixel_input
-from anydepth.data.settings import processor_fingerprint
+from anydepth.data.settings import InputSettings, processor_fingerprint
+from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
 from anydepth.exits.saving import FILE, ExitFile
@@ -19,7 +19,7 @@ from anydepth.jobs.settings import ExportSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.towers import with_saved_texts
-from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, export, require_extras
+from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, require_extras
 from anydepth.progress import Progress
 from anydepth.storage.output_folder import output
 from anydepth.storage.paths import entry_at, local_path
@@ -64,33 +64,19 @@ def _export(settings: ExportSettings, out: str | Path, progress: Progress | None
         loaded = with_saved_texts(loaded, saved.model["config"], trust_remote_code=settings.trust_remote_code)
     batch = sample_batch(loaded)
     stack = models.stack_of(loaded, [batch], blocks=settings.blocks if saved is None else saved.model["blocks"])
-    about: dict[str, Any] = {}
+    exits = EarlyExit(stack, policy)
     if saved is not None:
         saved.require_same(stack)
-        about, on_guarantee = _about(settings, saved, stack, loaded)
-        notes = (*on_guarantee, *notes)
-    result = export(
-        stack, policy, batch, out, name=settings.model, classes=loaded.classes, about=about, progress=progress
-    )
-    return replace(result, notes=(*loaded.notes, *notes))
-
-
-def _about(
-    settings: ExportSettings, saved: ExitFile, stack: Stack, loaded: LoadedModel
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Input settings and guarantee to store with the graphs, and notes on the guarantee."""
-    about: dict[str, Any] = {}
-    if saved.inputs is None:
-        calibration = saved.calibration_for(stack)
-    else:
         # whoever runs the graphs cuts texts and reads columns: the settings go with them
-        about["inputs"] = saved.inputs.as_plain()
-        calibration = saved.calibration_for(stack, replace(saved.inputs, processor=processor_fingerprint(loaded)))
-    if settings.depth is not None or calibration is None:
-        return about, ()
-    if calibration.withheld is not None:
-        return about, (calibration.withheld,)
-    return about | {"promise": calibration.promise}, (calibration.promise,)
+        calibration = None if settings.depth is not None else saved.calibration_for(stack, _inputs(saved, loaded))
+        exits = EarlyExit(stack, policy, calibration=calibration, inputs=saved.inputs)
+    result = exits.export(out, batch, name=settings.model, classes=loaded.classes, progress=progress)
+    return replace(result, notes=(*loaded.notes, *result.notes, *notes))
+
+
+def _inputs(saved: ExitFile, loaded: LoadedModel) -> InputSettings | None:
+    """How inputs of this model are made now."""
+    return None if saved.inputs is None else replace(saved.inputs, processor=processor_fingerprint(loaded))
 
 
 def sample_batch(loaded: LoadedModel) -> dict[str, Any]:

@@ -195,8 +195,8 @@ def _guarantee(saved: ExitFile, stack: Stack, now: InputSettings) -> tuple[str |
         return None, (calibration.withheld,)
     before = None if saved.inputs is None else saved.inputs.device
     if before in (None, now.device):
-        return calibration.promise, ()
-    return calibration.promise, (f"calibrated on {before}, run on {now.device}, which rounds otherwise",)
+        return calibration.guarantee, ()
+    return calibration.guarantee, (f"calibrated on {before}, run on {now.device}, which rounds otherwise",)
 
 
 def _predicted(

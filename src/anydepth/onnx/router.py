@@ -73,7 +73,7 @@ class Router:
         level: the score from which on a sample exits; None where there is one exit.
         inputs: name, dtype and shape of each input of the model.
         classes: name of each class; empty where the model has none.
-        promise: the certificate in words, for inputs made as in the calibration; None without one.
+        guarantee: the certificate in words, for inputs made as in the calibration; None without one.
         max_length: tokens at which texts were cut when it was calibrated; None for images, or if unknown. Longer texts
             give a warning: the certificate does not hold for them.
         manifest: all of `export.json`.
@@ -91,10 +91,16 @@ class Router:
         self.level = None if content["level"] is None else float(content["level"])
         self.inputs: dict[str, dict[str, Any]] = content["inputs"]
         self.classes: tuple[str, ...] = tuple(content["model"]["classes"].values())
-        self.promise: str | None = content.get("about", {}).get("promise")
+        self.guarantee: str | None = content.get("about", {}).get("promise")
         self.max_length: int | None = (content.get("about", {}).get("inputs") or {}).get("max_length")
         self._last = int(content["model"]["depth"])
         self._segments = _segments(Path(folder), content, options, providers)
+
+    @property
+    def promise(self) -> str | None:
+        """The former name of `guarantee`."""
+        warnings.warn("Router.promise is called Router.guarantee", DeprecationWarning, stacklevel=2)
+        return self.guarantee
 
     def __call__(self, inputs: Any) -> ExitOutput[NDArray[Any]]:
         """Logits and exit depths of a batch.
@@ -131,7 +137,7 @@ class Router:
         return ExitOutput(logits=logits, depth=depth, blocks=blocks, readouts=readouts, undecided=undecided)
 
     def _warn_of_length(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        if self.promise is None or self.max_length is None:
+        if self.guarantee is None or self.max_length is None:
             return
         lengths = [arrays[name].shape[1] for name, kind in self.inputs.items() if kind["shape"][1:2] == ["sequence"]]
         if max(lengths, default=0) > self.max_length:
