@@ -91,6 +91,7 @@ def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     whole = curve.relative_time
     monkeypatch.setattr(curve, "_ROUNDS", 1)
+    monkeypatch.setattr(curve, "CALLS", {1: 2})
     for module in (curve, calibrate):
         monkeypatch.setattr(module, "relative_time", lambda exits, batches: whole(exits, batches[:1]))
 

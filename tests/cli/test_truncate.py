@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,44 @@ def test_to_a_depth(command: Command, assets: Path) -> None:
     assert f"Model: {folder}" in done.out
     torch.testing.assert_close(answers(str(folder), assets), readout(str(assets / "bert"), 2, assets))
     assert json.loads((folder / "truncate.json").read_text())["certificate"] is None
+
+
+def test_what_a_cut_costs_and_saves(command: Command, assets: Path) -> None:
+    """Beside the models themselves, as they are loaded again."""
+    labelled = ("--data", "~reviews.csv", "--depth", "1", "--out", "small")
+    done = command("truncate", "~bert", *labelled, "--json")
+    assert (done.status, done.err) == (0, "")
+    found = json.loads(done.out)
+    models_ = [models.load(str(folder)) for folder in (assets / "bert", Path("small"))]
+    counts = [sum(p.numel() for p in loaded.model.parameters()) for loaded in models_]
+    assert found["parameters"] == counts
+    assert found["bytes"] == [4 * count for count in counts]
+    for (value, low, high), loaded in zip(found["accuracy"], models_, strict=True):
+        inputs = data.batches(data.load(str(assets / "reviews.csv")), loaded, batch_size=5)
+        with torch.no_grad():
+            right = [loaded.model(**{k: v for k, v in batch.items() if k != "id"}) for batch in inputs]
+        correct = np.concatenate(
+            [(out.logits.argmax(1) == batch["labels"]).numpy() for out, batch in zip(right, inputs, strict=True)]
+        )
+        assert value == pytest.approx(correct.mean())
+        assert low < value < high or value in (0, 1)
+    assert found["time"] > 0
+    assert found["timed"].startswith("median of 5 rounds in turn, batches of ")
+    people = command("truncate", "~bert", *labelled)
+    assert re.search(r"before +3 .*\n *after +1 ", people.out)
+    assert "Speed: median of 5 rounds" in people.out
+
+
+def test_labels_that_do_not_fit_are_no_obstacle_where_none_are_needed(command: Command) -> None:
+    Path("odd.csv").write_text("text,label\n" + "".join(f"a good film {row},nobody\n" for row in range(30)))
+    certified = ("--data", "odd.csv", "--tolerance", "0.9", "--confidence", "0.5", "--depth", "auto", "--json")
+    done = command("truncate", "~bert", *certified, "--out", "small")
+    assert (done.status, done.err) == (0, "")
+    found = json.loads(done.out)
+    assert found["accuracy"] is None
+    assert any(note.startswith("no accuracy, labels do not fit: ") for note in found["notes"])
+    done = command("truncate", "~bert", *certified, "--against", "labels", "--out", "other")
+    assert done.status == 2
 
 
 def test_its_settings_run_it_again(command: Command) -> None:

@@ -100,7 +100,7 @@ def test_the_model_is_as_it_was_also_after_an_error() -> None:
         raise ZeroDivisionError
 
     def run() -> None:
-        with stack.segments(batch) as legs, stack.cached_prefix(batch):
+        with stack.segments(batch) as legs, stack.recorded_prefix(batch):
             assert list(model.bert.encoder.layer) != blocks
             legs.run(batch, fail)
 

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny_models
 import torch
+from exit_models import build
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anydepth.core.stack import Stack
+from anydepth.core.timing import latencies, relative_seconds
+from anydepth.early_exit.classifier import EarlyExit
+from anydepth.early_exit.curve import exit_latencies
 from anydepth.errors import DataError
 from anydepth.exits.costs import Cost, Costs, count_flops, measure_costs
-from anydepth.exits.policies import Reads
+from anydepth.exits.policies import Confidence, Reads
 
 LAST = 4
 
@@ -90,3 +97,58 @@ def test_an_empty_batch() -> None:
     model, batch = tiny_models.build("bert")
     with pytest.raises(DataError, match="a batch holds no sample"):
         measure_costs(Stack(model), {name: values[:0] for name, values in batch.items()})
+
+
+# --- latency, by a clock that is made up -----------------------------------------------------------------------------
+
+
+class Clock:
+    """Goes on only by what the functions under test say that they take."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds: list[float]) -> Callable[[Any], None]:
+        left = iter(seconds)
+
+        def call(_: Any) -> None:
+            self.now += next(left)
+
+        return call
+
+
+def test_latencies_are_quantiles_of_calls_in_turn() -> None:
+    clock, taken = Clock(), [float(second) for second in range(1, 21)]
+    functions = {"slow": clock.taking([99.0, *taken]), "fast": clock.taking([99.0, *([0.5] * 20)])}
+    slow, fast = latencies(functions, list(range(20)), 8, clock=clock)
+    assert (slow.name, slow.batch, slow.calls) == ("slow", 8, 20)
+    assert (slow.p50, slow.p95) == (10.5, pytest.approx(np.quantile(taken, 0.95)))
+    assert slow.throughput == pytest.approx(8 * 20 / 210)
+    assert (fast.p50, fast.p95, fast.throughput) == (0.5, 0.5, 16.0)
+
+
+def test_relative_seconds_are_the_median_of_rounds() -> None:
+    clock = Clock()
+    one, other = clock.taking([1.0, 1.0, 30.0, 30.0, 3.0, 3.0]), clock.taking([2.0] * 6)
+    assert relative_seconds(one, other, [0, 1], rounds=3, clock=clock) == pytest.approx(1.5)
+
+
+def test_exits_are_timed_at_the_sizes_that_batches_allow() -> None:
+    model, batch = build("bert", 20)
+    exits = EarlyExit(model, Confidence(0.3))
+    clock = Clock()
+
+    def watched(*_: Any) -> None:
+        clock.now += 1.0
+
+    model.bert.register_forward_pre_hook(watched)
+    results = exit_latencies(exits, [batch, {name: values[:7] for name, values in batch.items()}], clock=clock)
+    assert [(row.name, row.batch, row.calls) for row in results] == [
+        ("full model", 1, 27), ("early exit", 1, 27), ("full model", 8, 2), ("early exit", 8, 2),
+    ]  # fmt: skip
+    assert all(row.p50 == 1.0 for row in results if row.name == "full model")
+    assert [row.throughput for row in results if row.name == "full model"] == [1.0, 8.0]
+    assert all(row.p50 >= 1.0 for row in results)

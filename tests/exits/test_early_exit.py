@@ -493,7 +493,7 @@ def test_a_model_is_moved_and_set_to_evaluation(exits: tuple[EarlyExit, dict[str
     assert torch.equal(early.to("cpu", torch.float32)(batch).logits, before.logits)
     assert early.to(device="cpu", dtype=torch.float64)(batch).logits.dtype == torch.float64
     with pytest.raises(AttributeError, match="config"):
-        EarlyExit(build("torch encoder")[0], Confidence(0.5)).config  # noqa: B018
+        EarlyExit(build("nn.TransformerEncoder")[0], Confidence(0.5)).config  # noqa: B018
 
 
 def test_weights_that_change_between_two_calls_on_one_batch_count(exits: tuple[EarlyExit, dict[str, Tensor]]) -> None:

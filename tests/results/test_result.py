@@ -17,6 +17,7 @@ from browser import Browser
 from transformers import CLIPConfig, CLIPModel
 
 import anydepth as ad
+from anydepth.core.timing import Latency
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.policies import Confidence
 from anydepth.exits.summary import ExitSummary
@@ -88,6 +89,10 @@ def calibrated() -> ExitSummary:
         ),
         curve=curve, agreement=0.9925, accuracy=0.87, full_accuracy=0.88, predicted=0.61, measured=0.64,
         readout_in_blocks=0.02, notes=("a note",),
+        latencies=tuple(
+            Latency(name=name, batch=batch, calls=16, p50=0.00123, p95=1.23456, throughput=12_345.6)
+            for batch in (1, 8, 32) for name in ("full model", "early exit")
+        ),
     )  # fmt: skip
 
 
@@ -153,7 +158,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
         leaving=(100, 12_345, 7), blocks=25_000, readouts=10, notes=("a note",),
     ),
     "truncated": lambda: TruncateResult(
-        folder=FOLDER, model="bert", depth=3, last=12, notes=(),
+        folder=FOLDER, model="bert", depth=3, last=12, notes=(), parameters=(109_483_778, 45_690_626),
+        bytes=(437_935_112, 182_762_504), accuracy=((0.91, 0.88, 0.93), (0.9, 0.87, 0.92)), time=0.27,
+        timed="median of 5 rounds",
         minimal=MinimalDepth(depth=3, last=12, certificate=CERTIFICATE),
     ),
     "exported": lambda: ExportResult(

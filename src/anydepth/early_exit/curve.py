@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from anydepth.core.model_io import call_model, device_of, to_device
+from anydepth.core.model_io import Batch, call_model, device_of, sample_count, samples_of, to_device
 from anydepth.core.patching import evaluating
-from anydepth.core.timing import time_call
+from anydepth.core.timing import Clock, Latency, latencies, relative_seconds
 from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import DataError, PolicyError
 from anydepth.exits.costs import Costs, count_flops, measure_costs
@@ -33,6 +35,8 @@ _POINTS = 60
 _ROWS = 12  # of its table
 _TIMED_BATCHES = 4
 _ROUNDS = 3
+CALLS = {1: 32, 8: 16, 32: 8}
+"""Batch sizes whose latency is measured, and the most calls of each: about as much as 40 batches of 32."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -206,17 +210,34 @@ def _spread(depth: Array, count: int) -> list[int]:
 
 def relative_time(exits: EarlyExit, batches: Sequence[Any]) -> float:
     """Time of early exit over the plain model's, on the same batches in turn; the median of some rounds."""
-    model, ratios = exits.stack.model, []
-    inputs = [to_device(as_batch(item, 0, model)[0], device_of(model)) for item in batches]
+    model, inputs = exits.stack.model, _inputs(exits, batches)
     for batch in inputs:  # checks that are made once are made here, and not while the clock runs
         exits(batch)
-
-    def run(forward: Callable[[Any], Any]) -> None:
-        for batch in inputs:
-            forward(batch)
-
     with evaluating(model), torch.inference_mode():
-        for _ in range(_ROUNDS):
-            plain = time_call(run, lambda batch: call_model(model, batch))[1]
-            ratios.append(time_call(run, exits)[1] / plain)
-    return float(np.median(ratios))
+        return relative_seconds(exits, partial(call_model, model), inputs, rounds=_ROUNDS)
+
+
+def exit_latencies(exits: EarlyExit, batches: Sequence[Any], *, clock: Clock = perf_counter) -> tuple[Latency, ...]:
+    """Latency and throughput of the plain model and of early exit, at the batch sizes in `CALLS` that batches allow.
+
+    Of each size, different samples of the batches are run, in turn by both.
+    """
+    model, results = exits.stack.model, list[Latency]()
+    functions: dict[str, Callable[[Any], Any]] = {"full model": partial(call_model, model), "early exit": exits}
+    inputs = _inputs(exits, batches)
+    with evaluating(model), torch.inference_mode():
+        for size, calls in CALLS.items():
+            parts = (
+                samples_of(batch, slice(start, start + size))
+                for batch in inputs
+                for start in range(0, sample_count(batch) - size + 1, size)
+            )
+            if chosen := list(islice(parts, calls)):
+                results += latencies(functions, chosen, size, clock=clock)
+    return tuple(results)
+
+
+def _inputs(exits: EarlyExit, batches: Sequence[Any]) -> list[Batch]:
+    """The batches where the model is, without labels."""
+    model = exits.stack.model
+    return [to_device(as_batch(item, 0, model)[0], device_of(model)) for item in batches]

@@ -13,7 +13,7 @@ from anydepth.data.loading import load_split
 from anydepth.data.settings import settings_of
 from anydepth.data.sources import TO_CALIBRATE
 from anydepth.early_exit.classifier import EarlyExit
-from anydepth.early_exit.curve import curve_of, relative_time, require_threshold
+from anydepth.early_exit.curve import curve_of, exit_latencies, relative_time, require_threshold
 from anydepth.exits.calibration import check_request, parted
 from anydepth.exits.costs import Costs, measure_costs
 from anydepth.exits.exit_scores import ExitScores, PolicyInputs
@@ -97,6 +97,7 @@ def _calibrate(
         predicted=predicted,
         measured=relative_time(calibrated, sampled.kept),
         readout_in_blocks=costs.readout_in_blocks,
+        latencies=exit_latencies(calibrated, sampled.kept),
         notes=(
             *inputs.model.notes,
             *inputs.data.notes,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from anydepth.core.model_io import device_of, to_device
-from anydepth.core.stack import Stack
+import torch
+from torch import nn
+
+from anydepth.core.model_io import call_model, device_of, sample_count, to_device
+from anydepth.core.patching import evaluating
+from anydepth.core.timing import relative_seconds
 from anydepth.core.truncation import truncate
 from anydepth.data.batching import Batches, batches
 from anydepth.data.loading import load_split
 from anydepth.data.sources import TO_CALIBRATE
-from anydepth.errors import TruncationError
+from anydepth.errors import LabelError, TruncationError
 from anydepth.jobs.export import sample_batch
 from anydepth.jobs.settings import TruncateSettings
 from anydepth.models import loading as models
@@ -24,16 +30,20 @@ from anydepth.models.zero_shot import compares
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
 from anydepth.results.result import Result
+from anydepth.results.tables import Column, Table, bounds, number
 from anydepth.stats.certificates import MinimalDepth, check_against, least_samples
 from anydepth.storage.disk import write_errors
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import OutputKind, output
 from anydepth.storage.paths import local_path
+from anydepth.storage.sizes import in_words
 from anydepth.tracing.run import trace
+from anydepth.tracing.trace import Trace
 from anydepth.training.model_card import code, front, licence_in, plain, short_name
 
 FILE = "truncate.json"
 _OUTPUT = OutputKind(job="truncate", mark=FILE, alone="holds something already", error=TruncationError)
+_TIMED, _ROUNDS = 3, 5  # batches that time is measured on, and how often
 OLD_CARD = "README-uncut.md"
 
 
@@ -47,6 +57,11 @@ class TruncateResult(Result):
         depth: 1..L, how many blocks it has now.
         last: L, how many it had.
         minimal: what the depth was chosen by; None if it was given.
+        parameters: of the model before and after the cut.
+        bytes: of their weights in memory.
+        accuracy: (2,) on the data, before and after, as value, low and high of the 95 % interval; None without labels.
+        time: of the cut model over the whole one's, measured; None where nothing was cut.
+        timed: what the time was measured on.
         notes: what a reader of the result should know, one sentence each.
     """
 
@@ -56,19 +71,42 @@ class TruncateResult(Result):
     last: int
     minimal: MinimalDepth | None
     notes: tuple[str, ...]
+    parameters: tuple[int, int] = (0, 0)
+    bytes: tuple[int, int] = (0, 0)
+    accuracy: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    time: float | None = field(default=None, compare=False)
+    timed: str = ""
 
     def line(self) -> str:
         """The model and the depth it was cut at."""
         return f"{self.model}: {self.minimal or f'depth {self.depth} of {self.last}'}"
 
+    def tables(self) -> tuple[Table, ...]:
+        """The model before and after the cut: accuracy, parameters, size, speed; none where nothing was cut."""
+        if self.time is None:
+            return ()
+        columns = [
+            Column(head="", cells=("before", "after"), kind="text"),
+            Column(head="blocks", cells=(str(self.last), str(self.depth))),
+            Column(head="parameters", cells=tuple(f"{count:,}" for count in self.parameters), rank=1),
+            Column(head="size", cells=tuple(map(in_words, self.bytes)), rank=2),
+            Column(head="speed", cells=("1.00 ×", f"{1 / self.time:.2f} ×")),
+        ]
+        if self.accuracy is not None:
+            cells = tuple(number(value) for value, *_ in self.accuracy)
+            details = tuple(bounds(low, high) for _, low, high in self.accuracy)
+            columns.insert(2, Column(head="accuracy", cells=cells, details=details))
+        return (Table(title=self.model, columns=tuple(columns)),)
+
     def sentences(self) -> tuple[str, ...]:
-        """The depth of the cut and its certificate."""
-        return (self.line(),)
+        """The depth of the cut and its certificate, and how the speed was measured."""
+        return (self.line(), *([] if self.time is None else [f"Speed: {self.timed}"]))
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""
         certificate = self.minimal.certificate if self.minimal else None
-        plain = {name: getattr(self, name) for name in ("model", "depth", "last", "notes")}
+        kept = ("model", "depth", "last", "notes", "parameters", "bytes", "accuracy", "time", "timed")
+        plain = {name: getattr(self, name) for name in kept}
         return plain | {"certificate": asdict(certificate) if certificate else None}
 
 
@@ -105,9 +143,13 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
     batch = _made_batch(loaded, settings) if inputs is None else as_batch(next(iter(inputs)), 0)[0]
     batch = to_device(batch, device_of(loaded.model))
     stack = models.stack_of(loaded, [batch], blocks=settings.blocks)
+    traced = None
+    if inputs is not None and (settings.depth == "auto" or inputs.labels is not None):
+        traced = trace(stack, inputs, measures=(), labels=inputs.labels is not None, progress=progress)
     minimal = None
-    if settings.depth == "auto" and inputs is not None:
-        minimal = _minimal_depth(stack, inputs, settings, progress)
+    if settings.depth == "auto":
+        assert traced is not None
+        minimal = traced.minimal_depth(settings.tolerance, settings.confidence, against=settings.against)
     depth = minimal.depth if minimal else settings.depth
     assert depth != "auto"
     result = TruncateResult(
@@ -121,6 +163,13 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
     if minimal and depth == stack.depth:
         return replace(result, folder=None)
     small = truncate(stack, depth, batch=batch)
+    result = replace(
+        result,
+        parameters=(_parameters(stack.model), _parameters(small)),
+        bytes=(_bytes(stack.model), _bytes(small)),
+        accuracy=None if traced is None else _accuracies(traced, depth),
+        **_speed(stack.model, small, [batch] if inputs is None else list(islice(inputs, _TIMED))),
+    )
     with replacing_folder(out, _OUTPUT) as beside:
         small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
         if loaded.to_save is not None:
@@ -129,6 +178,34 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
         result = _with_companions(result, beside)
         write_json(beside / FILE, result.as_plain())
     return result
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _accuracies(traced: Trace, depth: int) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+    """Accuracy with its interval at depth L and at the depth of the cut; None without labels."""
+    if "accuracy" not in traced.statistics:
+        return None
+    low, high = traced.interval("accuracy")
+    whole, cut = ((float(traced.accuracy[at]), float(low[at]), float(high[at])) for at in (traced.depth, depth))
+    return whole, cut
+
+
+def _speed(model: nn.Module, small: nn.Module, inputs: list[Any]) -> dict[str, Any]:
+    """Time of the cut model over the whole one's, and what it was measured on, as fields of the result."""
+    moved = [to_device(as_batch(item, 0, model)[0], device_of(model)) for item in inputs]
+    with evaluating(model), evaluating(small), torch.inference_mode():
+        for each in (model, small):
+            call_model(each, moved[0])  # warms up
+        time = relative_seconds(partial(call_model, small), partial(call_model, model), moved, rounds=_ROUNDS)
+    sizes = ", ".join(str(sample_count(batch)) for batch in moved)
+    return {"time": time, "timed": f"median of {_ROUNDS} rounds in turn, batches of {sizes} samples, on this machine"}
 
 
 def _with_companions(result: TruncateResult, beside: Path) -> TruncateResult:
@@ -174,12 +251,11 @@ def _inputs(loaded: LoadedModel, settings: TruncateSettings) -> Batches | None:
             "them out (data), and give the number of blocks (depth) and the tower (blocks='image', blocks='text')"
         )
     rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
-    inputs = batches(rows, loaded, batch_size=settings.batch_size, labels=settings.against == "labels")
-    return replace(inputs, notes=(*rows.notes, *inputs.notes))
-
-
-def _minimal_depth(
-    stack: Stack, inputs: Batches, settings: TruncateSettings, progress: Progress | None
-) -> MinimalDepth:
-    traced = trace(stack, inputs, measures=(), labels=settings.against == "labels", progress=progress)
-    return traced.minimal_depth(settings.tolerance, settings.confidence, against=settings.against)
+    make, notes = partial(batches, rows, loaded, batch_size=settings.batch_size), rows.notes
+    try:
+        inputs = make()
+    except LabelError as error:
+        if settings.against == "labels":
+            raise
+        inputs, notes = make(labels=False), (*notes, f"no accuracy, labels do not fit: {error}")
+    return replace(inputs, notes=(*notes, *inputs.notes))
