@@ -54,9 +54,9 @@ def latencies(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for call in functions.values():
         call(inputs[0])
-    for one_input in inputs:
+    for each in inputs:
         for name, call in functions.items():
-            seconds[name].append(time_call(call, one_input, clock=clock)[1])
+            seconds[name].append(time_call(call, each, clock=clock)[1])
     return tuple(
         Latency(
             name=name,
@@ -81,8 +81,8 @@ def relative_seconds(
     """Time of a function over another's, on the same inputs in turn: the median of some rounds."""
 
     def run(function: Callable[[Any], Any]) -> None:
-        for one_input in inputs:
-            function(one_input)
+        for each in inputs:
+            function(each)
 
     ratios = []
     for _ in range(rounds):

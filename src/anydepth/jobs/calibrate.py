@@ -97,7 +97,7 @@ def _calibrate(
         predicted=predicted,
         measured=relative_time(calibrated, sampled.kept),
         readout_in_blocks=costs.readout_in_blocks,
-        latencies=exit_latencies(calibrated, sampled.kept),
+        latencies=() if calibration.level is None else exit_latencies(calibrated, sampled.kept),
         notes=(
             *inputs.model.notes,
             *inputs.data.notes,
