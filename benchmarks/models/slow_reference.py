@@ -330,6 +330,9 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
         shape: of the standard state.
         grid: whether the features of a state with four axes come before its grid, where either order gives that shape.
     """
+    if samples not in state.shape and len(shape) == 3 and shape[0] == samples and state.shape[0] % samples == 0:
+        rows = state if state.ndim < 3 or state.shape[-1] == shape[-1] else state.transpose(1, 2)
+        return torch.stack([part.flatten(0, -2) for part in rows.chunk(samples)])  # several rows of each sample
     for axis in (axis for axis, length in enumerate(state.shape) if length == samples):
         moved = state.movedim(axis, 0)
         if moved.ndim > 3:
@@ -362,6 +365,8 @@ def mask_for(
         return every
     decodes = any(name.startswith("decoder_") for name in batch) and ("decoder" in words or "encoder" not in words)
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 3 and words:
+        mask = torch.cat([mask[:, row] for row in range(mask.shape[1])], dim=1)  # rows of a sample, one after the other
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] > length:
         return every
     if mask.shape[1] < length and "input_ids" not in batch:

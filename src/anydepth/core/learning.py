@@ -134,6 +134,11 @@ def _learnt(
     if is_own and not _largest(*_beside(whole, output)) <= tolerance_of(state):
         traits[-1] = replace(traits[-1], ends_early=True)
         forwards = forwards_of(model, traits)
+    if traits[-1].layout.joined and len(own_answer) != (count := sample_count(few)):
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has several rows of states for each sample, and answers with {len(own_answer)} "
+            f"rows for {count} samples, expected one answer for each sample: make each row a sample of its own"
+        )
     answers = (own_answer, answer, model_output(whole)[1])
     verification = _compare(forwards, few, records[-1].states, answers, replayed)
     check(type(model).__name__, ", ".join(stage.name for stage in stages), verification)
@@ -195,7 +200,7 @@ def _replayed(forwards: Forwards, part: _Part, states: Sequence[Tensor]) -> tupl
     samples are replayed, or the last alone.
     """
     layout = forwards.traits.layout
-    first = layout.standard(part.first)
+    first = layout.standard(part.first, sample_count(part.batch))
     rows = torch.arange(len(states[0])) if len(first) == len(states[0]) else torch.tensor([len(states[0]) - 1])
     rows = rows.expand(len(first)).to(states[0].device)
     own = [state[rows] for state in states]
