@@ -161,7 +161,7 @@ class Checks:
             count = self.built.samples[number]
             grids = [_takes_grids(members[max(0, depth - 1)], at) for depth, at in enumerate(reference)]
             own = [
-                slow.standard(at, count, state.shape, grid=grid)
+                slow.standard(at, count, state.shape, grid=grid, choices=slow.choices_of(batch))
                 for at, state, grid in zip(reference, states, grids, strict=True)
             ]
             for depth, (state, expected) in enumerate(zip(states, own, strict=True)):

@@ -321,7 +321,7 @@ def cache_layers(model: Any) -> int | None:
 # --- which rows a trace must have -------------------------------------------------------------------------------------
 
 
-def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = False) -> Tensor:
+def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = False, choices: int = 1) -> Tensor:
     """The state with samples in front and positions in one axis, in whichever order gives that shape.
 
     Args:
@@ -329,10 +329,13 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
         samples: B.
         shape: of the standard state.
         grid: whether the features of a state with four axes come before its grid, where either order gives that shape.
+        choices: how many rows of positions a sample has, one after the other.
     """
-    if samples not in state.shape and len(shape) == 3 and shape[0] == samples and state.shape[0] % samples == 0:
-        rows = state if state.ndim < 3 or state.shape[-1] == shape[-1] else state.transpose(1, 2)
-        return torch.stack([part.flatten(0, -2) for part in rows.chunk(samples)])  # several rows of each sample
+    if choices > 1:
+        axis = state.shape.index(samples * choices)
+        rows = state.movedim(axis, 0)
+        rows = rows if rows.shape[-1] == shape[-1] else rows.transpose(1, 2)
+        return torch.stack([torch.cat(list(part)) for part in rows.chunk(samples)])
     for axis in (axis for axis, length in enumerate(state.shape) if length == samples):
         moved = state.movedim(axis, 0)
         if moved.ndim > 3:
@@ -343,6 +346,12 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
             if tuple(order.shape) == tuple(shape):
                 return order
     return state
+
+
+def choices_of(batch: Any) -> int:
+    """How many texts each sample has, of which one is to be chosen."""
+    tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    return tokens.shape[1] if isinstance(tokens, Tensor) and tokens.ndim == 3 else 1
 
 
 def mask_for(

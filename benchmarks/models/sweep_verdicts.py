@@ -289,7 +289,7 @@ def _is_uncuttable(built: Built, checks: Checks) -> bool:
     except Exception:  # the model's own code
         return True
     finally:
-        if before is not None:
+        if before is not None and config.num_hidden_layers != before:
             config.num_hidden_layers = before
     return False
 
