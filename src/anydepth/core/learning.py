@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.blocks import BOTH, OVERRIDE, BlockList, block_lists, lists_inside
+from anydepth.core.blocks import BOTH, OVERRIDE, BlockList, block_lists, lists_inside, rounds_of
 from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.layout import features_of_grids, learn_layout
 from anydepth.core.model_io import (
@@ -82,14 +82,18 @@ def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[tuple[M
     # tensors of inference mode have no version that counts writes
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         few, plain, cuttable = _watched(model, selection.lists, batch)
+        seen = plain
         stages: tuple[Stage, ...] = ()
         if (outer := selection.staged_in(plain)) is not None:
             inner = lists_inside(outer)
             within = plain if inner == [outer] else _watched(model, inner, few)[1]
             stages = within.stages(inner)
-            plain = within if stages else plain
+            if not stages and (rounds := rounds_of(model, outer)) is not None:
+                within = _watched(model, [rounds], few)[1]
+                stages = () if within.objection(rounds) else (Stage(name=rounds.path, blocks=rounds),)
+            seen = within if stages else plain
         with refusing(partial(without_stubs, model)):
-            return _learnt(few, plain, stages or selection.stages_in(plain), cuttable=cuttable)
+            return _learnt(few, seen, stages or selection.stages_in(plain), plain.answer, cuttable=cuttable)
 
 
 def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tuple[Batch, PlainForward, bool]:
@@ -105,9 +109,9 @@ def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tupl
 
 
 def _learnt(
-    few: Batch, plain: PlainForward, stages: Sequence[Stage], *, cuttable: bool
+    few: Batch, plain: PlainForward, stages: Sequence[Stage], answer: Tensor, *, cuttable: bool
 ) -> tuple[tuple[ModelTraits, ...], Verification]:
-    model, answer, seen = plain.model, plain.answer, list[ModelTraits]()
+    model, seen = plain.model, list[ModelTraits]()
     for stage in stages:
         entry = seen[-1].last + (stage.opening is not None) if seen else 0
         is_last = stage is stages[-1] and _is_last(plain, stage.blocks)

@@ -96,4 +96,6 @@ def _selected(leaf: Tensor, axis: int, rows: Int64[Tensor, " n"], count: int) ->
     """Some samples of `count`, each of which may have several entries, one after the other."""
     if leaf.shape[axis] == count:
         return leaf.index_select(axis, rows)
-    return leaf.unflatten(axis, (count, -1)).index_select(axis, rows).flatten(axis, axis + 1)
+    size = leaf.shape[axis] // count
+    entries = rows[:, None] * size + torch.arange(size, device=rows.device)
+    return leaf.index_select(axis, entries.flatten())
