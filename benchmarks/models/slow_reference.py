@@ -127,6 +127,60 @@ def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Te
         return answer_of(run(model, batch))
 
 
+# --- blocks that are lists of parts, by hooks on the parts ------------------------------------------------------------
+
+
+def is_list_of_lists(model: nn.Module, path: str) -> bool:
+    """Whether a list's members are lists, whose parts a forward calls itself."""
+    members = dict(model.named_modules()).get(path)
+    return isinstance(members, nn.ModuleList) and all(isinstance(member, nn.ModuleList) for member in members)
+
+
+def round_states(model: nn.Module, path: str, batch: Any) -> list[Tensor]:
+    """h[0..L]: what the first part of each member is given, and what comes after the last part of all."""
+    owner, members = model.get_submodule(path.rpartition(".")[0]), list(model.get_submodule(path))
+    place = {id(part): number for number, member in enumerate(members) for part in member.modules()}
+    kept: dict[int, Tensor] = {}
+
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        kept.setdefault(len(members), _first(output).detach().clone())
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        number = place.get(id(module), len(members) if len(kept) == len(members) else -1)
+        if number >= 0:
+            kept.setdefault(number, (args[0] if args else next(iter(kwargs.values()))).detach().clone())
+
+    inside = [part for part in owner.modules() if (part is not owner and id(part) in place) or part in owner.children()]
+    handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in inside]
+    with _hooks([*handles, owner.register_forward_hook(after)]):
+        run(model, batch)
+    return [kept[number] for number in range(len(members) + 1)]
+
+
+def round_readout(model: nn.Module, path: str, batch: Any, state: Tensor) -> Tensor:
+    """The model's answer when what comes after the last part of all is given this state."""
+    owner = model.get_submodule(path.rpartition(".")[0])
+    members = model.get_submodule(path)
+    parts = {id(part) for part in members.modules()}
+    last = {id(part) for part in members[-1].modules()}
+    reached, given = [False], [False]
+
+    def before(module: nn.Module, args: Any) -> Any:
+        reached[0] = reached[0] or id(module) in last
+        if reached[0] and id(module) not in parts and not given[0]:
+            given[0] = True
+            return (state.clone(), *args[1:])
+        return None
+
+    def after(_: nn.Module, __: Any, output: Any) -> Any:
+        return output if given[0] else _with_first(output, state.clone())
+
+    inside = [part for part in owner.modules() if id(part) in parts or part in owner.children()]
+    handles = [part.register_forward_pre_hook(before) for part in inside]
+    with _hooks([*handles, owner.register_forward_hook(after)]):
+        return answer_of(run(model, batch))
+
+
 def joins_samples(model: nn.Module, batch: Any, samples: int) -> bool:
     """Whether the members of some list are given tensors whose first axis holds several entries of every sample."""
     shapes: list[torch.Size] = []

@@ -124,8 +124,8 @@ def _ended(part: nn.Module) -> nn.Module:
     if not isinstance(part, nn.ModuleList | nn.ModuleDict):
         return Stub(part, _end)
     copied = type(part)()
-    children: dict[str, nn.Module | None] = part._modules
-    copied._modules = {name: None if child is None else _ended(child) for name, child in children.items()}
+    for name, child in part._modules.items():
+        copied.register_module(name, child and _ended(child))  # some parts are None
     return copied
 
 
