@@ -88,12 +88,29 @@ def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[tuple[M
             inner = lists_inside(outer)
             within = plain if inner == [outer] else _watched(model, inner, few)[1]
             stages = within.stages(inner)
-            if not stages and (rounds := rounds_of(model, outer)) is not None:
-                within = _watched(model, [rounds], few)[1]
-                stages = () if within.objection(rounds) else (Stage(name=rounds.path, blocks=rounds),)
+            if not stages:
+                within, stages = _in_rounds(plain, outer, few)
             seen = within if stages else plain
         with refusing(partial(without_stubs, model)):
             return _learnt(few, seen, stages or selection.stages_in(plain), plain.answer, cuttable=cuttable)
+
+
+def _in_rounds(plain: PlainForward, outer: BlockList, few: Batch) -> tuple[PlainForward, tuple[Stage, ...]]:
+    """The forward with the members of a list of lists as blocks, which are rounds of a loop; no stage if they are not.
+
+    They are none where the parts of a member are not called in turn, or more happens in the loop than to the state.
+    """
+    rounds = rounds_of(plain.model, outer)
+    if rounds is None:
+        return plain, ()
+    try:
+        with eager(plain.model.modules()):
+            within = watch(plain.model, few, [rounds])
+    except Exception:  # of the model: its forward does not run with one member at a time
+        return plain, ()
+    same = distance(within.answer, plain.answer) <= tolerance_of(plain.answer)
+    fits = same and not within.objection(rounds)
+    return (within, (Stage(name=rounds.path, blocks=rounds),)) if fits else (plain, ())
 
 
 def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tuple[Batch, PlainForward, bool]:

@@ -61,7 +61,7 @@ class Loop:
         with ExitStack() as undo:
             undo.enter_context(Override(self._list, "_modules", _numbered([*members[:-1], end] if end else members)))
             for name, value in vars(self._owner).items():
-                if isinstance(value, list | tuple) and len(value) == len(self._members):
+                if type(value) in (list, tuple) and len(value) == len(self._members):
                     numbers = list(value) == list(range(len(value)))
                     values = range(len(places)) if numbers else (value[place] for place in places)
                     undo.enter_context(Override(self._owner, name, type(value)(values)))
