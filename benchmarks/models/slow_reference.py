@@ -286,7 +286,7 @@ def cache_disagrees(model: nn.Module, batch: Any) -> bool:
             output = run(model, {"input_ids": tokens[:, place : place + 1], "use_cache": True, **more})
             cache = output.past_key_values
         return distance(output.logits[:, -1], answer_of(run(model, {"input_ids": tokens}))[:, -1]) > 1e-5
-    except (AttributeError, TypeError, ValueError):  # it has no such cache, or takes more than tokens
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # it has no such cache, or takes more than tokens
         return False
 
 
@@ -386,10 +386,7 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
         choices: how many rows of positions a sample has, one after the other.
     """
     if choices > 1:
-        axis = state.shape.index(samples * choices)
-        rows = state.movedim(axis, 0)
-        rows = rows if rows.shape[-1] == shape[-1] else rows.transpose(1, 2)
-        return torch.stack([torch.cat(list(part)) for part in rows.chunk(samples)])
+        return _of_rows(state.movedim(state.shape.index(samples * choices), 0), samples, shape[-1])
     for axis in (axis for axis, length in enumerate(state.shape) if length == samples):
         moved = state.movedim(axis, 0)
         if moved.ndim > 3:
@@ -399,7 +396,15 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
         for order in orders:
             if tuple(order.shape) == tuple(shape):
                 return order
+    if state.shape[0] % samples == 0:  # several rows of each sample, as the frames of a video
+        return _of_rows(state, samples, shape[-1])
     return state
+
+
+def _of_rows(state: Tensor, samples: int, width: int) -> Tensor:
+    """The state (B, K·T, D) for one of K rows of positions for each sample, one after the other."""
+    rows = state if state.shape[-1] == width else state.transpose(1, 2)
+    return torch.stack([part.flatten(0, -2) for part in rows.chunk(samples)])
 
 
 def choices_of(batch: Any) -> int:

@@ -52,9 +52,9 @@ class StateLayout:
         rows = self._rows(state)
         if not self.joined:
             return rows
-        if len(rows) % count:
+        if rows.shape[0] % count:
             raise UnknownArchitecture(
-                f"the states have {len(rows)} rows for {count} samples, expected as many for each sample of a batch"
+                f"the states have {rows.shape[0]} rows for {count} samples, expected as many for each sample of a batch"
             )
         return rows.reshape(count, -1, rows.shape[-1])
 
@@ -72,8 +72,8 @@ class StateLayout:
             like: a state of the model with the same positions, of any number of samples.
         """
         if self.joined:
-            positions = [size for axis, size in enumerate(like.shape) if axis in self._order(like)[1:-1]]
-            state = state.reshape(-1, *([math.prod(positions)] if positions else []), state.shape[-1])
+            positions = math.prod(like.shape[axis] for axis in self._order(like)[1:-1])
+            state = state.reshape(-1, positions, state.shape[-1]) if like.ndim > 2 else state.flatten(0, 1)
         if like.ndim < 3 or (self._is_standard(like) and like.ndim == 3):
             return state if self.samples == 0 else state.movedim(0, self.samples)
         order = self._order(like)
@@ -119,13 +119,13 @@ def learn_layout(
             f"{model}: the states before block 1 are {seen} samples: expected an axis with as many entries for each "
             "sample; models that join all samples in one axis otherwise are not supported"
         )
-    tied = _is_tied(state, samples)
-    if tied and elsewhere is None:
+    features = elsewhere if _is_tied(state, samples) else _features(blocks, state, samples)
+    if features is None:
         raise UnknownArchitecture(
             f"{model}: the states before block 1 are {tuple(state.shape)}: nothing tells their features from a row of "
             "positions; give inputs of another size"
         )
-    layout = StateLayout(samples=samples, features=elsewhere if tied else _features(blocks, state, samples))  # type: ignore[arg-type]
+    layout = StateLayout(samples=samples, features=features)
     if other is None or state.shape[samples] == counts[0]:
         return layout
     layout = replace(layout, joined=True)

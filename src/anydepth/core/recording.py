@@ -269,7 +269,7 @@ class RecordedForward:
         self.states.append(self.traits.layout.standard(state, self.samples))
 
     def require_complete(self) -> None:
-        """Check that the blocks ran in order, with states of one shape, and as many samples as the batch has.
+        """Check that the blocks ran in order, with states of one shape, and no further rows of a sample.
 
         Raises:
             UnknownArchitecture: they did not.
@@ -281,10 +281,11 @@ class RecordedForward:
                 f"{model}: {ran} of {self.traits.blocks.path!r} ran, expected each in order, as on the first batch; a "
                 "model compiled before it came here may skip them: pass the uncompiled model"
             )
-        if self.traits.cuttable and len(self.states[-1]) != self.samples:
+        rows = len(self.states[-1])
+        if self.traits.cuttable and rows > self.samples and rows % self.samples == 0:
             raise UnknownArchitecture(
-                f"{model}: states of {self.traits.blocks.path!r} have {len(self.states[-1])} rows for {self.samples} "
-                "samples, and had one for each on the first batch"
+                f"{model}: states of {self.traits.blocks.path!r} have {rows} rows for {self.samples} samples, and had "
+                "one for each on the first batch"
             )
         shapes = {tuple(state.shape) for state in self.states}
         if len(shapes) > 1:
