@@ -153,7 +153,7 @@ class Checks:
         _same(answer, self.plain[0], "the answer of the recording forward")
         members = self._members()
         for number, batch in enumerate(self.batches):
-            reference = slow.states(self.model, members, batch)
+            reference = self._slow_states(members, batch)
             with torch.no_grad():
                 states = self.stack.states(batch)
             if len(states) != len(reference):
@@ -161,7 +161,7 @@ class Checks:
             count = self.built.samples[number]
             grids = [_takes_grids(members[max(0, depth - 1)], at) for depth, at in enumerate(reference)]
             own = [
-                slow.standard(at, count, state.shape, grid=grid)
+                slow.standard(at, count, state.shape, grid=grid, choices=slow.choices_of(batch))
                 for at, state, grid in zip(reference, states, grids, strict=True)
             ]
             for depth, (state, expected) in enumerate(zip(states, own, strict=True)):
@@ -169,6 +169,11 @@ class Checks:
             self.states.append(reference)
             self.standard.append(own)
         return self._offered()
+
+    def _slow_states(self, members: list[nn.Module], batch: Any) -> list[Tensor]:
+        if slow.is_list_of_lists(self.model, self.stack.path):
+            return slow.round_states(self.model, self.stack.path, batch)
+        return slow.states(self.model, members, batch)
 
     def _members(self) -> list[nn.Module]:
         return list(self.stack.blocks)
@@ -215,6 +220,8 @@ class Checks:
             path = self.stack.path
             return [slow.cut_answer(self.model, path, depth, batch) for depth in range(1, self.stack.depth + 1)]
         self.first = self.stack.first_readout
+        if slow.is_list_of_lists(self.model, self.stack.path):
+            return [slow.round_readout(self.model, self.stack.path, batch, state) for state in states]
         return [slow.readout(self.model, members, batch, state) for state in states[self.first :]]
 
     def _readout(self, number: int, depth: int) -> Tensor:

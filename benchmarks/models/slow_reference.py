@@ -127,6 +127,60 @@ def readout(model: nn.Module, blocks: Sequence[nn.Module], batch: Any, state: Te
         return answer_of(run(model, batch))
 
 
+# --- blocks that are lists of parts, by hooks on the parts ------------------------------------------------------------
+
+
+def is_list_of_lists(model: nn.Module, path: str) -> bool:
+    """Whether a list's members are lists, whose parts a forward calls itself."""
+    members = dict(model.named_modules()).get(path)
+    return isinstance(members, nn.ModuleList) and all(isinstance(member, nn.ModuleList) for member in members)
+
+
+def round_states(model: nn.Module, path: str, batch: Any) -> list[Tensor]:
+    """h[0..L]: what the first part of each member is given, and what comes after the last part of all."""
+    owner, members = model.get_submodule(path.rpartition(".")[0]), list(model.get_submodule(path))
+    place = {id(part): number for number, member in enumerate(members) for part in member.modules()}
+    kept: dict[int, Tensor] = {}
+
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        kept.setdefault(len(members), _first(output).detach().clone())
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        number = place.get(id(module), len(members) if len(kept) == len(members) else -1)
+        if number >= 0:
+            kept.setdefault(number, (args[0] if args else next(iter(kwargs.values()))).detach().clone())
+
+    inside = [part for part in owner.modules() if (part is not owner and id(part) in place) or part in owner.children()]
+    handles = [part.register_forward_pre_hook(before, with_kwargs=True) for part in inside]
+    with _hooks([*handles, owner.register_forward_hook(after)]):
+        run(model, batch)
+    return [kept[number] for number in range(len(members) + 1)]
+
+
+def round_readout(model: nn.Module, path: str, batch: Any, state: Tensor) -> Tensor:
+    """The model's answer when what comes after the last part of all is given this state."""
+    owner = model.get_submodule(path.rpartition(".")[0])
+    members = model.get_submodule(path)
+    parts = {id(part) for part in members.modules()}
+    last = {id(part) for part in members[-1].modules()}
+    reached, given = [False], [False]
+
+    def before(module: nn.Module, args: Any) -> Any:
+        reached[0] = reached[0] or id(module) in last
+        if reached[0] and id(module) not in parts and not given[0]:
+            given[0] = True
+            return (state.clone(), *args[1:])
+        return None
+
+    def after(_: nn.Module, __: Any, output: Any) -> Any:
+        return output if given[0] else _with_first(output, state.clone())
+
+    inside = [part for part in owner.modules() if id(part) in parts or part in owner.children()]
+    handles = [part.register_forward_pre_hook(before) for part in inside]
+    with _hooks([*handles, owner.register_forward_hook(after)]):
+        return answer_of(run(model, batch))
+
+
 def joins_samples(model: nn.Module, batch: Any, samples: int) -> bool:
     """Whether the members of some list are given tensors whose first axis holds several entries of every sample."""
     shapes: list[torch.Size] = []
@@ -232,7 +286,7 @@ def cache_disagrees(model: nn.Module, batch: Any) -> bool:
             output = run(model, {"input_ids": tokens[:, place : place + 1], "use_cache": True, **more})
             cache = output.past_key_values
         return distance(output.logits[:, -1], answer_of(run(model, {"input_ids": tokens}))[:, -1]) > 1e-5
-    except (AttributeError, TypeError, ValueError):  # it has no such cache, or takes more than tokens
+    except (AttributeError, RuntimeError, TypeError, ValueError):  # it has no such cache, or takes more than tokens
         return False
 
 
@@ -321,7 +375,7 @@ def cache_layers(model: Any) -> int | None:
 # --- which rows a trace must have -------------------------------------------------------------------------------------
 
 
-def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = False) -> Tensor:
+def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = False, choices: int = 1) -> Tensor:
     """The state with samples in front and positions in one axis, in whichever order gives that shape.
 
     Args:
@@ -329,7 +383,10 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
         samples: B.
         shape: of the standard state.
         grid: whether the features of a state with four axes come before its grid, where either order gives that shape.
+        choices: how many rows of positions a sample has, one after the other.
     """
+    if choices > 1:
+        return _of_rows(state.movedim(state.shape.index(samples * choices), 0), samples, shape[-1])
     for axis in (axis for axis, length in enumerate(state.shape) if length == samples):
         moved = state.movedim(axis, 0)
         if moved.ndim > 3:
@@ -339,7 +396,21 @@ def standard(state: Tensor, samples: int, shape: Sequence[int], *, grid: bool = 
         for order in orders:
             if tuple(order.shape) == tuple(shape):
                 return order
+    if state.shape[0] % samples == 0:  # several rows of each sample, as the frames of a video
+        return _of_rows(state, samples, shape[-1])
     return state
+
+
+def _of_rows(state: Tensor, samples: int, width: int) -> Tensor:
+    """The state (B, K·T, D) for one of K rows of positions for each sample, one after the other."""
+    rows = state if state.shape[-1] == width else state.transpose(1, 2)
+    return torch.stack([part.flatten(0, -2) for part in rows.chunk(samples)])
+
+
+def choices_of(batch: Any) -> int:
+    """How many texts each sample has, of which one is to be chosen."""
+    tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    return tokens.shape[1] if isinstance(tokens, Tensor) and tokens.ndim == 3 else 1
 
 
 def mask_for(
@@ -362,6 +433,8 @@ def mask_for(
         return every
     decodes = any(name.startswith("decoder_") for name in batch) and ("decoder" in words or "encoder" not in words)
     mask = batch.get("decoder_attention_mask" if decodes else "attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 3 and words:
+        mask = torch.cat([mask[:, row] for row in range(mask.shape[1])], dim=1)  # rows of a sample, one after the other
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] > length:
         return every
     if mask.shape[1] < length and "input_ids" not in batch:

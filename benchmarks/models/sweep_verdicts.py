@@ -280,17 +280,19 @@ def _answers_beside(built: Built, checks: Checks) -> bool:
 def _is_uncuttable(built: Built, checks: Checks) -> bool:
     if checks.stack is None or not checks.stack.is_known:
         return False
-    depth, config = max(1, checks.stack.depth // 2), getattr(built.model, "config", None)
-    before = getattr(config, "num_hidden_layers", None)
+    depth, before = max(1, checks.stack.depth // 2), checks.stack.depth
+    # where the model and its config count their blocks
+    counting = [owner for owner in (getattr(built.model, "config", None), *built.model.modules()) if owner is not None]
+    counting = [owner for owner in counting if vars(owner).get("num_hidden_layers") == before]
     try:
-        if before is not None:
-            config.num_hidden_layers = depth
+        for owner in counting:
+            owner.num_hidden_layers = depth
         slow.cut_answer(built.model, checks.stack.path, depth, built.batches[0])
     except Exception:  # the model's own code
         return True
     finally:
-        if before is not None:
-            config.num_hidden_layers = before
+        for owner in counting:
+            owner.num_hidden_layers = before
     return False
 
 

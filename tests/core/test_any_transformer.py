@@ -70,7 +70,7 @@ def test_replay_is_the_forward_block_by_block(name: str) -> None:
 
 
 CLASSIFIERS = ["sequence first", "writes to its embedding", "grid", "channels first", "attributes", "plain list"]
-CLASSIFIERS += ["shared", "two classes", "one sequential", "t5 classifier", "albert"]
+CLASSIFIERS += ["shared", "two classes", "one sequential", "t5 classifier", "albert", "frames", "choices"]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -134,6 +134,41 @@ def test_a_trace_of_either_stack_of_an_encoder_decoder(stack: str, depths: int) 
 
 
 @torch.no_grad()
+def test_a_choice_is_made_and_trained_at_every_depth() -> None:
+    model, batch, _ = odd_models.build("choices")
+    labels, mask = torch.tensor([0, 1, 1]), batch["attention_mask"].bool()
+    with torch.no_grad():
+        hidden = model(**batch, output_hidden_states=True).hidden_states
+        logits = [model.classifier(model.bert.pooler(state)).view(3, 2) for state in hidden]
+    trace = ad.trace(model, [{**batch, "labels": labels}], measures=["cosine_raw"])
+    assert trace.accuracy.tolist() == [float((at.argmax(1) == labels).float().mean()) for at in logits]
+    rows = [state.view(3, 2, -1, state.shape[-1]) for state in hidden]
+    means = [torch.stack([row[keep].mean(0) for row, keep in zip(at, mask, strict=True)]) for at in rows]
+    assert trace.provenance["tokens"] == "mean", "of all texts of a question"
+    expected = ad.trace_states(means, measures=["cosine_raw"]).similarity["cosine_raw"]
+    np.testing.assert_allclose(trace.similarity["cosine_raw"], expected, atol=1e-5)
+    loss = ad.AlignedLoss()(Stack(model), {**batch, "labels": labels}, step=0)
+    losses = torch.stack([nn.functional.cross_entropy(at, labels) for at in logits[1:]])
+    torch.testing.assert_close(loss.by_depth.detach(), losses, rtol=1e-5, atol=1e-6)
+    cut = ad.truncate(model, 2, batch=batch)
+    torch.testing.assert_close(cut(**batch).logits, logits[2], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_number_of_choices_may_differ_between_batches_but_not_appear_later() -> None:
+    model, batch, _ = odd_models.build("choices")
+    more = {name: torch.cat([value, value[:, :1]], dim=1) for name, value in batch.items()}
+    stack = Stack(model)
+    stack.verify(batch)
+    states = stack.states(more)
+    assert torch.equal(stack.valid_positions(more, states[0]), more["attention_mask"].flatten(1).bool())
+    torch.testing.assert_close(stack.readout(states[-1], more), model(**more).logits)
+    one = Stack(model)
+    one.verify({name: value[:, :1] for name, value in batch.items()})
+    with pytest.raises(UnknownArchitecture, match="have 6 rows for 3 samples, and had one for each"):
+        one.states(batch)
+
+
 def test_labels_become_what_a_decoder_is_given() -> None:
     model, batch, _ = odd_models.build("t5")
     labels = batch["decoder_input_ids"].masked_fill(batch["decoder_attention_mask"] == 0, -100)
@@ -159,19 +194,17 @@ def test_a_shared_block_cannot_be_cut_or_given_heads() -> None:
         ad.truncate(model, 2, batch=batch)
 
 
-class Joined(nn.Module):
-    """All samples in one axis, as packed sequences are."""
+class Interleaved(odd_models.Frames):
+    """The first frames of all videos, then the second ones."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = nn.ModuleList(tiny_models.Block(8) for _ in range(3))
-        self.head = nn.Linear(8, 4)
+    rows = "by frame"
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, 1)
-        for block in self.trunk:
-            rows = block(rows)
-        return self.head(rows.view_as(x)).mean(1)
+
+class Framewise(odd_models.Frames):
+    """An answer for each frame, not for each video."""
+
+    def answer(self, logits: Tensor) -> Tensor:
+        return logits.flatten(0, 1)
 
 
 class Attending(tiny_models.Nobodys):
@@ -200,27 +233,33 @@ class Random(tiny_models.Nobodys):
         return super().forward(x + torch.randn_like(x))
 
 
-class Pairs(nn.Module):
-    """Blocks that are lists, as vit-pytorch has them."""
+class OutOfTurn(nn.Module):
+    """Lists of parts, the first of which are all called before the second ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        for attend, feed in self.layers:
-            x = x + attend(x)
-            x = x + feed(x)
+        for part in (0, 1):
+            for layer in self.layers:
+                x = x + layer[part](x)
         return x
 
 
 @pytest.mark.parametrize(
     ("model", "batch", "error", "says"),
     [
-        (Joined, lambda: torch.randn(4, 6, 8), UnknownArchitecture, r"\(12, 8\) for 2, and \(6, 8\) for 1 samples"),
+        (Interleaved, lambda: torch.randn(4, 6, 8), UnknownArchitecture, "6 rows for each .* one after the other"),
+        (Framewise, lambda: torch.randn(4, 6, 8), UnknownArchitecture, "12 rows for 2 samples, expected one answer"),
         (attending, lambda: torch.randn(4, 8), ReadoutMismatch, "replay law .*samples of a batch affect each other"),
         (Random, lambda: torch.randn(4, 8), ReadoutMismatch, "plain law .*from one call to the next"),
-        (Pairs, lambda: torch.randn(4, 8), UnknownArchitecture, "its members are lists, whose parts the forward calls"),
+        (
+            OutOfTurn,
+            lambda: torch.randn(4, 8),
+            UnknownArchitecture,
+            "its members are lists, whose parts",
+        ),
     ],
 )
 def test_what_is_refused_says_what_was_seen(model: Any, batch: Any, error: type[Exception], says: str) -> None:

@@ -182,6 +182,33 @@ def decoded() -> dict[str, Tensor]:
     return {"decoder_input_ids": ids * mask, "decoder_attention_mask": mask}
 
 
+class Frames(tiny_models.Nobodys):
+    """Videos (B, K, 8) whose frames are rows of one axis, (B·K, D), in the order of `rows`."""
+
+    rows = "one after the other"
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.first(x) if self.rows == "one after the other" else self.first(x).transpose(0, 1)
+        rows = frames.flatten(0, 1)
+        for block in self.trunk:
+            rows = block(rows)
+        return self.answer(self.last(rows).unflatten(0, frames.shape[:2]))
+
+    def answer(self, logits: Tensor) -> Tensor:
+        return logits.mean(1 if self.rows == "one after the other" else 0)
+
+
+def choice() -> nn.Module:
+    return transformers.BertForMultipleChoice(transformers.BertConfig(**tiny_models._USUAL))
+
+
+def choices() -> dict[str, Tensor]:
+    """Three questions with two texts each to choose from."""
+    texts = [text(), text()]
+    texts[1] = {name: value.flip(0) for name, value in texts[1].items()}  # of other lengths
+    return {name: torch.stack([each[name] for each in texts], dim=1) for name in ("input_ids", "attention_mask")}
+
+
 def albert() -> nn.Module:
     return transformers.AlbertForSequenceClassification(
         transformers.AlbertConfig(**tiny_models._USUAL, embedding_size=16, num_labels=CLASSES)
@@ -239,6 +266,19 @@ CASES = {
         how: Case(build=lambda how=how: Held(how), batch=lambda: torch.randn(3, 8), blocks=lambda model: model.blocks())
         for how in ("attributes", "plain list", "with None", "shared")
     },
+    "frames": Case(
+        build=Frames,
+        batch=lambda: torch.randn(3, 4, 8),
+        blocks=lambda model: model.trunk,
+        standard=lambda state: state.unflatten(0, (-1, 4)),
+    ),
+    "choices": Case(
+        build=choice,
+        batch=choices,
+        blocks=lambda model: model.bert.encoder.layer,
+        standard=lambda state: state.unflatten(0, (-1, 2)).flatten(1, 2),
+        valid=lambda batch: batch["attention_mask"].flatten(1).bool(),
+    ),
     "two classes": Case(build=Mixed, batch=lambda: torch.randn(3, 8), blocks=lambda model: model.trunk),
     "one sequential": Case(
         build=lambda: nn.Sequential(nn.Linear(8, 16), *map(Block, [16] * BLOCKS), nn.LayerNorm(16), nn.Linear(16, 4)),

@@ -31,6 +31,7 @@ SAMPLE = (
     "transformers/FNetForMaskedLM",  # takes no mask
     "transformers/LongformerForMaskedLM",
     "transformers/BertForTokenClassification",
+    "transformers/BertForMultipleChoice",  # several texts of each sample in one axis
     "transformers/LlamaForSequenceClassification",  # read out at the last token
     "transformers/LlamaForQuestionAnswering",
     "transformers/SEWForSequenceClassification",  # sound, shortened by convolutions

@@ -14,6 +14,7 @@ from typing import Literal
 
 from torch import nn
 
+from anydepth.core.loops import Loop
 from anydepth.errors import UnknownArchitecture
 
 # Entries of a config that state the number of blocks.
@@ -44,6 +45,7 @@ class BlockList:
         names: of the members: children of a container, or attributes; of a plain list, the one attribute.
         modules: the members, in order.
         holder: how the forward reaches them.
+        loop: that runs them, where each is a list of parts; `None` for modules that run as a whole.
         rank: how little it looks like blocks: 0 for a list of one class as long as the config says, 1 of one class,
             2 of several, 3 for anything else that is made of modules, 4 for lists of single layers.
     """
@@ -53,6 +55,7 @@ class BlockList:
     names: tuple[str, ...]
     modules: tuple[nn.Module, ...]
     holder: Literal["container", "attributes", "list"] = "container"
+    loop: Loop | None = None
     rank: int = 1
 
     def __str__(self) -> str:
@@ -182,6 +185,18 @@ def _largest_list(path: str, module: nn.Module) -> BlockList | None:
     lists.sort(key=lambda candidate: weights_of(*candidate.modules), reverse=True)
     first, second = ([weights_of(*candidate.modules) for candidate in lists[:2]] + [0, 0])[:2]
     return lists[0] if lists and 2 * second <= first else None
+
+
+def rounds_of(model: nn.Module, blocks: BlockList) -> BlockList | None:
+    """A list of lists as the rounds of a loop in the forward of the module that has it; None for any other list."""
+    path, _, _ = blocks.path.rpartition(".")
+    members, owner = blocks.owner, model.get_submodule(path) if blocks.holder == "container" else model
+    if not isinstance(members, nn.ModuleList) or members not in owner.children() or len(members) != len(blocks.modules):
+        return None
+    if not all(isinstance(member, nn.ModuleList | nn.ModuleDict) for member in members):
+        return None
+    loop = Loop(owner, members)
+    return replace(blocks, owner=owner, modules=loop.blocks, loop=loop)
 
 
 def stated_depths(model: nn.Module) -> set[int]:

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anydepth.core.model_io import Batch, call_model, call_with, input_state, model_output, output_state
+from anydepth.core.masks import Masks
+from anydepth.core.model_io import (
+    Batch,
+    call_model,
+    call_with,
+    input_state,
+    model_output,
+    output_state,
+    sample_count,
+)
 from anydepth.core.patching import disabled, eager, evaluating, forward_as, interfering_flags, replaced, shortened
 from anydepth.core.prefix_cache import Prefix
 from anydepth.core.recording import BlockOutput, ModelTraits, RecordedForward, carried
@@ -65,7 +74,8 @@ class Forwards:
 
     def record_stages(self, batch: Batch, labels: Any = None) -> tuple[list[RecordedForward], Any]:
         """The states of each stage, and all that a forward answers; what runs before the last stage is kept."""
-        records = [RecordedForward(model=self.model, traits=stage.traits) for stage in self.stages]
+        samples = sample_count(batch)
+        records = [RecordedForward(model=self.model, traits=stage.traits, samples=samples) for stage in self.stages]
         with ExitStack() as inside:
             for stage, record in zip(self.stages[:-1], records, strict=False):
                 calls = record.calls(stage.modules)
@@ -135,10 +145,11 @@ class Forwards:
         """The blocks of a forward one by one, each with the arguments that the model gives it."""
         layout, entry = self.traits.layout, self.traits.entry
         start, calls = self.calls(batch)
+        state = layout.standard(start, sample_count(batch))
         if not self.traits.between:
-            return Replay(layout.standard(start), [call.standard(layout) for call in calls], entry)
+            return Replay(state, [call.standard(layout) for call in calls], entry)
         steps = range(1, len(self.modules) + 1)
-        return Replay(layout.standard(start), [partial(self._step, batch, depth) for depth in steps], entry)
+        return Replay(state, [partial(self._step, batch, depth) for depth in steps], entry)
 
     def step(self, batch: Batch, states: Sequence[Tensor], depth: int) -> Tensor:
         """The state after block `depth` on what the model's own forward makes of the states before it.
@@ -154,7 +165,7 @@ class Forwards:
             block, layout = self.modules[depth - 1], self.traits.layout
             own = layout.own(states[0], like=input_state(args, kwargs)).clone() if depth == 1 else None
             output = block(*args, **kwargs) if own is None else call_with(block, own, args, kwargs)
-            results.append(layout.standard(output_state(output)))
+            results.append(layout.standard(output_state(output), len(states[0])))
             raise _BlockReached
 
         before = zip(self.traits.shapes, states[1:], strict=False)
@@ -194,7 +205,7 @@ class Forwards:
         state: list[Tensor] = []
 
         def first(*args: Any, **kwargs: Any) -> Any:
-            state.append(self.traits.layout.standard(input_state(args, kwargs)))
+            state.append(self.traits.layout.standard(input_state(args, kwargs), sample_count(batch)))
             raise _BlockReached
 
         with evaluating(self.model), torch.inference_mode(False), torch.no_grad(), ExitStack() as inside:
@@ -202,6 +213,12 @@ class Forwards:
             inside.enter_context(self.prefix.replayed(batch) if kept else nullcontext())
             self.run(batch, [first] * len(self.modules))
         return state[0]
+
+    def masks(self) -> Masks:
+        """What there is to learn of the masks of this stage's states."""
+        pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
+        virtual, joined = hasattr(self.model, "peft_config"), self.traits.layout.joined
+        return Masks(self.first_state, virtual=virtual, joined=joined, pad=pad)
 
     def segments(self, forward: Callable[[Any], Any] | None, inside: ExitStack) -> Segments:
         """A forward in segments; stubs are in the place of the blocks until `inside` is closed."""

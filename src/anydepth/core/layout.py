@@ -1,16 +1,20 @@
 """Axes of hidden states: which is the sample and which the features, learnt from the model, not assumed.
 
 Inside a model states may be (T, B, D), as torch's `nn.TransformerEncoder` has them by default, (B, H, W, D) or
-(B, D, H, W). Everything else here sees (B, T, D), or (B, D) of a model without positions.
+(B, D, H, W), or (B·K, T, D): the K choices of a question, or frames of a video, one after the other. Everything else
+here sees (B, T, D), or (B, D) of a model without positions; the K rows of a sample are further positions, (B, K·T, D).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from anydepth.core.model_io import distance
+from anydepth.core.verification import tolerance_of
 from anydepth.errors import UnknownArchitecture
 
 
@@ -22,17 +26,39 @@ class StateLayout:
         >>> import torch
         >>> layout = StateLayout(samples=1, features=2)
         >>> own = torch.arange(12).reshape(3, 2, 2)  # three positions, two samples
-        >>> layout.standard(own)[0].tolist()
+        >>> layout.standard(own, 2)[0].tolist()
         [[0, 1], [4, 5], [8, 9]]
-        >>> torch.equal(layout.own(layout.standard(own), like=own), own)
+        >>> torch.equal(layout.own(layout.standard(own, 2), like=own), own)
         True
+        >>> tuple(StateLayout(joined=True).standard(torch.zeros(6, 5, 4), 2).shape)  # three rows of each sample
+        (2, 15, 4)
     """
 
     samples: int = 0
     features: int = -1
+    joined: bool = False
+    """Whether the axis of samples holds several rows of each, one after the other: they are further positions."""
 
-    def standard(self, state: Tensor) -> Tensor:
-        """A state of the model as (B, T, D), all its axes but samples and features as positions; (B, D) without."""
+    def standard(self, state: Tensor, count: int) -> Tensor:
+        """A state of the model as (B, T, D), all its axes but samples and features as positions; (B, D) without.
+
+        Args:
+            state: in the model's own axes.
+            count: B, of which the model itself may make several rows each.
+
+        Raises:
+            UnknownArchitecture: the rows cannot be shared out evenly among the samples.
+        """
+        rows = self._rows(state)
+        if not self.joined:
+            return rows
+        if rows.shape[0] % count:
+            raise UnknownArchitecture(
+                f"the states have {rows.shape[0]} rows for {count} samples, expected as many for each sample of a batch"
+            )
+        return rows.reshape(count, -1, rows.shape[-1])
+
+    def _rows(self, state: Tensor) -> Tensor:
         if state.ndim < 3 or (self._is_standard(state) and state.ndim == 3):
             return state if self.samples == 0 else state.movedim(self.samples, 0)
         moved = state.permute(self._order(state))
@@ -45,6 +71,9 @@ class StateLayout:
             state: (B, T, D) or (B, D).
             like: a state of the model with the same positions, of any number of samples.
         """
+        if self.joined:
+            positions = math.prod(like.shape[axis] for axis in self._order(like)[1:-1])
+            state = state.reshape(-1, positions, state.shape[-1]) if like.ndim > 2 else state.flatten(0, 1)
         if like.ndim < 3 or (self._is_standard(like) and like.ndim == 3):
             return state if self.samples == 0 else state.movedim(0, self.samples)
         order = self._order(like)
@@ -79,29 +108,48 @@ def learn_layout(
         elsewhere: the axis of the features in the model's other stages, for a grid as long as it has features.
 
     Raises:
-        UnknownArchitecture: no axis is as long as there are samples, for both; or none is clearly that of features.
+        UnknownArchitecture: no axis grows with the samples, by one row or several of each; the rows of a sample are
+            not one after the other; or no axis is clearly that of features.
     """
-    if other is None:
-        moving = [axis for axis, size in enumerate(state.shape[:-1]) if size == counts[0]][:1]
-    else:
-        same = other.ndim == state.ndim
-        changed = [axis for axis in range(state.ndim) if same and state.shape[axis] != other.shape[axis]]
-        moving = changed if [(state.shape[axis], other.shape[axis]) for axis in changed] == [counts] else []
-    if not moving or state.ndim < 2:
+    samples = _sample_axis(state, other, counts)
+    if samples is None or state.ndim < 2:
         seen = f"{tuple(state.shape)} for {counts[0]}"
         seen += "" if other is None else f", and {tuple(other.shape)} for {counts[1]}"
         raise UnknownArchitecture(
-            f"{model}: the states before block 1 are {seen} samples: expected an axis of one entry a sample; models "
-            "that join all samples in one axis are not supported"
+            f"{model}: the states before block 1 are {seen} samples: expected an axis with as many entries for each "
+            "sample; models that join all samples in one axis otherwise are not supported"
         )
-    if not _is_tied(state, moving[0]):
-        return StateLayout(samples=moving[0], features=_features(blocks, state, moving[0]))
-    if elsewhere is None:
+    features = elsewhere if _is_tied(state, samples) else _features(blocks, state, samples)
+    if features is None:
         raise UnknownArchitecture(
             f"{model}: the states before block 1 are {tuple(state.shape)}: nothing tells their features from a row of "
             "positions; give inputs of another size"
         )
-    return StateLayout(samples=moving[0], features=elsewhere)
+    layout = StateLayout(samples=samples, features=features)
+    if other is None or state.shape[samples] == counts[0]:
+        return layout
+    layout = replace(layout, joined=True)
+    # the last sample is the same in both
+    own, alone = layout.standard(state, counts[0])[-1], layout.standard(other, counts[1])[-1]
+    if not distance(alone, own) <= tolerance_of(own):
+        raise UnknownArchitecture(
+            f"{model}: the states before block 1 have {state.shape[samples] // counts[0]} rows for each sample, "
+            "expected those of a sample one after the other"
+        )
+    return layout
+
+
+def _sample_axis(state: Tensor, other: Tensor | None, counts: tuple[int, int]) -> int | None:
+    """The only axis that differs between two numbers of samples, if it has as many entries for each of them."""
+    if other is None:
+        return next((axis for axis, size in enumerate(state.shape[:-1]) if size == counts[0]), None)
+    if other.ndim != state.ndim:
+        return None
+    changed = [axis for axis, sizes in enumerate(zip(state.shape, other.shape, strict=True)) if len(set(sizes)) > 1]
+    if len(changed) != 1:
+        return None
+    rows, others = (divmod(each.shape[changed[0]], count) for each, count in zip((state, other), counts, strict=True))
+    return changed[0] if rows == others and rows[1] == 0 else None
 
 
 def features_of_grids(stages: Sequence[tuple[Sequence[nn.Module], Tensor]]) -> int | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.blocks import BOTH, OVERRIDE, BlockList, block_lists, lists_inside
+from anydepth.core.blocks import BOTH, OVERRIDE, BlockList, block_lists, lists_inside, rounds_of
 from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.layout import features_of_grids, learn_layout
 from anydepth.core.model_io import (
@@ -82,14 +82,35 @@ def learn(model: nn.Module, selection: Selection, batch: Batch) -> tuple[tuple[M
     # tensors of inference mode have no version that counts writes
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         few, plain, cuttable = _watched(model, selection.lists, batch)
+        seen = plain
         stages: tuple[Stage, ...] = ()
         if (outer := selection.staged_in(plain)) is not None:
             inner = lists_inside(outer)
             within = plain if inner == [outer] else _watched(model, inner, few)[1]
             stages = within.stages(inner)
-            plain = within if stages else plain
+            if not stages:
+                within, stages = _in_rounds(plain, outer, few)
+            seen = within if stages else plain
         with refusing(partial(without_stubs, model)):
-            return _learnt(few, plain, stages or selection.stages_in(plain), cuttable=cuttable)
+            return _learnt(few, seen, stages or selection.stages_in(plain), plain.answer, cuttable=cuttable)
+
+
+def _in_rounds(plain: PlainForward, outer: BlockList, few: Batch) -> tuple[PlainForward, tuple[Stage, ...]]:
+    """The forward with the members of a list of lists as blocks, which are rounds of a loop; no stage if they are not.
+
+    They are none where the parts of a member are not called in turn, or more happens in the loop than to the state.
+    """
+    rounds = rounds_of(plain.model, outer)
+    if rounds is None:
+        return plain, ()
+    try:
+        with eager(plain.model.modules()):
+            within = watch(plain.model, few, [rounds])
+    except Exception:  # of the model: its forward does not run with one member at a time
+        return plain, ()
+    same = distance(within.answer, plain.answer) <= tolerance_of(plain.answer)
+    fits = same and not within.objection(rounds)
+    return (within, (Stage(name=rounds.path, blocks=rounds),)) if fits else (plain, ())
 
 
 def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tuple[Batch, PlainForward, bool]:
@@ -105,9 +126,9 @@ def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tupl
 
 
 def _learnt(
-    few: Batch, plain: PlainForward, stages: Sequence[Stage], *, cuttable: bool
+    few: Batch, plain: PlainForward, stages: Sequence[Stage], answer: Tensor, *, cuttable: bool
 ) -> tuple[tuple[ModelTraits, ...], Verification]:
-    model, answer, seen = plain.model, plain.answer, list[ModelTraits]()
+    model, seen = plain.model, list[ModelTraits]()
     for stage in stages:
         entry = seen[-1].last + (stage.opening is not None) if seen else 0
         is_last = stage is stages[-1] and _is_last(plain, stage.blocks)
@@ -134,6 +155,11 @@ def _learnt(
     if is_own and not _largest(*_beside(whole, output)) <= tolerance_of(state):
         traits[-1] = replace(traits[-1], ends_early=True)
         forwards = forwards_of(model, traits)
+    if traits[-1].layout.joined and len(own_answer) != (count := sample_count(few)):
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has several rows of states for each sample, and answers with {len(own_answer)} "
+            f"rows for {count} samples, expected one answer for each sample: make each row a sample of its own"
+        )
     answers = (own_answer, answer, model_output(whole)[1])
     verification = _compare(forwards, few, records[-1].states, answers, replayed)
     check(type(model).__name__, ", ".join(stage.name for stage in stages), verification)
@@ -195,7 +221,7 @@ def _replayed(forwards: Forwards, part: _Part, states: Sequence[Tensor]) -> tupl
     samples are replayed, or the last alone.
     """
     layout = forwards.traits.layout
-    first = layout.standard(part.first)
+    first = layout.standard(part.first, sample_count(part.batch))
     rows = torch.arange(len(states[0])) if len(first) == len(states[0]) else torch.tensor([len(states[0]) - 1])
     rows = rows.expand(len(first)).to(states[0].device)
     own = [state[rows] for state in states]

@@ -30,13 +30,19 @@ class Masks:
     Args:
         first_state: the input of the first block for a batch, (B, T, D), computed anew.
         virtual: whether an adapter puts virtual tokens before those of the batch (prompt tuning).
+        joined: whether a sample has several rows of positions, one after the other, and masks of as many axes.
         pad: the token that fills up a decoder's texts, where a batch has no mask for them.
     """
 
     def __init__(
-        self, first_state: Callable[[Batch], Tensor], *, virtual: bool = False, pad: int | None = None
+        self,
+        first_state: Callable[[Batch], Tensor],
+        *,
+        virtual: bool = False,
+        joined: bool = False,
+        pad: int | None = None,
     ) -> None:
-        self._first_state, self._virtual, self._pad = first_state, virtual, pad
+        self._first_state, self._virtual, self._joined, self._pad = first_state, virtual, joined, pad
         self._known: dict[str, Belongs] = {}
 
     def of_states(self, batch: Batch, state: Tensor) -> Bool[Tensor, "b t"]:
@@ -49,7 +55,7 @@ class Masks:
         every = torch.ones(size, length, dtype=torch.bool, device=state.device)
         if state.ndim == 2 or not isinstance(batch, Mapping):
             return every
-        for name, mask in _masks(batch, size):
+        for name, mask in _masks(batch, size, joined=self._joined):
             if name not in self._known:
                 self._known[name] = self._learn(batch, name, mask, state)
             if (belongs := self._known[name]) == "elsewhere":
@@ -144,16 +150,17 @@ def with_positions_of(batch: Mapping[str, Any], name: str) -> list[str]:
         other
         for other, value in batch.items()
         if isinstance(value, Tensor)
-        and value.shape[:2] == mask.shape
+        and value.shape[: mask.ndim] == mask.shape
         and (other.startswith(prefix) if prefix else not other.startswith(others))
     ]
 
 
-def _masks(batch: Mapping[str, Any], size: int) -> Iterator[tuple[str, Tensor]]:
-    """The batch's masks of one row a sample, by name."""
+def _masks(batch: Mapping[str, Any], size: int, *, joined: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The batch's masks of one row a sample, by name; `joined` ones of more axes, too, in one row."""
     for name, mask in batch.items():
-        if name.endswith(_MASK) and isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == size:
-            yield name, mask
+        is_mask = name.endswith(_MASK) and isinstance(mask, Tensor) and mask.ndim > 1 and len(mask) == size
+        if is_mask and (joined or mask.ndim == 2):
+            yield name, mask.flatten(1)
 
 
 def _changed(batch: Mapping[str, Any], name: str, place: int) -> Iterator[tuple[str, Tensor]]:
@@ -162,11 +169,11 @@ def _changed(batch: Mapping[str, Any], name: str, place: int) -> Iterator[tuple[
     tokens = (other for other in about if not other.endswith(("mask", "position_ids", "token_type_ids")))
     for other in sorted(tokens, key=lambda name: not name.endswith("input_ids")):
         value = batch[other]
-        own = value[0, place]
+        own = value[0].flatten(0, mask.ndim - 2)[place]
         # no padding, by which a model may count the tokens of a text
         known = [] if own.ndim or value.is_floating_point() else value[(value != own) & mask].unique()[:3]
         for replacement in (*known, own + 1, own - 1):
             if value.is_floating_point() or (replacement >= 0).all():
-                changed = value.clone()
-                changed[0, place] = replacement
+                changed = value.clone(memory_format=torch.contiguous_format)
+                changed[0].flatten(0, mask.ndim - 2)[place] = replacement
                 yield other, changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -180,7 +180,7 @@ def input_state(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return state
 
 
-def call_with(block: nn.Module, state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_with(block: Callable[..., Any], state: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a block on its recorded arguments with another hidden state."""
     if args:
         return block(state, *args[1:], **kwargs)

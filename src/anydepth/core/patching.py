@@ -14,22 +14,7 @@ from torch import nn
 
 from anydepth.core.blocks import BlockList
 from anydepth.core.overrides import Override, shared_lock
-
-
-class Stub(nn.Module):
-    """Module in the place of a block. Other attributes are the block's: Gemma-2 reads each one's attention type."""
-
-    def __init__(self, block: nn.Module, call: Any) -> None:
-        super().__init__()
-        # past nn.Module.__setattr__: the block must not become a child
-        self.__dict__["_stands_for"], self.__dict__["_answer"] = block, call
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer with the replacement instead of running the block."""
-        return self.__dict__["_answer"](*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_stands_for"], name)
+from anydepth.core.stubs import Stub
 
 
 class Turns:
@@ -76,6 +61,8 @@ def _placed(blocks: BlockList, modules: Sequence[nn.Module]) -> list[tuple[nn.Mo
     """The attributes that put other modules in the place of the blocks, as (owner, name, value)."""
     if blocks.holder == "attributes":
         return [(blocks.owner, name, module) for name, module in zip(blocks.names, modules, strict=True)]
+    if blocks.loop is not None:
+        return [(blocks.owner, "forward", blocks.loop.through(modules))]
     if blocks.holder == "list":
         kind = type(getattr(blocks.owner, blocks.names[0]))
         return [(blocks.owner, blocks.names[0], kind(modules))]
@@ -85,6 +72,10 @@ def _placed(blocks: BlockList, modules: Sequence[nn.Module]) -> list[tuple[nn.Mo
 @contextmanager
 def shortened(blocks: BlockList, depth: int) -> Iterator[None]:
     """Context manager: a container of blocks ends after block `depth`."""
+    if blocks.loop is not None:
+        with blocks.loop.over(range(depth)):
+            yield
+        return
     dropped = set(blocks.names[depth:])
     children = {name: child for name, child in blocks.owner._modules.items() if name not in dropped}
     with Override(blocks.owner, "_modules", children):

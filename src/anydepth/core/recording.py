@@ -238,6 +238,8 @@ class RecordedForward:
 
     model: nn.Module
     traits: ModelTraits
+    samples: int
+    """How many the batch has."""
     states: list[Tensor] = field(default_factory=list)
     """What its first block was given, and what each gave: (B, T, D) or (B, D). Of one stage, h[0..L]."""
     order: list[int] = field(default_factory=list)
@@ -263,10 +265,11 @@ class RecordedForward:
         return call
 
     def _keep(self, state: Tensor) -> None:
-        self.states.append(self.traits.layout.standard(state.clone() if self.traits.in_place else state))
+        state = state.clone() if self.traits.in_place else state
+        self.states.append(self.traits.layout.standard(state, self.samples))
 
     def require_complete(self) -> None:
-        """Check that the blocks ran in order, with states of one shape.
+        """Check that the blocks ran in order, with states of one shape, and no further rows of a sample.
 
         Raises:
             UnknownArchitecture: they did not.
@@ -277,6 +280,12 @@ class RecordedForward:
             raise UnknownArchitecture(
                 f"{model}: {ran} of {self.traits.blocks.path!r} ran, expected each in order, as on the first batch; a "
                 "model compiled before it came here may skip them: pass the uncompiled model"
+            )
+        rows = len(self.states[-1])
+        if self.traits.cuttable and rows > self.samples and rows % self.samples == 0:
+            raise UnknownArchitecture(
+                f"{model}: states of {self.traits.blocks.path!r} have {rows} rows for {self.samples} samples, and had "
+                "one for each on the first batch"
             )
         shapes = {tuple(state.shape) for state in self.states}
         if len(shapes) > 1:

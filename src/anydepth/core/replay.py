@@ -31,7 +31,7 @@ class BlockCall:
     def standard(self, layout: StateLayout) -> Callable[[Tensor], Tensor]:
         """The same for states (B, T, D)."""
         like = input_state(self.args, self.kwargs)
-        return lambda state: layout.standard(self(layout.own(state, like=like)))
+        return lambda state: layout.standard(self(layout.own(state, like=like)), len(state))
 
 
 class Replay:

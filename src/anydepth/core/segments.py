@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from anydepth.core.blocks import BlockList
-from anydepth.core.model_io import input_state, output_state
+from anydepth.core.model_io import input_state, output_state, sample_count
 from anydepth.core.patching import Turns, replaced
 from anydepth.core.recording import BlockOutput, carried
 from anydepth.errors import UnknownArchitecture
@@ -52,6 +52,7 @@ class Segments:
         self.notes = False
         self.frozen: Tensor | None = None
         self._state: Tensor | None = None
+        self._samples = 0
         self._ended = True
         self._stops: Stops = lambda depth, state: True
 
@@ -82,12 +83,13 @@ class Segments:
                 state = self.state.clone() if self._copied else self.state
                 return shape.of_state(state, args, kwargs, self._rest.get(number))
             output = block(*args, **kwargs)
-            state = shape.layout.standard(output_state(output))
+            state = shape.layout.standard(output_state(output), self._samples)
             if shape.samples_in_rest:
                 self._rest[number] = carried(output)
             if self.frozen is not None:
                 # its input may be more than the state before it: models add something between blocks
-                before = shape.layout.standard(input_state(args, kwargs)) if self._state is None else self._state
+                given = shape.layout.standard(input_state(args, kwargs), self._samples)
+                before = given if self._state is None else self._state
                 state = torch.where(self.frozen.view(-1, *[1] * (before.ndim - 1)), before, state)
                 output = shape.of_state(state, args, kwargs, self._rest.get(number))
             self.depth, self._state = number, state.clone() if self._copied else state
@@ -103,7 +105,7 @@ class Segments:
             UnknownArchitecture: the forward ended before: blocks did not run.
         """
         before, last = self.depth, self._entry + len(self._shapes)
-        self._stops, self._ended = stops, False
+        self._stops, self._ended, self._samples = stops, False, sample_count(batch)
         self.passed.clear()
         for turns in self._turns:
             turns.restart()

@@ -217,9 +217,7 @@ class Stack:
 
     def _masks_of(self, stage: Forwards) -> Masks:
         """What is known of the masks of a stage's states."""
-        pad = getattr(getattr(self.model, "config", None), "pad_token_id", None)
-        masks = Masks(stage.first_state, virtual=hasattr(self.model, "peft_config"), pad=pad)
-        return self._masks.setdefault(stage.traits.stage.name, masks)
+        return self._masks.setdefault(stage.traits.stage.name, stage.masks())
 
     def answers_with_logits(self, *, labelled: bool) -> bool:
         """Whether the model's answers are the logits of a classifier; known after the first batch.

@@ -113,9 +113,9 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
         labels_each: whether the model answers for every position (language models, taggers).
 
     Returns:
-        `each` if it answers for every position. Else `first` or `last` if that position affects the readout clearly
-        more than others, and `mean` if none does. For a model that only outputs states: `last` if it is causal, else
-        `first`.
+        `each` if it answers for every position, `mean` where each sample has several rows of positions. Else `first` or
+        `last` if that position affects the readout clearly more than others, and `mean` if none does. For a model that
+        only outputs states: `last` if it is causal, else `first`.
     """
     if labels_each:
         return "each"
@@ -126,6 +126,8 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
             state = stack.states(few)[-1]
         if state.ndim == 2 or state.shape[1] == 1:
             return "first"
+        if stack.learn(few).layout.joined:
+            return "mean"
         valid = stack.valid_positions(few, state)
         with torch.enable_grad():
             leaf = state.detach().clone().requires_grad_()

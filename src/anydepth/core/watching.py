@@ -228,13 +228,17 @@ def watch(model: nn.Module, batch: Batch, lists: Sequence[BlockList]) -> PlainFo
     Args:
         model: in the mode it is in.
         batch: by `Batch`.
-        lists: those whose members may be blocks: what lies inside a block is not recorded.
+        lists: those whose members may be blocks: what lies inside a block is not recorded. Rounds of a loop are run as
+            such.
     """
     forward = PlainForward(model=model)
     clock = iter(range(2**62))
     blocks = [member for candidate in lists if candidate.rank <= 1 for member in candidate.modules]
     inside = {id(part) for block in blocks for part in block.modules() if part is not block}
     with ExitStack() as undo:
+        for candidate in lists:
+            if candidate.loop is not None:
+                undo.enter_context(forward_as(candidate.owner, candidate.loop.through(candidate.modules)))
         # blocks in a plain list are no modules of the model
         modules = {*model.modules(), *(module for candidate in lists for module in candidate.modules)}
         for module in modules:

@@ -140,7 +140,7 @@ def digest(batch: Batch) -> NDArray[np.uint64]:
         content = xxhash.xxh3_64()  # images have many pixels: a cryptographic hash takes a hundred times as long
         for name, values in arrays.items():
             sample = values[row]
-            if mask is not None and mask.ndim == 2 and sample.shape[:1] == mask.shape[1:]:
+            if mask is not None and mask.ndim > 1 and sample.shape[: mask.ndim - 1] == mask.shape[1:]:
                 sample = sample[mask[row].bool()]
             content.update(name.encode())
             content.update(np.ascontiguousarray(sample.numpy()).data)
