@@ -8,7 +8,7 @@ process for each figure. The peak of resident memory above that of the model wit
 plain forward of the batch, the trace (readouts at all 5 depths, default similarities), and the usual lens
 (`output_hidden_states`, final norm, head, log-softmax at each depth).
 
-Time: GPT-2 small (12 blocks of width 768, V = 50,257), batches of 4 x 128 tokens, in turn and in one process, CPU
+Time: GPT-2 small (12 blocks of width 768, V = 50,257), batches of 4 x 64 tokens, in turn and in one process, CPU
 seconds of a batch: the trace (from the end of one batch to the end of the next), its floor (the blocks, and the
 products with the head's matrix at 13 depths, nothing else), and the usual lens. What the first batch takes above a
 later one is the fixed cost of a trace, in forwards of a batch. Results go to benchmarks/results/trace_memory.md.
@@ -124,7 +124,7 @@ def times(repeats: int) -> dict[str, list[float]]:
 
     torch.set_num_threads(1)
     model = build(768, 12, VOCABULARY["50k"], 1024)
-    batches = [{"input_ids": torch.randint(VOCABULARY["50k"], (4, 128))} for _ in range(2)]
+    batches = [{"input_ids": torch.randint(VOCABULARY["50k"], (4, 64))} for _ in range(2)]
     seconds: dict[str, list[float]] = {way: [] for way in ("plain", "floor", "trace", "lens", "first")}
 
     def timed(way: str, work: Any) -> None:
