@@ -11,7 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anydepth.core.targets import predicts_next_token
+from anydepth.core.model_io import predicts_next_token
 from anydepth.errors import DataError, LabelError
 from anydepth.passes.batches import as_batch, digest
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import anydepth.tracing.collect
+import anydepth.core.readouts
 from anydepth.core.stack import Stack
 from anydepth.errors import (
     AnydepthError,
@@ -178,7 +178,7 @@ def test_nothing_depends_on_the_pieces_a_batch_is_taken_in(monkeypatch: pytest.M
     model, _ = tiny_models.build("gpt2")
     batches = naive.padded(TEXTS, None, 7)
     whole = trace(model, batches)
-    monkeypatch.setattr(anydepth.tracing.collect, "_LOGITS_AT_ONCE", 2 * 9 * tiny_models.VOCABULARY)
+    monkeypatch.setattr(anydepth.core.readouts, "PIECE", 5 * tiny_models.VOCABULARY)
     same(trace(model, batches), whole, tolerance=2e-6)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,14 @@ from anydepth.core.blocks import BOTH, OVERRIDE, BlockList, block_lists, lists_i
 from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.layout import features_of_grids, learn_layout
 from anydepth.core.model_io import (
+    FEW_POSITIONS,
     Batch,
     answer_fields,
     distance,
+    first_positions,
     first_samples,
     model_output,
+    predicts_next_token,
     sample_count,
     samples_of,
 )
@@ -31,6 +34,8 @@ from anydepth.core.replay import BlockCall
 from anydepth.core.verification import Verification, check, refusing, tolerance_of, without_stubs
 from anydepth.core.watching import PlainForward, Stage, watch
 from anydepth.errors import UnknownArchitecture
+
+_Map: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +119,21 @@ def _in_rounds(plain: PlainForward, outer: BlockList, few: Batch) -> tuple[Plain
 
 
 def _watched(model: nn.Module, lists: Sequence[BlockList], batch: Batch) -> tuple[Batch, PlainForward, bool]:
-    """Two samples of a batch, the untouched model's forward on them, and whether it runs on so few."""
-    few = first_samples(batch, 2)
+    """A small part of a batch, the untouched model's forward on it, and whether it runs on parts.
+
+    The part is two samples; of a causal language model, whose positions stand for themselves, a few positions of them.
+    """
+    samples = first_samples(batch, 2)
+    few = first_positions(samples, FEW_POSITIONS) if predicts_next_token(model) else samples
+    parts = [few, *([samples] if few is not samples else []), *([batch] if sample_count(batch) > 2 else [])]
     with eager(model.modules()):
-        try:
-            return few, watch(model, few, lists), True
-        except Exception:
-            if sample_count(batch) <= 2:
-                raise
-        return batch, watch(model, batch, lists), False  # what belongs to samples is not in front
+        for part in parts[:-1]:
+            try:
+                return part, watch(model, part, lists), True
+            except Exception:  # of the model: it may run on more of the batch
+                continue
+        # what belongs to samples is not in front, or there are no more than these
+        return parts[-1], watch(model, parts[-1], lists), parts[-1] is not batch
 
 
 def _learnt(
@@ -135,6 +146,8 @@ def _learnt(
         seen.append(ModelTraits.of(plain, stage, entry=entry, is_last=is_last))
     given = [(stage.blocks.modules, plain.calls_of(stage.blocks)[0].given[0]) for stage in stages]
     features = features_of_grids(given)
+    # one that runs earlier, too, may have a say in the states
+    runs_once = sum(call.module is seen[-1].classifier for call in plain.calls) == 1
     plain.calls, given = [], []  # their tensors are not needed any more
     traits, parts = list[ModelTraits](), list[_Part]()
     for each in seen:
@@ -166,8 +179,16 @@ def _learnt(
     last = traits[-1]
     if own_answer.ndim == 3 and own_answer.shape[1:2] != state.shape[1:2]:
         last = replace(last, is_last=False)  # each answer is not for one of the states
-    is_all = own_answer.ndim == 3 and not last.ends_early and is_linear_head(forwards, state, own_answer, few)
-    return (*traits[:-1], replace(last, classifier_is_all=is_all, cuttable=cuttable)), verification
+    by_row, is_last = _answers_by_row(forwards, state, own_answer, few) if runs_once else (False, False)
+    last = replace(
+        last,
+        answers_by_row=by_row,
+        classifier_is_last=is_last,
+        classifier_is_all=is_last and is_linear_head(forwards, state, own_answer, few),
+        cuttable=cuttable,
+        shortens=predicts_next_token(model) and first_positions(few, FEW_POSITIONS) is few,
+    )
+    return (*traits[:-1], last), verification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +319,27 @@ def _without_end(forwards: Forwards, depth: int, reason: str) -> UnknownArchitec
         f"{type(forwards.model).__name__} reads each depth out by what is of that depth alone, and its forward does "
         f"not end after block {depth} ({reason}): only depth L has a readout"
     )
+
+
+def _answers_by_row(forwards: Forwards, state: Tensor, answer: Tensor, batch: Batch) -> tuple[bool, bool]:
+    """Whether the classifier may be given some positions alone, and whether what it then gives is the answer there."""
+    classifier = forwards.traits.classifier
+    if classifier is None or answer.ndim != 3 or forwards.traits.ends_early:
+        return False, False
+    every_second = torch.ones(answer.shape[:2], device=answer.device)
+    every_second[:, 1::2] = 0  # a classifier that mixes positions gives something else there
+    rows, head = every_second.nonzero(as_tuple=True), classifier.forward
+
+    def agrees(forward: _Map, rest: _Map) -> bool:
+        try:
+            with forward_as(classifier, forward):
+                changed = forwards.readout(state, batch)
+            return distance(rest(changed), answer[rows]) <= tolerance_of(answer)
+        except Exception:  # of the model: what comes after its classifier needs all that this gives
+            return False
+
+    by_row = agrees(lambda given: head(given[rows][None]), lambda answers: answers[0])
+    return by_row, agrees(lambda given: given, lambda given: classifier(given[rows]))
 
 
 def is_linear_head(forwards: Forwards, state: Tensor, answer: Tensor, batch: Batch) -> bool:

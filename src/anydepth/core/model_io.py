@@ -18,6 +18,9 @@ Batch: TypeAlias = Mapping[str, Any] | Tensor
 
 LABELS = ("labels", "label", "label_ids")
 """Where a batch has the true class of each answer, in order of preference: the names transformers' collators know."""
+FEW_POSITIONS = 16
+"""How many positions of a causal language model's text show what the model is."""
+_COMPARED = 2**20  # entries that are compared at a time, on the CPU: MPS has no float64
 _SPANS = ("start_positions", "end_positions")  # what models that find an answer in a text take for labels
 
 # Where a model's answer lies in its output, in order of preference.
@@ -113,6 +116,14 @@ def _required(model: nn.Module) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.default is empty and parameter.kind not in several}
 
 
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether this is a causal language model, whose label at each position is the token after it."""
+    can_generate = getattr(model, "can_generate", None)
+    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    hears = getattr(model, "main_input_name", "") in ("input_features", "input_values")  # CTC: no text goes in
+    return bool(callable(can_generate) and can_generate() and not encoder_decoder and not hears)
+
+
 def model_output(output: Any) -> tuple[str, Tensor]:
     """Name and value of the model's answer (logits, embeddings, pooled output) in its output.
 
@@ -193,6 +204,29 @@ def first_samples(batch: Batch, count: int) -> Batch:
     return samples_of(batch, slice(count))
 
 
+def first_positions(batch: Batch, count: int) -> Batch:
+    """The first `count` positions of a batch of texts at which none is padding yet, or no longer.
+
+    The batch itself where it is as short, or holds anything beside its texts that has other positions.
+    """
+    tensors = {"input_ids": batch} if isinstance(batch, Tensor) else batch
+    ids, mask = tensors.get("input_ids"), tensors.get("attention_mask")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] <= count:
+        return batch
+    shapes = [value.shape for value in tensors.values() if isinstance(value, Tensor)]
+    if any(shape[:2] != ids.shape and shape != ids.shape[:1] for shape in shapes):
+        return batch
+    first = 0 if mask is None else min(int(mask.bool().int().argmax(1).max()), ids.shape[1] - count)
+    part = slice(first, first + count)
+    if mask is not None and not mask[:, part].any(1).all():
+        return batch
+    if isinstance(batch, Tensor):
+        return batch[:, part]
+    return {
+        name: value[:, part] if isinstance(value, Tensor) and value.ndim > 1 else value for name, value in batch.items()
+    }
+
+
 def samples_of(batch: Batch, which: slice | Tensor) -> Batch:
     """Some samples of a batch, by a slice or by indices in any order, repeated or not.
 
@@ -241,9 +275,20 @@ def distance(a: Tensor, b: Tensor) -> float:
     """Largest difference relative to b's largest entry (at least 1e-6); NaN in the same places is no difference."""
     if a.shape != b.shape:
         return math.inf
-    a, b = a.cpu().double(), b.cpu().double()  # on the CPU: MPS has no float64
-    agree = (a == b) | (a.isnan() & b.isnan())
-    if agree.all():
+    # in float64, some entries at a time: answers of a language model are large
+    pairs = zip(*(torch.split(values.reshape(-1), _COMPARED) for values in (a, b)), strict=True)
+    differences, sizes = zip(*(_compared(x.cpu().double(), y.cpu().double()) for x, y in pairs), strict=True)
+    difference = torch.stack(differences).max()
+    if difference == 0:
         return 0.0
-    scale = b[b.isfinite()].abs().max().clamp(min=1e-6) if b.isfinite().any() else b.new_tensor(1.0)
-    return float((a - b).masked_fill(agree, 0.0).abs().max() / scale)
+    largest = [size for size in sizes if size is not None]
+    return float(difference / (torch.stack(largest).max().clamp(min=1e-6) if largest else 1.0))
+
+
+def _compared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The largest difference of two vectors, and b's largest finite entry."""
+    if not len(a):
+        return a.new_zeros(()), None
+    agree = (a == b) | (a.isnan() & b.isnan())
+    finite = b.abs()[b.isfinite()]
+    return (a - b).masked_fill_(agree, 0.0).abs().max(), finite.max() if len(finite) else None

@@ -56,7 +56,7 @@ def counts_padding(stack: Stack, batch: Batch) -> bool | None:
     padded = (~mask[:, 0] & mask.any(1)).nonzero()[:, 0]
     if not len(padded):
         return None
-    if not stack.is_cuttable(batch):
+    if not stack.learn(batch).cuttable:
         return None
     row = int(padded[0])
     text, valid = samples_of(batch, slice(row, row + 1)), mask[row]

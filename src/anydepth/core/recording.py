@@ -106,7 +106,7 @@ class ModelTraits:
     is_last: bool = True
     """Whether no other list of blocks runs after these, and answers for every position are one for each state."""
     cuttable: bool = True
-    """Whether the model runs on some samples of a batch."""
+    """Whether the model runs on some samples of a batch: all that belongs to them has them in front."""
     between: bool = False
     """Whether the model makes something of the states between its blocks, so that none of these runs by itself."""
     heads: tuple[str, ...] = ()
@@ -114,8 +114,14 @@ class ModelTraits:
     ends_early: bool = False
     """Whether a depth is read out by ending the model there: it has heads of each depth, or an answer that is made of
     several states (boxes that each block refines)."""
+    shortens: bool = False
+    """Whether a few positions of a batch show what the model is."""
+    answers_by_row: bool = False
+    """Whether the classifier may be given some positions alone: the answer is then that of these."""
+    classifier_is_last: bool = False
+    """Whether the model's answer at a position is what the classifier gives for it, and nothing comes after."""
     classifier_is_all: bool = False
-    """Whether it is a linear map for each position, and its output the model's answer."""
+    """Whether, besides, it is a linear map."""
 
     @property
     def blocks(self) -> BlockList:

@@ -25,7 +25,7 @@ from anydepth.core.forwards import Forwards, forwards_of
 from anydepth.core.heads import Heads
 from anydepth.core.learning import Selection, is_linear_head, learn
 from anydepth.core.masks import Masks
-from anydepth.core.model_io import ANSWERS, Batch, first_samples
+from anydepth.core.model_io import ANSWERS, FEW_POSITIONS, Batch, first_positions, first_samples
 from anydepth.core.patching import forward_as
 from anydepth.core.prefix_cache import Answers
 from anydepth.core.recording import ModelTraits
@@ -178,12 +178,10 @@ class Stack:
         return len(self.blocks)
 
     def few(self, batch: Batch, count: int = 2) -> Batch:
-        """The first samples of a batch; the whole batch where the model does not run on a part of it."""
-        return first_samples(batch, count) if self.is_cuttable(batch) else batch
-
-    def is_cuttable(self, batch: Batch) -> bool:
-        """Whether the model runs on some samples of a batch: all that belongs to them has them in front."""
-        return self.learn(batch).cuttable
+        """The first samples of a batch, and of a causal language model the first positions; all where it needs all."""
+        traits = self.learn(batch)
+        few = first_samples(batch, count) if traits.cuttable else batch
+        return first_positions(few, FEW_POSITIONS) if traits.shortens else few
 
     @property
     def answers_at_states(self) -> bool:
@@ -355,10 +353,10 @@ class Stack:
         """
         return self.classifier_input(state, batch) if self.learn(batch).classifier_is_all else None
 
-    def classifier_input(self, state: Tensor, batch: Batch) -> Tensor:
+    def classifier_input(self, state: Tensor, batch: Batch, final_norm: bool = True) -> Tensor:
         """The classifier's input in the readout of a hidden state; `UnsupportedHead` without a classifier."""
         with forward_as(self.classifier(batch), lambda features: features):
-            return self.readout(state, batch, depth=self.depth)
+            return self.readout(state, batch, depth=self.depth, final_norm=final_norm)
 
     def is_linear_head(self, state: Tensor, answer: Tensor, batch: Batch) -> bool:
         """Whether the readout of a hidden state (`answer`) is a linear map of the classifier's input."""
@@ -415,7 +413,9 @@ class Stack:
         return forward_as(classifier, forward)
 
     def verify(self, batch: Batch) -> Verification:
-        """Check readout, cut and replay on two samples of `batch`, in eval mode; done by itself on the first batch.
+        """Check readout, cut and replay on a few samples of `batch`, in eval mode; done by itself on the first batch.
+
+        These are two; of a causal language model, whose positions stand for themselves, their first 16 positions.
 
         The untouched model's answer must be that with stubs in place, and `readout(h[L])`; for a middle k,
         `readout(h[k])` that of the model cut after block k; each block, replayed on the hidden state of one of the

@@ -10,18 +10,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.model_io import Batch
+from anydepth.core.model_io import Batch, predicts_next_token
 from anydepth.core.stack import Stack
 from anydepth.core.tokens import IGNORED, next_token_labels
 from anydepth.errors import LabelError, UnsupportedHead
-
-
-def predicts_next_token(model: nn.Module) -> bool:
-    """Whether this is a causal language model, whose label at each position is the token after it."""
-    can_generate = getattr(model, "can_generate", None)
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    hears = getattr(model, "main_input_name", "") in ("input_features", "input_values")  # CTC: no text goes in
-    return bool(callable(can_generate) and can_generate() and not encoder_decoder and not hears)
 
 
 def are_matched(labels: Any) -> bool:

@@ -73,17 +73,18 @@ def select(
         without a valid position has no row.
     """
     state = state.unsqueeze(1) if state.ndim == 2 else state
-    state = state if state.dtype == torch.float64 else state.float()
+    exact = torch.float64 if state.dtype == torch.float64 else torch.float32
     if policy == "each":
         sample, position = valid.nonzero(as_tuple=True)
-        return state[sample, position], sample
+        return state[sample, position].to(exact), sample
     sample = valid.any(dim=1).nonzero().squeeze(1)
     if policy == "mean":
+        state = state.to(exact)
         weights = valid[sample].to(state.dtype)
         # masked_fill, not a product: a padded position may hold NaN
         kept = state[sample].masked_fill(~valid[sample].unsqueeze(-1), 0.0)
         return kept.sum(1) / weights.sum(1, keepdim=True), sample
-    return state[sample, _end(valid[sample], policy)], sample
+    return state[sample, _end(valid[sample], policy)].to(exact), sample
 
 
 def some_of(valid: Bool[Tensor, "b t"], most: int, seeds: Sequence[Sequence[int]]) -> Bool[Tensor, "b t"]:

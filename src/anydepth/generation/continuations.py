@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from anydepth.core.model_io import device_of
-from anydepth.core.targets import predicts_next_token
+from anydepth.core.model_io import device_of, predicts_next_token
 from anydepth.errors import DataError, GenerationError
 from anydepth.generation.text_metrics import LENGTHS, coherence, counts, different, require_pairs
 from anydepth.models.loaded import LoadedModel

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from anydepth.core.model_io import Batch, device_of, to_device
+from anydepth.core.model_io import Batch, device_of, predicts_next_token, to_device
 from anydepth.core.patching import evaluating
 from anydepth.core.provenance import describe_model, entry, now, versions
 from anydepth.core.stack import Stack
-from anydepth.core.targets import predicts_next_token
 from anydepth.core.tokens import default_policy
 from anydepth.data.decoding import require_text
 from anydepth.data.inputs import check_vocabulary

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anydepth.core.model_io import Batch, device_of, sample_count, samples_of, to_device
+from anydepth.core.model_io import Batch, device_of, predicts_next_token, sample_count, samples_of, to_device
 from anydepth.core.patching import evaluating
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Targets, predicts_next_token, require_one_class
+from anydepth.core.targets import Targets, require_one_class
 from anydepth.core.tokens import IGNORED, Policy, check_policy, default_policy, select
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
 from anydepth.passes.batches import as_batch, as_batches, digest

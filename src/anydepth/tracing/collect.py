@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,25 +19,23 @@ from anydepth.core.model_io import (
     call_model,
     device_of,
     fields_of,
-    sample_count,
-    samples_of,
+    predicts_next_token,
     to_device,
 )
 from anydepth.core.padding import require_tokens, warn_of_padding
 from anydepth.core.patching import evaluating
+from anydepth.core.readouts import Readouts
 from anydepth.core.stack import Stack
-from anydepth.core.targets import predicts_next_token, require_classes, require_one_class, whole_labels
+from anydepth.core.targets import require_classes, require_one_class, whole_labels
 from anydepth.core.tokens import IGNORED, Policy, default_policy, next_token_labels, select, some_of
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
-from anydepth.measures.readout import readout_rows
+from anydepth.measures.readout import readout_rows_in_pieces
 from anydepth.passes.batches import digest
 from anydepth.passes.disk_budget import DiskBudget
 from anydepth.passes.loop import batches_per_rank, run_pass
 from anydepth.passes.workspace import PassFacts, Readout, Workspace
 from anydepth.progress import Progress
 
-# A batch is taken in pieces so that the logits of one depth stay below this many numbers (256 MB in float32).
-_LOGITS_AT_ONCE = 2**26
 _INSTEAD = "trace its similarity alone (readout=None, --readout none)"
 
 
@@ -112,17 +110,7 @@ class TracePass:
             raise LabelError(
                 f"batch {index} has no 'labels', as those before it have; add them, or trace without (labels=False)"
             )
-        tables = [
-            self._tables(
-                index,
-                samples_of(on_device, piece),
-                None if labels is None else labels[piece],
-                facts,
-                first + piece.start,
-            )
-            for piece in _pieces(on_device, facts, cuttable=self.stack.is_cuttable(on_device))
-        ]
-        rows = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        rows = self._tables(index, on_device, labels, facts, first)
         if self.keep_states:
             budget.reserve(rows["states"].nbytes, each=facts.tokens == "each")
         return [(name, values, values.dtype) for name, values in rows.items()]
@@ -195,8 +183,9 @@ class TracePass:
     def _tables(
         self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, first: int
     ) -> dict[str, NDArray[Any]]:
-        """The rows of a part of batch `index`, whose first sample is number `first` of the data."""
-        states, answer = self.stack.forward(batch)
+        """The rows of batch `index`, whose first sample is number `first` of the data."""
+        readouts = Readouts(self.stack, batch)
+        states = readouts.states
         valid = self.stack.valid_at_depths(batch, states)
         kept = _of_common_samples(valid)
         if facts.drawn is not None:  # a sample's draw depends on its content, not on its place in the data
@@ -206,9 +195,9 @@ class TracePass:
         broken = _broken_states(rows, [state.shape[-1] for state in states], index, states[0])
         table = rows if self.keep_states else {}
         if facts.readout:
-            answered = self.stack.valid_answers(batch, answer) if facts.per_position else valid[-1]
+            answered = self.stack.valid_answers(batch, readouts.answer) if facts.per_position else valid[-1]
             labels = labels if facts.labelled else None
-            answers = self._readout_rows(batch, states, answered, labels, facts, index, first)
+            answers = self._readout_rows(batch, readouts, answered, labels, facts, index, first)
             broken += _broken_readouts(answers, facts, index, states[0], [depth for _, depth, _, _ in broken])
             table |= answers
         return table | {"broken": np.array(broken, dtype=np.int64).reshape(-1, 4)}
@@ -216,7 +205,7 @@ class TracePass:
     def _readout_rows(
         self,
         batch: Batch,
-        states: list[Tensor],
+        readouts: Readouts,
         valid: Bool[Tensor, "b t"],
         labels: Tensor | None,
         facts: PassFacts,
@@ -232,28 +221,29 @@ class TracePass:
                 labels = next_token_labels(batch, labels, valid).long()
             sample, position = (valid if labels is None else valid & (labels != IGNORED)).nonzero(as_tuple=True)
             labels = labels[sample, position] if labels is not None else None
+        assert facts.classes is not None
         if labels is not None:
-            assert facts.classes is not None
             require_classes(labels, facts.classes, where)
-        readouts = []
-        for depth, state in enumerate(states[facts.first_readout :], start=facts.first_readout):
+        answered = None if position is None else (sample, position)
+        columns = []
+        for depth in range(facts.first_readout, self.stack.depth + 1):
             final_norm = facts.readout == "tail" or depth == self.stack.depth
             # no head was trained on h[0]: it is read out by the model's own classifier
-            logits = self.stack.readout(state, batch, depth=depth, final_norm=final_norm)
-            readouts.append(readout_rows(logits if position is None else logits[sample, position], labels))
+            pieces = readouts.pieces(depth, classes=facts.classes, where=answered, final_norm=final_norm)
+            columns.append(readout_rows_in_pieces(pieces, labels))
         absent = torch.full_like(sample, IGNORED)
         # counted without padding, which may stand before a text, and is as long as the other texts of the batch make it
         place = absent if position is None else (valid.cumsum(dim=1) - 1)[sample, position]
-        unknown = torch.full(readouts[0].confidence.shape, float("nan"), dtype=torch.float32, device="cpu")
-        entropies = [unknown if rows.cross_entropy is None else rows.cross_entropy.cpu() for rows in readouts]
+        unknown = torch.full(columns[0].confidence.shape, float("nan"), dtype=torch.float32, device="cpu")
+        entropies = [unknown if rows.cross_entropy is None else rows.cross_entropy.cpu() for rows in columns]
         return {
             "sample": sample.cpu().numpy() + first,
             "position": place.cpu().numpy().astype(np.int32),
             "label": (absent if labels is None else labels).cpu().numpy(),
-            "prediction": _all_depths([rows.prediction for rows in readouts], facts, -1).astype(np.int32),
+            "prediction": _all_depths([rows.prediction for rows in columns], facts, -1).astype(np.int32),
             "cross_entropy": _all_depths(entropies, facts, np.nan).astype(np.float32),
-            "confidence": _all_depths([rows.confidence for rows in readouts], facts, np.nan).astype(np.float32),
-            "entropy": _all_depths([rows.entropy for rows in readouts], facts, np.nan).astype(np.float32),
+            "confidence": _all_depths([rows.confidence for rows in columns], facts, np.nan).astype(np.float32),
+            "entropy": _all_depths([rows.entropy for rows in columns], facts, np.nan).astype(np.float32),
         }
 
 
@@ -277,19 +267,6 @@ def _state_rows(
         "states": torch.cat([rows.float() for rows, _ in selected], dim=1).cpu().numpy(),
         "states_sample": selected[0][1].cpu().numpy() + first,
     }
-
-
-def _pieces(batch: Batch, facts: PassFacts, *, cuttable: bool) -> Iterator[slice]:
-    count = sample_count(batch)
-    if not cuttable:
-        yield slice(0, count)
-        return
-    logits = facts.classes or 1
-    if facts.per_position and isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
-        logits *= batch["input_ids"].shape[-1]
-    size = max(1, _LOGITS_AT_ONCE // logits)
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def _broken_states(

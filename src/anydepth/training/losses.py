@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from anydepth.core.model_io import Batch, split_batch
+from anydepth.core.model_io import Batch, predicts_next_token, split_batch
 from anydepth.core.stack import Stack
-from anydepth.core.targets import Targets, predicts_next_token
+from anydepth.core.targets import Targets
 from anydepth.core.tokens import IGNORED, Policy, default_policy, select
 from anydepth.errors import NonFiniteLoss, ObjectiveError, UnsupportedHead
 from anydepth.training.chunked_loss import Target, depth_losses

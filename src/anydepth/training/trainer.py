@@ -20,9 +20,8 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import SaveStrategy
 
 from anydepth.core.heads import ATTACHED, HEADS_FILE, Heads, separate_heads
-from anydepth.core.model_io import device_of, to_device
+from anydepth.core.model_io import device_of, predicts_next_token, to_device
 from anydepth.core.stack import Stack
-from anydepth.core.targets import predicts_next_token
 from anydepth.dependencies import require
 from anydepth.distributed import wait_for_all
 from anydepth.errors import ObjectiveError, TrainingError
