@@ -38,6 +38,7 @@ from anydepth.progress import Progress
 
 # A batch is taken in pieces so that the logits of one depth stay below this many numbers (256 MB in float32).
 _LOGITS_AT_ONCE = 2**26
+Numbers = NDArray[np.int64]
 _INSTEAD = "trace its similarity alone (readout=None, --readout none)"
 
 
@@ -98,9 +99,15 @@ class TracePass:
             )
 
     def _collect(
-        self, workspace: Workspace, budget: DiskBudget, index: int, batch: Batch, labels: Tensor | None, first: int
+        self,
+        workspace: Workspace,
+        budget: DiskBudget,
+        index: int,
+        batch: Batch,
+        labels: Tensor | None,
+        numbers: Numbers,
     ) -> list[tuple[str, NDArray[Any], Any]]:
-        """The rows of a batch, whose first sample is number `first` of the data: file name, rows, dtype."""
+        """The rows of a batch, whose samples have these places in the data: file name, rows, dtype."""
         on_device = to_device(batch, device_of(self.stack.model))
         facts = workspace.facts or self._facts(on_device, labels)
         if facts.counts_padding is None:
@@ -118,7 +125,7 @@ class TracePass:
                 samples_of(on_device, piece),
                 None if labels is None else labels[piece],
                 facts,
-                first + piece.start,
+                numbers[piece],
             )
             for piece in _pieces(on_device, facts, cuttable=self.stack.is_cuttable(on_device))
         ]
@@ -193,22 +200,22 @@ class TracePass:
         return self.tokens or default or default_policy(self.stack, batch, labels_each=labels_each)
 
     def _tables(
-        self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, first: int
+        self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, numbers: Numbers
     ) -> dict[str, NDArray[Any]]:
-        """The rows of a part of batch `index`, whose first sample is number `first` of the data."""
+        """The rows of a part of batch `index`, whose samples have these places in the data."""
         states, answer = self.stack.forward(batch)
         valid = self.stack.valid_at_depths(batch, states)
         kept = _of_common_samples(valid)
         if facts.drawn is not None:  # a sample's draw depends on its content, not on its place in the data
             seeds = [(self.seed, int(content)) for content in digest(batch)]
             kept = [some_of(valid[-1], facts.drawn, seeds)] * len(states)
-        rows = _state_rows(states, kept, facts.tokens, first)
+        rows = _state_rows(states, kept, facts.tokens, numbers)
         broken = _broken_states(rows, [state.shape[-1] for state in states], index, states[0])
         table = rows if self.keep_states else {}
         if facts.readout:
             answered = self.stack.valid_answers(batch, answer) if facts.per_position else valid[-1]
             labels = labels if facts.labelled else None
-            answers = self._readout_rows(batch, states, answered, labels, facts, index, first)
+            answers = self._readout_rows(batch, states, answered, labels, facts, index, numbers)
             broken += _broken_readouts(answers, facts, index, states[0], [depth for _, depth, _, _ in broken])
             table |= answers
         return table | {"broken": np.array(broken, dtype=np.int64).reshape(-1, 4)}
@@ -221,7 +228,7 @@ class TracePass:
         labels: Tensor | None,
         facts: PassFacts,
         index: int,
-        first: int,
+        numbers: Numbers,
     ) -> dict[str, NDArray[Any]]:
         sample, position, where = torch.arange(len(valid), device=valid.device), None, f" in batch {index}"
         if labels is not None:
@@ -247,7 +254,7 @@ class TracePass:
         unknown = torch.full(readouts[0].confidence.shape, float("nan"), dtype=torch.float32, device="cpu")
         entropies = [unknown if rows.cross_entropy is None else rows.cross_entropy.cpu() for rows in readouts]
         return {
-            "sample": sample.cpu().numpy() + first,
+            "sample": numbers[sample.cpu().numpy()],
             "position": place.cpu().numpy().astype(np.int32),
             "label": (absent if labels is None else labels).cpu().numpy(),
             "prediction": _all_depths([rows.prediction for rows in readouts], facts, -1).astype(np.int32),
@@ -270,12 +277,12 @@ def _of_common_samples(valid: list[Bool[Tensor, "b _"]]) -> list[Bool[Tensor, "b
 
 
 def _state_rows(
-    states: list[Tensor], valid: list[Bool[Tensor, "b _"]], tokens: Policy, first: int
+    states: list[Tensor], valid: list[Bool[Tensor, "b _"]], tokens: Policy, numbers: Numbers
 ) -> dict[str, NDArray[Any]]:
     selected = [select(state, positions, tokens) for state, positions in zip(states, valid, strict=True)]
     return {
         "states": torch.cat([rows.float() for rows, _ in selected], dim=1).cpu().numpy(),
-        "states_sample": selected[0][1].cpu().numpy() + first,
+        "states_sample": numbers[selected[0][1].cpu().numpy()],
     }
 
 
