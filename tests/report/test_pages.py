@@ -351,6 +351,18 @@ def test_every_chart_has_a_title_a_description_and_strict_json(name):
     assert '"title"' in text
 
 
+def test_charts_of_reports_are_compared_with_their_schema_here_and_nowhere_else():
+    import altair as alt
+
+    from anydepth.report.pages.sections import figure
+
+    chart = alt.Chart({"values": [{"a": 1}]}, title=alt.TitleParams("a")).mark_point().encode(x="a:Q")
+    assert figure(chart, "").title == "a"
+    chart.mark._kwds["color"] = {"no": "colour"}
+    with pytest.raises(alt.utils.schemapi.SchemaValidationError):
+        figure(chart, "")
+
+
 def test_an_unknown_chart_names_the_choices():
     with pytest.raises(
         MeasureError, match="no chart is called 'acuracy'; choose one of similarity, similarity_to_last"

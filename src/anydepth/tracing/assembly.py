@@ -126,6 +126,7 @@ def build_trace(
         # products are computed on the model's GPU; MPS has no float64
         device = parameter.device if parameter.device.type == "cuda" else "cpu"
         fields = by_field(similarities(states, measures, mergeable=sums, seed=seed, device=device, progress=progress))
+        fields["moments"] = fields["moments"] if sums else None
     provenance = {
         "model": origin["model"],
         "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": len(digests)},
