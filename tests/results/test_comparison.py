@@ -20,6 +20,8 @@ from anydepth.results.comparison import _closeness, compare
 from anydepth.stats.paired import paired
 from anydepth.storage.rows import StoredStates
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.Trace, ad.Trace]:
