@@ -108,6 +108,19 @@ def charts_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("altair.utils.schemapi.DEBUG_MODE", False)
 
 
+@pytest.fixture
+def charts_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare every whole chart with the schema of Vega-Lite, which production leaves out."""
+    import altair
+
+    whole = altair.TopLevelMixin.to_dict
+
+    def checked(self: Any, validate: bool = True, **settings: Any) -> Any:
+        return whole(self, validate=validate or not settings.get("context"), **settings)
+
+    monkeypatch.setattr(altair.TopLevelMixin, "to_dict", checked)
+
+
 @pytest.fixture(scope="session")
 def operators_listed_once() -> Iterator[None]:
     """Have torch list once how its thousand operators are written in ONNX: for each graph, that takes 1.5 seconds."""

@@ -78,7 +78,7 @@ def names_in(folder: Path | str) -> set[str]:
     return {path.name for path in Path(folder).iterdir()}
 
 
-WRITTEN = {"trace.json", "arrays.safetensors", "sums.safetensors", "report.html", "settings.yaml"}
+WRITTEN = {"trace.json", "arrays.safetensors", "report.html", "settings.yaml"}
 
 
 # --- what comes out --------------------------------------------------------------------------------------------------
@@ -230,13 +230,13 @@ def test_where_it_goes_if_nobody_says(command: Command, assets: Path) -> None:
 
 
 def test_its_settings_run_it_again(command: Command) -> None:
-    options = ("--limit", "9", "--measures", "cka,cosine", "--readout", "raw", "--no-sums", "--seed", "3")
+    options = ("--limit", "9", "--measures", "cka,cosine", "--readout", "raw", "--sums", "--seed", "3")
     assert command("trace", "~bert", "--data", "~reviews.csv", *options, "--out", "out").status == 0
     assert command("trace", "--config", "out/settings.yaml", "--out", "again").status == 0
     same(Trace.load("out"), Trace.load("again"))
     assert Path("again/settings.yaml").read_text() == Path("out/settings.yaml").read_text()
     settings = TraceSettings(**TraceSettings.read("out/settings.yaml"))
-    assert (settings.limit, settings.measures, settings.sums, settings.seed) == (9, ("cka", "cosine"), False, 3)
+    assert (settings.limit, settings.measures, settings.sums, settings.seed) == (9, ("cka", "cosine"), True, 3)
     same(Trace.load("out"), run_trace(settings, "from-python").trace)
 
 

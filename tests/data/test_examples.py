@@ -208,6 +208,14 @@ def test_the_tokenizer_works_once(bert, tmp_path, monkeypatch):
         assert sum(len(batch["labels"]) for batch in loader) == len(TEXTS)
 
 
+def test_what_is_evaluated_is_sorted_by_length(bert, tmp_path):
+    ready = examples(data.load(saved(tmp_path / "a", text=TEXTS, label=[0, 1] * 3)), bert)
+    ordered = ready.sorted_by_length()
+    assert [len(example["input_ids"]) for example in ordered] == [3, 4, 5, 6, 6, 8]
+    rows = sorted(example["input_ids"].tolist() for example in ordered)
+    assert rows == sorted(example["input_ids"].tolist() for example in ready.dataset)
+
+
 def test_pairs_of_texts(bert, tmp_path):
     loaded = data.load(saved(tmp_path / "d", premise=TEXTS, hypothesis=TEXTS[::-1], label=[0, 1] * 3))
     found = examples(loaded, bert)

@@ -237,10 +237,10 @@ def test_limit_below_one():
 
 def test_ids_of_a_column(tmp_path, bert):
     folder = saved(tmp_path / "a", text=TEXTS, label=[0] * 5, key=["a", "b", "c", "d", "e"], number=[9, 8, 7, 6, 5])
-    batch = next(iter(data.batches(data.load(folder, id="key"), bert, batch_size=2)))
-    assert batch["id"] == ["a", "b"]
-    batch = next(iter(data.batches(data.load(folder, id="number"), bert, batch_size=3)))
-    assert batch["id"].tolist() == [9, 8, 7]
+    batch = next(iter(data.batches(data.load(folder, id="key"), bert, batch_size=5)))
+    assert batch["id"] == ["a", "b", "c", "d", "e"]
+    batch = next(iter(data.batches(data.load(folder, id="number"), bert, batch_size=5)))
+    assert batch["id"].tolist() == [9, 8, 7, 6, 5]
     assert batch["id"].dtype == torch.int64
 
 
@@ -470,10 +470,11 @@ def test_text_batches(tmp_path, bert):
     assert ready.notes == ("text: column 'text'", "texts are cut at 32 tokens", "labels: column 'label'")
     first, second, third = ready
     assert len(ready) == 3
-    assert first["input_ids"].shape == (2, 6)  # padded to the longest of the batch
+    assert first["input_ids"].shape == (2, 6)  # padded to the longest of the batch, which is of the mean length
     assert first["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1] * 6]
-    assert [batch["labels"].tolist() for batch in (first, second, third)] == [[1, 0], [1, 0], [0]]
-    assert [batch["id"].tolist() for batch in (first, second, third)] == [[0, 1], [2, 3], [4]]
+    assert [batch["labels"].tolist() for batch in (first, second, third)] == [[1, 0], [0], [1, 0]]
+    assert [batch["id"].tolist() for batch in (first, second, third)] == [[0, 1], [4], [2, 3]]
+    assert [batch.numbers.tolist() for batch in (first, second, third)] == [[0, 1], [4], [2, 3]]
     again = next(iter(ready))
     assert torch.equal(again["input_ids"], first["input_ids"])
     inputs = {name: tensor for name, tensor in first.items() if name not in ("labels", "id")}

@@ -134,7 +134,6 @@ def test_the_whole_job(shown: tuple[Path, Any]) -> None:
             "model",
             "trace.json",
             "arrays.safetensors",
-            "sums.safetensors",
             "report.html",
         }
         assert found.depth == BLOCKS

@@ -29,6 +29,8 @@ from anydepth.models.loaded import LoadedModel
 from anydepth.report import theme
 from anydepth.report.pages import lens as shown
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 HOSTILE = ("</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "\"quoted' & <b>", "{{ 7*7 }}")
 UNSEEN = (" ", "\n", "\t", "\x00", "\x7f", "\u202e", "\u200b", "\xa0", "\ud800", "")
 

@@ -203,7 +203,7 @@ def test_a_workspace_that_was_discarded_is_not_gone_on_from(tmp_path: Path) -> N
         workspace.append("states", np.zeros((2, 3)), np.float32)
         assert workspace.bytes_of("states") == 24
         assert workspace.bytes_of("answers") == 0
-        workspace.finish_batch(["a"], np.zeros(1, np.uint64), 0)
+        workspace.finish_batch(["a"], np.zeros(1, np.uint64), np.zeros(1, np.int64))
         workspace.commit()
         workspace.discard()
         workspace.commit()

@@ -443,7 +443,7 @@ def fill(workspace: Workspace, batches: int, start: int = 0) -> None:
         ids, digests = [f"s{number}"], np.array([number], np.uint64)
         assert not workspace.already_has(ids, digests)
         workspace.append("values", np.full((2, 3), number), np.float32)
-        workspace.finish_batch(ids, digests, number)
+        workspace.finish_batch(ids, digests, np.array([number]))
 
 
 def again(folder: Path, batches: int, key: str = "k") -> Workspace:

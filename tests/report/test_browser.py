@@ -10,6 +10,8 @@ from anydepth.report import theme
 from anydepth.report.charts import trace as charts
 from anydepth.report.pages import trace as page
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 FIGURES = {"plausible": 13, "features_only": 6, "arrays": 6, "blank_first": 13, "tiny": 13, "hostile": 13, "two": 18}
 LIGHT, DARK = theme.config()["mark"]["color"], theme.config(dark=True)["mark"]["color"]
 LINE_COLOUR = "document.querySelector('.chart .mark-line path').getAttribute('stroke')"

@@ -19,6 +19,8 @@ from anydepth.exits.summary import ExitSummary
 from anydepth.report.pages import exits as page
 from anydepth.stats.certificates import Certificate
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 LAST, POINTS = 6, 12
 
 

@@ -24,6 +24,8 @@ from anydepth.report.pages import trace as page
 from anydepth.report.pages.agreement import summary
 from anydepth.stats.agreement import Agreement
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 TAGS = {
     *("html", "head", "meta", "title", "style", "script", "noscript", "body", "main", "header", "section", "aside"),
     *(
@@ -386,6 +388,18 @@ def test_traces_that_have_nothing_to_draw_in_common():
             del two.similarity[name]
     with pytest.raises(MeasureError, match="no similarity in common: .*; trace with the same measures"):
         charts.plot([one, two], "similarity")
+
+
+def test_charts_of_reports_are_compared_with_their_schema_here_and_nowhere_else():
+    import altair as alt
+
+    from anydepth.report.pages.sections import figure
+
+    chart = alt.Chart({"values": [{"a": 1}]}, title=alt.TitleParams("a")).mark_point().encode(x="a:Q")
+    assert figure(chart, "").title == "a"
+    chart.mark = {"type": "no mark"}
+    with pytest.raises(alt.utils.schemapi.SchemaValidationError):
+        figure(chart, "")
 
 
 def test_an_unknown_chart_names_the_choices():

@@ -21,6 +21,8 @@ from anydepth.storage.files import plain, replacing_folder
 from anydepth.storage.rows import StoredStates
 from anydepth.tracing.comparison import COMPARE_OUTPUT, _closeness, compare, write_comparisons
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.Trace, ad.Trace]:

@@ -40,7 +40,7 @@ def of(chosen: Sequence[int], out: Path | None = None, **settings: Any) -> Trace
     """The trace of some of the samples."""
     parts = itertools.batched(chosen, 16) if hasattr(itertools, "batched") else [chosen]
     batches = [{"x": X[list(at)], "labels": Y[list(at)], "id": [IDS[i] for i in at]} for at in parts]
-    return trace(narrow(), batches, out=out, keep_states=out is not None, **settings)
+    return trace(narrow(), batches, out=out, keep_states=out is not None, **{"sums": True, **settings})
 
 
 def sorted_by_id(found: Trace) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from anydepth.stats.intervals import t_interval, wilson
 from anydepth.tracing.run import trace, trace_states
 from anydepth.tracing.trace import Trace
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 DEPTHS = 4  # K
 LANGUAGE_MODEL = {"model": {"class": "GPT2LMHeadModel"}}
 

@@ -243,7 +243,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(Trace, "report", lambda self, path: Path(path).write_text("report"))
         torch.manual_seed(0)
         batches = [(torch.randn(150, 8), torch.randint(0, 5, (150,))) for _ in range(2)]
-        trace(tiny_models.Nobodys().eval(), batches, out=folder / "trace", keep_states=True)
+        trace(tiny_models.Nobodys().eval(), batches, out=folder / "trace", keep_states=True, sums=True)
     assert names_in(folder / "trace") == {*ALWAYS, "sums.safetensors", "states"}
     return folder / "trace"
 

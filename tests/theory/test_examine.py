@@ -33,6 +33,8 @@ from anydepth.theory.geometry import geometry
 from anydepth.theory.observation import Observed, observe
 from anydepth.theory.updates import updates
 
+pytestmark = pytest.mark.usefixtures("charts_checked")
+
 
 def seen(model: Any, batches: Any, folder: Path, **settings: Any) -> Observed:
     return observe(ad.Stack(model), batches, folder, **settings)

@@ -6,9 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from anydepth.data.columns import describe, type_name
-from anydepth.data.inputs import Padding, images_of, nothing_in, pixel_input, text_inputs, word_labels
+from anydepth.data.inputs import (
+    Padding,
+    images_of,
+    nothing_in,
+    pixel_input,
+    text_inputs,
+    token_counts,
+    word_labels,
+)
 from anydepth.data.labels import labels_of
 from anydepth.data.loading import LoadedData
 from anydepth.data.windowing import Windows, windows_of
@@ -21,6 +30,16 @@ from anydepth.models.loaded import LoadedModel
 _LANGUAGE_MODEL_LENGTH = 1024
 _UNKNOWN_LENGTH = 512
 
+_WINDOW = 50  # batches: what they hold is sorted by length, so that little of what is computed is padding
+
+
+class DataBatch(dict[str, Any]):
+    """A batch that knows the places of its samples in the data: `numbers`, (B,)."""
+
+    def __init__(self, content: dict[str, Any], numbers: Int64[np.ndarray, " b"]) -> None:
+        super().__init__(content)
+        self.numbers = numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
@@ -28,7 +47,9 @@ class Batches:
 
     Each batch is a dict on the CPU: the model's own inputs, "id" (an int64 tensor, or a list of strings), and "labels"
     (an int64 tensor, (B,) or (B, T) for a tagger) where there are any. A language model's labels are its own tokens:
-    they are included only where windows overlap, with -100 at tokens that an earlier window predicts.
+    they are included only where windows overlap, with -100 at tokens that an earlier window predicts. Texts of one
+    length come together: `numbers` of a batch are the places of its samples in the data, by which whatever collects
+    results restores the order of the data.
 
     Attributes:
         batch_size: rows (or windows) in a batch; the last may have fewer.
@@ -36,6 +57,7 @@ class Batches:
         labels: class of each row, for a tagger of each word of each row; None where there are none.
         notes: what a reader of the results should know, one sentence each.
         windows: samples instead of rows, where texts are read in windows.
+        sorted_batches: texts are sorted by length inside so many batches; 1 for batches in the order of the data.
     """
 
     data: LoadedData
@@ -45,26 +67,35 @@ class Batches:
     labels: Sequence[Any] | None
     notes: tuple[str, ...]
     windows: Windows | None = None
+    sorted_batches: int = _WINDOW
 
     def __len__(self) -> int:
         return -(-self._samples // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(0, self._samples, self.batch_size):
-            indices = range(start, min(start + self.batch_size, self._samples))
-            if self.windows is None:
-                yield self._batch(indices)
-            else:
-                examples = Padding.of(self.model)(self.windows.examples(indices))
-                yield {**examples, "id": list(self.windows.ids[indices.start : indices.stop])}
+        step = self.batch_size * self.sorted_batches
+        for first in range(0, self._samples, step):
+            stop = min(first + step, self._samples)
+            for part in by_length(self._lengths(first, stop), self.batch_size):
+                yield DataBatch(self._batch((first + part).tolist()), first + part)
+
+    def _lengths(self, first: int, stop: int) -> Int64[np.ndarray, " n"]:
+        """Tokens of each sample from `first` to `stop`; images are of one size."""
+        if self.model.kind == "image" or stop - first <= self.batch_size:
+            return np.zeros(stop - first, np.int64)
+        if self.windows is not None:
+            return np.diff(self.windows.spans[first:stop, :2])[:, 0]
+        return token_counts(self.data.dataset[first:stop], self.data, self.model, self.max_length)
 
     @property
     def _samples(self) -> int:
         return len(self.data if self.windows is None else self.windows)
 
-    def _batch(self, indices: range) -> dict[str, Any]:
-        part = slice(indices.start, indices.stop)
-        rows = self.data.dataset[part]
+    def _batch(self, indices: list[int]) -> dict[str, Any]:
+        if self.windows is not None:
+            examples = Padding.of(self.model)(self.windows.examples(indices))
+            return {**examples, "id": [self.windows.ids[index] for index in indices]}
+        rows = self.data.dataset[indices]
         if self.model.kind == "image":
             name, dtype = pixel_input(self.model)
             batch = {name: self.model.processor(images_of(rows, indices, self.data)).to(dtype)}
@@ -72,11 +103,30 @@ class Batches:
             batch = text_inputs(rows, indices, self.data, self.model, self.max_length)
         words = batch.pop("words", None)  # the word of each token, where words are labelled
         if self.labels is not None:
-            labels = self.labels[part]
+            labels = [self.labels[index] for index in indices]
             batch["labels"] = torch.tensor(labels) if words is None else word_labels(words, labels)
-        ids = self.data.rows[part].tolist() if self.data.columns.id is None else rows[self.data.columns.id]
+        ids = self.data.rows[indices].tolist() if self.data.columns.id is None else rows[self.data.columns.id]
         batch["id"] = list(ids) if isinstance(ids[0], str) else torch.tensor(ids)
         return batch
+
+
+def by_length(lengths: Int64[np.ndarray, " n"], batch_size: int) -> list[Int64[np.ndarray, " b"]]:
+    """The samples of each batch, by their places, where those of about one length are together.
+
+    The first batch is of the mean length, since much is estimated from it (disk, time); those of longer ones follow,
+    then those of shorter ones, from the shortest on. That of the longest may have fewer samples, all others are full.
+
+    Example:
+        >>> [batch.tolist() for batch in by_length(np.array([9, 1, 5, 2, 6, 8, 2]), batch_size=2)]
+        [[2, 4], [5, 0], [1, 3], [6]]
+        >>> [batch.tolist() for batch in by_length(np.array([4, 4, 4]), batch_size=2)]
+        [[0, 1], [2]]
+    """
+    order, starts = np.argsort(lengths, kind="stable"), range(batch_size, len(lengths), batch_size)
+    parts = np.split(order, starts)
+    distances = [abs(lengths[part].mean() - lengths.mean()) for part in parts if len(part) == len(parts[0])]
+    first = int(np.argmin(distances))
+    return parts[first:] + parts[:first]
 
 
 def batches(

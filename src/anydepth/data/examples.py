@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 
 from anydepth.data.augment import augmented
 from anydepth.data.batching import Batches, batches, text_length, with_text
@@ -39,6 +39,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset need not have a length; those here do
+
+    def sorted_by_length(self) -> Dataset[Example]:
+        """The data set with texts of about one length together, for what does not depend on their order."""
+        if not isinstance(self.dataset, _Texts):
+            return self.dataset
+        lengths = np.diff(self.dataset.ends.numpy(), prepend=0)
+        return Subset(self.dataset, np.argsort(lengths, kind="stable").tolist())
 
 
 def load_to_train(

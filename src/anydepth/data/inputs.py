@@ -66,6 +66,18 @@ def nothing_in(data: LoadedData, index: int) -> str:
     )
 
 
+def token_counts(rows: Rows, data: LoadedData, model: LoadedModel, max_length: int | None) -> Int64[np.ndarray, " n"]:
+    """How many tokens `text_inputs` makes of each of some rows, without padding."""
+    text, pair = data.columns.text, data.columns.pair
+    assert text is not None  # `batches` asks for it
+    words = is_words(data.dataset.features[text])
+    pairs = None if pair is None else rows[pair]
+    tokens = model.processor(
+        rows[text], pairs, is_split_into_words=words, truncation=True, max_length=max_length, verbose=False
+    )
+    return np.array([len(ids) for ids in tokens["input_ids"]])
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Ids of all tokens of some texts, concatenated, and the end of each text among them.

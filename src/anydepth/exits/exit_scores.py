@@ -169,24 +169,30 @@ def look(
         with evaluating(reader.stack.model):
             inputs_of = partial(_batch_inputs, reader, labels, total)
             run_pass(data, workspace, inputs_of, labels=labels, progress=progress, model=reader.stack.model)
-        names = ("seen", "prediction", "label", "digest")
-        seen, predictions, truth, digests = (workspace.read(name) for name in names)
+        order, names = workspace.order, ("seen", "prediction", "label", "digest")
+        seen, predictions, truth, digests = (
+            None if (rows := workspace.read(name)) is None else rows[order] for name in names
+        )
         assert predictions is not None
         assert digests is not None
         count, tested = len(predictions), len(reader.tested)
         return PolicyInputs(
             depths=(*reader.tested, reader.stack.depth),
-            seen=np.zeros((count, tested, 0), np.float32)
-            if seen is None
-            else np.array(seen).reshape(count, tested, -1),
-            predictions=np.array(predictions),
-            labels=None if truth is None else np.array(truth),
-            digests=np.array(digests),
+            seen=np.zeros((count, tested, 0), np.float32) if seen is None else seen.reshape(count, tested, -1),
+            predictions=predictions,
+            labels=truth,
+            digests=digests,
         )
 
 
 def _batch_inputs(
-    reader: PolicyReader, labels: bool, total: int | None, index: int, batch: Batch, truth: Tensor | None, first: int
+    reader: PolicyReader,
+    labels: bool,
+    total: int | None,
+    index: int,
+    batch: Batch,
+    truth: Tensor | None,
+    numbers: np.ndarray,
 ) -> Iterator[tuple[str, np.ndarray, Any]]:
     """What the policy reads, and the top class, at each tested depth; one row for each sample."""
     batch = to_device(batch, device_of(reader.stack.model))

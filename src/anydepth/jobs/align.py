@@ -218,7 +218,7 @@ def _trainer(settings: AlignSettings, plan: _Plan, inputs: _Inputs) -> AlignedTr
             objective=plan.objective,
             blocks=settings.blocks,
             train_dataset=train.dataset,
-            eval_dataset=held_out.dataset,
+            eval_dataset=held_out.sorted_by_length(),
             data_collator=train.collate,
             processing_class=processor.processor if inputs.model.kind == "image" else processor,
         )

@@ -137,12 +137,15 @@ def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress:
         closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {as_plain(saved.policy)}")) as workspace,
     ):
         run_pass(inputs, workspace, partial(_predicted, exits), labels=False, progress=progress)
-        ids = workspace.ids()
-        answers = {name: workspace.read(name) for name in ("prediction", "probability", "depth", "counts", "digest")}
-        columns = {name: np.array(values) for name, values in answers.items() if values is not None}
+        order, ids = workspace.order, workspace.ids()
+        names = ("prediction", "probability", "depth", "digest")
+        columns = {name: values[order] for name in names if (values := workspace.read(name)) is not None}
+        counts = workspace.read("counts")
+        assert counts is not None
+        blocks, readouts, undecided = (int(count) for count in counts.sum(0))
+        ids = [ids[index] for index in order]
     classes = loaded.classes or tuple(str(number) for number in range(int(columns["prediction"].max()) + 1))
     again = saved.calibrated_on(local_path(settings.model), columns.pop("digest"))
-    blocks, readouts, undecided = (int(count) for count in columns["counts"].sum(0))
     result = PredictResult(
         folder=folder,
         model=settings.model,
@@ -200,7 +203,7 @@ def _guarantee(saved: ExitFile, stack: Stack, now: InputSettings) -> tuple[str |
 
 
 def _predicted(
-    exits: EarlyExit, index: int, batch: Batch, labels: Tensor | None, first: int
+    exits: EarlyExit, index: int, batch: Batch, labels: Tensor | None, numbers: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, Any]]:
     """Prediction, top probability and exit depth of each sample; counts of the batch in one row."""
     out = exits(to_device(batch, device_of(exits.stack.model)))

@@ -176,7 +176,7 @@ class TraceSettings(
     states_limit: Annotated[
         str | None, "Maximum size of the hidden states on disk, such as 20GB.", Option(metavar="SIZE")
     ] = None
-    sums: Annotated[bool, "Keep the sums of CKA, to merge."] = True
+    sums: Annotated[bool, "Keep the sums of CKA, to merge."] = False
     theory: Annotated[bool, "Test the paper's theory, beside random walks and random weights."] = False
     lens: Annotated[
         tuple[str, ...], "Logit lens: a language model's predictions for TEXT at every depth.", Option(metavar="TEXT")

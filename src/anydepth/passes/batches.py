@@ -104,6 +104,12 @@ def as_batch(item: Any, first: int, model: nn.Module | None = None) -> BatchPart
     return BatchParts(batch, None if labels is None or are_matched(labels) else _as_labels(labels, count), ids)
 
 
+def numbers_of(item: Any, first: int, count: int) -> NDArray[np.int64]:
+    """The places of a batch's samples in the data, where the batch knows them; else they follow each other."""
+    numbers: NDArray[np.int64] | None = getattr(item, "numbers", None)
+    return np.arange(first, first + count) if numbers is None else numbers
+
+
 def _as_labels(labels: Any, count: int) -> Tensor:
     try:
         tensor = torch.as_tensor(labels)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anydepth.core.model_io import Batch
 from anydepth.errors import DataError
-from anydepth.passes.batches import as_batch, digest
+from anydepth.passes.batches import as_batch, digest, numbers_of
 from anydepth.passes.workspace import Workspace
 from anydepth.progress import Progress
 from anydepth.storage.files import require_space
@@ -19,7 +20,7 @@ from anydepth.storage.files import require_space
 def run_pass(
     data: Iterable[Any],
     workspace: Workspace,
-    rows_of: Callable[[int, Batch, Tensor | None, int], Iterable[tuple[str, NDArray[Any], Any]]],
+    rows_of: Callable[[int, Batch, Tensor | None, NDArray[np.int64]], Iterable[tuple[str, NDArray[Any], Any]]],
     *,
     labels: bool,
     progress: Progress | None = None,
@@ -32,7 +33,7 @@ def run_pass(
     Args:
         data: batches; every rank is given all of them and takes each `ranks`-th.
         workspace: this rank's own.
-        rows_of: from a batch's index, the batch, its labels, and the number of its first sample, to the rows to keep:
+        rows_of: from a batch's index, the batch, its labels, and its samples' places in the data, to the rows to keep:
             the name of their file, the rows, and the dtype they are stored in.
         labels: whether the same samples with other labels are other data.
         progress: called with the batches done.
@@ -53,18 +54,18 @@ def run_pass(
         for index, item in enumerate(data):
             batch, targets, ids = as_batch(item, first, model)
             if index % ranks == rank:
-                digests, content = digest(batch), ids
+                digests, content, numbers = digest(batch), ids, numbers_of(item, first, len(ids))
                 if labels and targets is not None:
                     content = [*ids, targets.tolist()]
                 if not workspace.already_has(content, digests):
-                    tables = list(rows_of(index, batch, targets, first))
+                    tables = list(rows_of(index, batch, targets, numbers))
                     if own is None or not checked:
                         remaining = ranks * (1 if own is None else own - workspace.batches)
                         _require_space(workspace, remaining, sum(rows.nbytes for _, rows, _ in tables))
                         checked = True
                     for name, rows, dtype in tables:
                         workspace.append(name, rows, dtype)
-                    workspace.finish_batch(ids, digests, first)
+                    workspace.finish_batch(ids, digests, numbers)
             first += len(ids)
             if progress:
                 progress(index + 1, total, "batches")

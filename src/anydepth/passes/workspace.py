@@ -151,8 +151,8 @@ class Workspace:
     def _other_data(self) -> IncompatibleTraces:
         return IncompatibleTraces(
             f"the first {self.batches} batches are not those that the interrupted trace in {self.folder} has seen; "
-            "give the same data in the same order, or start over (resume=False, --restart); batches of another size "
-            "are other batches"
+            "give the same data in the same order, or start over (resume=False, --restart); batches of another size, "
+            "or of a version that did not sort texts by length, are other batches"
         )
 
     def append(self, name: str, rows: NDArray[Any], dtype: DTypeLike) -> None:
@@ -162,12 +162,12 @@ class Workspace:
             self._files[name] = RowFile(self._path(name), dtype, columns)
         self._files[name].append(rows)
 
-    def finish_batch(self, ids: list[Any], digests: NDArray[np.uint64], first: int) -> None:
-        """Count one more batch, whose first sample is number `first` of the data; commit every two seconds."""
+    def finish_batch(self, ids: list[Any], digests: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
+        """Count one more batch, of samples that have these places in the data; commit every two seconds."""
         with write_errors(self.folder):
             self._ids.writelines(json.dumps(name, ensure_ascii=False).encode() + b"\n" for name in ids)
         self.append("digest", digests, np.uint64)
-        self.append("number", first + np.arange(len(ids)), np.int64)
+        self.append("number", numbers, np.int64)
         self.batches, self.samples = self.batches + 1, self.samples + len(ids)
         # in one assignment: an interrupt leaves either this batch counted in full or not at all
         self._journal = {
@@ -219,12 +219,18 @@ class Workspace:
         rows: NDArray[Any] = np.load(self._path(name), mmap_mode="r", allow_pickle=False)
         return rows
 
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Where each sample lies among the rows of a file that has one for each, in the order of the data."""
+        numbers = self.read("number")
+        return np.empty(0, np.intp) if numbers is None else np.argsort(numbers, kind="stable")
+
     def path(self, name: str) -> Path:
         """The path of the file of that name."""
         return self._files[name].path
 
     def ids(self) -> list[Any]:
-        """The ids of all samples, in order."""
+        """The ids of all samples, in the order of the pass."""
         self._ids.flush()
         return [json.loads(line) for line in self._ids_path.read_bytes().splitlines()]
 

@@ -86,8 +86,8 @@ def _similarity(a: TraceData, b: TraceData, states: StoredStates | ArrayStates |
         return {"similarity": {}}
     if a.moments is None or b.moments is None:
         raise IncompatibleTraces(
-            "cka cannot be merged: one of the traces has neither its sums nor its states (sums are left out on "
-            "request, or where they did not fit in memory); trace both with keep_states=True"
+            "cka cannot be merged: one of the traces has neither its sums nor its states; trace both with sums=True "
+            "(--sums), or, where sums do not fit in memory, with keep_states=True (--keep-states)"
         )
     moments = merge_moments(a.moments, b.moments)
     matrices = {name: cka(moments, debiased=name == "cka").cpu().numpy() for name in names}

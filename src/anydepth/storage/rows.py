@@ -80,15 +80,28 @@ class StoredStates:
         parts: `.npy` files of (n, K·D) float32 rows, in order.
         widths: D of each depth.
         groups: (n,) the sample of each row; None if every row is its own.
+        order: (n,) in which the rows of all parts are read; None as they lie. `groups` are in that order.
     """
 
-    def __init__(self, parts: list[Path], widths: tuple[int, ...], groups: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        parts: list[Path],
+        widths: tuple[int, ...],
+        groups: NDArray[np.int64] | None = None,
+        *,
+        order: NDArray[np.intp] | None = None,
+    ) -> None:
         self.parts, self.widths, self.groups = parts, widths, groups
         self._rows: list[NDArray[np.float32]] = [_memory_map(part, sum(widths)) for part in parts]
         self.count = sum(len(rows) for rows in self._rows)
+        self._order = None if order is None or np.array_equal(order, np.arange(self.count)) else order
 
     def chunks(self, size: int) -> Iterator[Tensor]:
         """The rows in order, (<= size, K·D) float32 at a time."""
+        if self._order is not None:
+            for start in range(0, self.count, size):
+                yield torch.from_numpy(self.rows(np.arange(start, min(start + size, self.count))))
+            return
         for rows in self._rows:
             for start in range(0, len(rows), size):
                 # a copy: the map is read-only, and torch needs writable memory
@@ -96,6 +109,7 @@ class StoredStates:
 
     def rows(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some of the rows, (m, K·D), in any order."""
+        which = which if self._order is None else self._order[which]
         starts = np.cumsum([0, *(len(rows) for rows in self._rows)])
         part = np.searchsorted(starts, which, side="right") - 1
         selected = np.empty((len(which), sum(self.widths)), np.float32)

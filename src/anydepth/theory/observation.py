@@ -25,7 +25,7 @@ from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets, require_one_class
 from anydepth.core.tokens import IGNORED, Policy, check_policy, default_policy, select
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
-from anydepth.passes.batches import as_batch, as_batches, digest
+from anydepth.passes.batches import as_batch, as_batches, digest, numbers_of
 from anydepth.progress import Progress
 from anydepth.storage.files import require_space
 from anydepth.storage.rows import RowFile, StoredStates
@@ -38,12 +38,14 @@ _NEED_ANSWERS = "Theorem 2.2, neural collapse and what blocks write"
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """Data collected by the pass; a row is an answer, or, where the model gives none, a selected position.
+    """Data collected by the pass, in the order of the data.
+
+    A row is an answer, or, where the model gives none, a selected position.
 
     Attributes:
         states: of the rows at all depths.
         tokens: which positions represent a sample.
-        digests: 64 bits of each sample's content.
+        digests: 64 bits of each sample's content, in any order.
         labels: the true class of each row; None without labels.
         final: the top class at the last depth; None without a classifier.
         log_probability: nats of the "true" and the "final" class at each depth, as far as there are such classes.
@@ -91,13 +93,14 @@ def observe(
     with closing(_Rows(folder)) as rows, evaluating(stack.model), torch.no_grad():
         for index, item in enumerate(data):
             inputs, truth, ids = as_batch(item, first, stack.model)
+            numbers = numbers_of(item, first, len(ids))
             batch, truth = to_device(inputs, device), truth if labels else None
             reader = reader or _first_reader(stack, batch, truth, tokens, readout)
             if reader.labelled and truth is None and not predicts_next_token(stack.model):
                 raise LabelError(f"batch {index} has no 'labels', as those before it have: add them, or leave all out")
             for piece in reader.pieces(batch):
                 columns = reader.rows(samples_of(batch, piece), None if truth is None else truth[piece])
-                columns["sample"] += first + piece.start
+                columns["sample"] = numbers[piece][columns["sample"]]
                 rows.append(columns)
             if not index and total:
                 require_space(folder, (total - 1) * rows.bytes, f"the rows of {total} batches")
@@ -253,13 +256,18 @@ class _Rows:
 def _read_back(rows: _Rows, reader: _Reader, digests: NDArray[np.uint64]) -> Observed:
     samples, depths = rows.column("sample"), reader.stack.depth + 1
     assert samples is not None
-    groups = None if len(np.unique(samples)) == len(samples) else samples
+    order = np.argsort(samples, kind="stable")
+    groups = None if len(np.unique(samples)) == len(samples) else samples[order]
 
     def stored(name: str) -> StoredStates | None:
         if name not in rows.files:
             return None
         width = (rows.files[name].columns or 0) // depths
-        return StoredStates([rows.files[name].path], (width,) * depths, groups)
+        return StoredStates([rows.files[name].path], (width,) * depths, groups, order=order)
+
+    def column(name: str) -> Int64[np.ndarray, " n"] | None:
+        values = rows.column(name)
+        return None if values is None else values[order]
 
     states = stored("states")
     assert states is not None
@@ -267,10 +275,12 @@ def _read_back(rows: _Rows, reader: _Reader, digests: NDArray[np.uint64]) -> Obs
         states=states,
         tokens=reader.tokens,
         digests=digests,
-        labels=rows.column("true class"),
-        final=rows.column("final class"),
+        labels=column("true class"),
+        final=column("final class"),
         log_probability={
-            name: np.load(rows.files[name].path, mmap_mode="r") for name in ("true", "final") if name in rows.files
+            name: np.load(rows.files[name].path, mmap_mode="r")[order]
+            for name in ("true", "final")
+            if name in rows.files
         },
         features=stored("features"),
         weight=None if reader.linear is None else reader.linear.weight.detach().double().cpu().numpy(),

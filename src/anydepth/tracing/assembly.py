@@ -73,20 +73,25 @@ class CollectedRows:
         return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
 
     def states(self, depths: int, *, named: bool) -> StoredStates | None:
-        """The hidden states on disk, one process after the other; None if none were kept.
+        """The hidden states on disk; None if none were kept.
 
         Args:
             depths: K.
-            named: whether groups are the samples, given even where each has a single row. Otherwise they are texts,
-                of which several windows may be samples, and None where each has a single row.
+            named: whether they are as they lie, and groups are their samples, even where each has a single row.
+                Otherwise they are in the order of the data, and groups are texts, of which several windows may be
+                samples, and None where each has a single row.
         """
         groups = self.read("states_sample")
         if groups is None:
             return None
-        groups = groups if named else texts_of(self.ids)[groups]
-        alone = len(np.unique(groups)) == len(groups) and not named
         parts = [workspace.path("states") for workspace in self._workspaces]
-        return StoredStates(parts, tuple(self.facts.widths or [self.facts.width] * depths), None if alone else groups)
+        widths = tuple(self.facts.widths or [self.facts.width] * depths)
+        if named:
+            return StoredStates(parts, widths, groups)
+        order = np.argsort(groups, kind="stable")
+        groups = texts_of(self.ids)[groups[order]]
+        alone = len(np.unique(groups)) == len(groups)
+        return StoredStates(parts, widths, None if alone else groups, order=order)
 
 
 def build_trace(
@@ -121,6 +126,7 @@ def build_trace(
         # products are computed on the model's GPU; MPS has no float64
         device = parameter.device if parameter.device.type == "cuda" else "cpu"
         fields = by_field(similarities(states, measures, mergeable=sums, seed=seed, device=device, progress=progress))
+        fields["moments"] = fields["moments"] if sums else None
     provenance = {
         "model": origin["model"],
         "data": {**origin["data"], "fingerprint": data_fingerprint(digests), "samples": len(digests)},

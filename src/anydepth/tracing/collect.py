@@ -36,6 +36,7 @@ from anydepth.passes.loop import batches_per_rank, run_pass
 from anydepth.passes.workspace import PassFacts, Readout, Workspace
 from anydepth.progress import Progress
 
+Numbers = NDArray[np.int64]
 _INSTEAD = "trace its similarity alone (readout=None, --readout none)"
 
 
@@ -96,9 +97,15 @@ class TracePass:
             )
 
     def _collect(
-        self, workspace: Workspace, budget: DiskBudget, index: int, batch: Batch, labels: Tensor | None, first: int
+        self,
+        workspace: Workspace,
+        budget: DiskBudget,
+        index: int,
+        batch: Batch,
+        labels: Tensor | None,
+        numbers: Numbers,
     ) -> list[tuple[str, NDArray[Any], Any]]:
-        """The rows of a batch, whose first sample is number `first` of the data: file name, rows, dtype."""
+        """The rows of a batch, whose samples have these places in the data: file name, rows, dtype."""
         on_device = to_device(batch, device_of(self.stack.model))
         facts = workspace.facts or self._facts(on_device, labels)
         if facts.counts_padding is None:
@@ -110,7 +117,7 @@ class TracePass:
             raise LabelError(
                 f"batch {index} has no 'labels', as those before it have; add them, or trace without (labels=False)"
             )
-        rows = self._tables(index, on_device, labels, facts, first)
+        rows = self._tables(index, on_device, labels, facts, numbers)
         if self.keep_states:
             budget.reserve(rows["states"].nbytes, each=facts.tokens == "each")
         return [(name, values, values.dtype) for name, values in rows.items()]
@@ -181,9 +188,9 @@ class TracePass:
         return self.tokens or default or default_policy(self.stack, batch, labels_each=labels_each)
 
     def _tables(
-        self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, first: int
+        self, index: int, batch: Batch, labels: Tensor | None, facts: PassFacts, numbers: Numbers
     ) -> dict[str, NDArray[Any]]:
-        """The rows of batch `index`, whose first sample is number `first` of the data."""
+        """The rows of batch `index`, whose samples have these places in the data."""
         readouts = Readouts(self.stack, batch)
         states = readouts.states
         valid = self.stack.valid_at_depths(batch, states)
@@ -191,13 +198,13 @@ class TracePass:
         if facts.drawn is not None:  # a sample's draw depends on its content, not on its place in the data
             seeds = [(self.seed, int(content)) for content in digest(batch)]
             kept = [some_of(valid[-1], facts.drawn, seeds)] * len(states)
-        rows = _state_rows(states, kept, facts.tokens, first)
+        rows = _state_rows(states, kept, facts.tokens, numbers)
         broken = _broken_states(rows, [state.shape[-1] for state in states], index, states[0])
         table = rows if self.keep_states else {}
         if facts.readout:
             answered = self.stack.valid_answers(batch, readouts.answer) if facts.per_position else valid[-1]
             labels = labels if facts.labelled else None
-            answers = self._readout_rows(batch, readouts, answered, labels, facts, index, first)
+            answers = self._readout_rows(batch, readouts, answered, labels, facts, index, numbers)
             broken += _broken_readouts(answers, facts, index, states[0], [depth for _, depth, _, _ in broken])
             table |= answers
         return table | {"broken": np.array(broken, dtype=np.int64).reshape(-1, 4)}
@@ -210,7 +217,7 @@ class TracePass:
         labels: Tensor | None,
         facts: PassFacts,
         index: int,
-        first: int,
+        numbers: Numbers,
     ) -> dict[str, NDArray[Any]]:
         sample, position, where = torch.arange(len(valid), device=valid.device), None, f" in batch {index}"
         if labels is not None:
@@ -237,7 +244,7 @@ class TracePass:
         unknown = torch.full(columns[0].confidence.shape, float("nan"), dtype=torch.float32, device="cpu")
         entropies = [unknown if rows.cross_entropy is None else rows.cross_entropy.cpu() for rows in columns]
         return {
-            "sample": sample.cpu().numpy() + first,
+            "sample": numbers[sample.cpu().numpy()],
             "position": place.cpu().numpy().astype(np.int32),
             "label": (absent if labels is None else labels).cpu().numpy(),
             "prediction": _all_depths([rows.prediction for rows in columns], facts, -1).astype(np.int32),
@@ -260,12 +267,12 @@ def _of_common_samples(valid: list[Bool[Tensor, "b _"]]) -> list[Bool[Tensor, "b
 
 
 def _state_rows(
-    states: list[Tensor], valid: list[Bool[Tensor, "b _"]], tokens: Policy, first: int
+    states: list[Tensor], valid: list[Bool[Tensor, "b _"]], tokens: Policy, numbers: Numbers
 ) -> dict[str, NDArray[Any]]:
     selected = [select(state, positions, tokens) for state, positions in zip(states, valid, strict=True)]
     return {
         "states": torch.cat([rows.float() for rows, _ in selected], dim=1).cpu().numpy(),
-        "states_sample": selected[0][1].cpu().numpy() + first,
+        "states_sample": numbers[selected[0][1].cpu().numpy()],
     }
 
 

@@ -46,7 +46,7 @@ def trace(
     out: str | Path | None = None,
     keep_states: bool = False,
     states_limit: int | str | None = None,
-    sums: bool = True,
+    sums: bool = False,
     resume: bool = True,
     seed: int = 0,
     describe: Mapping[str, Any] | None = None,
@@ -72,7 +72,7 @@ def trace(
         states_limit: the most they may take on disk, kept or not, as "20GB" or a number of bytes. None for as much as
             there is, with an `AnydepthWarning` where they would take more than half of it.
         sums: keep the sums that CKA is computed from, (K·D)² / 2 numbers, to merge this trace with those of other
-            samples. Without them a cheaper computation of CKA is used.
+            samples, at any cost that fits in memory. Without them the cheaper computation of CKA is used.
         resume: False to discard what an interrupted trace left in `out`.
         seed: of the assignment of samples to parts, for the intervals of CKA, and of the draw of `positions`.
         describe: added to the provenance and notes of the trace: {"model": name, "data": {"name": ..., "split": ...},
@@ -149,7 +149,7 @@ def trace(
                     return result
                 if progress and result.moments is not None:
                     size = in_words(result.moments.data.nbytes)
-                    progress(0, 1, f"writing trace ({size} of CKA sums; leave out with --no-sums)")
+                    progress(0, 1, f"writing trace ({size} of CKA sums)")
                 result.save(out, sums=sums)
     assert out is not None
     return Trace.load(out)

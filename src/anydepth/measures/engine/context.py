@@ -23,6 +23,7 @@ from anydepth.progress import Progress
 from anydepth.stats.intervals import around_correlation
 from anydepth.stats.jackknife import PartSums, Split
 
+_LONG = 1e12  # multiply-adds from which on a plan is reported: more than half a minute of a core
 INTERVAL_ROWS = 10_000  # rows whose influence on CKA makes the interval: more would not change an error bar
 
 
@@ -192,8 +193,11 @@ class MeasureContext:
 
     @cached_property
     def plan(self) -> Plan:
-        """The route to CKA's sums."""
-        return plan(self.states.count, self.states.widths, self.memory, mergeable=self.mergeable)
+        """The route to CKA's sums; where it takes long, reported before it starts."""
+        chosen = plan(self.states.count, self.states.widths, self.memory, mergeable=self.mergeable)
+        if chosen.cost > _LONG:
+            self.states.during(f"{chosen.note}; {chosen.cost / 1e12:.1f}e12 multiply-adds").report(0)
+        return chosen
 
     @cached_property
     def moments(self) -> Moments | None:

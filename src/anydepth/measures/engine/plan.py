@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from anydepth.errors import MeasureError
+from anydepth.measures.engine.gram import STRIP, TILE
 from anydepth.measures.engine.moments import Moments
 from anydepth.measures.engine.states import rows_per_chunk
 
 Route = Literal["covariance", "gram"]
 
-TILES = (512, 256, 128, 64)  # rows of a Gram tile, best first
+LEAST, HELD = 4096, 2**30  # rows of a block of the Gram route, or as many as so many bytes hold, where memory allows
 _NAMES: dict[Route, str] = {"covariance": "the covariance of all depths", "gram": "Gram tiles"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The route to CKA's sums, the rows of a chunk or of a tile, and a note with the reason."""
+    """The route to CKA's sums, the rows of a chunk or block, a note with the reason, and the cost (multiply-adds)."""
 
     route: Route
     rows: int
     note: str
+    cost: float = 0
 
 
 def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = False) -> Plan:
@@ -39,14 +41,13 @@ def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = 
     total = sum(widths)
     rows: dict[Route, int] = {
         "covariance": min(count, rows_per_chunk(widths, megabytes=64, least=1024)),
-        "gram": next((tile for tile in TILES if _gram_bytes(tile, widths) <= memory), TILES[-1]),
+        "gram": _gram_rows(count, widths, memory),
     }
-    rows["gram"] = min(count, rows["gram"])
     needs = {
         "covariance": _covariance_bytes(rows["covariance"], widths),
         "gram": _gram_bytes(rows["gram"], widths),
     }
-    cost = {"covariance": count * total, "gram": count * (count + rows["gram"])}  # times ΣD / 2 products
+    cost = {"covariance": count * total, "gram": count * (count + min(count, STRIP))}  # times ΣD / 2 products
     ranked: list[Route] = sorted(rows, key=lambda route: cost[route])
     fitting = [route for route in ranked if needs[route] <= memory]
     if not fitting:
@@ -61,7 +62,7 @@ def plan(count: int, widths: tuple[int, ...], memory: int, *, mergeable: bool = 
         reason = "its sums can be merged with those of other samples"
     elif chosen != ranked[0]:
         reason = f"{_NAMES[other]} would need {_gb(needs[other])}, {_gb(memory)} are allowed"
-    return Plan(chosen, rows[chosen], f"CKA by {_NAMES[chosen]}: {reason}")
+    return Plan(chosen, rows[chosen], f"CKA by {_NAMES[chosen]}: {reason}", cost[chosen] * total / 2)
 
 
 def _covariance_bytes(chunk: int, widths: tuple[int, ...]) -> int:
@@ -69,9 +70,15 @@ def _covariance_bytes(chunk: int, widths: tuple[int, ...]) -> int:
     return 12 * Moments.size(widths) + 12 * sum(widths) * chunk
 
 
-def _gram_bytes(tile: int, widths: tuple[int, ...]) -> int:
-    """Memory for two chunks, each as it is read and centred, and their tile at every depth."""
-    return 4 * tile * (4 * sum(widths) + len(widths) * tile)
+def _gram_rows(count: int, widths: tuple[int, ...], memory: int) -> int:
+    """Rows of a block: all where they take a gigabyte, else so many that reading costs little, as memory allows."""
+    row, fixed = _gram_bytes(1, widths) - _gram_bytes(0, widths), _gram_bytes(0, widths)
+    return max(1, min(count, max(LEAST, HELD // row), (memory - fixed) // row))
+
+
+def _gram_bytes(block: int, widths: tuple[int, ...]) -> int:
+    """Memory for two blocks of rows, each as it is read and centred, and a tile of them at every depth."""
+    return 16 * sum(widths) * block + 4 * max(TILE, STRIP**2 * len(widths))
 
 
 def available_memory() -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anydepth.errors import DataError
 
+_PIECE = 128  # rows whose spread is summed at a time
 _FIRST_ROWS = 1000  # that tell whether numbers of float64 use it
 _FARTHEST = 500  # powers of two whose squares float64 holds
 _FAR_FROM_ONE = 10  # powers of two from which on float32 products are taken of scaled states
@@ -354,17 +355,19 @@ def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[floa
         {1: 'is the same for every row'}
     """
     count = 0
-    shift = total = torch.zeros(sum(widths), dtype=torch.float64, device="cpu")
+    shift, total = torch.zeros(2, sum(widths), dtype=torch.float64, device="cpu")
     squares = torch.zeros(len(widths), dtype=torch.float64, device="cpu")
+    z = shift.new_empty(0)
     for rows in chunks:
-        rows = rows.double()  # in float32, squares would leave its range for states that do not
         if count == 0:
-            shift = rows.mean(0)  # squares about a far-away origin would cancel to noise
-            total, squares = total.to(rows.device), squares.to(rows.device)
-        z = rows - shift
-        count += len(z)
-        total = total + z.sum(0)
-        squares += squared_norms(z, widths).sum(0)
+            shift = rows.mean(0, dtype=torch.float64)  # squares about a far-away origin would cancel to noise
+            z, total, squares = (part.to(rows.device) for part in (z, total, squares))
+        for piece in rows.split(_PIECE):  # few rows, in memory that is used again: fresh memory costs as much as sums
+            # in float64: in float32, squares would leave its range for states that do not
+            torch.sub(piece, shift, out=z.resize_(piece.shape))
+            total += z.sum(0)
+            squares += squared_norms(z, widths).sum(0)
+        count += len(rows)
     offset = total / count
     mean = shift + offset
     variance = squares / count - sum_by_depth(offset.square(), widths)

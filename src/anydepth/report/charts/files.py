@@ -60,7 +60,7 @@ def _cleaned(value: Any) -> Any:
 
 def _rendered(chart: alt.TopLevelMixin, kind: str) -> bytes:
     of_its_type: Any = type(chart)
-    chart = of_its_type.from_dict(_cleaned(chart.to_dict()), validate=False)
+    chart = of_its_type.from_dict(_cleaned(chart.to_dict(validate=False)), validate=False)
     if kind in _PICTURES:
         form, scale = _PICTURES[kind]
         picture = io.BytesIO()
@@ -72,4 +72,4 @@ def _rendered(chart: alt.TopLevelMixin, kind: str) -> bytes:
         return text.getvalue().encode()
     # The chart brings its own colours: those of the page would be laid under them.
     themes: dict[str, object] = {"light": {}, "dark": {}}
-    return html.render("chart.html.j2", title="anydepth", spec=chart.to_dict(), themes=themes).encode()
+    return html.render("chart.html.j2", title="anydepth", spec=chart.to_dict(validate=False), themes=themes).encode()

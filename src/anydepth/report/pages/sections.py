@@ -52,7 +52,8 @@ def figure(
     table: Table | None = None,
 ) -> Figure:
     """A chart for the page: as large as its place, its heading in HTML, its colours from the page's theme."""
-    spec = chart.properties(width="container", height="container").to_dict()
+    # not compared with the schema of Vega-Lite, which takes longer than all the rest of a report: tests do that
+    spec = chart.properties(width="container", height="container").to_dict(validate=False)
     title = spec.pop("title")["text"] + tag
     spec.pop("config", None)
     spec["autosize"] = {"type": "fit", "contains": "padding"}
