@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from anydepth.cli.terminal import output, say, write_json
+from anydepth.cli.console import output
+from anydepth.cli.terminal import say, write_json
 from anydepth.results.shown import Shown
 from anydepth.results.tables import Style, Table
 from anydepth.storage.files import plain
