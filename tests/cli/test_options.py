@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import MISSING
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-from anydepth.cli.app import COMMANDS, app, run
-from anydepth.cli.command import flag_of, flags_of
-from anydepth.cli.terminal import SafeConsole
+from anydepth.cli.app import COMMANDS, parser, run
+from anydepth.cli.command import flag_of, flags_of, written
+from anydepth.cli.help import overview, page
 from anydepth.errors import OptionError
 from anydepth.jobs.options import FORMAT, Range, Setting
 from anydepth.jobs.settings import AlignSettings, CompareSettings, GenerateSettings, TraceSettings, TruncateSettings
@@ -92,7 +93,7 @@ GIVEN = {
 def parsed(arguments: list[str]) -> Any:
     """The settings that a command line gives."""
     command = COMMANDS[arguments[0]]
-    _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    _, bound, _ = parser().parse_args(arguments, exit_on_error=False, print_error=False)
     read = command.read(dict(zip(command.positional, bound.args, strict=False)) | bound.kwargs)
     assert read is not None
     return read[0]
@@ -105,16 +106,75 @@ def test_what_is_given_is_what_the_settings_hold(kind: str) -> None:
     assert {name: getattr(settings, name) for name in expected} == expected
 
 
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_80_columns_and_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    app.help_print([command], console=SafeConsole(width=80, file=sys.stdout))
-    out = capsys.readouterr().out
-    assert max(map(len, out.splitlines())) <= 80
+def test_help_fits_the_terminal_and_names_every_option(command: str, width: int) -> None:
+    lines = page(COMMANDS[command], width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0].startswith(f"Usage: anydepth {command} ")
     for setting in COMMANDS[command].settings:
-        assert re.search(rf"^│ {re.escape(flag_of(setting))}( .*)?│$", out, re.MULTILINE), setting.name
-    starts = [len(start) for start in re.findall(r"^(│ \S.*?  +)\S.*│$", out, re.MULTILINE)]
-    assert max(starts) <= 80 - 30 - 2, "no description is narrower than 30"
-    assert f"Usage: anydepth {command} " in out
+        names = ", ".join([written(setting), *flags_of(setting)[1:]])
+        (place,) = (at for at, line in enumerate(lines) if re.match(rf"  {re.escape(names)}(  |$)", line))
+        # the description stands beside its option, where 30 characters are left, and else below it
+        start = re.match(r"  \S.*?  +(?=\S)", lines[place]) or re.match(r" +", lines[place + 1])
+        assert start is not None
+        assert width - start.end() >= 30, lines[place]
+        shown = " ".join(" ".join(lines[place:]).split())
+        assert f"{names} {setting.help}" in shown
+
+
+def test_titles_of_the_help_are_the_jobs_own_first_and_the_runs_last() -> None:
+    titles = [re.findall(r"^(\w.*):$", page(command, 80), re.MULTILINE) for command in COMMANDS.values()]
+    assert titles[0] == ["Arguments", "Trace", "Model", "Data", "Run"]
+    assert all(each[-1] == "Run" for each in titles)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_the_help_is_a_command_on_one_line(command: str) -> None:
+    (line,) = re.findall(r"^Example: anydepth (.*)$", page(COMMANDS[command], 80), re.MULTILINE)
+    name, *arguments = shlex.split(line)
+    assert name == command
+    assert arguments
+    assert parsed([name, *arguments])
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_help_of_all_has_every_command(width: int) -> None:
+    text = overview(COMMANDS, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert [name for name in re.findall(r"^  (\w+)(?:  |$)", text, re.MULTILINE) if name in COMMANDS] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["trace", "--help"], ["trace", "m", "--data", "d", "-h"]])
+def test_help_is_asked_for_anywhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    assert capsys.readouterr().out.startswith("Usage: anydepth ")
+
+
+UNKNOWN = {
+    "a command": (["trice"], 'Unknown command "trice". Did you mean "trace"?'),
+    "a command whose help is asked for": (["trice", "--help"], 'Unknown command "trice". Did you mean "trace"?'),
+    "an option": (["trace", "m", "--data", "d", "--limt", "3"], "Unknown option: --limt. Did you mean --limit?"),
+    "a measure": (["trace", "m", "--data", "d", "--measures", "ckaa"], "unknown measure 'ckaa', .*: did you mean cka?"),
+    "a policy": (["exit", "m", "--data", "d", "--policy", "margn"], "unknown policy 'margn', .*: did you mean margin?"),
+    "an objective": (["align", "m", "--data", "d", "--objective", "aligne"], ".* 'aligne', .*: did you mean aligned?"),
+    "a weighting": (["align", "m", "--data", "d", "--weights", "linea"], ".* 'linea', .*: did you mean linear?"),
+    "a recipe": (["reproduce", "gleu"], ".* 'gleu', .*: did you mean glue?"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_an_unknown_name_suggests_the_nearest(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, says = UNKNOWN[kind]
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(f"anydepth: {says.replace('?', '[?]')}.*\n", err), err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["trace", "--help"], ["--version"]])
@@ -124,7 +184,8 @@ def test_help_imports_no_large_library(arguments: list[str]) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env={"PYTHONPATH": source}, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
-    assert not loaded & {"torch", "transformers", "numpy", "datasets", "pandas", "scipy", "yaml"}
+    large = {"torch", "transformers", "numpy", "datasets", "pandas", "scipy", "yaml"}
+    assert not loaded & (large if arguments == ["--version"] else large | {"cyclopts", "rich"})
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -221,6 +282,65 @@ def test_what_is_given_goes_before_the_file(tmp_path: Path) -> None:
     TraceSettings(model="m", data="d", limit=5, pack=True, seed=3).save(tmp_path)
     settings = parsed(["trace", "--config", str(tmp_path / "settings.yaml"), "--limit", "7", "--data", "e"])
     assert settings == TraceSettings(model="m", data="e", limit=7, pack=True, seed=3)
+
+
+# --- settings, from the environment -----------------------------------------------------------------------------------
+
+
+def test_the_command_line_goes_before_variables_and_these_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TraceSettings(model="m", data="d", limit=5, seed=3, pack=True, labels=False).save(tmp_path)
+    for name, value in {"LIMIT": "6", "SEED": "4", "LABELS": "true", "DATA": "e", "STRIDE": ""}.items():
+        monkeypatch.setenv(f"ANYDEPTH_TRACE_{name}", value)
+    monkeypatch.setenv("ANYDEPTH_ALIGN_PACK", "none of this command's")
+    settings = parsed(["trace", "--config", str(tmp_path / "settings.yaml"), "--limit", "7"])
+    assert settings == TraceSettings(model="m", data="e", limit=7, seed=4, pack=True, labels=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_variable(command: str) -> None:
+    known = COMMANDS[command]
+    texts = {"json": "yes", "seed": "2", "seeds": "2", "config": "a.yaml", "device": "cpu", "blocks": "encoder"}
+    given = {setting.name: texts[setting.name] for setting in known.settings if setting.name in texts}
+    variables = {f"ANYDEPTH_{command.upper()}_{name.upper()}": text for name, text in given.items()}
+    values = known.from_environment({**variables, "PATH": "x", "ANYDEPTH_DEBUG": "1"})
+    assert values == {**given, "json": True, **{name: 2 for name in ("seed", "seeds") if name in given}}
+    assert {known.variable(setting.name) for setting in known.settings} >= set(variables)
+
+
+def test_a_variable_of_what_may_be_given_again_has_a_value_in_each_line() -> None:
+    values = COMMANDS["generate"].from_environment({"ANYDEPTH_GENERATE_PROMPT": "Once upon\na time, long"})
+    assert values == {"prompt": ("Once upon", "a time, long")}
+
+
+BAD_VARIABLES = {
+    "no number": ("LIMIT", "many", "ANYDEPTH_TRACE_LIMIT is 'many', expected a whole number"),
+    "out of range": ("LIMIT", "0", "ANYDEPTH_TRACE_LIMIT is 0, expected at least 1"),
+    "no flag": ("PACK", "maybe", "ANYDEPTH_TRACE_PACK is 'maybe', expected true or false"),
+    "no choice": ("READOUT", "rw", "ANYDEPTH_TRACE_READOUT is 'rw', expected tail or raw or none"),
+    "no template": ("LABELS_AS_TEXTS", "a photo", "ANYDEPTH_TRACE_LABELS_AS_TEXTS: .*'a photo'.*"),
+    "no option": (
+        "LIMT",
+        "3",
+        "ANYDEPTH_TRACE_LIMT is no option of .* trace: did you mean ANYDEPTH_TRACE_LIMIT[?]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_VARIABLES)
+def test_a_bad_variable_is_one_line_that_names_it(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, value, says = BAD_VARIABLES[kind]
+    monkeypatch.setenv(f"ANYDEPTH_TRACE_{name}", value)
+    assert run(["trace", "m", "--data", "d"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"anydepth: {says}\n", err), err
+
+
+# --- settings files that are none -------------------------------------------------------------------------------------
 
 
 BAD_FILES = {

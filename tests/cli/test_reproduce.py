@@ -48,6 +48,20 @@ def test_seeds_that_are_there_stay(command: Command) -> None:
     assert json.loads(done.out)["seeds"] == [0, 1]
 
 
+def test_the_settings_of_the_last_run_run_it_again(command: Command) -> None:
+    assert command("reproduce", "other", "--seeds", "2").status == 0
+    before = (OUT / "results/other.json").read_bytes()
+    done = command("reproduce", "--config", str(OUT / "settings.yaml"), "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["seeds"] == [0, 1]
+    assert (OUT / "results/other.json").read_bytes() == before
+    (OUT / "settings.yaml").write_text("job: trace\n")
+    done = command("reproduce", "other", "--seeds", "3")
+    assert done.status == 2
+    assert "has settings of anydepth trace, expected those of anydepth reproduce" in done.err
+    assert (OUT / "settings.yaml").read_text() == "job: trace\n"
+
+
 def test_json_is_for_machines(command: Command) -> None:
     done = command("reproduce", "other", "--seeds", "1", "--json")
     found = json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

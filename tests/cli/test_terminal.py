@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import anydepth as ad
+from anydepth.cli import console, terminal
 from anydepth.cli import render as show
-from anydepth.cli import terminal
 from anydepth.cli.app import run
 from anydepth.jobs.trace import TraceResult
 from anydepth.measures.similarity import MEASURES
@@ -94,7 +94,7 @@ def test_tables_fit_narrow_terminals_and_names_are_no_markup(width: int, monkeyp
     trace = ad.trace_states({f"[/]{depth}": rng.normal(size=(9, 3)) for depth in range(3)})
     stream = io.StringIO()
     monkeypatch.setattr(
-        show, "output", lambda: terminal.SafeConsole(file=stream, width=width, force_terminal=True, color_system=None)
+        show, "output", lambda: console.SafeConsole(file=stream, width=width, force_terminal=True, color_system=None)
     )
     show.show_trace(TraceResult(folder=Path("out [/] \x1b[31m"), trace=trace, theory=None), as_json=False)
     printed = stream.getvalue()

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from anydepth.cli import terminal
+from anydepth.cli import console
 from anydepth.cli.app import main, run
 
 
@@ -47,7 +47,7 @@ def in_folder(assets: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capture
 
     def call(*arguments: str) -> Done:
         # rich keeps the standard error it was made with
-        monkeypatch.setattr(terminal, "stderr", terminal.SafeConsole(stderr=True, width=120))
+        monkeypatch.setattr(console, "stderr", console.SafeConsole(stderr=True, width=120))
         status = run([re.sub("^~", f"{assets}/", argument) for argument in arguments])
         return Done(status, *captured.readouterr())
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from cyclopts import CycloptsError
 
-from anydepth.cli.app import COMMANDS, app
+from anydepth.cli.app import COMMANDS, parser
 from anydepth.cli.command import Command, flags_of
 from anydepth.errors import AnydepthError
 from anydepth.measures import MEASURES
@@ -183,7 +183,7 @@ def wrong_with_anydepth(arguments: list[str]) -> str | None:
     if {"-h", "--help"} & set(given):
         return None
     try:
-        _, bound, _ = app.parse_args([verb, *command.with_values(given)], exit_on_error=False, print_error=False)
+        _, bound, _ = parser().parse_args([verb, *command.with_values(given)], exit_on_error=False, print_error=False)
         command.read(dict(zip(command.positional, bound.args, strict=False)) | bound.kwargs)
     except (CycloptsError, AnydepthError) as error:
         return f"anydepth {verb}: {error}"

@@ -9,66 +9,73 @@ nowhere else, options take their place.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
-
-from cyclopts import App, CycloptsError
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, Literal
 
 from anydepth.cli import commands, terminal
 from anydepth.cli import error_messages as failures
 from anydepth.cli.command import Command
+from anydepth.cli.help import overview, page
 from anydepth.cli.option_checks import check_effects, with_flags
 from anydepth.cli.reproduce_command import reproduce
 from anydepth.errors import AnydepthError, one_line
 from anydepth.signals import Stopped, stopping
 
+if TYPE_CHECKING:
+    from cyclopts import App
+
 # in the order of the help: what one does first comes first
-_FUNCTIONS: dict[str, Callable[[Any, Any], None]] = {
-    "trace": commands.trace,
-    "align": commands.align,
-    "compare": commands.compare,
-    "exit": commands.exit_early,
-    "predict": commands.predict,
-    "generate": commands.generate,
-    "truncate": commands.truncate,
-    "export": commands.export,
-    "demo": commands.demo,
-    "reproduce": reproduce,
+_FUNCTIONS: dict[str, tuple[Callable[[Any, Any], None], str]] = {
+    "trace": (commands.trace, "gpt2 --data texts.txt --lens 'The capital of France is'"),
+    "align": (commands.align, "bert-base-uncased --data reviews.csv --out runs/aligned"),
+    "compare": (commands.compare, "runs/before runs/after"),
+    "exit": (commands.exit_early, "runs/aligned --data reviews.csv --out runs/exits"),
+    "predict": (commands.predict, "runs/exits --data new.csv"),
+    "generate": (commands.generate, "gpt2 --prompt 'Once upon' --draft-depth auto --stats"),
+    "truncate": (commands.truncate, "runs/aligned --depth auto --data reviews.csv"),
+    "export": (commands.export, "runs/exits --out runs/onnx"),
+    "demo": (commands.demo, "--epochs 5"),
+    "reproduce": (reproduce, "glue --seeds 1"),
 }
-COMMANDS = {name: Command(name=name, function=function) for name, function in _FUNCTIONS.items()}
+COMMANDS = {
+    name: Command(name=name, function=function, example=example) for name, (function, example) in _FUNCTIONS.items()
+}
+_HELP = ("--help", "-h")
+
+
+@functools.cache
+def parser() -> App:
+    """What reads the arguments: an app of cyclopts, whose help is never used (`anydepth.cli.help` comes sooner)."""
+    from cyclopts import App
+
+    app = App(
+        name="anydepth",
+        help_flags=[],
+        version=_version,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, command in COMMANDS.items():
+        app.command(f"{__name__}:run_{name}", name=name, help=command.function.__doc__)
+
+    @app.command(name="--install-completion")
+    def _install_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+        print(f"Completion: {app.install_completion(shell=shell)}; a new shell has it")
+
+    return app
 
 
 def _version() -> str:
     from importlib.metadata import version
 
     return f"anydepth {version('anydepth')}"
-
-
-app = App(
-    name="anydepth",
-    help="Show what every depth of a transformer knows, and train one classifier to work at all of them.",
-    help_flags=["--help", "-h"],
-    help_format="plaintext",
-    version=_version,
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-)
-for place, (name, command) in enumerate(COMMANDS.items()):
-    about = command.function.__doc__
-    app.command(f"{__name__}:run_{name}", name=name, help=about, usage=command.usage(), sort_key=place)
-
-
-@app.command(name="--install-completion")
-def _install_completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Install completion of commands and options for a shell: bash, zsh or fish."""
-    print(f"Completion: {app.install_completion(shell=shell)}; a new shell has it")
 
 
 def __getattr__(name: str) -> Callable[..., None]:
@@ -103,15 +110,17 @@ def run(arguments: Sequence[str]) -> int:
         for Ctrl-C).
     """
     debug = "--debug" in arguments or os.environ.get("ANYDEPTH_DEBUG", "0") not in ("", "0")
-    console = terminal.SafeConsole()
     try:
         with stopping():
-            if not arguments:
-                app.help_print([], console=console)
-                return 2
+            if not arguments or arguments[0] in _HELP:
+                print(overview(COMMANDS, get_terminal_size().columns))
+                return 0 if arguments else 2
+            if arguments[0] in COMMANDS and set(_HELP) & set(arguments):
+                print(page(COMMANDS[arguments[0]], get_terminal_size().columns))
+                return 0
             command = _command_in(arguments)
             words = list(arguments) if command is None else command.with_values(arguments)
-            app(words, console=console, exit_on_error=False, print_error=False)
+            parser()(words, exit_on_error=False, print_error=False)
         return 0
     except BrokenPipeError:
         return _UNREAD
@@ -153,7 +162,11 @@ def _with_flags(message: str, arguments: Sequence[str]) -> str:
 def _failed(error: BaseException, arguments: Sequence[str], *, debug: bool) -> int:
     """Print one line on what went wrong; returns the exit status."""
     if debug:
+        import traceback
+
         terminal.say("".join(traceback.format_exception(error)).rstrip())
+    from cyclopts import CycloptsError
+
     message: str | None
     if isinstance(error, CycloptsError):
         message = str(error)
@@ -170,6 +183,9 @@ def _failed(error: BaseException, arguments: Sequence[str], *, debug: bool) -> i
 
 def _of_bug(error: BaseException) -> str:
     """The message of a bug; its traceback is kept in a file, since it may not come again."""
+    import tempfile
+    import traceback
+
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
     message = f"this is a bug in anydepth, {type(error).__name__} at {where}: {one_line(error)}"

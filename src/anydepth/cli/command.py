@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from cyclopts import Group, Parameter
-
 from anydepth.cli import terminal
-from anydepth.errors import OptionError
+from anydepth.errors import AnydepthError, OptionError, suggestion
 from anydepth.jobs.options import Option, Setting, Settings, settings_of
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X"}
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,12 @@ class Command:
     Attributes:
         name: how it is called.
         function: what it does with `settings` and `call`, whose annotations say which classes these are.
+        example: what may stand after its name.
     """
 
     name: str
     function: Callable[[Any, Any], None]
+    example: str = ""
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
@@ -60,14 +62,49 @@ class Command:
         """The names of the settings that are given without a flag, in their order."""
         return [setting.name for setting in self.settings if setting.option.positional]
 
+    @property
+    def groups(self) -> dict[str, list[Setting]]:
+        """The settings under their titles: the job's own first, then what it shares with others, and how it is run."""
+        of_job, of_call = self._kinds
+        titles = ["Arguments", of_job.title, *(setting.owner.title for setting in self.settings), of_call.title]
+        order = [title for place, title in enumerate(titles) if title not in titles[:place]]
+        if of_call.title in order[:-1]:
+            order.append(order.pop(order.index(of_call.title)))
+        groups: dict[str, list[Setting]] = {title: [] for title in order}
+        for setting in self.settings:
+            groups["Arguments" if setting.option.positional else setting.owner.title].append(setting)
+        return {title: settings for title, settings in groups.items() if settings}
+
+    def variable(self, name: str) -> str:
+        """The environment variable of a setting."""
+        return f"ANYDEPTH_{self.name}_{name}".upper()
+
+    def from_environment(self, environment: Mapping[str, str]) -> dict[str, Any]:
+        """Values of settings by name, out of variables; an empty one is as if it were not there.
+
+        Raises:
+            OptionError: a variable begins as those of this command, and is none of them; or its value is wrong.
+        """
+        known = {self.variable(setting.name): setting for setting in self.settings}
+        values = {}
+        for variable in sorted(environment):
+            if variable.startswith(self.variable("")) and environment[variable]:
+                if variable not in known:
+                    raise OptionError(f"{variable} is no option of anydepth {self.name}{suggestion(variable, known)}")
+                values[known[variable].name] = _from_text(known[variable], environment[variable], variable)
+        return values
+
     def read(self, given: Mapping[str, Any]) -> tuple[Settings, Call] | None:
         """The settings and the call out of values by name; None for a call that is answered without.
+
+        What is given goes before variables, these before the settings file, and this before the defaults.
 
         Raises:
             OptionError: a value is missing, of another type or out of range.
         """
         of_job, of_call = self._kinds
         names = {setting.name for setting in settings_of(of_call)}
+        given = self.from_environment(os.environ) | dict(given)
         call = of_call(**{name: value for name, value in given.items() if name in names})
         if call.answered():
             return None
@@ -117,55 +154,40 @@ class Command:
             written += [word] if value is None or not following.startswith("-") else [word, value]
         return written
 
-    def usage(self) -> str:
-        """The line of the help that says what has to be given."""
-        required = (_written(setting) for setting in self.settings if setting.default is MISSING)
-        return f"Usage: anydepth {self.name} {' '.join(required)} [OPTIONS]"
-
     def _parameter(self, setting: Setting) -> inspect.Parameter:
         """A setting as cyclopts takes it: as text, which is converted and checked by the setting itself."""
+        from cyclopts import Parameter
+
         option, repeated = setting.option, _is_repeated(setting)
         kind: Any = bool if setting.hint is bool else tuple[str, ...] if repeated else str
-        required = setting.default is MISSING
-        panel: dict[str, Any] = {} if option.positional else {"group": self._groups[setting.owner.title]}
         about = Parameter(
-            name=option.metavar if option.positional else flag_of(setting),
-            help=f"{setting.help} [required]" if required else setting.help,
-            metavar=None if kind is bool else option.metavar or _metavar(setting.hint),
+            name=flag_of(setting),
+            help=setting.help,
             negative=None if setting.default is True else (),
-            show_default=_shown(setting.default) or False,
             choices=_choices(setting.hint),
-            show_choices=False,
             allow_leading_hyphen=not option.positional,
             allow_repeating=True,
-            **panel,
         )
         return inspect.Parameter(
             setting.name,
             inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY,
-            default=None if required else setting.default,
+            default=None if setting.default is MISSING else setting.default,
             annotation=Annotated[kind, about],
         )
 
-    @cached_property
-    def _groups(self) -> dict[str, Group]:
-        """The panels of the help: the job's own, what it shares with others, and how it is run."""
-        last = self._kinds[1].title
-        titles = dict.fromkeys([self._kinds[0].title, *(setting.owner.title for setting in self.settings)])
-        titles.pop(last, None)
-        return {
-            title: Group(title, sort_key=place, help_formatter=_print_panel)
-            for place, title in enumerate([*titles, last])
-        }
 
-
-def _print_panel(console: Any, options: Any, panel: Any) -> None:
-    """A panel of the help, where no name of an option is broken into two lines."""
-    from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
-
-    names = ColumnSpec(renderer=NameRenderer(), style="cyclopts.name", no_wrap=True)
-    about = ColumnSpec(renderer=DescriptionRenderer(), overflow="fold")
-    DefaultFormatter(column_specs=(names, about))(console, options, panel)
+def _from_text(setting: Setting, text: str, variable: str) -> Any:
+    """The value of a setting in a variable; where an option may be given again, each line is a value."""
+    value: Any = text
+    if setting.hint is bool:
+        value = _SWITCHES.get(text.lower(), text)
+    elif _is_repeated(setting):
+        value = text.splitlines()
+    try:
+        return setting.checked(value)
+    except AnydepthError as error:
+        name, verb, rest = str(error).partition(" is ")
+        raise OptionError(f"{variable}{verb}{rest}" if name == setting.name else f"{variable}: {error}") from error
 
 
 def flag_of(setting: Setting) -> str:
@@ -178,9 +200,11 @@ def flags_of(setting: Setting) -> tuple[str, ...]:
     return flag_of(setting), *([f"--no-{setting.name.replace('_', '-')}"] if setting.default is True else [])
 
 
-def _written(setting: Setting) -> str:
-    value = setting.option.metavar or _metavar(setting.hint)
-    return value if setting.option.positional else f"{flag_of(setting)} {value}"
+def written(setting: Setting) -> str:
+    """How a setting is written with a value."""
+    if setting.option.positional or setting.hint is bool:
+        return flag_of(setting)
+    return f"{flag_of(setting)} {setting.option.metavar or _metavar(setting.hint)}"
 
 
 def _is_repeated(setting: Setting) -> bool:
@@ -192,11 +216,5 @@ def _choices(hint: Any) -> tuple[str, ...] | None:
 
 
 def _metavar(hint: Any) -> str:
-    return next((_METAVARS[kind] for kind in (hint, *get_args(hint)) if kind in _METAVARS), "TEXT")
-
-
-def _shown(default: Any) -> str:
-    """A default in the help; nothing where it says nothing."""
-    if default is MISSING or default is None or isinstance(default, bool) or default == ():
-        return ""
-    return ",".join(default) if isinstance(default, tuple) else str(default)
+    named = "NAME" if get_origin(hint) is Literal else "TEXT"
+    return next((_METAVARS[kind] for kind in (hint, *get_args(hint)) if kind in _METAVARS), named)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from anydepth.cli.terminal import output, say, write_json
+from anydepth.cli.console import output
+from anydepth.cli.terminal import say, write_json
 from anydepth.results.result import Result
 from anydepth.results.tables import Style, Table
 from anydepth.storage.files import plain
@@ -134,11 +136,12 @@ def print_parts(tables: Sequence[Table], sentences: Sequence[str], notes: Sequen
     for table in tables:
         print_table(table)
     console = output()
-    for sentence in sentences:
-        console.print(Text(sentence), soft_wrap=True)
-    for note in notes:
-        console.print(Text(note, style="dim"), soft_wrap=True)
-    console.print(Text(last), soft_wrap=True)
+    for line, style in (*((sentence, "") for sentence in sentences), *((note, "dim") for note in notes)):
+        # broken between words at a terminal, where it would break anywhere
+        width = console.width if console.is_terminal else max(len(line), 1)
+        for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False):
+            console.print(Text(part, style), soft_wrap=True)
+    console.print(Text(last), soft_wrap=True)  # in one piece: it has paths, to be copied
 
 
 def print_table(table: Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from anydepth.cli.render import print_parts
@@ -25,19 +26,18 @@ def show_listed(recipes: Sequence[RecipeStatus], out: Path, seeds: int, *, as_js
         return
     columns = [
         Column(head="recipe", cells=tuple(recipe.name for recipe in recipes), kind="text"),
-        Column(head="figures", cells=tuple(", ".join(recipe.figures) for recipe in recipes), kind="sentence", rank=2),
-        Column(head="about", cells=tuple(recipe.title for recipe in recipes), kind="sentence"),
+        Column(head="figures", cells=tuple(", ".join(recipe.figures) for recipe in recipes), kind="sentence", rank=4),
+        Column(head="about", cells=tuple(recipe.title for recipe in recipes), kind="sentence", rank=2),
     ]
     for scale in SCALES:
         at = [recipe.scales.get(scale) for recipe in recipes]
         cells = tuple("" if status is None else status.cost for status in at)
         details = tuple("" if status is None else f"({status.state})" for status in at)
-        columns.append(
-            Column(head=f"--scale {scale}", cells=cells, details=details, kind="text", rank=1, details_rank=3)
-        )
+        done = Column(head=f"--scale {scale}", cells=cells, details=details, kind="text")
+        columns.append(replace(done, details_rank=3, details_head="how many are done"))
     table = Table(title=f"Recipes, {seeds} seed{'' if seeds == 1 else 's'}", columns=tuple(columns))
-    last = f"How many are done is counted in --out {out}. GPU hours are estimates, for one large GPU."
-    print_parts((table,), (), (), last)
+    sentences = ("GPU hours are estimates, for one large GPU.",)
+    print_parts((table,), sentences, (), f"How many are done is counted in --out {out}.")
 
 
 def show_found(
@@ -90,10 +90,16 @@ def _title(recipe: Recipe, result: RecipeResults) -> str:
 
 
 def _table(claims: Sequence[Claim], title: str) -> Table:
+    values = [claim.describe().partition(" ") for claim in claims]  # the number, a space, its interval
     columns = (
-        Column(head="where", cells=tuple(claim.where for claim in claims), kind="sentence"),
+        Column(head="where", cells=tuple(claim.where for claim in claims), kind="sentence", rank=2),
         Column(head="measured", cells=tuple(claim.measured for claim in claims), kind="sentence"),
-        Column(head="value", cells=tuple(claim.describe() for claim in claims)),
+        Column(
+            head="value",
+            cells=tuple(number for number, _, _ in values),
+            details=tuple(interval for _, _, interval in values),
+            details_rank=3,
+        ),
         Column(head="asked", cells=tuple(f"{claim.sense} {claim.bound:g}" for claim in claims), kind="text", rank=1),
         Column(
             head="verdict",

@@ -1,4 +1,4 @@
-"""Progress bars, lines and tables in the terminal: safe against control characters, narrow terminals, closed pipes."""
+"""Progress bars and lines in the terminal: safe against control characters and closed pipes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console, ConsoleOptions
-from rich.control import Control
-from rich.segment import Segment
-from rich.text import Text
-
 from anydepth.errors import AnydepthWarning
 from anydepth.safe_text import printable
 
@@ -28,37 +23,6 @@ QUIET = 10.0
 
 # Replacements of our own characters where a terminal or a pipe takes only ASCII or Latin-1.
 _PLAINLY = {"×": "x", "–": "-", "−": "-", "…": "...", "•": "*", "·": ".", "≤": "<=", "≥": ">=", "→": "->", "δ": "delta"}
-
-
-class _Printable:
-    """A renderable with control characters of names and data spelled out."""
-
-    def __init__(self, content: Any) -> None:
-        self._content = content
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        for segment in console.render(self._content, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
-
-
-class SafeConsole(Console):
-    """A rich console that prints markup, emoji names and escape sequences of data as plain text."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **settings)
-
-    def print(self, *objects: Any, **settings: Any) -> None:
-        """Print, as rich does."""
-        super().print(
-            *(content if isinstance(content, Control) else _Printable(content) for content in objects), **settings
-        )
-
-    def on_broken_pipe(self) -> None:
-        """Raise the error, which the command line handles: rich would end the process by itself, with status 1."""
-        raise BrokenPipeError
-
-
-stderr = SafeConsole(stderr=True)
 
 
 def prepare_streams() -> None:
@@ -98,7 +62,11 @@ def bars(*, enabled: bool, lines: bool = False) -> Iterator[Reporter | None]:
 
 @contextmanager
 def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
-    moves = stderr.is_terminal and stderr.file.isatty()  # FORCE_COLOR makes a terminal of a file, for colours
+    from anydepth.cli import console
+
+    moves = (
+        console.stderr.is_terminal and console.stderr.file.isatty()
+    )  # FORCE_COLOR makes a terminal of a file, for colours
     if not enabled:
         yield None
     elif not moves:
@@ -112,7 +80,7 @@ def _progress(*, enabled: bool, lines: bool) -> Iterator[Reporter | None]:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=stderr) as progress:
+        with Progress(*columns, console=console.stderr) as progress:
             tasks: dict[str, Any] = {}
 
             def report(done: int, total: int | None, what: str) -> None:
@@ -165,7 +133,11 @@ def _warnings_as_lines() -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print a line to standard error."""
-    stderr.print(Text(line), soft_wrap=True)
+    from rich.text import Text
+
+    from anydepth.cli import console
+
+    console.stderr.print(Text(line), soft_wrap=True)
 
 
 def write(text: str) -> None:
@@ -189,9 +161,3 @@ def quiet_libraries() -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-
-
-def output() -> Console:
-    """Standard output, as wide as the terminal; 120 columns where there is none."""
-    console = SafeConsole()
-    return console if console.is_terminal else SafeConsole(width=120)

@@ -16,7 +16,7 @@ from anydepth.reproduce.recipes import RECIPES
 from anydepth.reproduce.results import RecipeResults, Seed, as_kept
 from anydepth.reproduce.settings import ReproduceSettings
 from anydepth.reproduce.subjects import Scale
-from anydepth.storage.output_folder import OutputKind
+from anydepth.storage.output_folder import SETTINGS, OutputKind
 
 RESULTS = "results"
 REPRODUCE_OUTPUT = OutputKind(job="reproduce")
@@ -68,6 +68,8 @@ def reproduce(
         progress=progress,
         say=say,
     )
+    if (experiment.out / SETTINGS).is_file():
+        order.read(experiment.out / SETTINGS)  # refuses one of something else, which would be replaced
     for name in recipe.plans[scale].sources():
         experiment.source(name)  # missing sources fail now, not after the first training
     for number in range(order.seeds if recipe.seeded else 1):
@@ -86,6 +88,7 @@ def reproduce(
         results = results.with_seed(number, Seed(values, round(of_seed.cpu_seconds, 1), origin))
         if rank_and_count()[0] == 0:
             results.save(path)
+            order.save(experiment.out)
         wait_for_all()
     return results
 

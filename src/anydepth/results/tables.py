@@ -14,7 +14,7 @@ from anydepth.safe_text import printable
 WIDTH = 80
 _GAP = "  "
 _HEADS = 2  # most lines of heads
-_NARROWEST = 24  # of a column of sentences
+_NARROWEST = 16  # of a column of sentences
 
 Style = Literal["", "title", "head", "detail", "good", "bad", "open"]
 
@@ -36,6 +36,7 @@ class Column:
         details: of each cell, beside it: the interval of a number.
         rank: how soon the column is left out of a table that is too wide, the highest first; 0 is never left out.
         details_rank: the same for its details.
+        details_head: what the details are, for the line that says they were left out.
         kind: "number" is aligned right, "text" left; "sentence" is broken into lines where the table is too wide.
         styles: of each cell, if they have any.
     """
@@ -45,6 +46,7 @@ class Column:
     details: tuple[str, ...] = ()
     rank: int = 0
     details_rank: int = 2
+    details_head: str = "intervals"
     kind: Literal["number", "text", "sentence"] = "number"
     styles: tuple[Style, ...] = ()
 
@@ -126,7 +128,8 @@ class Table:
             for parts in zip_longest(*cells):
                 yield _joined([part or space for part, space in zip(parts, blank, strict=True)])
         if missing:
-            note = f"Left out for want of width: {', '.join(missing)}."
+            between = "; " if any("," in head for head in missing) else ", "
+            note = f"Left out for want of width: {between.join(missing)}."
             yield from ([Part(line, "detail")] for line in textwrap.wrap(note, width))
 
     def _fitting(self, width: int) -> tuple[list[Column], list[str]]:
@@ -141,7 +144,7 @@ class Table:
             columns = [column for column in columns if column.rank != rank]
             for place, column in enumerate(columns):
                 if column.details and column.details_rank == rank:
-                    missing["intervals"] = None
+                    missing[column.details_head] = None
                     columns[place] = replace(column, details=())
         return columns, list(missing)
 
