@@ -51,3 +51,4 @@ html_show_copyright = False
 html_show_sphinx = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+smartquotes = False  # "each" is a value, quotes and all

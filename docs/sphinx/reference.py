@@ -20,12 +20,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 SOURCE = Path(__file__).parents[2] / "src"
-# Sections of a docstring whose items have a name: the field of the Python domain that shows them.
-FIELDS = {
-    griffe.DocstringSectionKind.parameters: "param",
-    griffe.DocstringSectionKind.attributes: "ivar",
-    griffe.DocstringSectionKind.raises: "raises",
-}
+Kind = griffe.DocstringSectionKind
+# Sections of a docstring whose items have a name, and the field of the Python domain that shows these.
+NAMED = {Kind.parameters: "param", Kind.attributes: "ivar"}
 
 
 @cache
@@ -69,10 +66,15 @@ def described(module: str, name: str) -> Iterator[str]:
 def class_body(item: griffe.Class) -> Iterator[str]:
     """A class's documentation, then that of its public members, inherited ones too."""
     yield from documentation(item)
-    listed = {entry.name for section in sections(item) if section.kind in FIELDS for entry in section.value}
+    listed: set[str] = set()
+    for owner in (item, *item.mro()):
+        entries = [(kind, entry) for kind, entry in named_entries(owner) if entry.name not in listed]
+        listed |= {entry.name for _, entry in entries}
+        if owner is not item:  # what a base says of fields that this class has too
+            yield from (field(f"{NAMED[kind]} {entry.name}", entry.description) for kind, entry in entries)
     for name, member in item.all_members.items():
         member = member.final_target if member.is_alias else member
-        if name.startswith("_") or name in listed or member.docstring is None:
+        if name in listed or member.docstring is None or (name.startswith("_") and name != "__call__"):
             continue
         kind = "method" if member.is_function else "property" if "property" in member.labels else "attribute"
         yield ""
@@ -122,19 +124,25 @@ def sections(item: griffe.Object) -> list[griffe.DocstringSection]:
 def documentation(item: griffe.Object) -> Iterator[str]:
     """A docstring as markdown, its sections as fields of the Python domain."""
     for section in sections(item):
-        if section.kind is griffe.DocstringSectionKind.text:
+        if section.kind is Kind.text:
             yield from [section.value, ""]
-        elif section.kind in FIELDS:
-            for entry in section.value:
-                name = entry.annotation if section.kind is griffe.DocstringSectionKind.raises else entry.name
-                yield field(f"{FIELDS[section.kind]} {name}", entry.description)
-            yield ""
-        elif section.kind is griffe.DocstringSectionKind.returns:
+        elif section.kind in NAMED:
+            yield from [*(field(f"{NAMED[section.kind]} {entry.name}", entry.description) for entry in section.value), ""]
+        elif section.kind is Kind.raises:
+            yield from [*(field(f"raises {entry.annotation}", entry.description) for entry in section.value), ""]
+        elif section.kind is Kind.returns:
             yield from [field("returns", " ".join(entry.description for entry in section.value)), ""]
-        elif section.kind is griffe.DocstringSectionKind.admonition and section.title.startswith("Example"):
+        elif section.kind is Kind.admonition and section.title.startswith("Example"):
             yield from ["**Example**", "", *examples(section.value.description), ""]
         else:
             raise ValueError(f"{item.path}: a section of its docstring is not shown yet: {section.kind.value}")
+
+
+def named_entries(item: griffe.Object) -> Iterator[tuple[griffe.DocstringSectionKind, Any]]:
+    """What a docstring says of single parameters and attributes."""
+    for section in sections(item):
+        if section.kind in NAMED:
+            yield from ((section.kind, entry) for entry in section.value)
 
 
 def field(name: str, text: str) -> str:
