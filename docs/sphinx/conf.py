@@ -4,9 +4,12 @@ The source folder is the repository, so that every relative link of a page leads
 the site. Nothing is imported from anydepth: `reference` reads its source.
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -52,3 +55,15 @@ html_show_sphinx = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 smartquotes = False  # "each" is a value, quotes and all
+
+
+def add_title(app: Sphinx, name: str, source: list[str]) -> None:
+    """Give a title to the results of benchmarks, which the navigation leaves out and other pages link to."""
+    if found := re.fullmatch(r"benchmarks/(?:.*/)?results/(\w+)", name):
+        title = found[1].replace("_", " ").capitalize()
+        source[0] = f"---\norphan: true\n---\n# {title}: results\n\n{source[0]}"
+
+
+def setup(app: Sphinx) -> None:
+    """Register what this file does to pages."""
+    app.connect("source-read", add_title)

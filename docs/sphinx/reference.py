@@ -23,6 +23,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 Kind = griffe.DocstringSectionKind
 # Sections of a docstring whose items have a name, and the field of the Python domain that shows these.
 NAMED = {Kind.parameters: "param", Kind.attributes: "ivar"}
+STARS = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}
 
 
 @cache
@@ -105,7 +106,9 @@ def signature(item: griffe.Function | griffe.Class) -> str:
     for parameter in item.parameters:
         if parameter.name in ("self", "cls") and parameter is item.parameters[0]:
             continue
-        star = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(parameter.kind, "")
+        star = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(
+            parameter.kind, ""
+        )
         if parameter.kind is griffe.ParameterKind.keyword_only and not marked:
             parts.append("*")
         marked = marked or star == "*" or parameter.kind is griffe.ParameterKind.keyword_only
@@ -127,7 +130,10 @@ def documentation(item: griffe.Object) -> Iterator[str]:
         if section.kind is Kind.text:
             yield from [section.value, ""]
         elif section.kind in NAMED:
-            yield from [*(field(f"{NAMED[section.kind]} {entry.name}", entry.description) for entry in section.value), ""]
+            yield from [
+                *(field(f"{NAMED[section.kind]} {entry.name}", entry.description) for entry in section.value),
+                "",
+            ]
         elif section.kind is Kind.raises:
             yield from [*(field(f"raises {entry.annotation}", entry.description) for entry in section.value), ""]
         elif section.kind is Kind.returns:
