@@ -54,7 +54,7 @@ html_show_copyright = False
 html_show_sphinx = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-smartquotes = False  # "each" is a value, quotes and all
+smartquotes_action = "D"  # dashes alone: "each" is a value, quotes and all
 
 
 def add_title(app: Sphinx, name: str, source: list[str]) -> None:
