@@ -128,7 +128,7 @@ def documentation(item: griffe.Object) -> Iterator[str]:
     """A docstring as markdown, its sections as fields of the Python domain."""
     for section in sections(item):
         if section.kind is Kind.text:
-            yield from [section.value, ""]
+            yield from [linked(section.value), ""]
         elif section.kind in NAMED:
             yield from [
                 *(field(f"{NAMED[section.kind]} {entry.name}", entry.description) for entry in section.value),
@@ -153,7 +153,18 @@ def named_entries(item: griffe.Object) -> Iterator[tuple[griffe.DocstringSection
 
 def field(name: str, text: str) -> str:
     """One entry of a field list, its further lines indented."""
-    return f":{name}: " + text.replace("\n", "\n    ")
+    return f":{name}: " + linked(text).replace("\n", "\n    ")
+
+
+def linked(text: str) -> str:
+    """Text in which the public names of `anydepth` lead to their descriptions."""
+
+    def link(code: re.Match[str]) -> str:
+        name = code[2] if code[1] or code[2][0].isupper() else ""
+        return f"{{py:obj}}`{code[1]}{name} <anydepth.{name}>`" if name in exported else code[0]
+
+    exported = [str(name) for name in package().exports or ()]
+    return re.sub(r"(?<!`)`((?:anydepth\.)?)(\w+)`(?!`)", link, text)
 
 
 def examples(text: str) -> Iterator[str]:
