@@ -2,7 +2,7 @@
 #   make demo    set up, then the main job on real digits (no download); prints where the report is
 #   make test    set up, then the tests and the examples in the docstrings
 # Both install the versions of requirements/locked.txt, which were tested.
-# For developers: make check (format, lint, types, structure), make bench (benchmarks and slow tests), make format, make clean;
+# For developers: make check (format, lint, types, structure), make bench (benchmarks and slow tests), make docs (the site), make format, make clean;
 # make test-newest and make test-oldest (the tests on the ends of the ranges in pyproject.toml), make lock (lock anew).
 # Another interpreter: make PYTHON=python3.12 test.  More processes for the tests: make JOBS=8 test.
 
@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BENCHMARKS := $(filter-out %/machine.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-oldest fuzz check format bench lock clean
+.PHONY: help demo test test-newest test-oldest fuzz check docs format bench lock clean
 
 help:
 	@sed -n 's/^#   //p' $(MAKEFILE_LIST)
@@ -48,6 +48,14 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/structure.py
 
+# The site, into site/: refused with a warning, with a dead link, or with anything that a reader's browser would fetch from elsewhere.
+# Sphinx and what it needs are installed apart, without torch.
+docs: $(VENV)-docs/.installed
+	rm -rf site
+	$(VENV)-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --jobs auto \
+	  --conf-dir docs/sphinx --doctree-dir .cache/doctrees . site
+	$(VENV)-docs/bin/python tools/check_site.py site
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -61,15 +69,25 @@ bench: $(VENV)/.installed-dev
 lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make lock" --output-file requirements/locked.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group pyproject.toml:docs --no-annotate \
+	  --no-emit-index-url --custom-compile-command "make lock" --output-file requirements/docs.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-docs site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are always resolved together: a pair that does not match breaks the import of
 # most image models. torchvision pins its torch, so one call of pip is enough to keep them in step.
 $(VENV)/.installed-%: pyproject.toml requirements/locked.txt | $(BIN)/python
 	$(BIN)/python requirements/install.py $* torch torchvision
 	@touch $@
+
+$(VENV)-docs/.installed: requirements/docs.txt | $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-docs
+	$(BIN)/uv pip sync --quiet --python $(VENV)-docs/bin/python requirements/docs.txt
+	@touch $@
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/locked.txt uv
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

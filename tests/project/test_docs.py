@@ -23,7 +23,7 @@ from anydepth.measures import MEASURES
 from anydepth.results.trace_data import STATISTICS
 
 ROOT = Path(__file__).parents[2]
-_NOT_OURS = ("runs", "build", "dist", "venv", "node_modules")
+_NOT_OURS = ("runs", "build", "dist", "site", "venv", "node_modules")
 
 
 def markdown() -> Iterator[Path]:
