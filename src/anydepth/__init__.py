@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from anydepth.exits.curve import ExitCurve, exit_curve
     from anydepth.exits.early_exit import EarlyExit
     from anydepth.exits.policies import AtDepth, Confidence, Convergence, Entropy, Margin, Patience
+    from anydepth.jobs.trace import trace
     from anydepth.lens.lens import Lens
     from anydepth.models.zero_shot import zero_shot
     from anydepth.results.comparison import Comparison, compare
-    from anydepth.tracing.run import trace, trace_states
+    from anydepth.tracing.run import trace_states
     from anydepth.tracing.trace import Trace
     from anydepth.training.objectives import AlignedLoss
     from anydepth.training.trace_callback import TraceCallback
@@ -76,7 +77,7 @@ _HOMES = {
     "TraceCallback": "anydepth.training.trace_callback",
     "compare": "anydepth.results.comparison",
     "exit_curve": "anydepth.exits.curve",
-    "trace": "anydepth.tracing.run",
+    "trace": "anydepth.jobs.trace",
     "trace_states": "anydepth.tracing.run",
     "truncate": "anydepth.core.truncation",
     "zero_shot": "anydepth.models.zero_shot",

@@ -94,13 +94,13 @@ def trace(settings: TraceSettings, call: TraceCall) -> None:
     """Trace MODEL on DATA: similarity between depths, and the accuracy of the model's own readout at each."""
     from anydepth.cli.render import show_trace
     from anydepth.distributed import leave, rank_and_count
-    from anydepth.jobs.trace import run_trace
+    from anydepth.jobs.trace import trace as run_trace
 
     out = call.out or default_folder(settings.model, settings.data)
     with terminal.bars(enabled=not call.json, lines=settings.keep_states) as progress:
-        result = run_trace(settings, out, resume=not call.restart, progress=progress)
+        result = run_trace(**vars(settings), out=out, resume=not call.restart, progress=progress)
     if rank_and_count()[0] == 0:
-        show_trace(result, as_json=call.json)
+        show_trace(result, out, as_json=call.json)
     leave()
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # a command imports what it shows: each would pay for all the
     from anydepth.jobs.demo import DemoResult
     from anydepth.jobs.generate import GenerateResult
     from anydepth.jobs.predict import PredictResult
-    from anydepth.jobs.trace import TraceResult
     from anydepth.jobs.truncate import TruncateResult
     from anydepth.onnx.exporter import ExportResult
     from anydepth.tracing.trace import Trace
@@ -52,14 +51,14 @@ def as_plain(trace: Trace, folder: Path) -> dict[str, Any]:
     }
 
 
-def show_trace(result: TraceResult, *, as_json: bool) -> None:
+def show_trace(trace: Trace, folder: Path, *, as_json: bool) -> None:
     """The table of a trace, findings on the theory if there are any, notes, and where the report is."""
-    values = as_plain(result.trace, result.folder)
-    if result.theory is not None:
+    values, notes = as_plain(trace, folder), trace.notes
+    if trace.theory is not None:
         from anydepth.theory.findings import FILE
 
-        values["theory"] = str(result.folder / FILE)
-    present(result, values, f"Report: {result.folder / 'report.html'}", as_json)
+        values["theory"], notes = str(folder / FILE), (*notes, *trace.theory.notes)
+    present(trace, values, f"Report: {folder / 'report.html'}", as_json, notes=notes)
 
 
 def show_demo(result: DemoResult, *, as_json: bool) -> None:
@@ -120,12 +119,14 @@ def show_generated(result: GenerateResult, *, stats: bool, as_json: bool) -> Non
         say(sentence)
 
 
-def present(result: Shown, values: dict[str, Any], last: str, as_json: bool) -> None:
-    """Print values as a line of JSON for machines; or a result and a last line for people."""
+def present(
+    result: Shown, values: dict[str, Any], last: str, as_json: bool, *, notes: Sequence[str] | None = None
+) -> None:
+    """Print values as a line of JSON for machines; or a result, its notes or others, and a last line for people."""
     if as_json:
         write_json(values)
     else:
-        notes = getattr(result, "notes", ())
+        notes = getattr(result, "notes", ()) if notes is None else notes
         print_parts(result._shown_tables(), result._shown_sentences(), notes, last)
 
 
