@@ -27,7 +27,6 @@ from anydepth.jobs.compare import CompareResult
 from anydepth.jobs.demo import DemoResult
 from anydepth.jobs.generate import GenerateResult
 from anydepth.jobs.predict import PredictResult
-from anydepth.jobs.trace import TraceResult
 from anydepth.jobs.truncate import TruncateResult
 from anydepth.onnx.exporter import ExportResult
 from anydepth.results.shown import Shown
@@ -125,7 +124,6 @@ RESULTS: dict[str, Callable[[], Shown]] = {
     "trace of arrays": lambda: ad.trace_states([np.eye(4), 2 * np.eye(4)]),
     "trace, a hostile name": lambda: traced(HOSTILE, samples=9),
     "trace, a long name": lambda: traced("a/very/long/path/" * 20, samples=9),
-    "trace job": lambda: TraceResult(folder=FOLDER, trace=traced(), theory=None),
     "comparison": compared,
     "compare": lambda: CompareResult(folder=FOLDER, comparisons=(compared(),)),
     "demo": lambda: DemoResult(

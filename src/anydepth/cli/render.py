@@ -80,18 +80,18 @@ def show_cut(result: TruncateResult, *, as_json: bool) -> None:
     present(result, values, last, as_json)
 
 
-def show_calibrated(summary: ExitSummary | LmCalibrateResult, *, as_json: bool) -> None:
+def show_calibrated(summary: ExitSummary | LmCalibrateResult, folder: Path, *, as_json: bool) -> None:
     """The guarantee of exits, what they save, and where the calibrated model is."""
-    values, last = {"out": str(summary.folder)}, f"Calibrated model: {summary.folder}"
-    if (report := summary.folder / "report.html").exists():
+    values, last = {"out": str(folder)}, f"Calibrated model: {folder}"
+    if (report := folder / "report.html").exists():
         values["report"], last = str(report), f"{last}; report: {report}"
     present(summary, values | plain(summary.as_plain()), last, as_json)
 
 
-def show_predicted(result: PredictResult, *, as_json: bool) -> None:
+def show_predicted(result: PredictResult, folder: Path, *, as_json: bool) -> None:
     """How many samples exited at each depth, and where the predictions are."""
-    last = f"Predictions: {result.folder / 'predictions.csv'}"
-    present(result, {"out": str(result.folder), **result.as_plain()}, last, as_json)
+    last = f"Predictions: {folder / 'predictions.csv'}"
+    present(result, {"out": str(folder), **result.as_plain()}, last, as_json)
 
 
 def show_exported(result: ExportResult, *, as_json: bool) -> None:
@@ -100,10 +100,10 @@ def show_exported(result: ExportResult, *, as_json: bool) -> None:
     present(result, {"out": str(result.folder), **result.as_plain()}, last, as_json)
 
 
-def show_compared(result: CompareResult, *, as_json: bool) -> None:
+def show_compared(result: CompareResult, folder: Path, *, as_json: bool) -> None:
     """Differences between each model and the first, depth by depth, and where the report is."""
-    report = result.folder / "report.html"
-    values = {"out": str(result.folder), "report": str(report), **result.as_plain()}
+    report = folder / "report.html"
+    values = {"out": str(folder), "report": str(report), **result.as_plain()}
     present(result, values, f"Report: {report}", as_json)
 
 

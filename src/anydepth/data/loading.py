@@ -50,6 +50,11 @@ class LoadedData:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Name and split, for a provenance."""
+        return {"name": self.name, "split": self.split}
+
     def where(self, index: int) -> str:
         """A description of one of the rows for a message, by its place in the file, not in the sample."""
         return f"row {self.rows[index]} of '{self.name}' ({self.split})"

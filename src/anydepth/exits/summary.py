@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.curve import ExitCurve
+from anydepth.exits.early_exit import EarlyExit
 from anydepth.exits.policies import Policy, as_plain
 from anydepth.results.shown import Shown
 from anydepth.results.tables import Column, Table, bounds, number
@@ -21,6 +22,7 @@ class ExitSummary(Shown):
     """Result of the calibration of a model.
 
     Attributes:
+        folder: where the calibrated model is; None if it was not saved.
         data: name of the data, with the split.
         policy: when a sample exits; `AtDepth(L)` if nothing could be certified.
         curve: the same policy at every threshold, on the held-out samples.
@@ -31,9 +33,10 @@ class ExitSummary(Shown):
         predicted: time as a share of the plain model's, as the measured costs of its steps predict it.
         measured: the same, as timed.
         readout_in_blocks: the cost of one readout, in blocks.
+        exits: the calibrated model, ready to run.
     """
 
-    folder: Path
+    folder: Path | None
     model: str
     data: str
     policy: Policy
@@ -47,6 +50,7 @@ class ExitSummary(Shown):
     measured: float
     readout_in_blocks: float
     notes: tuple[str, ...]
+    exits: EarlyExit | None = field(default=None, compare=False)
 
     @property
     def last(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +17,15 @@ from anydepth.core.stack import Stack
 from anydepth.data.batching import Batches, batches
 from anydepth.data.given import batches_of, form_of, name_of
 from anydepth.data.loading import LoadedData, load_split
+from anydepth.data.settings import InputSettings, settings_of
 from anydepth.data.sources import TO_EVALUATE
 from anydepth.errors import DataError, OptionError
 from anydepth.jobs.options import Settings, is_object
-from anydepth.models.given import open_model
+from anydepth.models.given import open_model, stack_in
 from anydepth.models.loaded import LoadedModel, Task
 from anydepth.models.loading import stack_of
-from anydepth.passes.batches import as_batches
+from anydepth.passes.batches import as_batch, as_batches
+from anydepth.storage.output_folder import OutputKind, output
 
 Collate = Callable[[list[Any]], Any]
 _OF_NAMED_MODELS = ("trust_remote_code", "dtype", "device")
@@ -53,7 +57,7 @@ class JobInputs:
         if is_object(settings.model):
             what = type(settings.model).__name__
             _refuse(settings, _OF_NAMED_MODELS, f"is for a model by name, and model is a {what} as it is")
-        if not self.has_rows and settings.data is not None:
+        if getattr(settings, "data", None) is not None and not self.has_rows:
             sizes = () if self._is_collated else ("batch_size",)
             _refuse(settings, (*_OF_ROWS, *sizes), f"is for rows of data, and data are batches ({self.data_name})")
 
@@ -79,17 +83,17 @@ class JobInputs:
     @property
     def paths(self) -> dict[str, str | None]:
         """The names of model and data, for an output folder that must not be one of them."""
-        given = {name: getattr(self.settings, name) for name in ("model", "data")}
+        given = {name: getattr(self.settings, name, None) for name in ("model", "data")}
         return {name: None if is_object(value) else value for name, value in given.items()}
 
-    def model(self, *, device: str | None = None) -> LoadedModel:
-        """The model, loaded if it was given by name."""
+    def model(self, source: str | None = None, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
+        """The model, loaded if it was given by name: from there, or from another `source`."""
         settings = self.settings
         return open_model(
-            settings.model,
+            source or settings.model,
             processor=self.processor,
             device=device,
-            dtype=getattr(settings, "dtype", "auto"),
+            dtype=getattr(settings, "dtype", dtype),
             trust_remote_code=settings.trust_remote_code,
         )
 
@@ -98,35 +102,73 @@ class JobInputs:
         settings = self.settings
         return load_split(settings.data, settings.split, settings.selection, held_out) if self.has_rows else None
 
-    def batches(self, loaded: LoadedModel) -> Iterable[Any]:
-        """The batches that were given, or that are made by `collate_fn` or of rows of tokens."""
-        return as_batches(
-            batches_of(
-                self.settings.data,
-                processor=self.processor or loaded.processor,
-                collate_fn=self.collate_fn,
-                batch_size=self.settings.batch_size,
-            )
-        )
-
-    def batches_of_rows(self, loaded: LoadedModel, rows: LoadedData, **how: Any) -> Batches:
-        """Batches of rows; see `anydepth.data.batches`."""
+    def read(self, loaded: LoadedModel, rows: LoadedData | None, *, blocks: str | None = None, **how: Any) -> Inputs:
+        """The stack and batches: of rows, made as `anydepth.data.batches` makes them, else as they were given."""
+        size, notes, stack = self.settings.batch_size, loaded.notes, stack_in(self.settings.model)
+        if rows is None:
+            processor = self.processor or loaded.processor
+            given = batches_of(self.settings.data, processor=processor, collate_fn=self.collate_fn, batch_size=size)
+            stack = stack or Stack(loaded.model, blocks=blocks)
+            return Inputs(model=loaded, stack=stack, batches=as_batches(given), data=self.data_name, notes=notes)
         if loaded.kind == "tensor":
             raise DataError(
                 f"data are {rows.name}, and {loaded.name} comes without a tokenizer or image processor: give it "
                 "(processor), or give batches"
             )
-        if is_object(self.settings.model):
-            loaded = _with_classes(loaded, self.stack(loaded, ()), rows)
-        return batches(rows, loaded, batch_size=self.settings.batch_size, **how)
+        if self.model_name is None:
+            loaded = _with_classes(loaded, stack or Stack(loaded.model, blocks=blocks), rows)
+        made = batches(rows, loaded, batch_size=size, **how)
+        return Inputs(
+            model=loaded,
+            stack=stack or stack_of(loaded, made, blocks=blocks),
+            batches=made,
+            data=f"{rows.name} ({rows.split})",
+            notes=(*notes, *rows.notes, *made.notes),
+        )
 
-    def stack(self, loaded: LoadedModel, inputs: Iterable[Any]) -> Stack:
-        """The model as a stack: the one that was given, or a new one, which has seen a batch if the data are rows."""
-        if isinstance(self.settings.model, Stack):
-            return self.settings.model
-        if isinstance(inputs, Batches):
-            return stack_of(loaded, inputs, blocks=self.settings.blocks)
-        return Stack(loaded.model, blocks=self.settings.blocks)
+    def output(self, out: str | Path | None, kind: OutputKind, **how: Any) -> AbstractContextManager[Any]:
+        """Context manager: the output folder of the job, if there is one; see `anydepth.storage.output_folder`."""
+        return nullcontext() if out is None else output(out, kind, inputs=self.paths, **how)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A model and data that are ready to run.
+
+    Attributes:
+        model: as it reads the data.
+        stack: of it.
+        batches: for it.
+        data: name of the data with the split, or what kind of object they are.
+        notes: on how they were read, one sentence each.
+    """
+
+    model: LoadedModel
+    stack: Stack
+    batches: Any
+    data: str
+    notes: tuple[str, ...]
+
+    @property
+    def of_rows(self) -> Batches | None:
+        """The batches, if they were made of rows here."""
+        return self.batches if isinstance(self.batches, Batches) else None
+
+    @property
+    def settings(self) -> InputSettings | None:
+        """How the inputs were made of rows; None if that was done elsewhere."""
+        return None if self.of_rows is None else settings_of(self.of_rows)
+
+    def kept(self) -> Inputs:
+        """The same, with batches that have a length and can be read again."""
+        again = isinstance(self.batches, Sized) and not isinstance(self.batches, Iterator)
+        return self if again else replace(self, batches=list(self.batches))
+
+    def labelled(self) -> bool:
+        """Whether there are labels; the first batch of data that can be read again is looked at."""
+        if self.of_rows is not None:
+            return self.of_rows.labels is not None
+        return as_batch(next(iter(self.batches)), 0, self.model.model).labels is not None
 
 
 def _refuse(settings: Settings, names: tuple[str, ...], why: str) -> None:

@@ -14,10 +14,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 
 
-def takes(kind: type[Settings]) -> Callable[[F], F]:
+def takes(kind: type[Settings], *, without: str = "") -> Callable[[F], F]:
     """Decorator: a function with `**settings` states the fields of its settings in their place, with their help.
 
-    Fields that the function has as arguments of its own are left as they are.
+    Fields that the function has as arguments of its own are left as they are, and that `without` which its other
+    arguments make.
 
     Example:
         >>> from anydepth.jobs.settings import DemoSettings
@@ -34,7 +35,7 @@ def takes(kind: type[Settings]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
         own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-        names = {parameter.name for parameter in own}
+        names = {without, *(parameter.name for parameter in own)}
         others = [setting for setting in settings_of(kind) if setting.name not in names]
         parameters = [*own, *map(_parameter, others)]
         function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anydepth.core.stack import Stack
 from anydepth.core.tokens import check_policy
 from anydepth.distributed import join, rank_and_count
 from anydepth.errors import DataError
-from anydepth.jobs.inputs import Collate, JobInputs
+from anydepth.jobs.inputs import Collate, Inputs, JobInputs
 from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import TraceSettings
 from anydepth.jobs.theory import with_random_weights
@@ -24,7 +22,6 @@ from anydepth.progress import Progress
 from anydepth.report.pages.trace import write
 from anydepth.results.trace_data import REPORT, TRACE_OUTPUT
 from anydepth.results.trace_files import adding
-from anydepth.storage.output_folder import output
 from anydepth.storage.sizes import as_bytes
 from anydepth.theory.examine import examine
 from anydepth.theory.findings import Theory
@@ -93,12 +90,7 @@ def trace(
     _check(wanted, out)
     rank, ranks = rank_and_count()
     again = "the same command" if resume else "the same command without resume=False"
-    opened = (
-        nullcontext()
-        if out is None
-        else output(out, TRACE_OUTPUT, inputs=given.paths, rank=rank, ranks=ranks, again=again)
-    )
-    with opened:
+    with given.output(out, TRACE_OUTPUT, rank=rank, ranks=ranks, again=again):
         folder = None if out is None else Path(out)
         return _trace(given, folder, device=device, resume=resume, describe=describe or {}, progress=progress)
 
@@ -113,12 +105,11 @@ def _trace(
     progress: Progress | None,
 ) -> Trace:
     settings: TraceSettings = given.settings
-    loaded, inputs, described = _inputs(settings, given, given.model(device=device))
-    stack = given.stack(loaded, inputs)
-    lenses = [Lens.of(stack, text, loaded.processor) for text in settings.lens]  # first: it may be refused
+    inputs = _inputs(given, given.model(device=device))
+    lenses = [Lens.of(inputs.stack, text, inputs.model.processor) for text in settings.lens]  # first: may be refused
     traced = run_pass(
-        stack,
-        inputs,
+        inputs.stack,
+        inputs.batches,
         measures=settings.measures,
         tokens=settings.tokens,
         positions=settings.positions,
@@ -130,10 +121,15 @@ def _trace(
         sums=settings.sums,
         resume=resume,
         seed=settings.seed,
-        describe={**described, **describe, "notes": [*described["notes"], *describe.get("notes", ())]},
+        describe={
+            "model": given.model_name,
+            "data": {} if inputs.of_rows is None else inputs.of_rows.data.origin,
+            **describe,
+            "notes": [*inputs.notes, *describe.get("notes", ())],
+        },
         progress=progress,
     )
-    theory = _theory(given, traced, stack, loaded, inputs, progress) if settings.theory else None
+    theory = _theory(given, traced, inputs, progress) if settings.theory else None
     if folder is not None and rank_and_count()[0] == 0:
         _add(folder, settings, traced, theory, lenses)
     return replace(traced, folder=folder, theory=theory)
@@ -154,46 +150,28 @@ def _check(settings: TraceSettings, out: str | Path | None) -> None:
         as_bytes(settings.states_limit, "states_limit")
 
 
-def _inputs(
-    settings: TraceSettings, given: JobInputs, loaded: LoadedModel
-) -> tuple[LoadedModel, Iterable[Any], dict[str, Any]]:
-    """The model as it reads the data, its batches, and the description of both for the provenance."""
-    if (rows := given.rows()) is None:
-        return loaded, given.batches(loaded), {"model": given.model_name, "notes": loaded.notes}
-    inputs = given.batches_of_rows(
-        as_asked(loaded, rows, settings),
-        rows,
-        max_length=settings.max_length,
-        labels=settings.labels,
-        stride=settings.stride,
-        pack=settings.pack,
-    )
-    notes = [*inputs.model.notes, *rows.notes, *inputs.notes]
-    data = {"name": rows.name, "split": rows.split}
-    return inputs.model, inputs, {"model": given.model_name, "data": data, "notes": notes}
+def _inputs(given: JobInputs, loaded: LoadedModel) -> Inputs:
+    settings, rows = given.settings, given.rows()
+    if rows is not None:
+        loaded = as_asked(loaded, rows, settings)
+    names = ("max_length", "labels", "stride", "pack")
+    return given.read(loaded, rows, blocks=settings.blocks, **{name: getattr(settings, name) for name in names})
 
 
-def _theory(
-    given: JobInputs,
-    traced: Trace,
-    stack: Stack,
-    loaded: LoadedModel,
-    inputs: Iterable[Any],
-    progress: Progress | None,
-) -> Theory:
+def _theory(given: JobInputs, traced: Trace, inputs: Inputs, progress: Progress | None) -> Theory:
     """Test the theory, with a model of random weights as reference."""
     settings = given.settings
     reference, notes = with_random_weights(
-        loaded,
-        inputs,
+        inputs.model,
+        inputs.batches,
         blocks=settings.blocks,
         trust_remote_code=settings.trust_remote_code,
         seed=settings.seed,
         named=given.model_name is not None,
     )
     return examine(
-        stack,
-        inputs,
+        inputs.stack,
+        inputs.batches,
         tokens=traced.provenance["tokens"],
         readout=settings.readout != "none",
         labels=settings.labels,

@@ -30,8 +30,8 @@ def open_model(
     """A model by name, or as an object that is taken as it is.
 
     Args:
-        model: a name for `anydepth.models.loading.load`, a `LoadedModel`, a module, a `Stack`, or an object with a
-            `model` and its processor, as a pipeline of transformers is.
+        model: a name for `anydepth.models.loading.load`, a `LoadedModel`, a module, a `Stack`, an object that has
+            one, or an object with a `model` and its processor, as a pipeline of transformers is.
         processor: tokenizer, image processor, or both in one; a function of a PIL image that returns a tensor will do.
         device: of a model by name.
         dtype: of a model by name.
@@ -49,15 +49,21 @@ def open_model(
         return loaded if processor is None else _with_processor(loaded.model, processor)
     if isinstance(model, LoadedModel):
         return model if processor is None else _with_processor(model.model, processor)
-    if isinstance(model, Stack):
-        return _with_processor(model.model, processor)
     if isinstance(model, nn.Module):
         return _with_processor(model, processor)
+    if (stack := stack_in(model)) is not None:
+        return _with_processor(stack.model, processor)
     inner = getattr(model, "model", None)
     if not isinstance(inner, nn.Module):
         raise ModelError(f"model is {type(model).__name__}, expected a module, a Stack, a pipeline, or a name")
     own = (getattr(model, name, None) for name in _PROCESSORS)
     return _with_processor(inner, processor or next(filter(None, own), None))
+
+
+def stack_in(model: Any) -> Stack | None:
+    """The stack that a model is given as, or that it has, as an `EarlyExit`; None of any other."""
+    stack = getattr(model, "stack", model)
+    return stack if isinstance(stack, Stack) else None
 
 
 def _with_processor(model: nn.Module, processor: Any) -> LoadedModel:
