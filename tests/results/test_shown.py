@@ -213,7 +213,7 @@ def test_html(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in html
     assert len(html) <= 200_000
     assert html.count("<table>") == len(result._shown_tables())
-    assert html.count("<img") == isinstance(result, ad.Trace | TraceResult)
+    assert html.count("<img") == isinstance(result, ad.Trace)
 
 
 @of_each

@@ -108,13 +108,13 @@ def align(settings: AlignSettings, call: AlignCall) -> None:
     """Train MODEL on DATA so that its classifier works at every depth; the result is a plain model."""
     from anydepth.cli.render import show_aligned
     from anydepth.distributed import check_launcher, leave, rank_and_count
-    from anydepth.jobs.align import run_align
+    from anydepth.jobs.align import align as run_align
 
     check_launcher()
     with terminal.bars(enabled=not call.json, lines=True) as progress:
         summary = run_align(
-            settings,
-            call.out or default_folder(settings.model, settings.data, suffix=f"-{settings.objective}"),
+            **vars(settings),
+            out=call.out or default_folder(settings.model, settings.data, suffix=f"-{settings.objective}"),
             resume=call.resume,
             restart=call.restart,
             keep_checkpoints=call.keep_checkpoints,

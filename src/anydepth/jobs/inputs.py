@@ -28,7 +28,7 @@ from anydepth.passes.batches import as_batch, as_batches
 from anydepth.storage.output_folder import OutputKind, output
 
 Collate = Callable[[list[Any]], Any]
-_OF_NAMED_MODELS = ("trust_remote_code", "dtype", "device")
+_OF_NAMED_MODELS = ("trust_remote_code", "dtype", "device", "from_scratch", "task")
 _OF_ROWS = (
     *("split", "limit", "text_column", "label_column", "image_column", "id_column"),
     *("max_length", "stride", "pack", "labels_as_texts"),
@@ -83,12 +83,12 @@ class JobInputs:
     @property
     def paths(self) -> dict[str, str | None]:
         """The names of model and data, for an output folder that must not be one of them."""
-        given = {name: getattr(self.settings, name, None) for name in ("model", "data")}
+        given = {name: getattr(self.settings, name, None) for name in ("model", "data", "eval_data")}
         return {name: None if is_object(value) else value for name, value in given.items()}
 
-    def model(self, source: str | None = None, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
+    def model(self, source: str | None = None, *, device: str | None = None, dtype: str = "auto") -> LoadedModel:
         """The model, loaded if it was given by name: from there, or from another `source`."""
-        settings = self.settings
+        settings: Any = self.settings
         return open_model(
             source or settings.model,
             processor=self.processor,
