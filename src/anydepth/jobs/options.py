@@ -25,7 +25,6 @@ FORMAT = 1
 LARGEST = 2**31 - 1
 """The largest whole number that torch and numpy take everywhere."""
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-_WORDS[Any] = "an object"
 _NUMBERS: dict[Any, Any] = {int: Integral | str, float: Real | str}
 
 
@@ -261,5 +260,5 @@ def _in_words(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, UnionType):
-        return ", or ".join(_in_words(kind) for kind in get_args(hint) if kind is not NoneType)
+        return ", or ".join(_in_words(kind) for kind in get_args(hint) if kind not in (NoneType, Any))
     return _WORDS[hint]
