@@ -87,12 +87,16 @@ def compare(
         MeasureError: an unknown measure, or one that does not fit in memory.
 
     Example:
-        >>> from anydepth import trace_states
-        >>> x = np.random.default_rng(0).normal(size=(20, 4))
-        >>> a, b = (trace_states({"0": x, "1": x @ turn}, ids=range(20)) for turn in (np.eye(4), np.ones((4, 4))))
-        >>> comparison = compare(a, b, measures=["cka"])
-        >>> comparison.samples, comparison.similarity["cka"].shape
-        (20, (2, 2))
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from anydepth import trace
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> data = [{"pixel_values": torch.rand(20, 1, 8, 8), "labels": torch.arange(20) % 5}]
+        >>> a, b = (trace(ViTForImageClassification(config), data, measures=["cka"]) for _ in range(2))
+        >>> comparison = compare(a, b)
+        >>> comparison.samples, comparison.depths, len(comparison.differences["accuracy"].verdicts)
+        (20, ((0, 0), (1, 1), (2, 2), (3, 3)), 4)
     """
     wanted = CompareSettings(traces=(a, b, *others), **settings)
     folders = {f"trace {entry}": entry for entry in wanted.traces if isinstance(entry, str)}

@@ -102,14 +102,28 @@ class JobInputs:
         settings = self.settings
         return load_split(settings.data, settings.split, settings.selection, held_out) if self.has_rows else None
 
-    def read(self, loaded: LoadedModel, rows: LoadedData | None, *, blocks: str | None = None, **how: Any) -> Inputs:
+    def read(
+        self,
+        loaded: LoadedModel,
+        rows: LoadedData | None,
+        *,
+        blocks: str | None = None,
+        max_length: int | None = None,
+        labels: bool = True,
+    ) -> Inputs:
         """The stack and batches: of rows, made as `anydepth.data.batches` makes them, else as they were given."""
         size, notes, stack = self.settings.batch_size, loaded.notes, stack_in(self.settings.model)
         if rows is None:
             processor = self.processor or loaded.processor
             given = batches_of(self.settings.data, processor=processor, collate_fn=self.collate_fn, batch_size=size)
-            stack = stack or Stack(loaded.model, blocks=blocks)
-            return Inputs(model=loaded, stack=stack, batches=as_batches(given), data=self.data_name, notes=notes)
+            own = Stack(loaded.model, blocks=blocks)
+            inputs = Inputs(
+                model=loaded, stack=stack or own, batches=as_batches(given), data=self.data_name, notes=notes
+            )
+            if stack is not None or loaded.heads is None:
+                return inputs
+            inputs = inputs.kept()  # a batch shows where the classifiers of each depth go
+            return replace(inputs, stack=stack_of(loaded, inputs.batches, blocks=blocks))
         if loaded.kind == "tensor":
             raise DataError(
                 f"data are {rows.name}, and {loaded.name} comes without a tokenizer or image processor: give it "
@@ -117,7 +131,8 @@ class JobInputs:
             )
         if self.model_name is None:
             loaded = _with_classes(loaded, stack or Stack(loaded.model, blocks=blocks), rows)
-        made = batches(rows, loaded, batch_size=size, **how)
+        windows = {name: getattr(self.settings, name) for name in ("stride", "pack") if hasattr(self.settings, name)}
+        made = batches(rows, loaded, batch_size=size, max_length=max_length, labels=labels, **windows)
         return Inputs(
             model=loaded,
             stack=stack or stack_of(loaded, made, blocks=blocks),
@@ -126,9 +141,19 @@ class JobInputs:
             notes=(*notes, *rows.notes, *made.notes),
         )
 
-    def output(self, out: str | Path | None, kind: OutputKind, **how: Any) -> AbstractContextManager[Any]:
+    def output(
+        self,
+        out: str | Path | None,
+        kind: OutputKind,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        again: str = "the same command",
+    ) -> AbstractContextManager[Any]:
         """Context manager: the output folder of the job, if there is one; see `anydepth.storage.output_folder`."""
-        return nullcontext() if out is None else output(out, kind, inputs=self.paths, **how)
+        if out is None:
+            return nullcontext()
+        return output(out, kind, inputs=self.paths, rank=rank, ranks=ranks, again=again)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,9 @@ def takes(kind: type[Settings], *, without: str = "") -> Callable[[F], F]:
         >>> from anydepth.jobs.settings import DemoSettings
         >>> @takes(DemoSettings)
         ... def demo(out: str, **settings: Any) -> None:
-        ...     '''Args:
+        ...     '''Train a model.
+        ...
+        ...     Args:
         ...         out: the folder.
         ...         **settings: of the job.
         ...     '''

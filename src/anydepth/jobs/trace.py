@@ -19,7 +19,6 @@ from anydepth.lens.lens import Lens
 from anydepth.measures.similarity import check_measures
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
-from anydepth.report.pages.trace import write
 from anydepth.results.trace_data import REPORT, TRACE_OUTPUT
 from anydepth.results.trace_files import adding
 from anydepth.storage.sizes import as_bytes
@@ -154,8 +153,7 @@ def _inputs(given: JobInputs, loaded: LoadedModel) -> Inputs:
     settings, rows = given.settings, given.rows()
     if rows is not None:
         loaded = as_asked(loaded, rows, settings)
-    names = ("max_length", "labels", "stride", "pack")
-    return given.read(loaded, rows, blocks=settings.blocks, **{name: getattr(settings, name) for name in names})
+    return given.read(loaded, rows, blocks=settings.blocks, max_length=settings.max_length, labels=settings.labels)
 
 
 def _theory(given: JobInputs, traced: Trace, inputs: Inputs, progress: Progress | None) -> Theory:
@@ -184,6 +182,8 @@ def _theory(given: JobInputs, traced: Trace, inputs: Inputs, progress: Progress 
 
 def _add(folder: Path, settings: TraceSettings, traced: Trace, theory: Theory | None, lenses: Sequence[Lens]) -> None:
     """Add the settings to a trace's folder, and what was found beside the trace, which its report shows, too."""
+    from anydepth.report.pages.trace import write
+
     if theory is not None:
         theory.save(folder)
     with adding(folder) as beside:
