@@ -56,8 +56,8 @@ class CompareResult(Result):
 
 @takes(CompareSettings, without="traces")
 def compare(
-    a: TraceData | str | Path,
-    b: TraceData | str | Path,
+    a: TraceData | str | Path | None = None,
+    b: TraceData | str | Path | None = None,
     *others: TraceData | str | Path,
     names: Sequence[str] | None = None,
     confidence: float = 0.95,
@@ -81,7 +81,7 @@ def compare(
         A `Comparison`; of more than two traces, or with `out`, a `CompareResult` that holds one for each but the first.
 
     Raises:
-        IncompatibleTraces: other data, positions, labels or no sample in common, similarity without states; or a folder
+        IncompatibleTraces: fewer than two traces, other data, positions, labels or no sample in common, similarity without states; or a folder
             that holds something else.
         TraceFileError: a folder holds no trace.
         MeasureError: an unknown measure, or one that does not fit in memory.
@@ -98,7 +98,9 @@ def compare(
         >>> comparison.samples, comparison.depths, len(comparison.differences["accuracy"].verdicts)
         (20, ((0, 0), (1, 1), (2, 2), (3, 3)), 4)
     """
-    wanted = CompareSettings(traces=(a, b, *others), **settings)
+    wanted = CompareSettings(traces=tuple(entry for entry in (a, b, *others) if entry is not None), **settings)
+    if len(wanted.traces) < 2:
+        raise IncompatibleTraces(f"{len(wanted.traces)} trace came, expected two or more: anydepth compare A B")
     folders = {f"trace {entry}": entry for entry in wanted.traces if isinstance(entry, str)}
     with nullcontext() if out is None else output(out, _OUTPUT, inputs=folders):
         traces = [Trace.load(entry) if isinstance(entry, str) else entry for entry in wanted.traces]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from anydepth.errors import IncompatibleTraces
 from anydepth.exits.policy_names import CALIBRATED_POLICIES
 from anydepth.jobs.options import Option, Range, Settings
 from anydepth.jobs.parsing import depths_of, exits_of, names_of, none_or_names_of, weights_of
@@ -282,12 +281,6 @@ class CompareSettings(SeedSettings):
         "To test whether CKA across models is more than chance; 999 is usual, 0 for none.",
         Option(range=Range(least=0, most=1_000_000)),
     ] = 0
-
-    def __post_init__(self) -> None:
-        """Check every field, and that there are two traces at least; `IncompatibleTraces` otherwise."""
-        super().__post_init__()
-        if len(self.traces) < 2:
-            raise IncompatibleTraces(f"{len(self.traces)} trace came, expected two or more: anydepth compare A B")
 
 
 @dataclass(frozen=True, kw_only=True)
