@@ -81,8 +81,8 @@ def compare(
         A `Comparison`; of more than two traces, or with `out`, a `CompareResult` that holds one for each but the first.
 
     Raises:
-        IncompatibleTraces: fewer than two traces, other data, positions, labels or no sample in common, similarity without states; or a folder
-            that holds something else.
+        IncompatibleTraces: fewer than two traces; other data, positions, labels or no sample in common; similarity
+            without states; or a folder that holds something else.
         TraceFileError: a folder holds no trace.
         MeasureError: an unknown measure, or one that does not fit in memory.
 
