@@ -20,7 +20,6 @@ import anydepth as ad
 from anydepth.cli import console, terminal
 from anydepth.cli import render as show
 from anydepth.cli.app import run
-from anydepth.jobs.trace import TraceResult
 from anydepth.measures.similarity import MEASURES
 from anydepth.training.objectives import OBJECTIVES
 
@@ -96,7 +95,7 @@ def test_tables_fit_narrow_terminals_and_names_are_no_markup(width: int, monkeyp
     monkeypatch.setattr(
         show, "output", lambda: console.SafeConsole(file=stream, width=width, force_terminal=True, color_system=None)
     )
-    show.show_trace(TraceResult(folder=Path("out [/] \x1b[31m"), trace=trace, theory=None), as_json=False)
+    show.show_trace(trace, Path("out [/] \x1b[31m"), as_json=False)
     printed = stream.getvalue()
     assert r"Report: out [/] \x1b[31m/report.html" in printed
     assert "\x1b[31m" not in printed

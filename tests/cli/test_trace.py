@@ -22,10 +22,10 @@ from naive import same
 from PIL import Image
 from run_cli import Command, in_a_fork, in_a_process, in_folder, write_csv
 
+import anydepth as ad
 import anydepth.passes.disk_budget
 import anydepth.tracing.collect
 from anydepth.jobs.settings import TraceSettings
-from anydepth.jobs.trace import run_trace
 from anydepth.report.sentences import what
 from anydepth.tracing.trace import Trace
 
@@ -237,7 +237,7 @@ def test_its_settings_run_it_again(command: Command) -> None:
     assert Path("again/settings.yaml").read_text() == Path("out/settings.yaml").read_text()
     settings = TraceSettings(**TraceSettings.read("out/settings.yaml"))
     assert (settings.limit, settings.measures, settings.sums, settings.seed) == (9, ("cka", "cosine"), True, 3)
-    same(Trace.load("out"), run_trace(settings, "from-python").trace)
+    same(Trace.load("out"), ad.trace(**vars(settings), out="from-python"))
 
 
 def test_settings_of_the_users_own_stay(command: Command) -> None:

@@ -8,7 +8,6 @@ import checkpoints
 import datasets
 import numpy as np
 import pytest
-from anydepth.exits.early_exit import EarlyExit
 from hypothesis import given
 from hypothesis import strategies as st
 from naive import same
@@ -16,6 +15,7 @@ from naive import same
 import anydepth as ad
 from anydepth import data
 from anydepth.data.batching import Batches, by_length
+from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import IncompatibleTraces
 from anydepth.exits.policies import Convergence
 from anydepth.models import loading as models

@@ -25,7 +25,7 @@ from anydepth import data
 from anydepth.core.stack import Stack
 from anydepth.data.examples import load_to_train
 from anydepth.errors import AnydepthError, OptionError, TraceFileError, TrainingError
-from anydepth.jobs.align import run_align
+from anydepth.jobs.align import align
 from anydepth.jobs.align_settings import objective_of, training_arguments
 from anydepth.jobs.run_folder import RunFolder
 from anydepth.jobs.settings import AlignSettings
@@ -75,6 +75,10 @@ def texts(assets: Path) -> AlignSettings:
 @pytest.fixture
 def corpus(assets: Path) -> AlignSettings:
     return AlignSettings(model=str(assets / "gpt2"), data=str(assets / "corpus.txt"), max_length=16, **FAST)
+
+
+def run_align(settings: AlignSettings, out: Path, **how: Any) -> TrainingSummary:
+    return align(**vars(settings), out=out, **how)
 
 
 def files(folder: Path) -> set[str]:

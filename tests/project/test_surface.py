@@ -40,9 +40,14 @@ NAMES = [
     "Theory",
     "Trace",
     "TraceCallback",
+    "align",
+    "calibrate",
     "compare",
     "exit_curve",
+    "export",
+    "generate",
     "plot",
+    "predict",
     "trace",
     "trace_states",
     "truncate",
@@ -275,6 +280,6 @@ def test_no_public_function_takes_just_anything() -> None:
 def test_the_docstring_of_the_package_shows_what_works() -> None:
     """The names of its example exist."""
     text = anydepth.__doc__ or ""
-    assert set(re.findall(r"ad\.(\w+)", text)) == {"trace", "AlignedLoss", "Stack"} < set(NAMES)
+    assert set(re.findall(r"ad\.(\w+)", text)) == {"trace", "calibrate", "predict", "AlignedLoss", "Stack"} < set(NAMES)
     for attribute in re.findall(r"found\.(\w+)", text):
         assert hasattr(anydepth.Trace, attribute) or attribute in anydepth.Trace.__dataclass_fields__

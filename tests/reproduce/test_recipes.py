@@ -16,7 +16,6 @@ import pytest
 import recipe_models
 
 from anydepth.errors import AnydepthError
-from anydepth.jobs.settings import AlignSettings
 from anydepth.reproduce import experiment as bench
 from anydepth.reproduce import runner as running
 from anydepth.reproduce.curves import THRESHOLDS, by_depth, exits
@@ -164,7 +163,7 @@ def test_what_is_finished_is_not_made_again(made: ReproduceSettings, monkeypatch
     def never(*_: object, **__: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(bench, "run_align", never)
+    monkeypatch.setattr(bench, "align", never)
     monkeypatch.setattr(bench, "trace", never)
     assert reproduce(made) == first
     path_of(made).unlink()
@@ -176,19 +175,19 @@ def test_what_is_finished_is_not_made_again(made: ReproduceSettings, monkeypatch
 
 
 def test_an_interrupted_run_goes_on(toy: ReproduceSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, trained = bench.run_align, []
+    whole, trained = bench.align, []
 
-    def align(job: AlignSettings, out: Path, **how: Any) -> TrainingSummary:
+    def align(*, out: Path, **how: Any) -> TrainingSummary:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(out)
-        return whole(job, out, **how)
+        return whole(out=out, **how)
 
-    monkeypatch.setattr(bench, "run_align", align)
+    monkeypatch.setattr(bench, "align", align)
     with pytest.raises(KeyboardInterrupt):
         reproduce(toy)
     assert set(RecipeResults.load(path_of(toy)).seeds) == {0}, "what is finished is kept"
-    monkeypatch.setattr(bench, "run_align", lambda job, out, **how: (trained.append(out), whole(job, out, **how)))
+    monkeypatch.setattr(bench, "align", lambda *, out, **how: (trained.append(out), whole(out=out, **how)))
     found = reproduce(toy)
     assert set(found.seeds) == {0, 1}
     assert len(trained) == len(set(trained)) == 4
@@ -242,7 +241,7 @@ def test_another_title_is_the_same_subject(made: ReproduceSettings, monkeypatch:
     monkeypatch.setitem(running.RECIPES, "toy", replace(old, cpu=plan, full=plan))
     assert reproduce(made).seeds == first.seeds
     path_of(made).unlink()
-    monkeypatch.setattr(bench, "run_align", None)
+    monkeypatch.setattr(bench, "align", None)
     assert reproduce(made).seeds[0].values == first.seeds[0].values
 
 
@@ -270,7 +269,7 @@ def test_missing_assets_are_told_before_anything_is_trained(
     root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANYDEPTH_ASSETS", str(tmp_path))
-    monkeypatch.setattr("anydepth.reproduce.experiment.run_align", pytest.fail)
+    monkeypatch.setattr("anydepth.reproduce.experiment.align", pytest.fail)
     with pytest.raises(AnydepthError, match=r"anydepth\.assets get fashion-mnist"):
         reproduce(ReproduceSettings(recipe="weights", out=tmp_path / "out", steps=2))
 

@@ -28,7 +28,6 @@ from anydepth.jobs.compare import CompareResult
 from anydepth.jobs.demo import DemoResult
 from anydepth.jobs.generate import GenerateResult
 from anydepth.jobs.predict import PredictResult
-from anydepth.jobs.trace import TraceResult
 from anydepth.jobs.truncate import TruncateResult
 from anydepth.measures.engine.states import ArrayStates
 from anydepth.onnx.exporter import ExportResult
@@ -140,7 +139,6 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "trace of arrays": lambda: ad.trace_states([np.eye(4), 2 * np.eye(4)]),
     "trace, a hostile name": lambda: traced(HOSTILE, samples=9),
     "trace, a long name": lambda: traced("a/very/long/path/" * 20, samples=9),
-    "trace job": lambda: TraceResult(folder=FOLDER, trace=traced(), theory=None),
     "comparison": compared,
     "compare": lambda: CompareResult(folder=FOLDER, comparisons=(compared(),)),
     "demo": lambda: DemoResult(
@@ -233,7 +231,7 @@ def test_html(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in html
     assert len(html) <= 200_000
     assert html.count("<table>") == len(result.tables())
-    assert html.count("<img") == isinstance(result, ad.Trace | TraceResult)
+    assert html.count("<img") == isinstance(result, ad.Trace)
 
 
 @of_each

@@ -94,13 +94,13 @@ def trace(settings: TraceSettings, call: TraceCall) -> None:
     """Trace MODEL on DATA: similarity between depths, and the accuracy of the model's own readout at each."""
     from anydepth.cli.render import show_trace
     from anydepth.distributed import leave, rank_and_count
-    from anydepth.jobs.trace import run_trace
+    from anydepth.jobs.trace import trace as run_trace
 
     out = call.out or default_folder(settings.model, settings.data)
     with terminal.bars(enabled=not call.json, lines=settings.keep_states) as progress:
-        result = run_trace(settings, out, resume=not call.restart, progress=progress)
+        result = run_trace(**vars(settings), out=out, resume=not call.restart, progress=progress)
     if rank_and_count()[0] == 0:
-        show_trace(result, as_json=call.json)
+        show_trace(result, out, as_json=call.json)
     leave()
 
 
@@ -108,13 +108,13 @@ def align(settings: AlignSettings, call: AlignCall) -> None:
     """Train MODEL on DATA so that its classifier works at every depth; the result is a plain model."""
     from anydepth.cli.render import show_aligned
     from anydepth.distributed import check_launcher, leave, rank_and_count
-    from anydepth.jobs.align import run_align
+    from anydepth.jobs.align import align as run_align
 
     check_launcher()
     with terminal.bars(enabled=not call.json, lines=True) as progress:
         summary = run_align(
-            settings,
-            call.out or default_folder(settings.model, settings.data, suffix=f"-{settings.objective}"),
+            **vars(settings),
+            out=call.out or default_folder(settings.model, settings.data, suffix=f"-{settings.objective}"),
             resume=call.resume,
             restart=call.restart,
             keep_checkpoints=call.keep_checkpoints,
@@ -129,68 +129,70 @@ def align(settings: AlignSettings, call: AlignCall) -> None:
 def compare(settings: CompareSettings, call: FolderCall) -> None:
     """Compare traces of the same data: what differs by depth, and which depths of two models are alike."""
     from anydepth.cli.render import show_compared
-    from anydepth.jobs.compare import run_compare
+    from anydepth.jobs.compare import compare as run_compare
 
     out = call.out or default_folder(*settings.traces, suffix="-compare")
     with terminal.bars(enabled=not call.json) as progress:
-        result = run_compare(settings, out, progress=progress)
-    show_compared(result, as_json=call.json)
+        traces, others = settings.traces, {**vars(settings)}
+        del others["traces"]
+        result = run_compare(*traces, **others, out=out, progress=progress)
+    show_compared(result, out, as_json=call.json)
 
 
 def exit_early(settings: CalibrateSettings, call: FolderCall) -> None:
     """Calibrate MODEL on DATA to stop early with a guarantee; DIR then holds the model, its policy and a report."""
     from anydepth.cli.render import show_calibrated
-    from anydepth.jobs.calibrate import run_calibrate
+    from anydepth.jobs.calibrate import calibrate as run_calibrate
     from anydepth.jobs.calibrate_lm import LmCalibrateResult
 
     out = call.out or default_folder(settings.model, settings.data, suffix="-exit")
     with terminal.bars(enabled=not call.json) as progress:
-        result = run_calibrate(settings, out, progress=progress)
+        result = run_calibrate(**vars(settings), out=out, progress=progress)
     if not isinstance(result, LmCalibrateResult) and {"prompt_tokens", "new_tokens", "share"} & settings.changed():
         terminal.say("anydepth: --prompt-tokens, --new-tokens and --share had no effect: the model generates no text")
-    show_calibrated(result, as_json=call.json)
+    show_calibrated(result, out, as_json=call.json)
 
 
 def predict(settings: PredictSettings, call: FolderCall) -> None:
     """Predict DATA with the calibrated model in DIR; predictions.csv has the exit depth of each sample."""
     from anydepth.cli.render import show_predicted
-    from anydepth.jobs.predict import run_predict
+    from anydepth.jobs.predict import predict as run_predict
 
     out = call.out or default_folder(settings.model, settings.data, suffix="-predictions")
     with terminal.bars(enabled=not call.json) as progress:
-        result = run_predict(settings, out, progress=progress)
-    show_predicted(result, as_json=call.json)
+        result = run_predict(**vars(settings), out=out, progress=progress)
+    show_predicted(result, out, as_json=call.json)
 
 
 def generate(settings: GenerateSettings, call: GenerateCall) -> None:
     """Continue a prompt with the language model MODEL: at a depth, with drafts of its own, or with early exit."""
     from anydepth.cli.render import show_generated
-    from anydepth.jobs.generate import run_generate
+    from anydepth.jobs.generate import generate as run_generate
 
     with terminal.bars(enabled=False):
-        result = run_generate(settings, say=None if call.json else terminal.write)
+        result = run_generate(**vars(settings), say=None if call.json else terminal.write)
     show_generated(result, stats=call.stats, as_json=call.json)
 
 
 def truncate(settings: TruncateSettings, call: FolderCall) -> None:
     """Cut MODEL after depth K; the result is a plain model of the same class with fewer blocks."""
     from anydepth.cli.render import show_cut
-    from anydepth.jobs.truncate import run_truncate
+    from anydepth.jobs.truncate import truncate as run_truncate
 
     out = call.out or default_folder(settings.model, suffix=f"-depth-{settings.depth}")
     with terminal.bars(enabled=not call.json) as progress:
-        result = run_truncate(settings, out, progress=progress)
+        result = run_truncate(**vars(settings), out=out, progress=progress)
     show_cut(result, as_json=call.json)
 
 
 def export(settings: ExportSettings, call: FolderCall) -> None:
     """Write MODEL as ONNX graphs between which samples may exit; anydepth.onnx.router runs them without torch."""
     from anydepth.cli.render import show_exported
-    from anydepth.jobs.export import run_export
+    from anydepth.jobs.export import export as run_export
 
     out = call.out or default_folder(settings.model, suffix="-onnx")
     with terminal.bars(enabled=not call.json) as progress:
-        result = run_export(settings, out, progress=progress)
+        result = run_export(**vars(settings), out=out, progress=progress)
     show_exported(result, as_json=call.json)
 
 

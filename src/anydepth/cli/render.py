@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # a command imports what it shows: each would pay for all the
     from anydepth.jobs.demo import DemoResult
     from anydepth.jobs.generate import GenerateResult
     from anydepth.jobs.predict import PredictResult
-    from anydepth.jobs.trace import TraceResult
     from anydepth.jobs.truncate import TruncateResult
     from anydepth.onnx.exporter import ExportResult
     from anydepth.tracing.trace import Trace
@@ -54,14 +53,14 @@ def as_plain(trace: Trace, folder: Path) -> dict[str, Any]:
     }
 
 
-def show_trace(result: TraceResult, *, as_json: bool) -> None:
+def show_trace(trace: Trace, folder: Path, *, as_json: bool) -> None:
     """The table of a trace, findings on the theory if there are any, notes, and where the report is."""
-    values = as_plain(result.trace, result.folder)
-    if result.theory is not None:
+    values, notes = as_plain(trace, folder), trace.notes
+    if trace.theory is not None:
         from anydepth.theory.findings import FILE
 
-        values["theory"] = str(result.folder / FILE)
-    present(result, values, f"Report: {result.folder / 'report.html'}", as_json)
+        values["theory"], notes = str(folder / FILE), (*notes, *trace.theory.notes)
+    present(trace, values, f"Report: {folder / 'report.html'}", as_json, notes=notes)
 
 
 def show_demo(result: DemoResult, *, as_json: bool) -> None:
@@ -83,18 +82,18 @@ def show_cut(result: TruncateResult, *, as_json: bool) -> None:
     present(result, values, last, as_json)
 
 
-def show_calibrated(summary: ExitSummary | LmCalibrateResult, *, as_json: bool) -> None:
+def show_calibrated(summary: ExitSummary | LmCalibrateResult, folder: Path, *, as_json: bool) -> None:
     """The guarantee of exits, what they save, and where the calibrated model is."""
-    values, last = {"out": str(summary.folder)}, f"Calibrated model: {summary.folder}"
-    if (report := summary.folder / "report.html").exists():
+    values, last = {"out": str(folder)}, f"Calibrated model: {folder}"
+    if (report := folder / "report.html").exists():
         values["report"], last = str(report), f"{last}; report: {report}"
     present(summary, values | plain(summary.as_plain()), last, as_json)
 
 
-def show_predicted(result: PredictResult, *, as_json: bool) -> None:
+def show_predicted(result: PredictResult, folder: Path, *, as_json: bool) -> None:
     """How many samples exited at each depth, and where the predictions are."""
-    last = f"Predictions: {result.folder / 'predictions.csv'}"
-    present(result, {"out": str(result.folder), **result.as_plain()}, last, as_json)
+    last = f"Predictions: {folder / 'predictions.csv'}"
+    present(result, {"out": str(folder), **result.as_plain()}, last, as_json)
 
 
 def show_exported(result: ExportResult, *, as_json: bool) -> None:
@@ -103,10 +102,10 @@ def show_exported(result: ExportResult, *, as_json: bool) -> None:
     present(result, {"out": str(result.folder), **result.as_plain()}, last, as_json)
 
 
-def show_compared(result: CompareResult, *, as_json: bool) -> None:
+def show_compared(result: CompareResult, folder: Path, *, as_json: bool) -> None:
     """Differences between each model and the first, depth by depth, and where the report is."""
-    report = result.folder / "report.html"
-    values = {"out": str(result.folder), "report": str(report), **result.as_plain()}
+    report = folder / "report.html"
+    values = {"out": str(folder), "report": str(report), **result.as_plain()}
     present(result, values, f"Report: {report}", as_json)
 
 
@@ -122,12 +121,14 @@ def show_generated(result: GenerateResult, *, stats: bool, as_json: bool) -> Non
         say(sentence)
 
 
-def present(result: Result, values: dict[str, Any], last: str, as_json: bool) -> None:
-    """Print values as a line of JSON for machines; or a result and a last line for people."""
+def present(
+    result: Result, values: dict[str, Any], last: str, as_json: bool, *, notes: Sequence[str] | None = None
+) -> None:
+    """Print values as a line of JSON for machines; or a result, its notes or others, and a last line for people."""
     if as_json:
         write_json(values)
     else:
-        notes = getattr(result, "notes", ())
+        notes = getattr(result, "notes", ()) if notes is None else notes
         print_parts(result.tables(), result.sentences(), notes, last)
 
 

@@ -29,7 +29,7 @@ from anydepth.errors import TruncationError, one_line
 
 
 def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None, batch: Any = None) -> nn.Module:
-    """Copy a model with its first `depth` blocks.
+    """Copy a model with its first `depth` blocks; `anydepth.truncate` takes names and data, too.
 
     Args:
         model: from transformers, timm, plain torch, or your own; or a `Stack` of one. Where that has heads, the copy's
@@ -48,14 +48,6 @@ def truncate(model: nn.Module | Stack, depth: int, *, blocks: str | None = None,
         TruncationError: a depth that does not exist; adapters that are not merged; heads without a batch; or the copy
             answers differently than the readout.
         UnknownArchitecture: see `Stack`.
-
-    Example:
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
-        ...                    intermediate_size=32, num_channels=1, num_labels=5)
-        >>> small = truncate(ViTForImageClassification(config), depth=2, batch={"pixel_values": torch.rand(2, 1, 8, 8)})
-        >>> type(small).__name__, small.config.num_hidden_layers, len(small.vit.layers)
-        ('ViTForImageClassification', 2, 2)
     """
     stack = model if isinstance(model, Stack) else Stack(model, blocks=blocks)
     if callable(truncated := getattr(stack.model, "truncated", None)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from anydepth.data.augment import augmented
 from anydepth.data.batching import Batches, batches, text_length, with_text
 from anydepth.data.columns import describe
 from anydepth.data.folders import in_natural_order
+from anydepth.data.given import name_of, opened
 from anydepth.data.inputs import TEXTS_AT_ONCE, Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
 from anydepth.data.loading import DataSelection, LoadedData, draw
-from anydepth.data.sources import choose_split, splits, training_splits
+from anydepth.data.sources import choose_split, training_splits
 from anydepth.errors import DataError, LabelError
 from anydepth.models.label_names import are_numbers
 from anydepth.models.loaded import LoadedModel
@@ -49,18 +51,18 @@ class Examples:
 
 
 def load_to_train(
-    source: str,
+    source: Any,
     wanted: DataSelection,
     *,
     split: str | None,
-    eval_source: str | None,
+    eval_source: Any | None,
     eval_split: str | None,
     eval_limit: int | None = None,
 ) -> tuple[LoadedData, LoadedData]:
     """Load training data and evaluation data.
 
     Args:
-        source: the data; see `anydepth.data.sources.splits`.
+        source: the data; see `anydepth.data.given.opened`.
         wanted: columns, a limit for each of the two, and the seed of the draws.
         split: the training split; by default train, else the only one.
         eval_source: other data to evaluate on; by default their test split, else validation.
@@ -75,16 +77,15 @@ def load_to_train(
         >>> (train.split, len(train)), (held_out.split, len(held_out))
         (('train', 1347), ('test', 450))
     """
-    parts = splits(source, given=wanted.given)
-    names = tuple(parts)
-    chosen, other = training_splits(names, split, None if eval_source else eval_split, source)
-    train = wanted.of(parts, chosen, source)
+    parts, name = opened(source, wanted.given), name_of(source)
+    chosen, other = training_splits(tuple(parts), split, None if eval_source is not None else eval_split, name)
+    train = wanted.of(parts, chosen, name)
     to_evaluate = wanted if eval_limit is None else replace(wanted, limit=eval_limit, seed=0)
-    if eval_source:
-        others = splits(eval_source, given=wanted.given)
-        return train, to_evaluate.of(others, choose_split(tuple(others), eval_split, eval_source), eval_source)
+    if eval_source is not None:
+        others, other_name = opened(eval_source, wanted.given), name_of(eval_source)
+        return train, to_evaluate.of(others, choose_split(tuple(others), eval_split, other_name), other_name)
     if other is not None:
-        return train, to_evaluate.of(parts, other, source)
+        return train, to_evaluate.of(parts, other, name)
     return _hold_out(train, wanted.seed)
 
 

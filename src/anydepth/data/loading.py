@@ -13,9 +13,10 @@ from jaxtyping import Int64
 from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
 from anydepth.data.folders import in_natural_order
-from anydepth.data.sources import TO_EVALUATE, choose_split, splits
+from anydepth.data.given import name_of, opened
+from anydepth.data.sources import FILE, ROWS, TO_EVALUATE, choose_split
 from anydepth.errors import DataError
-from anydepth.models.label_names import name_of
+from anydepth.models.label_names import name_of as label_name
 from anydepth.storage.file_kinds import kind_of
 
 BY_NUMBER = ":number"
@@ -48,6 +49,11 @@ class LoadedData:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Name and split, for a provenance."""
+        return {"name": self.name, "split": self.split}
 
     def where(self, index: int) -> str:
         """A description of one of the rows for a message, by its place in the file, not in the sample."""
@@ -94,13 +100,16 @@ def load(
 
 
 def load_split(
-    source: str, split: str | None, wanted: DataSelection, held_out: tuple[str, ...] = TO_EVALUATE
+    source: Any, split: str | None, wanted: DataSelection, held_out: tuple[str, ...] = TO_EVALUATE
 ) -> LoadedData:
-    """Load a selection of rows and columns of a split; see `load`, and `choose_split` for which by default."""
-    parts = splits(source, given=wanted.given)
-    chosen = choose_split(tuple(parts), split, source, held_out)
-    loaded = wanted.of(parts, chosen, source)
-    if split is not None or chosen == "file":
+    """Load a selection of rows and columns of a split of data by name, or of objects (`anydepth.data.given.opened`).
+
+    See `load`, and `choose_split` for which split by default.
+    """
+    parts, name = opened(source, wanted.given), name_of(source)
+    chosen = choose_split(tuple(parts), split, name, held_out)
+    loaded = wanted.of(parts, chosen, name)
+    if split is not None or chosen in (FILE, ROWS):
         return loaded
     note = f"split {chosen}, " + (f"of {', '.join(parts)}" if len(parts) > 1 else "the only one")
     return replace(loaded, notes=(note, *loaded.notes))
@@ -198,7 +207,7 @@ def _label_names(dataset: Any, label: str | None) -> tuple[str, ...]:
     if not type_name(kind).startswith(("string", "large_string", "int", "uint", "float")):
         return ()
     values = dataset.unique(label) if kind is feature else {value for row in dataset[label] for value in row or ()}
-    names = {name_of(value) for value in values if value not in (-1, IGNORED)} - {None}
+    names = {label_name(value) for value in values if value not in (-1, IGNORED)} - {None}
     return tuple(in_natural_order(name for name in names if name is not None))
 
 

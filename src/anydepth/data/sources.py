@@ -18,6 +18,8 @@ from anydepth.storage.locks import scratch_folder
 from anydepth.storage.paths import entry_at, local_path, shown
 
 DIGITS = "digits"
+FILE, ROWS = "file", "rows"
+"""What the only split of a file, and of rows that are objects, is called."""
 # Names under which `datasets` would read whatever files of a kind lie in the folder one happens to be in.
 _BUILDERS = ("csv", "json", "text", "pandas", "parquet", "arrow", "xml", "sql", "generator", "webdataset", "hdf5")
 # Characters that `datasets` and what it stands on take for patterns or addresses.

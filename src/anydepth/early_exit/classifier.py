@@ -100,6 +100,11 @@ class EarlyExit:
         return self._reader.tested
 
     @property
+    def exit_file(self) -> ExitFile:
+        """What `exit.json` says of it."""
+        return replace(ExitFile.of(self.stack, self.policy, self.calibration), inputs=self.inputs)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is; batches are moved there."""
         return device_of(self.stack.model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,16 @@ class ExitFile:
     model: dict[str, Any]
     about: dict[str, Any] = field(default_factory=dict)
     inputs: InputSettings | None = None
+
+    @classmethod
+    def of(cls, stack: Stack, policy: Policy, calibration: Calibration | None, name: str | None = None) -> ExitFile:
+        """What `exit.json` says of a model, which has a name of its own where it was loaded by one."""
+        described = describe_model(stack, name) | {
+            "classifier": stack.classifier_path,
+            "config": describe_config(stack.model),
+            "dtype": _dtype_of(stack.model),
+        }
+        return cls(policy=policy, calibration=calibration, model=described)
 
     def write(self, folder: Path) -> None:
         """Write `exit.json`."""
@@ -203,11 +213,7 @@ def save_exits(
         raise PolicyError("the model has a head for each depth, and no batch has shown yet where it goes: run one")
     if hasattr(model, "peft_config"):
         raise PolicyError(f"{type(model).__name__} holds adapters: merge them (merge_and_unload) before it is saved")
-    described = describe_model(stack, name) | {
-        "classifier": stack.classifier_path,
-        "config": describe_config(model),
-        "dtype": _dtype_of(model),
-    }
+    content = replace(ExitFile.of(stack, policy, calibration, name), about=about or {}, inputs=inputs)
     if hasattr(model, "save_pretrained"):
         model.save_pretrained(folder)  # type: ignore[operator]  # a model of transformers
     else:
@@ -218,4 +224,4 @@ def save_exits(
         stack.heads.save(folder)
     if processor is not None:
         processor.save_pretrained(folder)
-    ExitFile(policy=policy, calibration=calibration, model=described, about=about or {}, inputs=inputs).write(folder)
+    content.write(folder)

@@ -25,6 +25,7 @@ class ExitSummary(Result):
     """Result of the calibration of a model.
 
     Attributes:
+        folder: where the calibrated model is; None if it was not saved.
         data: name of the data, with the split.
         policy: when a sample exits; `AtDepth(L)` if nothing could be certified.
         curve: the same policy at every threshold, on the held-out samples.
@@ -38,7 +39,7 @@ class ExitSummary(Result):
         latencies: of the full model and of early exit, at several batch sizes.
     """
 
-    folder: Path
+    folder: Path | None
     model: str
     data: str
     policy: Policy

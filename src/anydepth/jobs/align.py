@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PrinterCallback, TrainingArguments, set_seed
+import torch
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
 from anydepth.core.model_io import split_batch
 from anydepth.core.provenance import versions
@@ -23,6 +24,9 @@ from anydepth.data.loading import LoadedData
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import ModelError, TrainingError, one_line
 from anydepth.jobs.align_settings import objective_of, record_of, starts_from_scratch, training_arguments
+from anydepth.jobs.inputs import JobInputs
+from anydepth.jobs.keywords import takes
+from anydepth.jobs.options import is_object
 from anydepth.jobs.run_folder import RunFolder
 from anydepth.jobs.settings import AlignSettings
 from anydepth.models import loading as models
@@ -69,61 +73,89 @@ class _Inputs:
         return tuple(dict.fromkeys([first, *(note for source in sources for note in source.notes)]))
 
 
-def run_align(
-    settings: AlignSettings,
-    out: str | Path,
+@takes(AlignSettings)
+def align(
+    model: Any,
+    data: Any,
     *,
+    out: str | Path,
+    processor: Any = None,
     resume: bool = False,
     restart: bool = False,
     keep_checkpoints: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> TrainingSummary:
-    """Train a model at every depth, and save it as a folder that transformers loads by itself.
+    """Train a model at every depth, and save it as a folder that transformers loads: what `anydepth align` does.
 
     What can be checked is checked before anything is downloaded, and all data before training begins. Started by
     `torchrun` or `accelerate launch`, each process trains on its share of every batch.
 
     Args:
-        settings: the model, the data, and the training.
+        model: a name, or a model of transformers, which is trained in place.
+        data: a name, or rows, as `anydepth.trace` takes them; a `datasets.DatasetDict` has splits.
         out: the folder; see `anydepth.jobs.run_folder`.
+        processor: the tokenizer or image processor, where the model comes without one.
         resume: go on with the newest whole checkpoint there, of the same settings; without one, begin.
         restart: train in the place of what is there.
         keep_checkpoints: leave them there when the model is finished.
-        progress: see `anydepth.jobs`.
+        progress: called with what is done, how much there is, and what it is.
         say: called with a line for the user. If it is given, Ctrl-C ends the training after a step, with a checkpoint.
+        **settings: as `AlignSettings` has them.
 
     Raises:
         AnydepthError: in one of its kinds, with one line that says what to do.
         KeyboardInterrupt: it was ended.
 
     Example:
-        >>> settings = AlignSettings(model="./nowhere", data="digits", use_cpu=True)
-        >>> run_align(settings, "runs/aligned")
+        >>> align("./nowhere", "digits", out="runs/aligned", use_cpu=True)
         Traceback (most recent call last):
         anydepth.errors.ModelError: no folder './nowhere'
     """
+    wanted = AlignSettings(model=model, data=data, **settings)
+    given = JobInputs(settings=wanted, processor=processor)
     run = RunFolder(Path(out), resume=resume, restart=restart, keep_checkpoints=keep_checkpoints)
     plan = _Plan(
-        objective=objective_of(settings),
-        arguments=training_arguments(settings, run.checkpoints),
-        scratch=starts_from_scratch(settings),
+        objective=objective_of(wanted),
+        arguments=training_arguments(wanted, run.checkpoints),
+        scratch=given.model_name is not None and starts_from_scratch(wanted),
     )
-    if real_path(local_path(settings.model)) == real_path(run.path):
-        raise TrainingError(f"'{out}' is the model to begin with, and would be overwritten: give another folder (out)")
-    decisive = record_of(settings, plan.arguments)
+    _check(given, run)
+    decisive = record_of(wanted, plan.arguments)
     run.standing(decisive)
-    inputs = {"model": settings.model, "data": settings.data, "eval_data": settings.eval_data}
-    with run.opened(inputs, rank=rank_and_count()[0]):
+    with run.opened(given.paths, rank=rank_and_count()[0]):
         if (result := run.standing(decisive)) is not None:
             if rank_and_count()[0] == 0:
                 run.clear()
             return TrainingSummary.of(run.path, result)
-        return _align(settings, plan, decisive, run, progress=progress, say=say)
+        return _align(given, plan, decisive, run, progress=progress, say=say)
+
+
+def _check(given: JobInputs, run: RunFolder) -> None:
+    """Refuse a model that would be overwritten, or that Trainer does not train, and data that are no rows."""
+    model = given.settings.model
+    if not given.has_rows:
+        raise TrainingError(
+            f"data are batches ({given.data_name}), expected rows of texts or images: train on batches with "
+            "AlignedTrainer"
+        )
+    if given.model_name is None:
+        inner = getattr(model, "model", model) if not hasattr(model, "save_pretrained") else model
+        if not isinstance(inner, PreTrainedModel) or inner.dtype != torch.float32:
+            what = f"a {type(inner).__name__}" + (f" of {inner.dtype}" if isinstance(inner, PreTrainedModel) else "")
+            raise ModelError(
+                f"model is {what}, expected a model of transformers in float32: train others with AlignedLoss in a "
+                "loop of your own"
+            )
+    elif real_path(local_path(model)) == real_path(run.path):
+        raise TrainingError(
+            f"'{run.path}' is the model to begin with, and would be overwritten: give another folder (out)"
+        )
 
 
 def _align(
-    settings: AlignSettings,
+    given: JobInputs,
     plan: _Plan,
     decisive: dict[str, Any],
     run: RunFolder,
@@ -133,7 +165,8 @@ def _align(
 ) -> TrainingSummary:
     if progress is not None:
         progress(0, None, "loading")
-    inputs = _load(settings, plan)
+    settings: AlignSettings = given.settings
+    inputs = _load(given, plan)
     if progress is not None:
         progress(1, 1, "loading")
     decisive |= {"rows": [len(rows) for rows in inputs.rows], "processes": rank_and_count()[1]}
@@ -154,9 +187,11 @@ def _align(
         return _finish(run, trainer, summary, decisive, settings, plan)
 
 
-def _load(settings: AlignSettings, plan: _Plan) -> _Inputs:
-    # before data are downloaded
-    config = models.config_of(settings.model, trust_remote_code=settings.trust_remote_code)
+def _load(given: JobInputs, plan: _Plan) -> _Inputs:
+    settings: AlignSettings = given.settings
+    own = given.model() if given.model_name is None else None
+    if own is None:  # before data are downloaded
+        config = models.config_of(settings.model, trust_remote_code=settings.trust_remote_code)
     train, held_out = load_to_train(
         settings.data,
         settings.selection,
@@ -165,18 +200,23 @@ def _load(settings: AlignSettings, plan: _Plan) -> _Inputs:
         eval_split=settings.eval_split,
         eval_limit=settings.eval_limit,
     )
-    task = _task(settings, config, train)
-    classes = class_names(train, held_out) if task.endswith("classification") else None
-    set_seed(settings.seed)
-    model = models.load(
-        settings.model,
-        task=task,
-        classes=classes,
-        device="cpu",  # Trainer moves it
-        dtype="float32",  # mixed precision casts; weights in 16 bits would not feel small steps
-        trust_remote_code=settings.trust_remote_code,
-        pretrained=not plan.scratch,
-    )
+    if own is not None:
+        _require_trainable(own.task, own.name, own.model.config)
+        set_seed(settings.seed)
+        model = own
+    else:
+        task = _task(settings, config, train)
+        classes = class_names(train, held_out) if task.endswith("classification") else None
+        set_seed(settings.seed)
+        model = models.load(
+            settings.model,
+            task=task,
+            classes=classes,
+            device="cpu",  # Trainer moves it
+            dtype="float32",  # mixed precision casts; weights in 16 bits would not feel small steps
+            trust_remote_code=settings.trust_remote_code,
+            pretrained=not plan.scratch,
+        )
     stack = Stack(model.model, blocks=settings.blocks)
     to_train = examples(train, model, max_length=settings.max_length, augment=settings.augment)
     to_evaluate = examples(held_out, model, max_length=settings.max_length)
@@ -195,17 +235,22 @@ def _task(settings: AlignSettings, config: Any, data: LoadedData) -> Task:
     words = text is not None and is_words(data.dataset.features[text])
     labelled = data.columns.label is not None
     task = check_task(settings.task) if settings.task else trainable_task(config, labelled=labelled, words=words)
+    _require_trainable(task, settings.model, config)
+    return task
+
+
+def _require_trainable(task: Task, name: str, config: Any) -> None:
+    if task == "features":
+        raise ModelError(f"'{name}' has no head to train: give a model with a classifier, or a language model")
     if task == "object-detection":
         raise ModelError(
-            f"'{settings.model}' is a detector, which learns from boxes, and data here have classes, tags or texts: "
+            f"'{name}' is a detector, which learns from boxes, and data here have classes, tags or texts: "
             "train it from Python, by AlignedLoss"
         )
     if task == "causal-lm" and fills_masks(config):
         raise ModelError(
-            f"'{settings.model}' is a {config.model_type}, which sees the token it is to predict: take a model "
-            "that reads one way"
+            f"'{name}' is a {config.model_type}, which sees the token it is to predict: take a model that reads one way"
         )
-    return task
 
 
 def _trainer(settings: AlignSettings, plan: _Plan, inputs: _Inputs) -> AlignedTrainer:
@@ -271,13 +316,14 @@ def _summary(
     if task in ("text-classification", "image-classification"):
         pairs = wilson(np.round(values * len(held_out)), len(held_out)).T
         bounds = tuple(None if np.isnan(low) else (float(low), float(high)) for low, high in pairs)
-    where = f"of {short_name(settings.eval_data)}, {held_out.split}" if settings.eval_data else held_out.split
-    if not settings.eval_data and not settings.eval_split and held_out.split == train.split:
+    other = settings.eval_data is not None
+    where = f"of {short_name(held_out.name)}, {held_out.split}" if other else held_out.split
+    if not other and not settings.eval_split and held_out.split == train.split:
         where += ", kept apart"
     return TrainingSummary(
         folder=folder,
-        model=settings.model,
-        data=settings.data,
+        model=inputs.model.name,
+        data=train.name,
         task=task,
         objective=plan.objective.name,
         purpose=plan.objective.purpose,
@@ -317,8 +363,8 @@ def _finish(
         return summary
     with run.finishing() as beside:
         trainer.save_model(str(beside))
-        base = local_path(settings.model)
-        if not plan.scratch and base.is_dir():
+        base = None if is_object(settings.model) else local_path(settings.model)
+        if base is not None and not plan.scratch and base.is_dir():
             companions = carry(base, beside, card="README-base.md", only_legal=True)
             summary = replace(summary, notes=(*summary.notes, *companions.notes))
         with write_errors(run.path):

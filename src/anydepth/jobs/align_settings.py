@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from anydepth.errors import ModelError, ObjectiveError, TrainingError, choose, one_line
+from anydepth.jobs.options import is_object
 from anydepth.jobs.settings import AlignSettings
 from anydepth.models.loaded import has_weights
 from anydepth.models.loading import check_name
@@ -106,10 +107,15 @@ def record_of(settings: AlignSettings, arguments: TrainingArguments) -> dict[str
     """All settings that decide the result, as `align.json` has them."""
     training = {name: getattr(arguments, name) for name in _DECISIVE}
     return {
-        **{name: getattr(settings, name) for name in _RECORDED},
+        **{name: _named(getattr(settings, name)) for name in _RECORDED},
         "wanted": dataclasses.asdict(settings.selection),
         "training": {name: getattr(value, "value", value) for name, value in training.items()},
     }
+
+
+def _named(value: Any) -> Any:
+    """A setting by itself, an object by its kind."""
+    return type(value).__name__ if is_object(value) else value
 
 
 def _check(settings: AlignSettings) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anydepth.data.batching import Batches, batches
-from anydepth.data.loading import load_split
-from anydepth.data.settings import settings_of
 from anydepth.data.sources import TO_CALIBRATE
 from anydepth.early_exit.classifier import EarlyExit
 from anydepth.early_exit.curve import curve_of, exit_latencies, relative_time, require_threshold
+from anydepth.errors import DataError
 from anydepth.exits.calibration import check_request, parted
 from anydepth.exits.costs import Costs, measure_costs
 from anydepth.exits.exit_scores import ExitScores, PolicyInputs
@@ -21,50 +20,90 @@ from anydepth.exits.policies import policy_named
 from anydepth.exits.saving import CURVE, EXIT_OUTPUT, REPORT, SAMPLES, save_exits
 from anydepth.exits.summary import ExitSummary
 from anydepth.jobs.calibrate_lm import LmCalibrateResult, calibrate_language_model
+from anydepth.jobs.inputs import Collate, Inputs, JobInputs
+from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import CalibrateSettings
 from anydepth.jobs.towers import as_asked
-from anydepth.models import loading as models
 from anydepth.progress import Progress
 from anydepth.storage.files import replacing_folder, write_json
-from anydepth.storage.output_folder import output
 
 _TIMED = 6
 """Number of batches to measure time on, evenly spread over the data."""
 
 
-def run_calibrate(
-    settings: CalibrateSettings, out: str | Path, *, progress: Progress | None = None
-) -> ExitSummary | LmCalibrateResult:
-    """Calibrate a model, and save it with `exit.json`; a classifier also with its curve and a report.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class CalibrateResult(ExitSummary):
+    """What was found, and the calibrated model, ready to run."""
+
+    exits: EarlyExit
+
+
+@takes(CalibrateSettings)
+def calibrate(
+    model: Any,
+    data: Any,
+    *,
+    processor: Any = None,
+    collate_fn: Collate | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> CalibrateResult | LmCalibrateResult:
+    """Calibrate early exit with a guarantee on how often its answer differs from the full model's.
+
+    What `anydepth exit` does. `EarlyExit.calibrate` chooses the threshold; here it is also tried on held-out samples,
+    timed, and drawn as a curve. A language model exits token by token, and is calibrated on texts.
 
     Args:
-        settings: the model, the data, and which exit policy to calibrate.
-        out: the folder. An interrupted calibration there goes on; a finished one is replaced.
-        progress: see `anydepth.jobs`.
+        model: as `anydepth.trace` takes it.
+        data: as `anydepth.trace` takes them; independent samples that were not trained on.
+        processor: the tokenizer or image processor, where the model comes without one.
+        collate_fn: makes a batch of a list of rows.
+        out: a folder for the model with `exit.json`, its curve and a report. An interrupted calibration there goes on;
+            a finished one is replaced.
+        progress: called with what is done, how much there is, and what it is.
+        **settings: as `CalibrateSettings` has them.
+
+    Returns:
+        What was found; `exits` of it is the calibrated `EarlyExit`, of a language model `policy` the certified one.
 
     Raises:
         CertificateError: a level outside (0, 1), too few samples, no labels, or a folder that holds something else.
         PolicyError: an unknown policy, or depths that the model lacks.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> batches = [{"pixel_values": torch.rand(25, 1, 8, 8)} for _ in range(4)]
+        >>> result = calibrate(ViTForImageClassification(config), batches, tolerance=0.5)
+        >>> result.calibration.certificate is not None, result.exits(batches[0]).logits.shape
+        (True, torch.Size([25, 5]))
     """
-    policy = policy_named(settings.policy, depths=settings.depths)
-    check_request(policy, tolerance=settings.tolerance, confidence=settings.confidence, against=settings.against)
-    with output(out, EXIT_OUTPUT, inputs={"model": settings.model, "data": settings.data}):
-        loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
-        rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
+    wanted = CalibrateSettings(model=model, data=data, **settings)
+    given = JobInputs(settings=wanted, processor=processor, collate_fn=collate_fn)
+    policy = policy_named(wanted.policy, depths=wanted.depths)
+    check_request(policy, tolerance=wanted.tolerance, confidence=wanted.confidence, against=wanted.against)
+    folder = None if out is None else Path(out)
+    with given.output(out, EXIT_OUTPUT):
+        loaded, rows = given.model(device=wanted.device), given.rows(TO_CALIBRATE)
         if loaded.task == "causal-lm":
-            return calibrate_language_model(settings, loaded, rows, policy, Path(out), progress)
-        loaded = as_asked(loaded, rows, settings)
-        inputs = batches(rows, loaded, batch_size=settings.batch_size, max_length=settings.max_length)
-        exits = EarlyExit(models.stack_of(loaded, inputs, blocks=settings.blocks), policy)
-        return _calibrate(settings, exits, inputs, Path(out), progress)
+            if rows is None:
+                raise DataError(f"'{loaded.name}' is calibrated on texts, and data are batches: give texts (data)")
+            return calibrate_language_model(wanted, loaded, rows, policy, folder, progress)
+        if rows is not None:
+            loaded = as_asked(loaded, rows, wanted)
+        inputs = given.read(loaded, rows, blocks=wanted.blocks, max_length=wanted.max_length).kept()
+        return _calibrate(wanted, EarlyExit(inputs.stack, policy), inputs, folder, progress)
 
 
 def _calibrate(
-    settings: CalibrateSettings, exits: EarlyExit, inputs: Batches, folder: Path, progress: Progress | None
-) -> ExitSummary:
+    settings: CalibrateSettings, exits: EarlyExit, inputs: Inputs, folder: Path | None, progress: Progress | None
+) -> CalibrateResult:
     require_threshold(exits)
-    sampled, seed = _SampledBatches(inputs), settings.seed
-    collected = exits.look(sampled, labels=inputs.labels is not None, out=folder, progress=progress)
+    sampled, seed = _SampledBatches(inputs.batches), settings.seed
+    collected = exits.look(sampled, labels=inputs.labelled(), out=folder, progress=progress)
     costs = measure_costs(exits.stack, sampled.kept[0])
     calibrated = exits.calibrate(
         collected,
@@ -83,10 +122,10 @@ def _calibrate(
     held_out = _HeldOut(scores, np.inf if calibration.level is None else calibration.level)
     predicted = costs.share(held_out.depth, calibrated.tested, reads=drawn.policy.reads)
     chosen = calibrated.tested if settings.tune and settings.depths is None else ()
-    result = ExitSummary(
+    result = CalibrateResult(
         folder=folder,
-        model=settings.model,
-        data=f"{settings.data} ({inputs.data.split})",
+        model=inputs.model.name,
+        data=inputs.data,
         policy=calibrated.policy,
         calibration=calibration,
         curve=curve_of(drawn, scores, sampled.kept, costs=costs, progress=progress),
@@ -98,15 +137,11 @@ def _calibrate(
         measured=relative_time(calibrated, sampled.kept),
         readout_in_blocks=costs.readout_in_blocks,
         latencies=() if calibration.level is None else exit_latencies(calibrated, sampled.kept),
-        notes=(
-            *inputs.model.notes,
-            *inputs.data.notes,
-            *inputs.notes,
-            *calibration.notes,
-            *_cost_notes(costs, predicted, chosen),
-        ),
+        notes=(*inputs.notes, *calibration.notes, *_cost_notes(costs, predicted, chosen)),
+        exits=calibrated,
     )
-    _write(result, calibrated, inputs, settings, collected)
+    if folder is not None:
+        _write(folder, result, inputs, settings, collected)
     return result
 
 
@@ -155,25 +190,20 @@ def _cost_notes(costs: Costs, predicted: float, chosen: tuple[int, ...]) -> Iter
 
 
 def _write(
-    result: ExitSummary,
-    calibrated: EarlyExit,
-    batches: Batches,
-    settings: CalibrateSettings,
-    collected: PolicyInputs,
+    folder: Path, result: CalibrateResult, inputs: Inputs, settings: CalibrateSettings, collected: PolicyInputs
 ) -> None:
     from anydepth.report.pages.exits import write
 
-    loaded = batches.model
-    with replacing_folder(result.folder, EXIT_OUTPUT) as beside:
+    with replacing_folder(folder, EXIT_OUTPUT) as beside:
         save_exits(
-            calibrated.stack,
-            calibrated.policy,
-            calibrated.calibration,
+            result.exits.stack,
+            result.policy,
+            result.calibration,
             beside,
-            name=loaded.name,
-            processor=loaded.to_save,
+            name=inputs.model.name,
+            processor=inputs.model.to_save,
             about=result.as_plain(),
-            inputs=settings_of(batches),
+            inputs=inputs.settings,
         )
         if collected.digests is not None:
             np.save(beside / SAMPLES, np.unique(collected.digests), allow_pickle=False)

@@ -31,7 +31,7 @@ class LmCalibrateResult(Result):
     """The certified exits of a language model.
 
     Attributes:
-        folder: where the calibrated model is.
+        folder: where the calibrated model is; None if it was not saved.
         model: its name.
         data: name and split of the texts.
         policy: when a token exits; `AtDepth(L)` if nothing could be certified.
@@ -40,7 +40,7 @@ class LmCalibrateResult(Result):
         notes: what a reader of the result should know, one sentence each.
     """
 
-    folder: Path
+    folder: Path | None
     model: str
     data: str
     policy: Policy
@@ -90,7 +90,7 @@ def calibrate_language_model(
     loaded: LoadedModel,
     rows: LoadedData,
     policy: Policy,
-    folder: Path,
+    folder: Path | None,
     progress: Progress | None,
 ) -> LmCalibrateResult:
     """Calibrate a language model's exits on texts, and save it with `exit.json`.
@@ -100,7 +100,7 @@ def calibrate_language_model(
         loaded: the model.
         rows: texts; the start of each is a prompt.
         policy: of the kind wanted; without depths, two are tested.
-        folder: the output folder; an interrupted calibration there goes on.
+        folder: the output folder, if any; an interrupted calibration there goes on.
         progress: see `anydepth.jobs`.
 
     Raises:
@@ -120,7 +120,7 @@ def calibrate_language_model(
         new_tokens=settings.new_tokens,
         share=settings.share,
         blocks=settings.blocks,
-        keep=folder / PARTIAL,
+        keep=None if folder is None else folder / PARTIAL,
         progress=progress,
     )
     stack.verify({"input_ids": prompts[0][None].to(device_of(loaded.model))})
@@ -133,6 +133,8 @@ def calibrate_language_model(
         last=stack.depth,
         notes=(*notes, *guarantee.notes),
     )
+    if folder is None:
+        return result
     with replacing_folder(folder, EXIT_OUTPUT) as beside:
         save_exits(
             stack,

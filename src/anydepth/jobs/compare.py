@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anydepth.errors import IncompatibleTraces
+from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import CompareSettings
 from anydepth.progress import Progress
 from anydepth.results.result import Result
 from anydepth.results.tables import Table
+from anydepth.results.trace_data import TraceData
 from anydepth.storage.files import replacing_folder
 from anydepth.storage.output_folder import output
-from anydepth.tracing.comparison import (
-    COMPARE_OUTPUT,
-    REPORT,
-    Comparison,
-    compare,
-    model_name,
-    write_comparisons,
-)
+from anydepth.tracing.comparison import COMPARE_OUTPUT, REPORT, Comparison, model_name, write_comparisons
+from anydepth.tracing.comparison import compare as compare_two
 from anydepth.tracing.trace import Trace
 
 
@@ -29,7 +26,7 @@ from anydepth.tracing.trace import Trace
 class CompareResult(Result):
     """The comparison of each other trace with the first, and the folder of `compare.json` and the report."""
 
-    folder: Path
+    folder: Path | None
     comparisons: tuple[Comparison, ...]
 
     @property
@@ -51,51 +48,94 @@ class CompareResult(Result):
         return {"comparisons": [comparison.as_plain() for comparison in self.comparisons]}
 
 
-def run_compare(settings: CompareSettings, out: str | Path, *, progress: Progress | None = None) -> CompareResult:
-    """Compare each trace with the first, and write `compare.json` and a report.
+@takes(CompareSettings, without="traces")
+def compare(
+    a: TraceData | str | Path | None = None,
+    b: TraceData | str | Path | None = None,
+    *others: TraceData | str | Path,
+    names: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Any:
+    """Compare models by their traces of the same samples, paired by the samples' ids: what `anydepth compare` does.
 
     Args:
-        settings: the traces, and how to compare them.
-        out: the folder; an earlier comparison there is replaced.
-        progress: see `anydepth.jobs`.
+        a: a trace, or the folder of one.
+        b: another, of another model or of the same one trained further.
+        *others: more to compare with the first.
+        names: of all; by default those of their models, or of their folders where models have the same name.
+        confidence: of the intervals.
+        out: a folder for `compare.json` and a report; an earlier comparison there is replaced.
+        progress: called with rows done, rows in all, and what is being done.
+        **settings: as `CompareSettings` has them.
+
+    Returns:
+        A `Comparison`; of more than two traces, or with `out`, a `CompareResult` that holds one for each but the first.
 
     Raises:
-        IncompatibleTraces: fewer than two traces, a folder that holds something else, or traces that do not compare.
+        IncompatibleTraces: fewer than two traces; other data, positions, labels or no sample in common; similarity
+            without states; or a folder that holds something else.
         TraceFileError: a folder holds no trace.
-    """
-    from anydepth.report.pages.comparison import write
+        MeasureError: an unknown measure, or one that does not fit in memory.
 
-    folder = Path(out)
-    if len(settings.traces) < 2:
-        raise IncompatibleTraces(f"{len(settings.traces)} trace came, expected two or more: anydepth compare A B")
-    with output(folder, COMPARE_OUTPUT, inputs={f"trace {path}": path for path in settings.traces}):
-        traces = [Trace.load(path) for path in settings.traces]
-        names = _names(settings.traces, traces)
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from anydepth import trace
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> data = [{"pixel_values": torch.rand(20, 1, 8, 8), "labels": torch.arange(20) % 5}]
+        >>> a, b = (trace(ViTForImageClassification(config), data, measures=["cka"]) for _ in range(2))
+        >>> comparison = compare(a, b)
+        >>> comparison.samples, comparison.depths, len(comparison.differences["accuracy"].verdicts)
+        (20, ((0, 0), (1, 1), (2, 2), (3, 3)), 4)
+    """
+    wanted = CompareSettings(traces=tuple(entry for entry in (a, b, *others) if entry is not None), **settings)
+    if len(wanted.traces) < 2:
+        raise IncompatibleTraces(f"{len(wanted.traces)} trace came, expected two or more: anydepth compare A B")
+    folders = {f"trace {entry}": entry for entry in wanted.traces if isinstance(entry, str)}
+    with nullcontext() if out is None else output(out, COMPARE_OUTPUT, inputs=folders):
+        traces = [Trace.load(entry) if isinstance(entry, str) else entry for entry in wanted.traces]
+        called = _names(traces) if names is None else list(names)
+        if len(called) != len(traces):
+            raise IncompatibleTraces(f"{len(called)} names came for {len(traces)} traces, expected one for each")
         comparisons = tuple(
-            compare(
+            compare_two(
                 traces[0],
                 other,
-                measures=settings.measures,
-                despite=settings.despite,
-                names=(names[0], name),
-                permutations=settings.permutations,
-                seed=settings.seed,
+                measures=wanted.measures,
+                despite=wanted.despite,
+                names=(called[0], name),
+                confidence=confidence,
+                permutations=wanted.permutations,
+                seed=wanted.seed,
                 progress=progress,
             )
-            for other, name in zip(traces[1:], names[1:], strict=True)
+            for other, name in zip(traces[1:], called[1:], strict=True)
         )
-        result = CompareResult(folder=folder, comparisons=comparisons)
-        with replacing_folder(folder, COMPARE_OUTPUT) as beside:
-            write_comparisons(comparisons, beside)
-            settings.save(beside)
-            write(comparisons, beside / REPORT, dict(zip(names, traces, strict=True)))
+        if out is None:
+            return comparisons[0] if not others else CompareResult(folder=None, comparisons=comparisons)
+        result = CompareResult(folder=Path(out), comparisons=comparisons)
+        _write(Path(out), wanted, result, dict(zip(called, traces, strict=True)))
     return result
 
 
-def _names(folders: Sequence[str], traces: Sequence[Trace]) -> list[str]:
+def _write(folder: Path, settings: CompareSettings, result: CompareResult, traces: Mapping[str, TraceData]) -> None:
+    from anydepth.report.pages.comparison import write
+
+    with replacing_folder(folder, COMPARE_OUTPUT) as beside:
+        write_comparisons(result.comparisons, beside)
+        settings.save(beside)
+        write(result.comparisons, beside / REPORT, traces)
+
+
+def _names(traces: Sequence[TraceData]) -> list[str]:
     """Names of the traces: those of their models, or of their folders where models have the same name."""
     models = [model_name(trace) for trace in traces]
-    if len(set(models)) == len(models):
+    folders: list[Any] = [getattr(trace, "folder", None) for trace in traces]
+    if len(set(models)) == len(models) or None in folders:
         return models
-    short = [Path(folder).name for folder in folders]
-    return short if len(set(short)) == len(short) else list(folders)
+    short = [folder.name for folder in folders]
+    return short if len(set(short)) == len(short) else list(map(str, folders))

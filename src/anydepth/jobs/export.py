@@ -15,63 +15,95 @@ from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import ExportError, ModelError
 from anydepth.exits.policies import AtDepth, Policy, policy_named
 from anydepth.exits.saving import FILE, ExitFile
+from anydepth.jobs.inputs import JobInputs
+from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import ExportSettings
 from anydepth.models import loading as models
+from anydepth.models.given import stack_in
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.towers import with_saved_texts
 from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, require_extras
 from anydepth.progress import Progress
-from anydepth.storage.output_folder import output
 from anydepth.storage.paths import entry_at, local_path
 
 _TEXTS = ("The film was good.", "It was not, and I would not see it again for any money.", "Why?")
 _PIXELS = 64
 
 
-def run_export(settings: ExportSettings, out: str | Path, *, progress: Progress | None = None) -> ExportResult:
-    """Export a model by name.
+@takes(ExportSettings)
+def export(
+    model: Any,
+    out: str | Path,
+    *,
+    batch: Any = None,
+    processor: Any = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> ExportResult:
+    """Export a model to ONNX graphs, between which samples may exit: what `anydepth export` does.
 
     Args:
-        settings: the model and its exits.
+        model: as `anydepth.trace` takes it; a folder that `anydepth.calibrate` or `EarlyExit.save` wrote; or an
+            `EarlyExit`. One in memory is on the CPU.
         out: the folder; see `anydepth.onnx.export`.
-        progress: see `anydepth.jobs`.
+        batch: what the graphs are traced with; a made-up one by default, where the model has a processor.
+        processor: the tokenizer or image processor, where the model comes without one.
+        progress: called with what is done, how much there is, and what it is.
+        **settings: as `ExportSettings` has them.
 
     Raises:
-        ExportError: no exits are named, or others than the model was calibrated for; and as `export` does.
+        ExportError: no exits are named, or others than the model was calibrated for; and as `anydepth.onnx.export`.
         PolicyError: there is no such policy, or no such depth.
         TraceFileError: `exit.json` was changed.
+
+    Example:
+        >>> from torch import nn
+        >>> export(nn.Linear(2, 2), "runs/onnx")
+        Traceback (most recent call last):
+        anydepth.errors.ExportError: 'Linear' is not calibrated: name its exits (exits), or one for all (depth); ...
     """
+    wanted = ExportSettings(model=model, **settings)
+    given = JobInputs(settings=wanted, processor=processor)
     require_extras()
-    entry_at(settings.model, ModelError)  # before anything is read of it
-    with output(out, EXPORT_OUTPUT, inputs={"model": settings.model}) as opened:
-        result = _export(settings, out, progress)
+    if given.model_name is not None:
+        entry_at(wanted.model, ModelError)  # before anything is read of it
+    with given.output(out, EXPORT_OUTPUT) as opened:
+        result = _export(given, out, batch, progress)
         with opened.publish(adds=True) as beside:
-            settings.save(beside)
+            wanted.save(beside)
         return result
 
 
-def _export(settings: ExportSettings, out: str | Path, progress: Progress | None) -> ExportResult:
-    folder = local_path(settings.model)
-    saved = ExitFile.read(folder) if (folder / FILE).is_file() else None
-    policy, notes = _policy(settings, saved)
-    loaded = models.load(
-        settings.model if saved is None else saved.source(folder),
-        device="cpu",
-        dtype="float32" if saved is None else "auto",
-        trust_remote_code=settings.trust_remote_code,
-    )
+def _export(given: JobInputs, out: str | Path, batch: Any, progress: Progress | None) -> ExportResult:
+    settings: ExportSettings = given.settings
+    saved, source = _saved(settings.model)
+    name = given.model_name or type(getattr(stack_in(settings.model), "model", settings.model)).__name__
+    policy, notes = _policy(settings, saved, name)
+    loaded = given.model(source, device="cpu", dtype="float32" if saved is None else "auto")
     if saved is not None:
         loaded = with_saved_texts(loaded, saved.model["config"], trust_remote_code=settings.trust_remote_code)
-    batch = sample_batch(loaded)
-    stack = models.stack_of(loaded, [batch], blocks=settings.blocks if saved is None else saved.model["blocks"])
+    if batch is None:
+        batch = sample_batch(loaded)
+    blocks = settings.blocks if saved is None else saved.model["blocks"]
+    stack = stack_in(settings.model) or models.stack_of(loaded, [batch], blocks=blocks)
     exits = EarlyExit(stack, policy)
     if saved is not None:
         saved.require_same(stack)
         # whoever runs the graphs cuts texts and reads columns: the settings go with them
         calibration = None if settings.depth is not None else saved.calibration_for(stack, _inputs(saved, loaded))
         exits = EarlyExit(stack, policy, calibration=calibration, inputs=saved.inputs)
-    result = exits.export(out, batch, name=settings.model, classes=loaded.classes, progress=progress)
+    result = exits.export(out, batch, name=name, classes=loaded.classes, progress=progress)
     return replace(result, notes=(*loaded.notes, *result.notes, *notes))
+
+
+def _saved(model: Any) -> tuple[ExitFile | None, str | None]:
+    """What is known of the exits of a model that was calibrated, and where to load it from, if not by its name."""
+    if isinstance(model, EarlyExit):
+        return model.exit_file, None
+    if not isinstance(model, str) or not (local_path(model) / FILE).is_file():
+        return None, None
+    saved = ExitFile.read(local_path(model))
+    return saved, saved.source(local_path(model))
 
 
 def _inputs(saved: ExitFile, loaded: LoadedModel) -> InputSettings | None:
@@ -106,7 +138,7 @@ def sample_batch(loaded: LoadedModel) -> dict[str, Any]:
     raise ExportError(f"'{loaded.name}' takes tensors: use anydepth.onnx.export in Python, with a batch of yours")
 
 
-def _policy(settings: ExportSettings, saved: ExitFile | None) -> tuple[Policy, tuple[str, ...]]:
+def _policy(settings: ExportSettings, saved: ExitFile | None, name: str) -> tuple[Policy, tuple[str, ...]]:
     """The exit policy, and notes on it."""
     if settings.depth is not None:
         if (settings.exits, settings.policy, settings.threshold) != (None, None, None):
@@ -115,25 +147,25 @@ def _policy(settings: ExportSettings, saved: ExitFile | None) -> tuple[Policy, t
             )
         return AtDepth(settings.depth), ()
     if saved is None:
-        return _uncalibrated_policy(settings)
+        return _uncalibrated_policy(settings, name)
     if settings.policy is not None or settings.threshold is not None:
         raise ExportError(
-            f"'{settings.model}' has a calibrated policy: give no other (policy, threshold), or export the plain model"
+            f"'{name}' has a calibrated policy: give no other (policy, threshold), or export the plain model"
         )
     depth = saved.model["depth"]
     tested = saved.policy.tested(depth)
     if settings.exits is not None and set(settings.exits) - {depth} != set(tested):
         raise ExportError(
-            f"'{settings.model}' was calibrated for exits at {', '.join(map(str, tested)) or 'no depth'}: give no "
+            f"'{name}' was calibrated for exits at {', '.join(map(str, tested)) or 'no depth'}: give no "
             "others (exits), or calibrate it for them with anydepth exit"
         )
     return saved.policy, ()
 
 
-def _uncalibrated_policy(settings: ExportSettings) -> tuple[Policy, tuple[str, ...]]:
+def _uncalibrated_policy(settings: ExportSettings, name: str) -> tuple[Policy, tuple[str, ...]]:
     if settings.exits is None:
         raise ExportError(
-            f"'{settings.model}' is not calibrated: name its exits (exits), or one for all (depth); or calibrate it "
+            f"'{name}' is not calibrated: name its exits (exits), or one for all (depth); or calibrate it "
             "first, with anydepth exit"
         )
     policy, threshold = policy_named(settings.policy or "confidence", depths=settings.exits), settings.threshold

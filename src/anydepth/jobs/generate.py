@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from anydepth.exits.saving import ExitFile
 from anydepth.generation import GenerationStats, at_depth, dynamic_exit, self_speculative
 from anydepth.generation.costs import Advice, advise
 from anydepth.generation.modes import GenerationMethod, positions_of
+from anydepth.jobs.inputs import JobInputs
+from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import GenerateSettings
-from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
 from anydepth.results.result import Result
 from anydepth.storage.paths import local_path
@@ -81,29 +82,55 @@ class GenerateResult(Result):
         return {**asdict(self), "tokens_per_second": self.tokens / self.seconds}
 
 
-def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | None = None) -> GenerateResult:
-    """Generate a continuation of each prompt.
+@takes(GenerateSettings)
+def generate(
+    model: Any,
+    prompt: str | Sequence[str] = (),
+    *,
+    processor: Any = None,
+    say: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> GenerateResult:
+    """Generate a continuation of each prompt, in fewer blocks where possible: what `anydepth generate` does.
 
     Args:
-        settings: the model, the prompts, and the method.
+        model: a language model, as `anydepth.trace` takes it.
+        prompt: one text to continue, or several.
+        processor: the tokenizer, where the model comes without one.
         say: called with each piece of text as soon as it is final, the prompts' too.
+        **settings: as `GenerateSettings` has them.
 
     Raises:
         GenerationError: no prompt or an empty one, more than one method, a model that generates no text.
         PolicyError: exits of another model.
+
+    Example:
+        >>> generate("gpt2", " ")
+        Traceback (most recent call last):
+        anydepth.errors.GenerationError: a prompt is empty: expected some text to continue
     """
-    methods = [name for name in ("depth", "draft_depth", "exit") if getattr(settings, name) is not None]
+    wanted = GenerateSettings(model=model, prompt=(prompt,) if isinstance(prompt, str) else tuple(prompt), **settings)
+    given = JobInputs(settings=wanted, processor=processor)
+    methods = [name for name in ("depth", "draft_depth", "exit") if getattr(wanted, name) is not None]
     if len(methods) > 1:
         raise GenerationError(f"more than one way to generate came ({', '.join(methods)}), expected one")
-    given = (*settings.prompt, *(_lines(settings.prompts) if settings.prompts else ()))
-    if not given or not all(prompt.strip() for prompt in given):
+    texts = (*wanted.prompt, *(_lines(wanted.prompts) if wanted.prompts else ()))
+    if not texts or not all(text.strip() for text in texts):
         raise GenerationError("a prompt is empty: expected some text to continue")
-    loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
+    loaded = given.model(device=wanted.device)
     if loaded.task != "causal-lm":
         raise GenerationError(
-            f"'{settings.model}' is a {type(loaded.model).__name__} ({loaded.task}), which generates no text: expected "
+            f"'{loaded.name}' is a {type(loaded.model).__name__} ({loaded.task}), which generates no text: expected "
             "a causal language model"
         )
+    if loaded.kind != "text":
+        raise GenerationError(f"{loaded.name} comes without a tokenizer: give it (processor)")
+    return _generate(wanted, loaded, texts, say)
+
+
+def _generate(
+    settings: GenerateSettings, loaded: LoadedModel, given: tuple[str, ...], say: Callable[[str], None] | None
+) -> GenerateResult:
     prompts = [_encoded(loaded, prompt) for prompt in given]
     with evaluating(loaded.model), torch.inference_mode():
         method, description, advice = _method(settings, loaded, prompts)
@@ -118,7 +145,7 @@ def run_generate(settings: GenerateSettings, *, say: Callable[[str], None] | Non
             tokens += len(new)
             stats += GenerationStats() if method is None else method.spent
     return GenerateResult(
-        model=settings.model,
+        model=loaded.name,
         way=description,
         prompts=given,
         texts=tuple(texts),

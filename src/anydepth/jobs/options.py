@@ -134,19 +134,27 @@ class Settings:
 
     def changed(self) -> set[str]:
         """The names of settings that differ from their defaults."""
-        return {setting.name for setting in settings_of(type(self)) if getattr(self, setting.name) != setting.default}
+        values = {setting.name: getattr(self, setting.name) for setting in settings_of(type(self))}
+        same = {s.name for s in settings_of(type(self)) if not is_object(v := values[s.name]) and v == s.default}
+        return set(values) - same
 
     def save(self, folder: Path) -> None:
-        """Write `settings.yaml` into a folder: `anydepth JOB --config FOLDER/settings.yaml` runs the job again."""
+        """Write `settings.yaml` into a folder: `anydepth JOB --config FOLDER/settings.yaml` runs the job again.
+
+        Objects of Python have no place in it: whoever runs it again names what takes their place.
+        """
         import yaml  # type: ignore[import-untyped]
 
         from anydepth.storage.disk import atomic_write
         from anydepth.storage.output_folder import SETTINGS
 
-        values = {setting.name: _plain(getattr(self, setting.name)) for setting in settings_of(type(self))}
-        text = yaml.safe_dump({"job": self.job, "format": FORMAT, **values}, sort_keys=False)
+        values = {setting.name: getattr(self, setting.name) for setting in settings_of(type(self))}
+        objects = {name: value for name, value in values.items() if is_object(value)}
+        left_out = "".join(f"# {name}: an object ({type(value).__name__})\n" for name, value in objects.items())
+        plain = {name: _plain(value) for name, value in values.items() if name not in objects}
+        text = yaml.safe_dump({"job": self.job, "format": FORMAT, **plain}, sort_keys=False)
         with atomic_write(folder / SETTINGS) as beside:
-            beside.write_text(f"# anydepth {self.job} --config {SETTINGS}\n{text}", encoding="utf-8")
+            beside.write_text(f"# anydepth {self.job} --config {SETTINGS}\n{left_out}{text}", encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | Path) -> dict[str, Any]:
@@ -198,6 +206,18 @@ def _mapping_in(path: str | Path) -> dict[Any, Any]:
     return dict(values)
 
 
+def is_object(value: Any) -> bool:
+    """Whether a setting's value is an object of Python: nothing that a settings file could hold.
+
+    Example:
+        >>> is_object("gpt2"), is_object(("a", 1)), is_object(["a text"]), is_object((object(),))
+        (False, False, True, True)
+    """
+    if isinstance(value, tuple):
+        return any(map(is_object, value))
+    return not (value is None or isinstance(value, str | Path | int | float))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(entry) for entry in value]
@@ -223,6 +243,8 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return kind(value)
     if kind in (str, Path) and isinstance(value, str | os.PathLike):
         return kind(os.fspath(value))
+    if kind is Any and (is_object(value) or isinstance(value, tuple)):
+        return value
     raise ValueError(value)
 
 
@@ -238,5 +260,5 @@ def _in_words(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Union, UnionType):
-        return ", or ".join(_in_words(kind) for kind in get_args(hint) if kind is not NoneType)
+        return ", or ".join(_in_words(kind) for kind in get_args(hint) if kind not in (NoneType, Any))
     return _WORDS[hint]

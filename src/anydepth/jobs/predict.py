@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from anydepth.core.model_io import Batch, device_of, to_device
-from anydepth.core.stack import Stack
-from anydepth.data.batching import batches
 from anydepth.data.loading import LoadedData, load_split
-from anydepth.data.settings import InputSettings, settings_of
 from anydepth.early_exit.classifier import EarlyExit
 from anydepth.errors import ModelError
 from anydepth.exits.policies import as_plain
 from anydepth.exits.saving import ExitFile
+from anydepth.jobs.inputs import Collate, Inputs, JobInputs
+from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import PredictSettings
-from anydepth.models import loading as models
 from anydepth.models.towers import with_saved_texts
+from anydepth.passes.batches import shown_to
 from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
@@ -32,8 +31,11 @@ from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table
 from anydepth.safe_text import cell
 from anydepth.storage.files import replacing_folder, write_json
-from anydepth.storage.output_folder import SETTINGS, OutputKind, output
+from anydepth.storage.output_folder import SETTINGS, OutputKind
 from anydepth.storage.paths import entry_at, local_path
+
+if TYPE_CHECKING:
+    import pandas
 
 PREDICTIONS = "predictions.csv"
 SUMMARY = "predict.json"
@@ -45,7 +47,7 @@ class PredictResult(Result):
     """Exit depths of the predictions, and where these are.
 
     Attributes:
-        folder: with `predictions.csv`: id, prediction, probability and depth of each sample.
+        folder: with `predictions.csv`, the rows of `to_frame`; None if they were not saved.
         model: name of the model.
         data: name and split of the data.
         policy: when samples exit, as Python would write it.
@@ -55,9 +57,10 @@ class PredictResult(Result):
         readouts: how many readouts.
         undecided: how many samples had a score that is NaN at some depth, and so went on.
         notes: what a reader of the result should know, one sentence each.
+        columns: id, prediction, probability and depth of each sample.
     """
 
-    folder: Path
+    folder: Path | None
     model: str
     data: str
     policy: str
@@ -67,6 +70,7 @@ class PredictResult(Result):
     readouts: int
     undecided: int
     notes: tuple[str, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def depth(self) -> float:
@@ -98,45 +102,87 @@ class PredictResult(Result):
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""
-        return {name: value for name, value in asdict(self).items() if name != "folder"} | {"depth": self.depth}
+        names = (field.name for field in fields(self) if field.name not in ("folder", "columns"))
+        return {name: getattr(self, name) for name in names} | {"depth": self.depth}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The predictions as a pandas frame: id, prediction, probability and depth of each sample."""
+        import pandas
+
+        return pandas.DataFrame(dict(self.columns))
 
 
-def run_predict(settings: PredictSettings, out: str | Path, *, progress: Progress | None = None) -> PredictResult:
-    """Predict the class of each sample with a calibrated model, and write `predictions.csv`.
+@takes(PredictSettings)
+def predict(
+    model: Any,
+    data: Any,
+    *,
+    processor: Any = None,
+    collate_fn: Collate | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> PredictResult:
+    """Predict the class of each sample with a calibrated model, which exits early: what `anydepth predict` does.
 
     Args:
-        settings: the model and the data.
-        out: the folder; an interrupted prediction there goes on, a finished one is replaced.
-        progress: see `anydepth.jobs`.
+        model: a folder that `anydepth.calibrate` or `EarlyExit.save` wrote, or an `EarlyExit`.
+        data: as `anydepth.trace` takes them.
+        processor: the tokenizer or image processor, for an `EarlyExit` and rows of texts or images.
+        collate_fn: makes a batch of a list of rows.
+        out: a folder for `predictions.csv`; an interrupted prediction there goes on, a finished one is replaced.
+        progress: called with what is done, how much there is, and what it is.
+        **settings: as `PredictSettings` has them.
 
     Raises:
         TraceFileError: `exit.json` is missing, of another format, or was changed.
         PolicyError: the model is another than the one the policy was calibrated for.
         DataError: the data cannot be read, or do not fit the model.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from anydepth import Confidence, EarlyExit
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> exits = EarlyExit(ViTForImageClassification(config), Confidence(0.0))
+        >>> result = predict(exits, [{"pixel_values": torch.rand(6, 1, 8, 8)}])
+        >>> result.depth, list(result.to_frame().columns)
+        (1.0, ['id', 'prediction', 'probability', 'depth'])
     """
-    entry_at(settings.model, ModelError)  # before anything is read of it
-    saved = ExitFile.read(local_path(settings.model))
-    with output(out, _OUTPUT, inputs={"model": settings.model, "data": settings.data}):
-        return _predict(settings, saved, Path(out), progress)
+    wanted = PredictSettings(model=model, data=data, **settings)
+    given = JobInputs(settings=wanted, processor=processor, collate_fn=collate_fn)
+    if given.model_name is None:
+        if not isinstance(model, EarlyExit):
+            raise ModelError(f"model is {type(model).__name__}, expected an EarlyExit, or the folder of one")
+        saved, source = model.exit_file, None
+    else:
+        entry_at(wanted.model, ModelError)  # before anything is read of it
+        saved = ExitFile.read(local_path(wanted.model))
+        source = saved.source(local_path(wanted.model))
+    with given.output(out, _OUTPUT):
+        loaded = given.model(source, device=wanted.device)
+        loaded = with_saved_texts(loaded, saved.model["config"], trust_remote_code=wanted.trust_remote_code)
+        rows, max_length = _rows_of(given, saved), wanted.max_length
+        if max_length is None and saved.inputs is not None:
+            max_length = saved.inputs.max_length
+        inputs = given.read(loaded, rows, blocks=saved.model["blocks"], max_length=max_length, labels=False)
+        return _predict(given, saved, inputs, None if out is None else Path(out), progress)
 
 
-def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress: Progress | None) -> PredictResult:
-    source = saved.source(local_path(settings.model))
-    loaded = models.load(source, device=settings.device, trust_remote_code=settings.trust_remote_code)
-    loaded = with_saved_texts(loaded, saved.model["config"], trust_remote_code=settings.trust_remote_code)
-    rows, max_length = _rows_of(settings, saved), settings.max_length
-    if max_length is None and saved.inputs is not None:
-        max_length = saved.inputs.max_length
-    inputs = batches(rows, loaded, batch_size=settings.batch_size, max_length=max_length, labels=False)
-    stack = models.stack_of(loaded, inputs, blocks=saved.model["blocks"])
-    saved.require_same(stack)
-    guarantee, notes = _guarantee(saved, stack, settings_of(inputs))
-    exits = EarlyExit(stack, saved.policy)
+def _predict(
+    given: JobInputs, saved: ExitFile, inputs: Inputs, folder: Path | None, progress: Progress | None
+) -> PredictResult:
+    exits, settings = EarlyExit(inputs.stack, saved.policy), given.settings
+    batches = shown_to(inputs.stack, inputs.batches)
+    saved.require_same(inputs.stack)
+    guarantee, notes = _guarantee(saved, inputs)
     with (
         working_folder(folder, _OUTPUT, resume=True) as begun,
         closing(Workspace(begun / "predict", f"{saved.model['fingerprint']} {as_plain(saved.policy)}")) as workspace,
     ):
-        run_pass(inputs, workspace, partial(_predicted, exits), labels=False, progress=progress)
+        model = inputs.stack.model
+        run_pass(batches, workspace, partial(_predicted, exits), labels=False, progress=progress, model=model)
         order, ids = workspace.order, workspace.ids()
         names = ("prediction", "probability", "depth", "digest")
         columns = {name: values[order] for name in names if (values := workspace.read(name)) is not None}
@@ -144,24 +190,31 @@ def _predict(settings: PredictSettings, saved: ExitFile, folder: Path, progress:
         assert counts is not None
         blocks, readouts, undecided = (int(count) for count in counts.sum(0))
         ids = [ids[index] for index in order]
-    classes = loaded.classes or tuple(str(number) for number in range(int(columns["prediction"].max()) + 1))
-    again = saved.calibrated_on(local_path(settings.model), columns.pop("digest"))
+    classes = inputs.model.classes or tuple(str(number) for number in range(int(columns["prediction"].max()) + 1))
+    again = 0 if given.model_name is None else saved.calibrated_on(local_path(given.model_name), columns["digest"])
     result = PredictResult(
         folder=folder,
-        model=settings.model,
-        data=f"{settings.data} ({rows.split})",
+        model=given.model_name or inputs.model.name,
+        data=inputs.data,
         policy=repr(saved.policy),
         promise=guarantee,
-        leaving=tuple(np.bincount(columns["depth"], minlength=stack.depth + 1)[1:].tolist()),
+        leaving=tuple(np.bincount(columns["depth"], minlength=exits.stack.depth + 1)[1:].tolist()),
         blocks=blocks,
         readouts=readouts,
         undecided=undecided,
-        notes=(*_repeated(again, len(ids)), *notes, *loaded.notes, *rows.notes, *inputs.notes),
+        notes=(*_repeated(again, len(ids)), *notes, *inputs.notes),
+        columns={
+            "id": ids,
+            "prediction": [classes[number] for number in columns["prediction"]],
+            "probability": columns["probability"],
+            "depth": columns["depth"],
+        },
     )
-    with replacing_folder(folder, _OUTPUT) as beside:
-        _write(beside / PREDICTIONS, ids, [classes[number] for number in columns["prediction"]], columns)
-        write_json(beside / SUMMARY, result.as_plain())
-        settings.save(beside)
+    if folder is not None:
+        with replacing_folder(folder, _OUTPUT) as beside:
+            _write(beside / PREDICTIONS, result.columns)
+            write_json(beside / SUMMARY, result.as_plain())
+            settings.save(beside)
     return result
 
 
@@ -175,11 +228,11 @@ def _repeated(again: int, total: int) -> tuple[str, ...]:
     )
 
 
-def _rows_of(settings: PredictSettings, saved: ExitFile) -> LoadedData:
+def _rows_of(given: JobInputs, saved: ExitFile) -> LoadedData | None:
     """The rows, read from the columns of the calibration if the data have them and the settings name no others."""
-    rows, wanted = load_split(settings.data, settings.split, settings.selection), settings.selection
-    columns = () if saved.inputs is None else saved.inputs.columns
-    if not columns or wanted.text is not None or wanted.image is not None:
+    rows, settings = given.rows(), given.settings
+    wanted, columns = settings.selection, () if saved.inputs is None else saved.inputs.columns
+    if rows is None or not columns or wanted.text is not None or wanted.image is not None:
         return rows
     if not {*columns} <= {*rows.dataset.features}:
         return rows
@@ -189,15 +242,16 @@ def _rows_of(settings: PredictSettings, saved: ExitFile) -> LoadedData:
     return load_split(settings.data, settings.split, wanted)
 
 
-def _guarantee(saved: ExitFile, stack: Stack, now: InputSettings) -> tuple[str | None, tuple[str, ...]]:
+def _guarantee(saved: ExitFile, inputs: Inputs) -> tuple[str | None, tuple[str, ...]]:
     """The guarantee for such inputs, in words; None, and a note that says why, if it does not hold for them."""
-    calibration = saved.calibration_for(stack, now)
+    now = inputs.settings
+    calibration = saved.calibration_for(inputs.stack, now)
     if calibration is None:
         return None, ()
     if calibration.withheld is not None:
         return None, (calibration.withheld,)
     before = None if saved.inputs is None else saved.inputs.device
-    if before in (None, now.device):
+    if now is None or before in (None, now.device):
         return calibration.guarantee, ()
     return calibration.guarantee, (f"calibrated on {before}, run on {now.device}, which rounds otherwise",)
 
@@ -214,11 +268,9 @@ def _predicted(
     yield "counts", np.array([[int(count.sum()) for count in (out.blocks, out.readouts, out.undecided)]]), np.int64
 
 
-def _write(path: Path, ids: list[Any], predictions: list[str], columns: dict[str, np.ndarray]) -> None:
+def _write(path: Path, columns: Mapping[str, Any]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "prediction", "probability", "depth"])
-        for id_, prediction, probability, depth in zip(
-            ids, predictions, columns["probability"], columns["depth"], strict=True
-        ):
+        writer.writerow(columns)
+        for id_, prediction, probability, depth in zip(*columns.values(), strict=True):
             writer.writerow([cell(id_), cell(prediction), f"{probability:.6g}", depth])

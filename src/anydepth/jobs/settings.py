@@ -52,7 +52,7 @@ class CheckpointSettings(Settings):
     """The model."""
 
     title = "Model"
-    model: Annotated[str, "A hub id, a local folder, or timm:NAME.", Option(metavar="MODEL", positional=True)]
+    model: Annotated[str | Any, "A hub id, a local folder, or timm:NAME.", Option(metavar="MODEL", positional=True)]
     trust_remote_code: Annotated[bool, "Run code that comes with a checkpoint."] = False
 
 
@@ -69,7 +69,7 @@ class DataSettings(Settings):
     """The data; see `anydepth.data.sources.splits`."""
 
     title = "Data"
-    data: Annotated[str, f"Hub data set id, file ({_KINDS}), folder, or 'digits'.", Option(metavar="DATA")]
+    data: Annotated[str | Any, f"Hub data set id, file ({_KINDS}), folder, or 'digits'.", Option(metavar="DATA")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,9 @@ class TraceSettings(
     labels: Annotated[bool, "Whether the data have labels."] = True
     keep_states: Annotated[bool, "Keep the hidden states, to merge or compare."] = False
     states_limit: Annotated[
-        str | None, "Maximum size of the hidden states on disk, such as 20GB.", Option(metavar="SIZE")
+        str | int | None,
+        "Maximum size of the hidden states on disk, such as 20GB.",
+        Option(metavar="SIZE", range=Range(most=2**62)),
     ] = None
     sums: Annotated[bool, "Keep the sums of CKA, to merge."] = False
     theory: Annotated[bool, "Test the paper's theory, beside random walks and random weights."] = False
@@ -221,7 +223,7 @@ class PredictSettings(DeviceSettings, TextSettings, BatchSettings, RowSettings, 
 
     job = "predict"
     title = "Prediction"
-    model: Annotated[str, "A folder that `anydepth exit` wrote.", Option(metavar="DIR", positional=True)]
+    model: Annotated[str | Any, "A folder that `anydepth exit` wrote.", Option(metavar="DIR", positional=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +240,7 @@ class TruncateSettings(DeviceSettings, CertificateSettings, BatchSettings, Label
         "Number of blocks to keep; auto: the smallest certified on DATA.",
         Option(metavar="K|auto"),
     ]
-    data: Annotated[str | None, "Certifies the depth, and verifies the cut model.", Option(metavar="DATA")] = None
+    data: Annotated[str | Any | None, "Certifies the depth, and verifies the cut model.", Option(metavar="DATA")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +266,7 @@ class CompareSettings(SeedSettings):
     job = "compare"
     title = "Comparison"
     traces: Annotated[
-        tuple[str, ...], "Folders that `anydepth trace` wrote.", Option(metavar="A B ...", positional=True)
+        tuple[str | Any, ...], "Folders that `anydepth trace` wrote.", Option(metavar="A B ...", positional=True)
     ]
     measures: Annotated[
         tuple[str, ...] | None,
@@ -380,7 +382,7 @@ class AlignSettings(TrainingSettings, LabelledRowSettings, DataSettings, ModelSe
     ] = None
     from_scratch: Annotated[bool, "Random weights instead of the model's."] = False
     split: Annotated[str | None, "To train on; default train, or the only one."] = None
-    eval_data: Annotated[str | None, "Other data to evaluate on.", Option(metavar="DATA")] = None
+    eval_data: Annotated[str | Any | None, "Other data to evaluate on.", Option(metavar="DATA")] = None
     eval_split: Annotated[str | None, "To evaluate on; default validation, else test, else a tenth of the rows."] = None
     limit: Annotated[int | None, "Maximum number of samples of each split, drawn by --seed.", _COUNT] = None
     eval_limit: Annotated[int | None, "Maximum number of samples to evaluate on, instead of --limit.", _COUNT] = None

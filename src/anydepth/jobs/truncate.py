@@ -6,23 +6,25 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from anydepth.core.model_io import call_model, device_of, sample_count, to_device
 from anydepth.core.patching import evaluating
+from anydepth.core.stack import Stack
 from anydepth.core.timing import relative_seconds
-from anydepth.core.truncation import truncate
-from anydepth.data.batching import Batches, batches
-from anydepth.data.loading import load_split
+from anydepth.core.truncation import truncate as cut
 from anydepth.data.sources import TO_CALIBRATE
 from anydepth.errors import LabelError, TruncationError
 from anydepth.jobs.export import sample_batch
+from anydepth.jobs.inputs import Collate, Inputs, JobInputs
+from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import TruncateSettings
 from anydepth.models import loading as models
 from anydepth.models.companion_files import carry
+from anydepth.models.given import stack_in
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.timm import PREFIX as TIMM
 from anydepth.models.towers import as_tower
@@ -34,7 +36,7 @@ from anydepth.results.tables import Column, Table, bounds, number
 from anydepth.stats.certificates import MinimalDepth, check_against, least_samples
 from anydepth.storage.disk import write_errors
 from anydepth.storage.files import replacing_folder, write_json
-from anydepth.storage.output_folder import OutputKind, output
+from anydepth.storage.output_folder import OutputKind
 from anydepth.storage.paths import local_path
 from anydepth.storage.sizes import in_words
 from anydepth.tracing.run import trace
@@ -52,7 +54,8 @@ class TruncateResult(Result):
     """The depth of a cut, its certificate, and where the model is.
 
     Attributes:
-        folder: where the model is; None if nothing below L could be certified, and nothing was written.
+        folder: where the model is; None if nothing was written, since nothing below L could be certified or no folder
+            was given.
         model: name of the model that was cut.
         depth: 1..L, how many blocks it has now.
         last: L, how many it had.
@@ -63,6 +66,7 @@ class TruncateResult(Result):
         time: of the cut model over the whole one's, measured; None where nothing was cut.
         timed: what the time was measured on.
         notes: what a reader of the result should know, one sentence each.
+        module: the cut model; None if nothing below L could be certified.
     """
 
     folder: Path | None
@@ -76,6 +80,7 @@ class TruncateResult(Result):
     accuracy: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
     time: float | None = field(default=None, compare=False)
     timed: str = ""
+    module: nn.Module | None = field(default=None, compare=False)
 
     def line(self) -> str:
         """The model and the depth it was cut at."""
@@ -110,21 +115,77 @@ class TruncateResult(Result):
         return plain | {"certificate": asdict(certificate) if certificate else None}
 
 
-def run_truncate(settings: TruncateSettings, out: str | Path, *, progress: Progress | None = None) -> TruncateResult:
-    """Cut a model after a depth that is given, or the smallest that can be certified, and save it.
+@takes(TruncateSettings)
+def truncate(
+    model: Any,
+    depth: int | Literal["auto"],
+    *,
+    blocks: str | None = None,
+    batch: Any = None,
+    data: Any = None,
+    processor: Any = None,
+    collate_fn: Collate | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Any:
+    """Copy a model with its first blocks, as many as are given, or as few as can be certified on data.
 
-    Other files of the model's folder are copied, or named in the notes; see `anydepth.models.companion_files`.
+    What `anydepth truncate` does; how it is cut is described at `anydepth.core.truncation.truncate`.
 
     Args:
-        settings: the model, the depth, and the data to certify it on.
-        out: the folder. An earlier cut there is replaced; of a folder that holds anything else, nothing is.
-        progress: see `anydepth.jobs`.
+        model: as `anydepth.trace` takes it. One in memory is not changed.
+        depth: k, how many blocks to keep, 1..L; or "auto" for the smallest number that can be certified on `data`.
+        blocks: the dotted name of the list of blocks, for a model that has several.
+        batch: if given, the answers of the copy are compared with `readout(h[k])` on two samples; needed for a model
+            with heads of each depth. By default a batch of the data, or a made-up one where that is possible.
+        data: as `anydepth.trace` takes them, to certify the depth on.
+        processor: the tokenizer or image processor, where the model comes without one.
+        collate_fn: makes a batch of a list of rows.
+        out: a folder to save the copy to. An earlier cut there is replaced; of a folder that holds anything else,
+            nothing is. Other files of the model's folder are copied, or named in the notes.
+        progress: called with what is done, how much there is, and what it is.
+        **settings: as `TruncateSettings` has them.
+
+    Returns:
+        The copy, a module of the same class with k blocks; with `out` or depth="auto" a `TruncateResult`, which holds
+        it as `module` beside the depth and its certificate.
 
     Raises:
-        TruncationError: no such depth, no data to choose it, a folder that holds something else, or a timm model.
+        TruncationError: no such depth, no data to choose it, a folder that holds something else, a model that cannot be
+            saved with fewer blocks; see also `anydepth.core.truncation.truncate`.
         CertificateError: levels outside (0, 1), or too few samples.
+        UnknownArchitecture: see `Stack`.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        ...                    intermediate_size=32, num_channels=1, num_labels=5)
+        >>> model, batch = ViTForImageClassification(config), {"pixel_values": torch.rand(30, 1, 8, 8)}
+        >>> small = truncate(model, depth=2, batch=batch)
+        >>> type(small).__name__, small.config.num_hidden_layers, len(small.vit.layers)
+        ('ViTForImageClassification', 2, 2)
+        >>> result = truncate(model, depth="auto", data=[batch], tolerance=0.99, confidence=0.5)
+        >>> result.depth, len(result.module.vit.layers)
+        (1, 1)
     """
-    if settings.model.startswith(TIMM):
+    if out is None and data is None and isinstance(depth, int) and isinstance(model, nn.Module | Stack):
+        TruncateSettings(model=model, depth=depth, **settings)
+        return cut(model, depth, blocks=blocks, batch=batch)
+    wanted = TruncateSettings(model=model, depth=depth, blocks=blocks, data=data, **settings)
+    given = JobInputs(settings=wanted, processor=processor, collate_fn=collate_fn)
+    _check(wanted, out)
+    with given.output(out, _OUTPUT):
+        result, loaded = _truncate(given, batch, progress)
+        if out is not None and result.module is not None:
+            result = _save(result, loaded, wanted, Path(out))
+    return result.module if out is None and depth != "auto" else result
+
+
+def _check(settings: TruncateSettings, out: str | Path | None) -> None:
+    """Refuse what can be refused before a model is downloaded."""
+    if out is not None and isinstance(settings.model, str) and settings.model.startswith(TIMM):
         raise TruncationError(
             f"'{settings.model}' has no folder that timm reads k blocks from: use anydepth.truncate in Python"
         )
@@ -133,19 +194,21 @@ def run_truncate(settings: TruncateSettings, out: str | Path, *, progress: Progr
             raise TruncationError("to choose a depth takes data: give them (data), or a number of blocks (depth)")
         check_against(settings.against)
         least_samples(settings.tolerance, settings.confidence)
-    with output(out, _OUTPUT, inputs={"model": settings.model, "data": settings.data}):
-        return _truncate(settings, Path(out), progress)
 
 
-def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) -> TruncateResult:
-    loaded = models.load(settings.model, device=settings.device, trust_remote_code=settings.trust_remote_code)
-    inputs = _inputs(loaded, settings)
-    batch = _made_batch(loaded, settings) if inputs is None else as_batch(next(iter(inputs)), 0)[0]
-    batch = to_device(batch, device_of(loaded.model))
-    stack = models.stack_of(loaded, [batch], blocks=settings.blocks)
+def _truncate(given: JobInputs, batch: Any, progress: Progress | None) -> tuple[TruncateResult, LoadedModel]:
+    settings: TruncateSettings = given.settings
+    loaded = given.model(device=settings.device)
+    inputs = None if settings.data is None else _inputs(loaded, given)
+    if batch is None:
+        batch = _made_batch(loaded, settings) if inputs is None else as_batch(next(iter(inputs.batches)), 0)[0]
+    if inputs is None:
+        stack, notes = stack_in(settings.model) or _stack(loaded, batch, settings), loaded.notes
+    else:
+        stack, notes = inputs.stack, inputs.notes
     traced = None
-    if inputs is not None and (settings.depth == "auto" or inputs.labels is not None):
-        traced = trace(stack, inputs, measures=(), labels=inputs.labels is not None, progress=progress)
+    if inputs is not None and (settings.depth == "auto" or inputs.labelled()):
+        traced = trace(stack, inputs.batches, measures=(), labels=inputs.labelled(), progress=progress)
     minimal = None
     if settings.depth == "auto":
         assert traced is not None
@@ -153,25 +216,45 @@ def _truncate(settings: TruncateSettings, out: Path, progress: Progress | None) 
     depth = minimal.depth if minimal else settings.depth
     assert depth != "auto"
     result = TruncateResult(
-        folder=out,
+        folder=None,
         model=loaded.name,
         depth=depth,
         last=stack.depth,
         minimal=minimal,
-        notes=(*loaded.notes, *(inputs.notes if inputs else ()), *(minimal.notes if minimal else ())),
+        notes=(*notes, *(minimal.notes if minimal else ())),
     )
     if minimal and depth == stack.depth:
-        return replace(result, folder=None)
-    small = truncate(stack, depth, batch=batch)
+        return result, loaded
+    batch = None if batch is None else to_device(batch, device_of(loaded.model))
+    small = cut(stack, depth, batch=batch)
+    timed = [batch] if inputs is None else list(islice(inputs.batches, _TIMED))
     result = replace(
         result,
         parameters=(_parameters(stack.model), _parameters(small)),
         bytes=(_bytes(stack.model), _bytes(small)),
         accuracy=None if traced is None else _accuracies(traced, depth),
-        **_speed(stack.model, small, [batch] if inputs is None else list(islice(inputs, _TIMED))),
+        **({} if batch is None else _speed(stack.model, small, timed)),
+        module=small,
     )
+    return result, loaded
+
+
+def _stack(loaded: LoadedModel, batch: Any, settings: TruncateSettings) -> Stack:
+    if batch is None:
+        return Stack(loaded.model, blocks=settings.blocks)
+    return models.stack_of(loaded, [batch], blocks=settings.blocks)
+
+
+def _save(result: TruncateResult, loaded: LoadedModel, settings: TruncateSettings, out: Path) -> TruncateResult:
+    module: Any = result.module
+    if not hasattr(module, "save_pretrained"):
+        raise TruncationError(
+            f"a {type(module).__name__} has no folder that says how many blocks it has: leave out the folder (out), "
+            "and save its state dict"
+        )
+    result = replace(result, folder=out)
     with replacing_folder(out, _OUTPUT) as beside:
-        small.save_pretrained(beside)  # type: ignore[operator]  # a model of transformers: no other is loaded here
+        module.save_pretrained(beside)
         if loaded.to_save is not None:
             loaded.to_save.save_pretrained(beside)
         settings.save(beside)
@@ -234,28 +317,29 @@ def _card(result: TruncateResult, old: Path) -> str:
     return front(result.model, licence_in(old)) + "\n".join(parts) + "\n"
 
 
-def _made_batch(loaded: LoadedModel, settings: TruncateSettings) -> dict[str, Any]:
-    """A made-up batch; of a model that compares images with texts, of both."""
+def _made_batch(loaded: LoadedModel, settings: TruncateSettings) -> dict[str, Any] | None:
+    """A made-up batch; of a model that compares images with texts, of both; None for a model that takes tensors."""
+    if loaded.kind == "tensor":
+        return None
     if not compares(loaded.model):
         return sample_batch(loaded)
     towers = (as_tower(loaded, kind, trust_remote_code=settings.trust_remote_code) for kind in ("text", "image"))
     return {name: values for tower in towers for name, values in sample_batch(tower).items()}
 
 
-def _inputs(loaded: LoadedModel, settings: TruncateSettings) -> Batches | None:
-    if settings.data is None:
-        return None
-    if compares(loaded.model):
+def _inputs(loaded: LoadedModel, given: JobInputs) -> Inputs:
+    settings: TruncateSettings = given.settings
+    rows = given.rows(TO_CALIBRATE)
+    if rows is not None and compares(loaded.model):
         raise TruncationError(
             f"{type(loaded.model).__name__} compares images with texts, and data hold one of them for a sample: leave "
             "them out (data), and give the number of blocks (depth) and the tower (blocks='image', blocks='text')"
         )
-    rows = load_split(settings.data, settings.split, settings.selection, TO_CALIBRATE)
-    make, notes = partial(batches, rows, loaded, batch_size=settings.batch_size), rows.notes
+    read = partial(given.read, loaded, rows, blocks=settings.blocks)
     try:
-        inputs = make()
+        return read().kept()
     except LabelError as error:
         if settings.against == "labels":
             raise
-        inputs, notes = make(labels=False), (*notes, f"no accuracy, labels do not fit: {error}")
-    return replace(inputs, notes=(*notes, *inputs.notes))
+        inputs = read(labels=False).kept()
+        return replace(inputs, notes=(*inputs.notes, f"no accuracy, labels do not fit: {error}"))

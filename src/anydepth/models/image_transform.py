@@ -109,6 +109,11 @@ def _processed(images: list[Image], processor: Any, channels: int) -> Tensor:
     return pixels
 
 
+def from_function(transform: Callable[[Image], Tensor], channels: int) -> Pixels:
+    """The transform of a function of one image."""
+    return Pixels(channels, partial(_one_by_one, transform=transform))
+
+
 def from_timm(model: torch.nn.Module) -> Pixels:
     """The evaluation transform of a timm model: resize, centre crop, normalise."""
     import timm.data
@@ -118,7 +123,7 @@ def from_timm(model: torch.nn.Module) -> Pixels:
     if size := getattr(getattr(model, "patch_embed", None), "img_size", None):
         config["input_size"] = (config["input_size"][0], *size)
     transform = timm.data.create_transform(**config, is_training=False)
-    return Pixels(config["input_size"][0], partial(_one_by_one, transform=transform))
+    return from_function(transform, config["input_size"][0])
 
 
 def _one_by_one(images: list[Image], transform: Callable[[Image], Tensor]) -> Tensor:

@@ -152,7 +152,7 @@ def _load_transformers(
         kind=kind,
         task=wanted,
         name=name,
-        classes=_classes(checkpoint.config) if wanted.endswith("classification") else (),
+        classes=classes_of(checkpoint.config) if wanted.endswith("classification") else (),
         max_length=max_input_length(model, processor) if kind == "text" else None,
         heads=folder if pretrained and wanted != "features" and (folder / HEADS_FILE).is_file() else None,
         notes=tuple(notes),
@@ -194,7 +194,7 @@ class _Checkpoint:
 
     def choose_among(self, classes: Sequence[str], *, trained: bool, notes: list[str]) -> None:
         """Make these the config's classes, unless its own hold them."""
-        own = _classes(self.config)
+        own = classes_of(self.config)
         if _fits(own, classes, trained, self.name):
             return
         if trained and len(own) == len(classes):
@@ -263,16 +263,21 @@ def tokenizer_of(name: str, model: Any, trust_remote_code: bool, notes: list[str
     # Where the files are missing, transformers gives a tokenizer that knows nothing but its special tokens.
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise ModelError(f"'{name}' has no tokenizer: save it beside the model with tokenizer.save_pretrained")
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"the tokenizer of '{name}' has neither a padding nor an end token: set its pad_token")
-        tokenizer.pad_token = tokenizer.eos_token
-        notes.append(f"the tokenizer has no padding token: {tokenizer.eos_token} fills, and is masked out")
+    require_padding(tokenizer, name, notes)
     configs = (model.config, model.config.get_text_config())
     if all(getattr(config, "pad_token_id", None) is None for config in configs):
         # In memory only, for a decoder that finds its last token by it. The folder on disk keeps its config.
         model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
+
+
+def require_padding(tokenizer: Any, name: str, notes: list[str]) -> None:
+    """Give a tokenizer a padding token if it has none, of which the notes say so; `ModelError` if there can be none."""
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"the tokenizer of '{name}' has neither a padding nor an end token: set its pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+        notes.append(f"the tokenizer has no padding token: {tokenizer.eos_token} fills, and is masked out")
 
 
 def image_processor_of(name: str, model: Any, trust_remote_code: bool, notes: list[str]) -> pixels.Pixels:
@@ -298,7 +303,8 @@ def image_processor_of(name: str, model: Any, trust_remote_code: bool, notes: li
     return pixels.from_transformers(processor, channels)
 
 
-def _classes(config: Any) -> tuple[str, ...]:
+def classes_of(config: Any) -> tuple[str, ...]:
+    """Names of the classes in a config, in order."""
     names = config.id2label
     return tuple(str(names[index]) for index in sorted(names))
 

@@ -1,5 +1,6 @@
 """The task a checkpoint was saved for or can be trained for, and the class of transformers that loads it."""
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from anydepth.errors import ModelError, choose
@@ -40,12 +41,16 @@ def task_of(config: Any) -> tuple[Task, str | None]:
         ('text-classification', None)
     """
     architectures = config.architectures or []
-    for architecture in architectures:
-        for part, (task, _) in _TASKS.items():
-            if part in architecture:
-                return task, None
+    if (task := task_among(architectures)) != "features":
+        return task, None
     head = next((a for a in architectures if "For" in a), None)
     return "features", head and f"{head} is loaded as features: it has no choice among classes for a sample"
+
+
+def task_among(classes: Iterable[str]) -> Task:
+    """The task that the name of a model's class says, the first that does; "features" where none does."""
+    tasks = (task for name in classes for part, (task, _) in _TASKS.items() if part in name)
+    return next(tasks, "features")
 
 
 def trainable_task(config: Any, *, labelled: bool, words: bool) -> Task:

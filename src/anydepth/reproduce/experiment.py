@@ -22,7 +22,7 @@ from anydepth.core.provenance import now
 from anydepth.data.examples import class_names
 from anydepth.distributed import rank_and_count, wait_for_all
 from anydepth.errors import AnydepthError, ReproduceError
-from anydepth.jobs.align import run_align
+from anydepth.jobs.align import align
 from anydepth.jobs.settings import AlignSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
@@ -116,7 +116,7 @@ class Experiment:
             if not done:
                 self.announce(f"{subject.title}, {objective}")
                 job, model = self.job(subject, objective), folder / _MODEL
-                run_align(job, model, resume=True, progress=self.progress, say=self.say)
+                align(**vars(job), out=model, resume=True, progress=self.progress, say=self.say)
         return folder / _MODEL
 
     def untrained(self, name: str) -> Path:

@@ -52,7 +52,7 @@ def trace(
     describe: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Trace:
-    """Measure what every depth of a model knows about some data: logit lens, similarity between depths, saturation.
+    """Trace a model on batches; `anydepth.trace` takes names, texts and more, and says what a trace is.
 
     Args:
         model: any transformer, or a `Stack` of it. It runs where its weights are, in eval mode, and is left as it was.
@@ -79,25 +79,11 @@ def trace(
             "notes": [...]}.
         progress: called with what is done, how much there is, and what it is.
 
-    Started by `torchrun` or `accelerate launch`, every process is given all of the data, takes its share of the
-    batches, and gets the trace of all; `out` must be a folder that all of them see.
-
     Returns:
         The trace; with `out`, saved there with its report.
 
     Raises:
         AnydepthError: in one of its kinds, with one line that says what to do.
-
-    Example:
-        >>> import torch
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        ...                    intermediate_size=32, num_channels=1, num_labels=5)
-        >>> model = ViTForImageClassification(config)
-        >>> batches = [{"pixel_values": torch.rand(8, 1, 8, 8), "labels": torch.arange(8) % 5} for _ in range(3)]
-        >>> result = trace(model, batches)
-        >>> result.accuracy.shape, result.similarity["cka"].shape, int(result.saturation.sum())
-        ((4,), (4, 4), 24)
     """
     check_measures(measures)
     if keep_states and out is None:

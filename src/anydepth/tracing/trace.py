@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from anydepth.results.tables import Table
 from anydepth.results.trace_data import TraceData
 from anydepth.results.trace_files import load, save
 from anydepth.results.trace_tables import depth_table, sample_count, title_of
+from anydepth.theory.findings import FILE as THEORY
+from anydepth.theory.findings import Theory
 
 if TYPE_CHECKING:
     import altair
@@ -37,6 +39,11 @@ class Trace(Result, TraceData):
         [1.0, 1.0, 0.01]
     """
 
+    folder: Path | None = field(default=None, compare=False)
+    """Where it was saved, or read."""
+    theory: Theory | None = field(default=None, compare=False)
+    """The findings on the paper's theory, if these were wanted."""
+
     def to_frame(self, what: str = "depths") -> pandas.DataFrame:
         """The numbers as a pandas frame.
 
@@ -57,7 +64,8 @@ class Trace(Result, TraceData):
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
         """Read a trace from a folder; `TraceFileError` if there is none, or it is corrupt or of a newer format."""
-        return load(Path(folder), cls)
+        theory = Theory.load(folder) if (Path(folder) / THEORY).is_file() else None
+        return replace(load(Path(folder), cls), folder=Path(folder), theory=theory)
 
     def merge(self, other: Trace) -> Trace:
         """Merge with a trace of the same model on other samples; see `anydepth.results.merging.merge`."""
@@ -80,6 +88,12 @@ class Trace(Result, TraceData):
         """One row for each depth."""
         return (depth_table(self),)
 
+    def sentences(self) -> tuple[str, ...]:
+        """The findings on the theory, if it was tested."""
+        from anydepth.report.theory_sentences import sentences
+
+        return () if self.theory is None else tuple(f"• {sentence}" for sentence in sentences(self.theory))
+
     def chart(self) -> str:
         """The overview as an image."""
         from anydepth.report.charts.files import picture
@@ -90,4 +104,4 @@ class Trace(Result, TraceData):
         """Write the report: one HTML file that works offline."""
         from anydepth.report.pages.trace import write
 
-        return write([self], Path(path))
+        return write([self], Path(path), theories=() if self.theory is None else (self.theory,))

@@ -131,6 +131,8 @@ class _NormSums:
         self.products, self.trace, self.weighted = (part.to(y.device) for part in sums)
         with full_precision(y.device):
             self.products += norms.double().T @ norms.double()
-            for rows, weights in zip(y.split(FEW), norms.split(FEW), strict=True):  # few at a time: float32 products
+            for rows, weights in zip(
+                torch.split(y, FEW), torch.split(norms, FEW), strict=True
+            ):  # few at a time: float32 products
                 self.weighted += weights.T @ rows
         self.trace += norms.double().sum(0)
