@@ -173,7 +173,9 @@ def test_exact_intervals(failures: int, samples: int) -> None:
 def test_held_out_samples_that_contradict_it_are_said() -> None:
     found = replace(FOUND, samples=(100, 200, 100), held_out_failures=14)
     assert len(found.warnings) == 1
-    assert "warning: the held-out samples contradict it (so many failures have p = 0.00046 at 5 %)" in str(found)
+    assert "warning: the held-out samples contradict the certificate (so many failures have p = 0.00046 at 5 %)" in str(
+        found
+    )
     assert replace(FOUND, held_out_failures=5).warnings == ()
 
 

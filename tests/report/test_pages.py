@@ -534,7 +534,7 @@ def test_the_numbers_in_the_table_are_the_trace_s():
     table = tables.numbers(trace)
     expected = {
         "Accuracy": trace.accuracy,
-        "Confidence": trace.confidence,
+        "Top probability": trace.confidence,
         "Agreement": trace.agreement,
         "Cross-entropy": trace.cross_entropy,
         "Stays right": trace.stays_correct,

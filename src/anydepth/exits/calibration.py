@@ -77,7 +77,7 @@ class Calibration:
         tolerance, warnings = self.certificate.tolerance, []
         if (p := self.held_out.excess(tolerance)) <= _SURPRISING:
             warnings.append(
-                f"warning: the held-out samples contradict it (so many failures have p = {p:.2g} at "
+                f"warning: the held-out samples contradict the certificate (so many failures have p = {p:.2g} at "
                 f"{100 * tolerance:.3g} %): calibrate on more samples, or samples drawn like new ones"
             )
         # One class in hundreds looks bad by chance: the more classes, the smaller p must be (Bonferroni).

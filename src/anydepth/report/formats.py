@@ -80,4 +80,5 @@ def plain_name(statistic: str) -> str:
         >>> plain_name("cross_entropy"), plain_name("stays_correct")
         ('cross-entropy', 'stays right')
     """
-    return {"cross_entropy": "cross-entropy", "stays_correct": "stays right"}.get(statistic, statistic)
+    names = {"confidence": "top probability", "cross_entropy": "cross-entropy", "stays_correct": "stays right"}
+    return names.get(statistic, statistic)

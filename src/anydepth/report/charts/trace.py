@@ -23,7 +23,7 @@ AnyChart = Chart | alt.HConcatChart | alt.VConcatChart
 
 STATISTICS = {
     "accuracy": "Accuracy by depth",
-    "confidence": "Confidence by depth",
+    "confidence": "Top probability by depth",
     "agreement": "Agreement with the last depth",
     "cross_entropy": "Cross-entropy by depth, in nats",
     "stays_correct": "Right here and at every later depth",

@@ -25,7 +25,7 @@ from anydepth.stats.paired import Differences
 
 _TITLES = {
     "accuracy": "Accuracy",
-    "confidence": "Confidence",
+    "confidence": "Top probability",
     "cross_entropy": "Cross-entropy, in nats",
     "agreement": "Agreement with the own last depth",
     "settled": "Share of answers that have saturated",
