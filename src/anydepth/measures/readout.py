@@ -67,11 +67,16 @@ def readout_rows_in_pieces(
 
     At least one piece is expected, which may be of no row.
     """
-    columns, start = [], 0
+    columns, start, scratch = [], 0, torch.empty(2, 0, 0)
     for logits in pieces:
         step = max(1, (PIECE if logits.device.type == "cpu" else PIECE_ELSEWHERE) // logits.shape[1])
         for rows in torch.split(logits.detach(), step):
-            columns.append(_statistics(rows, None if labels is None else labels[start : start + len(rows)]))
+            if scratch.shape[1] < len(rows) or scratch.shape[2] != rows.shape[1]:
+                # kept: what is allocated anew for each few rows leaves holes that the allocator does not fill
+                exact = torch.float64 if rows.dtype == torch.float64 else torch.float32
+                scratch = torch.empty(2, *rows.shape, dtype=exact, device=rows.device)
+            own = None if labels is None else labels[start : start + len(rows)]
+            columns.append(_statistics(rows, own, *scratch[:, : len(rows)]))
             start += len(rows)
     # What remains is a few numbers a row, in float64 on the CPU: MPS has no float64.
     prediction, total, mean, at_label = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
@@ -84,16 +89,19 @@ def readout_rows_in_pieces(
     )
 
 
-def _statistics(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _statistics(
+    logits: Tensor, labels: Tensor | None, below: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of each row: top class, sum of exponentials, sum of each times its exponent, the label's exponent.
 
-    Exponents are logits below the largest; without labels, there is none of the label.
+    Exponents are logits below the largest; without labels, there is none of the label. `below` and `weights` are of
+    the shape of the logits, and written to.
     """
-    logits = logits.float() if logits.dtype != torch.float64 else logits
-    top, prediction = _top(logits)
-    below = logits - top[:, None]
+    below.copy_(logits)
+    top, prediction = _top(below)
+    below -= top[:, None]
     at_label = top if labels is None else below.gather(1, labels.long()[:, None])[:, 0]
-    weights = below.clamp_(min=_IMPOSSIBLE).exp()
+    torch.exp(below.clamp_(min=_IMPOSSIBLE), out=weights)
     total = weights.sum(dim=1)  # a blocked sum: its rounding stays near 1e-7
     return prediction, total, below.mul_(weights).sum(dim=1), at_label
 
