@@ -82,7 +82,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-WRITTEN = {"trace.json", "arrays.safetensors", "sums.safetensors", "report.html"}
+WRITTEN = {"trace.json", "arrays.safetensors", "report.html"}
 
 
 # --- a trace that goes on --------------------------------------------------------------------------------------------

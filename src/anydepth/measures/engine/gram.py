@@ -131,8 +131,6 @@ class _NormSums:
         self.products, self.trace, self.weighted = (part.to(y.device) for part in sums)
         with full_precision(y.device):
             self.products += norms.double().T @ norms.double()
-            for rows, weights in zip(
-                torch.split(y, FEW), torch.split(norms, FEW), strict=True
-            ):  # few at a time: float32 products
-                self.weighted += weights.T @ rows
+            for first in range(0, len(y), FEW):  # few at a time: float32 products
+                self.weighted += norms[first : first + FEW].T @ y[first : first + FEW]
         self.trace += norms.double().sum(0)

@@ -362,9 +362,8 @@ def locate(chunks: Iterator[Tensor], widths: tuple[int, ...], coarse: tuple[floa
         if count == 0:
             shift = rows.mean(0, dtype=torch.float64)  # squares about a far-away origin would cancel to noise
             z, total, squares = (part.to(rows.device) for part in (z, total, squares))
-        for piece in torch.split(
-            rows, _PIECE
-        ):  # few rows, in memory that is used again: fresh memory costs as much as sums
+        # few rows at a time, in memory that is used again: fresh memory costs as much as sums
+        for piece in torch.split(rows, _PIECE):
             # in float64: in float32, squares would leave its range for states that do not
             torch.sub(piece, shift, out=z.resize_(piece.shape))
             total += z.sum(0)
