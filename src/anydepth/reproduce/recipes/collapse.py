@@ -46,13 +46,13 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
         ),
         claim(
             paper="have they drawn together at shallower layers after alignment?",
-            measured=f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned less standard",
+            measured=f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned minus standard",
             values=spread["aligned"][:, :-1].mean(1) - spread["standard"][:, :-1].mean(1),
             below=0.0,
         ),
         claim(
             paper="and do they sit closer to the weights of their classes?",
-            measured=f"{name}: mean NC3 over depths 1 to L - 1, aligned less standard",
+            measured=f"{name}: mean NC3 over depths 1 to L - 1, aligned minus standard",
             values=results.shallow(f"{name} aligned", "nc3") - results.shallow(f"{name} standard", "nc3"),
             below=0.0,
         ),

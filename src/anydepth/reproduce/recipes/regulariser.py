@@ -44,7 +44,7 @@ def claims(results: RecipeResults) -> list[Claim]:
         ),
         claim(
             paper="does it cost the last layer?",
-            measured="accuracy at depth L, regularised less standard",
+            measured="accuracy at depth L, regularised minus standard",
             values=results.each("cosine", "accuracy")[:, -1] - results.each("standard", "accuracy")[:, -1],
             above=-0.005,
         ),
