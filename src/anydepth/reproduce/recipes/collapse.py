@@ -40,7 +40,7 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
         ),
         claim(
             paper="and more than labels that have nothing to do with the samples would?",
-            measured=f"{name}, standard: log10 of NC1 at depth L, less the same with shuffled labels",
+            measured=f"{name}, standard: log10 of NC1 at depth L, minus the same with shuffled labels",
             values=spread["standard"][:, -1] - shuffled[:, -1],
             below=0.0,
         ),

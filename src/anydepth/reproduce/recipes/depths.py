@@ -30,7 +30,7 @@ def claims(results: RecipeResults) -> list[Claim]:
         *(
             claim(
                 paper="one aligned model is held against models made so shallow: does it do as well, read out there?",
-                measured=f"accuracy at depth {depth} of the aligned model, less that of {name} trained by themselves",
+                measured=f"accuracy at depth {depth} of the aligned model, minus that of {name} trained by themselves",
                 values=aligned[:, depth] - results.each(name, "accuracy")[:, -1],
                 about="minimal-depth",
                 above=-0.005,

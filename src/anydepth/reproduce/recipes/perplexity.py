@@ -132,7 +132,7 @@ def claims(results: RecipeResults) -> list[Claim]:
         ),
         fig_9(
             paper="the norm is not mentioned: is the cliff there when every depth goes through it?",
-            measured="standard: nats at depth L - 1 less those at L through the norm, less the same without it",
+            measured="standard: nats at depth L - 1 minus those at L through the norm, minus the same without it",
             values=cliff["standard"] - cliff[f"standard, {RAW}"],
             above=-0.1,
         ),
