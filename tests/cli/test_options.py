@@ -55,6 +55,22 @@ def test_every_option_of_typer_is_there_with_its_default(command: str) -> None:
         assert (default_of(setting) or None) == (before["default"] or None), name
 
 
+@pytest.mark.parametrize("command", BEFORE)
+def test_a_command_line_with_every_option_of_typer_is_read(command: str) -> None:
+    words, names = [command], set()
+    for setting in COMMANDS[command].settings:
+        key = key_of(command, setting)
+        if key in BEFORE[command] and setting.option.positional:
+            words.append("given")
+        elif key in BEFORE[command]:
+            value = {"readout": "raw", "scale": "full"}.get(setting.name, "given")  # these are a choice
+            words += [key] if setting.hint is bool else [key, value]
+            names.add(setting.name)
+    _, bound, _ = parser().parse_args(words, exit_on_error=False, print_error=False)
+    assert set(bound.kwargs) == names
+    assert {value for value in bound.kwargs.values() if value is not True} <= {"given", ("given",), "raw", "full"}
+
+
 def test_the_commands_are_those_of_typer() -> None:
     assert list(COMMANDS) == list(BEFORE)
     added = {name: {key_of(name, one) for one in COMMANDS[name].settings} - set(BEFORE[name]) for name in BEFORE}

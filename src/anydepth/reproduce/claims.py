@@ -14,7 +14,7 @@ from anydepth.stats.intervals import around_correlation, t_interval
 ABSTRACT = {
     "cosine-cka": "A plain cosine shows what CKA shows.",
     "closeness": "Similarity rises as depths get closer.",
-    "saturation": "Alignment makes more answers settle early.",
+    "saturation": "Alignment makes more answers saturate early.",
     "minimal-depth": "Accuracy by depth is monotone and shows how many layers are enough.",
     "one-classifier": "One classifier for all depths is on a par with one for each, as a multi-exit model.",
     "last-layer": "Alignment does not cost the last layer.",

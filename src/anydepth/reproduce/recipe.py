@@ -145,7 +145,7 @@ def usual_panels(variants: tuple[str, ...], of: str = "") -> tuple[Panel, Panel,
     return (
         Panel("accuracy", f"Accuracy{of}", "share", variants, start=1),
         Panel("cosine", f"Cosine to the last{of}", "similarity", variants, start=1),
-        Panel("saturated", f"Answers settled by depth{of}", "share", variants, start=1),
+        Panel("saturated", f"Answers saturated by depth{of}", "share", variants, start=1),
     )
 
 

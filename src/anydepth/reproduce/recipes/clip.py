@@ -220,20 +220,20 @@ def claims(results: RecipeResults) -> list[Claim]:
             fig_22(
                 paper="within a tower, shallow layers are like the last; no null is drawn, and random weights rise, "
                 "too",
-                measured=f"{tower} tower: mean cosine of depths 1 to L - 1 with L, less what it is with random weights",
+                measured=f"{tower} tower: mean cosine of depths 1 to L - 1 with L, minus that of random weights",
                 values=results.shallow(tower, "cosine") - results.shallow(f"{tower}{RANDOM}", "cosine"),
             )
             for tower in TOWERS
         ),
         fig_23(
             paper="across modalities, image and caption come closer with depth",
-            measured="cosine of images with their own captions, less with those of other classes: depth L less depth 1",
+            measured="cosine of images with their own captions, minus with other captions: depth L minus depth 1",
             values=growth,
             certain=released,
         ),
         fig_23(
             paper="across modalities, image and caption come closer with depth",
-            measured="the same, less what it is with random weights",
+            measured="the same, minus that of random weights",
             values=growth - null,
         ),
         fig_23(

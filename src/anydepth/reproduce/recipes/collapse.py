@@ -40,19 +40,19 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
         ),
         claim(
             paper="and more than labels that have nothing to do with the samples would?",
-            measured=f"{name}, standard: log10 of NC1 at depth L, less the same with shuffled labels",
+            measured=f"{name}, standard: log10 of NC1 at depth L, minus the same with shuffled labels",
             values=spread["standard"][:, -1] - shuffled[:, -1],
             below=0.0,
         ),
         claim(
             paper="have they drawn together at shallower layers after alignment?",
-            measured=f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned less standard",
+            measured=f"{name}: mean log10 of NC1 over depths 1 to L - 1, aligned minus standard",
             values=spread["aligned"][:, :-1].mean(1) - spread["standard"][:, :-1].mean(1),
             below=0.0,
         ),
         claim(
             paper="and do they sit closer to the weights of their classes?",
-            measured=f"{name}: mean NC3 over depths 1 to L - 1, aligned less standard",
+            measured=f"{name}: mean NC3 over depths 1 to L - 1, aligned minus standard",
             values=results.shallow(f"{name} aligned", "nc3") - results.shallow(f"{name} standard", "nc3"),
             below=0.0,
         ),

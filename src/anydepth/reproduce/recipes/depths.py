@@ -30,7 +30,7 @@ def claims(results: RecipeResults) -> list[Claim]:
         *(
             claim(
                 paper="one aligned model is held against models made so shallow: does it do as well, read out there?",
-                measured=f"accuracy at depth {depth} of the aligned model, less that of {name} trained by themselves",
+                measured=f"accuracy at depth {depth} of the aligned model, minus that of {name} trained by themselves",
                 values=aligned[:, depth] - results.each(name, "accuracy")[:, -1],
                 about="minimal-depth",
                 above=-0.005,
@@ -39,14 +39,14 @@ def claims(results: RecipeResults) -> list[Claim]:
         ),
         claim(
             paper="the effective depth falls from 12 to about 7",
-            measured="share of the depths that brings the accuracy within 3 points of the last, aligned less standard",
+            measured="share of the depths that brings the accuracy within 3 points of the last, aligned minus standard",
             values=results.each("12 blocks, aligned", "enough") - results.each("12 blocks", "enough"),
             about="minimal-depth",
             below=0.0,
         ),
         claim(
             paper="from scratch on CIFAR-10, aligned training is better at the last layer: .916 against .886",
-            measured="accuracy at depth L, aligned less standard",
+            measured="accuracy at depth L, aligned minus standard",
             values=aligned[:, -1] - standard[:, -1],
         ),
         claim(

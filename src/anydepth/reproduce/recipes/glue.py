@@ -58,7 +58,7 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
         ),
         claim(
             paper="alignment lifts shallow layers on every task",
-            measured=f"{name}: mean {score} of depths 1 to L - 1, aligned less standard",
+            measured=f"{name}: mean {score} of depths 1 to L - 1, aligned minus standard",
             values=results.shallow(f"{name} aligned", score) - results.shallow(f"{name} standard", score),
         ),
         claim(
@@ -70,14 +70,14 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
         ),
         claim(
             paper="ties at the last layer",
-            measured=f"{name}: {score} at depth L, aligned less standard",
+            measured=f"{name}: {score} at depth L, aligned minus standard",
             values=(aligned - standard)[:, -1],
             about="last-layer",
             above=-0.005,
         ),
         claim(
-            paper="alignment makes more answers settle before the last layer",
-            measured=f"{name}: share of answers that settle before depth L, aligned less standard",
+            paper="alignment makes more answers saturate before the last layer",
+            measured=f"{name}: share of answers that saturate before depth L, aligned minus standard",
             values=results.each(f"{name} aligned", "early") - results.each(f"{name} standard", "early"),
             about="saturation",
         ),

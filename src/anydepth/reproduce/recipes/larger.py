@@ -50,14 +50,14 @@ def claims(results: RecipeResults) -> list[Claim]:
     if not released:
         decided += [
             claim(
-                paper="does alignment raise the share of tokens whose prediction settles early?",
-                measured="share of predictions that settle before depth L, aligned less standard",
+                paper="does alignment raise the share of tokens whose prediction saturates early?",
+                measured="share of predictions that saturate before depth L, aligned minus standard",
                 values=results.each("aligned", "early") - results.each("standard", "early"),
                 about="saturation",
             ),
             claim(
                 paper="does the last layer pay?",
-                measured="nats at depth L, aligned less standard",
+                measured="nats at depth L, aligned minus standard",
                 values=results.each("aligned", "cross_entropy")[:, -1]
                 - results.each("standard", "cross_entropy")[:, -1],
                 about="last-layer",
@@ -74,7 +74,7 @@ def panels(results: RecipeResults) -> tuple[Panel, ...]:
         Panel("cka", "CKA with the last", "similarity"),
         Panel("accuracy", "Accuracy, next token", "number", start=1),
         Panel("cross_entropy", "Nats", "number", start=1),
-        Panel("saturated", "Predictions settled by depth", "share", start=1),
+        Panel("saturated", "Predictions saturated by depth", "share", start=1),
     )
 
 

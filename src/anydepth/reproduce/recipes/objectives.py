@@ -32,24 +32,24 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
     exits = _at_shares(results, aligned) - _at_shares(results, heads)
     return [
         fig_4(
-            paper="aligned training raises the share of samples whose answer settles before the last layer",
-            measured=f"{name}: share of answers that settle before depth L, aligned less standard",
+            paper="aligned training raises the share of samples whose answer saturates before the last layer",
+            measured=f"{name}: share of answers that saturate before depth L, aligned minus standard",
             values=results.each(aligned, "early") - results.each(standard, "early"),
             about="saturation",
         ),
         fig_4(
             paper="aligned training raises the similarity of shallow layers to the last",
-            measured=f"{name}: mean cosine of depths 1 to L - 1 with L, aligned less standard",
+            measured=f"{name}: mean cosine of depths 1 to L - 1 with L, aligned minus standard",
             values=results.shallow(aligned, "cosine") - results.shallow(standard, "cosine"),
         ),
         fig_6(
             paper="aligned training raises the accuracy at shallow layers",
-            measured=f"{name}: mean accuracy of depths 1 to L - 1, aligned less standard",
+            measured=f"{name}: mean accuracy of depths 1 to L - 1, aligned minus standard",
             values=results.shallow(aligned, "accuracy") - results.shallow(standard, "accuracy"),
         ),
         fig_6(
             paper="the last layer keeps its accuracy (ImageNet, off the plot: .80 and .79)",
-            measured=f"{name}: accuracy at depth L, aligned less standard",
+            measured=f"{name}: accuracy at depth L, aligned minus standard",
             values=results.each(aligned, "accuracy")[:, -1] - results.each(standard, "accuracy")[:, -1],
             about="last-layer",
             above=-0.005,
@@ -97,7 +97,7 @@ RECIPE = Recipe(
     title="Standard, aligned, one head for each depth: similarity, accuracy, saturation, exits",
     figures=("Fig. 4", "Fig. 6", "Fig. 7"),
     shows="One classifier trained at all layers makes shallow layers like the last one and accurate, lets more samples "
-    "settle early, and serves as a multi-exit model as well as a classifier for each layer does.",
+    "saturate early, and serves as a multi-exit model as well as a classifier for each layer does.",
     cpu=Plan(SMALL, cost=10, unit="CPU minutes"),
     full=Plan({**FULL, "imagenet": IMAGENET}, 125, "GPU hours"),
     measure=measure,

@@ -99,21 +99,21 @@ def claims(results: RecipeResults) -> list[Claim]:
     return [
         Claim(
             where="text",
-            paper="alignment raises the share of tokens whose prediction settles early from 31.6 % to 72.8 %",
-            measured="share of predictions that settle before depth L, alternating less standard",
+            paper="alignment raises the share of tokens whose prediction saturates early from 31.6 % to 72.8 %",
+            measured="share of predictions that saturate before depth L, alternating minus standard",
             values=results.each("alternating", "early") - results.each("standard", "early"),
             about="saturation",
         ),
         code(
             paper="perplexity at the last layer: 27.9 standard, 31.2 alternating, which the paper calls aligned",
-            measured="nats at depth L, alternating less standard",
+            measured="nats at depth L, alternating minus standard",
             values=nats["alternating"][:, -1] - nats["standard"][:, -1],
             about="last-layer",
             below=0.01,
         ),
         code(
             paper="aligned at every step, which is in the code's arrays and not in the paper, it is 43.4",
-            measured="nats at depth L, aligned less standard",
+            measured="nats at depth L, aligned minus standard",
             values=nats["aligned"][:, -1] - nats["standard"][:, -1],
             below=0.01,
         ),
@@ -132,13 +132,13 @@ def claims(results: RecipeResults) -> list[Claim]:
         ),
         fig_9(
             paper="the norm is not mentioned: is the cliff there when every depth goes through it?",
-            measured="standard: nats at depth L - 1 less those at L through the norm, less the same without it",
+            measured="standard: nats at depth L - 1 minus those at L through the norm, minus the same without it",
             values=cliff["standard"] - cliff[f"standard, {RAW}"],
             above=-0.1,
         ),
         fig_9(
             paper="what is written at shallow layers is measured by its coherence: does alignment raise it?",
-            measured="mean coherence of texts written at depths 1 to L - 1, alternating less standard",
+            measured="mean coherence of texts written at depths 1 to L - 1, alternating minus standard",
             values=results.shallow("alternating, texts", "coherence") - results.shallow("standard, texts", "coherence"),
         ),
         Claim(
@@ -181,7 +181,7 @@ def panels(results: RecipeResults) -> tuple[Panel, ...]:
         Panel("cross_entropy", "Nats, without the final norm below L", variants=_RAW, start=1),
         Panel("perplexity", "Perplexity, as in the published code", start=1, log=True, printed=PRINTED),
         Panel("accuracy", "Accuracy, next token", "number", OBJECTIVES, start=1),
-        Panel("saturated", "Predictions settled by depth", "share", OBJECTIVES, start=1),
+        Panel("saturated", "Predictions saturated by depth", "share", OBJECTIVES, start=1),
         Panel("cosine", "Cosine to the last", "similarity", OBJECTIVES),
         Panel("coherence", "Coherence with the prefix", "number", _TEXTS, start=1),
         Panel("diversity", "Diversity of the texts", "number", _TEXTS, start=1),

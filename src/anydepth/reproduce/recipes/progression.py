@@ -55,7 +55,7 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
             Claim(
                 where="Fig. 1",
                 paper="the closer two layers, the more alike; no null is drawn beside it",
-                measured=f"{name}: share of triples of depths whose far pair is the more alike, less {SHOWN[null]}",
+                measured=f"{name}: share of triples of depths whose far pair is the more alike, minus {SHOWN[null]}",
                 values=violations - results.each(name, f"violations, {null}"),
                 about="closeness",
                 below=0.0,

@@ -27,24 +27,24 @@ def claims(results: RecipeResults) -> list[Claim]:
     return [
         claim(
             paper="the regulariser makes shallow layers more like the last",
-            measured="mean cosine (not centred, as it is trained) of depths 1 to L - 1 with L, regularised less "
+            measured="mean cosine (not centred, as it is trained) of depths 1 to L - 1 with L, regularised minus "
             "standard",
             values=alike["cosine"] - alike["standard"],
         ),
         claim(
             paper="and barely makes them more accurate: by less than half of what alignment does, let us say",
-            measured="its gain in mean accuracy of depths 1 to L - 1, less half of alignment's gain",
+            measured="its gain in mean accuracy of depths 1 to L - 1, minus half of alignment's gain",
             values=shallow["cosine"] - (shallow["standard"] + shallow["aligned"]) / 2,
             below=0.0,
         ),
         claim(
             paper="aligned training beats it at shallow layers",
-            measured="mean accuracy of depths 1 to L - 1, aligned less regularised",
+            measured="mean accuracy of depths 1 to L - 1, aligned minus regularised",
             values=shallow["aligned"] - shallow["cosine"],
         ),
         claim(
             paper="does it cost the last layer?",
-            measured="accuracy at depth L, regularised less standard",
+            measured="accuracy at depth L, regularised minus standard",
             values=results.each("cosine", "accuracy")[:, -1] - results.each("standard", "accuracy")[:, -1],
             above=-0.005,
         ),

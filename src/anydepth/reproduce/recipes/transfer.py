@@ -152,18 +152,18 @@ def claims(results: RecipeResults, name: str) -> list[Claim]:
     return [
         claim(
             paper="do shallow layers of an aligned model stay better when images shift?",
-            measured=f"{name}: mean accuracy of depths 1 to L - 1 under noise, blur and fading, aligned less standard",
+            measured=f"{name}: mean accuracy of depths 1 to L - 1 under noise, blur and fading, aligned minus standard",
             values=shifts[:, 1:-1].mean(1),
         ),
         claim(
             paper="and does the last stay as good?",
-            measured=f"{name}: accuracy at depth L under them, aligned less standard",
+            measured=f"{name}: accuracy at depth L under them, aligned minus standard",
             values=shifts[:, -1],
             above=-0.01,
         ),
         claim(
             paper="does what aligned layers hold serve another task as well?",
-            measured=f"{name}: mean accuracy of linear probes on other classes, depths 1 to L, aligned less standard",
+            measured=f"{name}: mean accuracy of linear probes on other classes, depths 1 to L, aligned minus standard",
             values=gain("probe")[:, 1:].mean(1),
             above=-0.01,
         ),

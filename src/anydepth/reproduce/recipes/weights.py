@@ -38,7 +38,7 @@ def claims(results: RecipeResults) -> list[Claim]:
         ),
         claim(
             paper="do uniform weights cost the last layer?",
-            measured="accuracy at depth L, uniform less standard",
+            measured="accuracy at depth L, uniform minus standard",
             values=uniform[:, -1] - results.each("standard", "accuracy")[:, -1],
             below=0.0,
         ),
