@@ -25,7 +25,7 @@ include_patterns = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 ]
-exclude_patterns = ["docs/sphinx", "**/.ipynb_checkpoints", ".*", "runs", "site"]  
+exclude_patterns = ["docs/sphinx", "**/.ipynb_checkpoints", ".*", "runs", "site"]  # which are not walked either
 
 extensions = ["myst_nb", "sphinx_copybutton", "mathml", "reference"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
