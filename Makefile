@@ -51,9 +51,10 @@ check: $(VENV)/.installed-dev
 # The site, into site/: refused with a warning, with a dead link, or with anything that a reader's browser would fetch from elsewhere.
 # Sphinx and what it needs are installed apart, without torch.
 docs: $(VENV)-docs/.installed
-	rm -rf site
+	rm -rf site .cache/site
 	$(VENV)-docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --jobs auto \
-	  --conf-dir docs/sphinx --doctree-dir .cache/doctrees . site
+	  --conf-dir docs/sphinx --doctree-dir .cache/site/doctrees . .cache/site/html
+	mv .cache/site/html site
 	$(VENV)-docs/bin/python tools/check_site.py site
 
 format: $(VENV)/.installed-dev

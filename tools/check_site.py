@@ -15,6 +15,7 @@ from urllib.parse import unquote, urldefrag
 
 ADDRESSES = ("href", "src", "poster", "data", "xlink:href")
 ELSEWHERE = re.compile(r"(?:[a-z][a-z+.-]*:)?//", re.IGNORECASE)
+SCRIPT = re.compile(r"""["'`]((?:https?:)?//[^"'`\s]+)""")
 STYLE = re.compile(r"""url\(\s*["']?((?:[a-z]+:)?//[^"')]+)|@import\s+["']((?:[a-z]+:)?//[^"']+)""", re.IGNORECASE)
 
 
@@ -31,14 +32,23 @@ class Page(HTMLParser):
         super().__init__()
         self.links: list[Link] = []
         self.places: set[str] = set()
+        self._inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
         values = {name: value for name, value in attrs if value is not None}
         self.places |= {values[name] for name in ("id", "name") if name in values}
         self.links += [Link(self.getpos()[0], tag, values[name]) for name in ADDRESSES if name in values]
         for candidate in values.get("srcset", "").split(","):
             self.links += [Link(self.getpos()[0], tag, address) for address in candidate.split()[:1]]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.links += [Link(self.getpos()[0], "script", address) for address in SCRIPT.findall(data)]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
 
 
 def faults(folder: Path) -> Iterator[str]:

@@ -25,11 +25,11 @@ include_patterns = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 ]
-exclude_patterns = ["docs/sphinx", "**/.ipynb_checkpoints"]
+exclude_patterns = ["docs/sphinx", "**/.ipynb_checkpoints", ".*", "runs", "site"]  # which are not walked either
 
 extensions = ["myst_nb", "sphinx_copybutton", "mathml", "reference"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
-myst_enable_extensions = ["fieldlist"]
+myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_fence_as_directive = {"math"}
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # a notebook is shown as it was saved
@@ -39,6 +39,7 @@ nb_mime_priority_overrides = [
     ("html", "image/png", 2),
     ("html", "text/html", 3),
 ]
+suppress_warnings = ["mystnb.unknown_mime_type"]  # of the forms that an output has, those shown are enough
 maximum_signature_line_length = 80
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"

@@ -88,6 +88,10 @@ def site(folder: Path, body: str) -> list[str]:
         ('<a href="../outside.html">b</a>', "leads nowhere"),
         ('<a href="a.html#none">b</a>', "a.html#none leads to no place of that page"),
         ('<script src="https://example.org/x.js"></script>', "is fetched from another server"),
+        (
+            '<script>load("https://example.org/y.js")</script>',
+            "https://example.org/y.js is fetched from another server",
+        ),
         ('<img srcset="style.css 1x, //example.org/x.png 2x">', "//example.org/x.png is fetched from another server"),
     ],
 )
