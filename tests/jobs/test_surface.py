@@ -238,6 +238,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda at: ad.trace(classifier(at), ["the film"]),
         "data are texts, and BertForSequenceClassification comes without a tokenizer or image processor: give it",
     ),
+    "tokens, no tokenizer": (
+        lambda at: ad.trace(classifier(at), [[2, 4, 3], [2, 3]]),
+        "data are rows of tokens, which have to be padded: give the tokenizer (processor)",
+    ),
     "no model": (lambda at: ad.trace(object(), ["a"]), "model is object, expected a module, a Stack, a pipeline, or a"),
     "no processor": (lambda at: ad.trace(classifier(at), ["a"], processor=3), "processor is int, expected a tokenizer"),
     "no table": (
