@@ -165,11 +165,14 @@ def located(assets: Path, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def costs_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure once what is only written down, and leave out reports, which have tests of their own."""
+    for page in ("exits", "comparison"):
+        monkeypatch.setattr(f"anydepth.report.pages.{page}.write", lambda *_: None)
     monkeypatch.setattr("anydepth.jobs.calibrate.measure_costs", lambda *given: measure_costs(*given, rounds=1))
 
 
-@pytest.mark.usefixtures("costs_measured_once")
+@pytest.mark.usefixtures("briefly")
 @each_job
 def test_a_job_is_the_same_from_everywhere(
     job: Job, assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -187,6 +190,7 @@ def test_a_job_is_the_same_from_everywhere(
     np.testing.assert_equal(job.result(Path("objects")), expected)
 
 
+@pytest.mark.usefixtures("briefly")
 def test_comparing_is_the_same_from_everywhere(
     assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +241,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "texts, no tokenizer": (
         lambda at: ad.trace(classifier(at), ["the film"]),
         "data are texts, and BertForSequenceClassification comes without a tokenizer or image processor: give it",
+    ),
+    "tokens, no tokenizer": (
+        lambda at: ad.trace(classifier(at), [[2, 4, 3], [2, 3]]),
+        "data are rows of tokens, which have to be padded: give the tokenizer (processor)",
     ),
     "no model": (lambda at: ad.trace(object(), ["a"]), "model is object, expected a module, a Stack, a pipeline, or a"),
     "no processor": (lambda at: ad.trace(classifier(at), ["a"], processor=3), "processor is int, expected a tokenizer"),

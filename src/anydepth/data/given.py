@@ -41,12 +41,12 @@ def form_of(data: Any) -> Form:
         return _form_of_dataset(data)
     first = data[0] if isinstance(data, list | tuple) and data else None
     if isinstance(first, Mapping):
-        if np.ndim(first.get(TOKENS, 0)) == 1:
+        if _are_ids(first.get(TOKENS)):
             return "tokens"
         return "batches" if any(isinstance(value, Tensor) for value in first.values()) else "rows"
     if _is_content(first) or (isinstance(first, tuple) and first and _is_content(first[0])):
         return "rows"
-    return "tokens" if isinstance(first, list) and first and isinstance(first[0], int) else "batches"
+    return "tokens" if isinstance(first, list) and _are_ids(first) else "batches"
 
 
 def name_of(data: Any) -> str:
@@ -80,11 +80,14 @@ def batches_of(data: Any, *, processor: Any, collate_fn: Callable[[list[Any]], A
     """Batches of data that are no rows to be read: as they are, by `collate_fn`, or of tokens padded by `processor`.
 
     Raises:
-        DataError: `collate_fn` came with what has no length or cannot be indexed.
+        DataError: `collate_fn` came with what has no length or cannot be indexed; a list of tokens without a processor.
     """
-    if collate_fn is None and form_of(data) == "tokens" and hasattr(processor, "pad"):
-        data = data if is_dataset(data) else _as_dataset(_columns_of(data))
-        collate_fn = _Padded(processor)
+    if collate_fn is None and form_of(data) == "tokens":
+        if not hasattr(processor, "pad") and not is_dataset(data):
+            raise DataError("data are rows of tokens, which have to be padded: give the tokenizer (processor)")
+        if hasattr(processor, "pad"):
+            data = data if is_dataset(data) else _as_dataset(_columns_of(data))
+            collate_fn = _Padded(processor)
     if collate_fn is None:
         return data
     if is_frame(data):
@@ -138,6 +141,13 @@ def _form_of_dataset(dataset: Any) -> Form:
         return "tokens"
     columns = guess(features)
     return "rows" if chosen["type"] is None and (columns.text or columns.image) else "batches"
+
+
+def _are_ids(value: Any) -> bool:
+    """Whether a value is the token ids of one row."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, list) and bool(value) and isinstance(value[0], int)
 
 
 def _kind_of(item: Any) -> Any:
