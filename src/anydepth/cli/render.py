@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from anydepth.cli.terminal import output, say, write_json
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Style, Table
 from anydepth.storage.files import plain
 
@@ -113,20 +113,20 @@ def show_generated(result: GenerateResult, *, stats: bool, as_json: bool) -> Non
     if as_json:
         write_json(plain(result.as_plain()))
         return
-    way, *statistics = result._shown_sentences()
+    way, *statistics = result.sentences()
     if stats or result.advice is not None:
         say(way)
     for sentence in (*statistics, *result.notes) if stats else ():
         say(sentence)
 
 
-def present(result: Shown, values: dict[str, Any], last: str, as_json: bool) -> None:
+def present(result: Result, values: dict[str, Any], last: str, as_json: bool) -> None:
     """Print values as a line of JSON for machines; or a result and a last line for people."""
     if as_json:
         write_json(values)
     else:
         notes = getattr(result, "notes", ())
-        print_parts(result._shown_tables(), result._shown_sentences(), notes, last)
+        print_parts(result.tables(), result.sentences(), notes, last)
 
 
 def print_parts(tables: Sequence[Table], sentences: Sequence[str], notes: Sequence[str], last: str) -> None:

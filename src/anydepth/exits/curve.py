@@ -22,7 +22,7 @@ from anydepth.exits.policies import AtDepth
 from anydepth.exits.tuning import levels
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table, bounds, number
 from anydepth.stats.intervals import wilson
 from anydepth.storage.files import plain
@@ -38,7 +38,7 @@ Array = Float64[np.ndarray, " p"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ExitCurve(Shown):
+class ExitCurve(Result):
     """A policy at every threshold, from one at which no sample exits early to the loosest.
 
     Attributes:
@@ -73,14 +73,15 @@ class ExitCurve(Shown):
     measured: Array
     batch: int
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The range of depths and of quality."""
         what = "agreement" if self.accuracy is None else "accuracy"
         return (
             f"{self.samples:,} samples, mean depth {self.depth[0]:.2f} to {self.depth[-1]:.2f} of {self.last}, {what} "
             f"{self.quality[0]:.3f} to {self.quality[-1]:.3f}, area {self.area:.3f}"
         )
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
         """The curve at some of its thresholds."""
         chosen = np.unique(np.linspace(0, len(self.depth) - 1, _ROWS).round().astype(int))
         low, high = self.interval()[:, chosen]

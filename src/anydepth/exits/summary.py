@@ -11,13 +11,13 @@ import numpy as np
 from anydepth.exits.calibration import Calibration
 from anydepth.exits.curve import ExitCurve
 from anydepth.exits.policies import Policy, as_plain
-from anydepth.results.shown import Shown
-from anydepth.results.tables import Column, Table, bounds, number
+from anydepth.results.result import Result
+from anydepth.results.tables import Column, Table, bounds, number, sentence
 from anydepth.stats.intervals import wilson
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ExitSummary(Shown):
+class ExitSummary(Result):
     """Result of the calibration of a model.
 
     Attributes:
@@ -64,10 +64,11 @@ class ExitSummary(Shown):
         low, high = wilson(np.array([round(share * count)]), count)[:, 0]
         return float(low), float(high)
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The model, its policy and its mean depth."""
         return f"{self.model} on {self.data}: {self.policy!r}, mean depth {self.depth:.2f} of {self.last}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
         """The certified policy on the held-out test samples, beside the full model; none without a certificate."""
         if self.calibration.certificate is None:
             return ()
@@ -87,9 +88,10 @@ class ExitSummary(Shown):
             columns.insert(2, Column(head="accuracy", cells=cells, details=interval))
         return (Table(title=f"{self.model} on {self.data}", columns=tuple(columns)),)
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """The certificate, and the failures of the held-out samples."""
         guarantee = str(self.calibration)
-        return (guarantee[:1].upper() + guarantee[1:],)
+        return (sentence(guarantee),)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, and the curve, as values that JSON holds."""

@@ -20,14 +20,14 @@ from anydepth.generation.calibration import SequenceGuarantee, calibrate
 from anydepth.jobs.settings import CalibrateSettings
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
-from anydepth.results.shown import Shown
-from anydepth.results.tables import Column, Table
+from anydepth.results.result import Result
+from anydepth.results.tables import Column, Table, sentence
 from anydepth.storage.files import replacing_folder
 from anydepth.storage.output_folder import PARTIAL
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class LmCalibrateResult(Shown):
+class LmCalibrateResult(Result):
     """The certified exits of a language model.
 
     Attributes:
@@ -48,11 +48,13 @@ class LmCalibrateResult(Shown):
     last: int
     notes: tuple[str, ...]
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The model, its policy, and how many thresholds are certified."""
         certified = f"{self.promise.passed} of {len(self.promise.steps)} thresholds certified"
         return f"{self.model} on {self.data}: {self.policy!r}, {certified}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """The tested thresholds, from strict to loose, with their failures."""
         steps, passed = self.promise.steps, self.promise.passed
         columns = (
             Column(head="threshold", cells=tuple(f"{step.threshold:g}" for step in steps)),
@@ -67,9 +69,10 @@ class LmCalibrateResult(Shown):
         )
         return (Table(title=f"{self.model} on {self.data}", columns=columns),)
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """The guarantee."""
         guarantee = str(self.promise)
-        return (guarantee[:1].upper() + guarantee[1:],)
+        return (sentence(guarantee),)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""

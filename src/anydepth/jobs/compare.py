@@ -11,7 +11,7 @@ from anydepth.errors import IncompatibleTraces
 from anydepth.jobs.settings import CompareSettings
 from anydepth.progress import Progress
 from anydepth.results.comparison import Comparison, compare, difference_table, model_name
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Table
 from anydepth.storage.files import replacing_folder, write_json
 from anydepth.storage.output_folder import SETTINGS, OutputKind, output
@@ -25,7 +25,7 @@ _OUTPUT = OutputKind(
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class CompareResult(Shown):
+class CompareResult(Result):
     """The comparison of each other trace with the first, and the folder of `compare.json` and the report."""
 
     folder: Path
@@ -36,11 +36,13 @@ class CompareResult(Shown):
         """The notes of all comparisons, each once."""
         return tuple(dict.fromkeys(note for comparison in self.comparisons for note in comparison.notes))
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The models that were compared."""
         first = self.comparisons[0].names[0]
         return f"{', '.join(comparison.names[1] for comparison in self.comparisons)} against {first}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """A table of differences for each comparison."""
         return tuple(difference_table(comparison) for comparison in self.comparisons)
 
     def as_plain(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from anydepth.models import loading as models
 from anydepth.models.image_transform import plain
 from anydepth.models.loaded import LoadedModel
 from anydepth.progress import Progress
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Table
 from anydepth.results.trace_tables import side_by_side
 from anydepth.storage.files import replacing_folder, write_json
@@ -33,16 +33,18 @@ _MODEL = OutputKind(job="demo", mark=FILE, names=("config.json", "model.safetens
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class DemoResult(Shown):
+class DemoResult(Result):
     """The trace of each objective, and the folder of `standard/`, `aligned/` and `report.html`."""
 
     folder: Path
     traces: dict[str, Trace]
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The accuracy of both models."""
         return ", ".join(f"{name}: accuracy {trace.accuracy[-1]:.3f}" for name, trace in self.traces.items())
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """Both models side by side."""
         return (side_by_side(self.traces),)
 
 

@@ -26,12 +26,12 @@ from anydepth.generation.modes import GenerationMethod, positions_of
 from anydepth.jobs.settings import GenerateSettings
 from anydepth.models import loading as models
 from anydepth.models.loaded import LoadedModel
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.storage.paths import local_path
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class GenerateResult(Shown):
+class GenerateResult(Result):
     """Generated texts, and statistics.
 
     Attributes:
@@ -56,10 +56,12 @@ class GenerateResult(Shown):
     advice: Advice | None
     notes: tuple[str, ...]
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """How many texts and tokens were generated, and how."""
         return f"{self.model}, {self.way}: {len(self.texts):,} texts, {self.tokens:,} tokens in {self.seconds:.2f} s"
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """Time and blocks that the texts took."""
         speed = f"{self.tokens / self.seconds:.1f} tokens per second"
         sentences = [self.way, f"{self.tokens:,} tokens in {self.seconds:.2f} s: {speed}"]
         if (counts := self.spent) is None:

@@ -28,7 +28,7 @@ from anydepth.models.towers import with_saved_texts
 from anydepth.passes.loop import run_pass
 from anydepth.passes.workspace import Workspace, working_folder
 from anydepth.progress import Progress
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table
 from anydepth.safe_text import cell
 from anydepth.storage.files import replacing_folder, write_json
@@ -41,7 +41,7 @@ _OUTPUT = OutputKind(job="predict", mark=SUMMARY, names=(PREDICTIONS, SETTINGS))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class PredictResult(Shown):
+class PredictResult(Result):
     """Exit depths of the predictions, and where these are.
 
     Attributes:
@@ -73,10 +73,12 @@ class PredictResult(Shown):
         """Mean depth at which samples exited."""
         return float(np.average(np.arange(1, len(self.leaving) + 1), weights=self.leaving))
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The model, the data, and the mean exit depth."""
         return f"{self.model} on {self.data}: {sum(self.leaving):,} samples, mean depth {self.depth:.2f}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """How many samples exit at each depth."""
         total = sum(self.leaving)
         columns = (
             Column(head="depth", cells=tuple(str(depth) for depth in range(1, len(self.leaving) + 1))),
@@ -85,7 +87,8 @@ class PredictResult(Shown):
         )
         return (Table(title=f"{self.model} on {self.data}", columns=columns),)
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """What was computed, and the guarantee."""
         total, full = sum(self.leaving), sum(self.leaving) * len(self.leaving)
         sentences = [f"{total:,} samples, mean depth {self.depth:.2f}: {self.blocks:,} blocks run of {full:,}"]
         sentences += [] if self.promise is None else [self.promise]

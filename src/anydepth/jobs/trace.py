@@ -19,7 +19,7 @@ from anydepth.measures.similarity import check_measures
 from anydepth.models import loading as models
 from anydepth.progress import Progress
 from anydepth.report.pages.trace import write
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Table
 from anydepth.results.trace_data import REPORT, TRACE_OUTPUT
 from anydepth.results.trace_files import adding
@@ -32,7 +32,7 @@ from anydepth.tracing.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class TraceResult(Shown):
+class TraceResult(Result):
     """A trace, the folder where it was saved, and the findings on the theory if these were wanted."""
 
     folder: Path
@@ -44,19 +44,23 @@ class TraceResult(Shown):
         """The notes of the trace and of the findings."""
         return self.trace.notes if self.theory is None else (*self.trace.notes, *self.theory.notes)
 
-    def _shown_line(self) -> str:
-        return self.trace._shown_line()
+    def line(self) -> str:
+        """The line of the trace."""
+        return self.trace.line()
 
-    def _shown_tables(self) -> tuple[Table, ...]:
-        return self.trace._shown_tables()
+    def tables(self) -> tuple[Table, ...]:
+        """The table of the trace."""
+        return self.trace.tables()
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """The findings on the theory, if it was tested."""
         from anydepth.report.theory_sentences import sentences
 
         return () if self.theory is None else tuple(f"• {sentence}" for sentence in sentences(self.theory))
 
-    def _shown_chart(self) -> str:
-        return self.trace._shown_chart()
+    def chart(self) -> str:
+        """The chart of the trace."""
+        return self.trace.chart()
 
 
 def run_trace(

@@ -23,7 +23,7 @@ from anydepth.models.towers import as_tower
 from anydepth.models.zero_shot import compares
 from anydepth.passes.batches import as_batch
 from anydepth.progress import Progress
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.stats.certificates import MinimalDepth, check_against, least_samples
 from anydepth.storage.disk import write_errors
 from anydepth.storage.files import replacing_folder, write_json
@@ -38,7 +38,7 @@ OLD_CARD = "README-uncut.md"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class TruncateResult(Shown):
+class TruncateResult(Result):
     """The depth of a cut, its certificate, and where the model is.
 
     Attributes:
@@ -57,11 +57,13 @@ class TruncateResult(Shown):
     minimal: MinimalDepth | None
     notes: tuple[str, ...]
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The model and the depth it was cut at."""
         return f"{self.model}: {self.minimal or f'depth {self.depth} of {self.last}'}"
 
-    def _shown_sentences(self) -> tuple[str, ...]:
-        return (self._shown_line(),)
+    def sentences(self) -> tuple[str, ...]:
+        """The depth of the cut and its certificate."""
+        return (self.line(),)
 
     def as_plain(self) -> dict[str, Any]:
         """Everything but the folder, which may move, as values that JSON holds."""

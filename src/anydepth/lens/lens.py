@@ -29,7 +29,7 @@ from anydepth.measures.readout import PIECE, PIECE_ELSEWHERE, readout_rows, satu
 from anydepth.models.input_length import max_input_length
 from anydepth.models.loaded import LoadedModel
 from anydepth.models.loading import stack_of
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _NEEDS = "a lens needs a language model, which answers over its vocabulary at ev
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Lens(Shown):
+class Lens(Result):
     """The logit lens of a text: readouts at T positions and K = L + 1 depths.
 
     The **target** of a position is the token it should predict: the next one, or, in a masked language model (BERT),
@@ -90,11 +90,12 @@ class Lens(Shown):
     notes: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The size of the lens and the start of its text."""
         start = "".join(self.tokens)[:60]
         return f"{len(self.tokens)} tokens, depths 0 to {self.depth}, of the text that begins {start!r}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
         """The most probable token at each position, at some of the depths."""
         depths = sorted({max(1, round(self.depth * share)) for share in (0, 0.25, 0.5, 0.75, 1)})
         columns = [Column(head="token", cells=tuple(map(repr, self.tokens)), kind="text")]

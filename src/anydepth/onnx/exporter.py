@@ -32,7 +32,7 @@ from anydepth.exits.policy_inputs import PolicyReader
 from anydepth.onnx.router import FORMAT, MANIFEST, Router, memory_at, plain_level
 from anydepth.onnx.segments import Inputs, Segment, write_segment
 from anydepth.progress import Progress
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table
 from anydepth.storage.checksums import file_record, with_checksum
 from anydepth.storage.files import replacing_folder, write_json
@@ -46,7 +46,7 @@ _EXTRAS = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ExportResult(Shown):
+class ExportResult(Result):
     """Result of an export.
 
     Attributes:
@@ -71,10 +71,12 @@ class ExportResult(Shown):
     batches: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The model, its policy and its exits."""
         return f"{self.model}: {self.policy}, exits {', '.join(map(str, self.exits))} of {self.last}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """The graphs with their sizes."""
         starts = (0, *self.exits)
         columns = (
             Column(head="blocks", cells=tuple(f"{a + 1}–{b}" for a, b in zip(starts, self.exits, strict=False))),
@@ -83,7 +85,8 @@ class ExportResult(Shown):
         )
         return (Table(title=f"{self.model}: {self.policy}", columns=columns),)
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """How closely onnxruntime agrees with torch."""
         shapes = ", ".join(" × ".join(map(str, shape)) for shape in self.batches)
         return (f"onnxruntime answers as torch does, to {self.apart:.1e}, on inputs of {shapes}",)
 

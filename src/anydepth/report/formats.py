@@ -81,13 +81,3 @@ def plain_name(statistic: str) -> str:
         ('cross-entropy', 'stays right')
     """
     return {"cross_entropy": "cross-entropy", "stays_correct": "stays right"}.get(statistic, statistic)
-
-
-def sentence(text: str) -> str:
-    """Text with a capital first letter; `str.capitalize` would lower the rest.
-
-    Example:
-        >>> sentence("cosine, not centred"), sentence("CKA, biased")
-        ('Cosine, not centred', 'CKA, biased')
-    """
-    return text[:1].upper() + text[1:]

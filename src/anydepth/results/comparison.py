@@ -16,7 +16,7 @@ from anydepth.measures.permutation_test import Chance, chance
 from anydepth.measures.similarity import check_measures, similarities
 from anydepth.progress import Progress
 from anydepth.results.pairing import SamplePairs, common_states, pair_samples, require_alike
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table, number
 from anydepth.results.trace_data import TraceData, by_field
 from anydepth.stats.paired import Differences, paired
@@ -46,7 +46,7 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Comparison(Shown):
+class Comparison(Result):
     """What differs between two models on the same samples.
 
     Attributes:
@@ -79,12 +79,14 @@ class Comparison(Shown):
     notes: tuple[str, ...]
     chance: Chance | None = None
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The models and what was compared."""
         first, second = self.names
         compared = ", ".join((*self.differences, *self.similarity)) or "nothing"
         return f"{second} against {first}: {self.samples:,} samples, {compared}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """Differences by depth."""
         return (difference_table(self),)
 
     def matches(self, measure: str = "cka") -> tuple[Match | None, ...]:

@@ -211,3 +211,13 @@ def number(value: float | None, digits: int = 3) -> str:
 def bounds(low: float, high: float, digits: int = 3) -> str:
     """An interval; empty where it is undefined."""
     return "" if low != low else f"{low:.{digits}f}–{high:.{digits}f}"
+
+
+def sentence(text: str) -> str:
+    """Text with a capital first letter; `str.capitalize` would lower the rest.
+
+    Example:
+        >>> sentence("cosine, not centred"), sentence("CKA, biased")
+        ('Cosine, not centred', 'CKA, biased')
+    """
+    return text[:1].upper() + text[1:]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from anydepth.errors import MeasureError, choose
 from anydepth.results import frames
 from anydepth.results.merging import merge
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Table
 from anydepth.results.trace_data import TraceData
 from anydepth.results.trace_files import load, save
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Trace(Shown, TraceData):
+class Trace(Result, TraceData):
     """Readout, similarity and saturation of a model at its K = L + 1 depths: 0 is the embedding, L the last block.
 
     Made by `anydepth.trace`, read back by `Trace.load`. All arrays are numpy, float64 unless they count.
@@ -69,16 +69,19 @@ class Trace(Shown, TraceData):
 
         return plot(self, name)
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The model, the data, and the accuracy from the first to the last depth."""
         name = next((name for name in ("accuracy", "agreement") if name in self.statistics), None)
         quality = "" if name is None else f", {name} {getattr(self, name)[0]:.3f} to {getattr(self, name)[-1]:.3f}"
         measures = f", {', '.join(self.similarity)}" if self.similarity else ""
         return f"{title_of(self)}: {sample_count(self):,} samples, depths 0 to {self.depth}{quality}{measures}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """One row for each depth."""
         return (depth_table(self),)
 
-    def _shown_chart(self) -> str:
+    def chart(self) -> str:
+        """The overview as an image."""
         from anydepth.report.charts.files import picture
 
         return picture(self.plot("overview"), f"Charts of {self!r}")

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.tables import Column, Table, bounds
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class TrainingSummary(Shown):
+class TrainingSummary(Result):
     """The trained model, its quality at every depth, and the settings of the training.
 
     Attributes:
@@ -59,13 +59,15 @@ class TrainingSummary(Shown):
             folder=folder, **known | listed | {"bounds": tuple(pair and tuple(pair) for pair in known["bounds"])}
         )
 
-    def _shown_line(self) -> str:
+    def line(self) -> str:
+        """The objective, and the quality at the first and last depth."""
         last = len(self.values)
         first = next((depth for depth in range(1, last) if self.values[depth - 1] is not None), last)
         quality = f"{self.measure} {self.value(first)} at depth {first}, {self.value(last)} at {last}"
         return f"{self.model} on {self.data}, {self.objective}: {self.steps:,} steps, {quality}"
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """The quality at each depth."""
         depths = range(1, len(self.values) + 1)
         quality = Column(
             head=self.measure,

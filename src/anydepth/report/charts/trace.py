@@ -10,9 +10,10 @@ from anydepth.report import rows, theme
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart, Domain
 from anydepth.report.charts.files import save
-from anydepth.report.formats import measure_title, percent, plain, plain_name, sentence
+from anydepth.report.formats import measure_title, percent, plain, plain_name
 from anydepth.report.sentences import ends
 from anydepth.report.traces import Traces, provenance_name
+from anydepth.results.tables import sentence
 from anydepth.results.trace_data import TraceData
 
 __all__ = ["AnyChart", "by_class", "curve", "plot", "saturation", "save", "similarity_map", "spread", "to_last"]

@@ -12,13 +12,14 @@ from anydepth.measures.permutation_test import Chance
 from anydepth.report import html
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart, Domain
-from anydepth.report.formats import interval, measure_title, number, plain, sentence
+from anydepth.report.formats import interval, measure_title, number, plain
 from anydepth.report.pages.sections import Figure, Section, figure, flat
 from anydepth.report.pages.tables import Cell, Table, table
 from anydepth.report.rows import Row
 from anydepth.report.sentences import Finding
 from anydepth.report.traces import Traces
 from anydepth.results.comparison import Comparison
+from anydepth.results.tables import sentence
 from anydepth.stats.paired import Differences
 
 _TITLES = {

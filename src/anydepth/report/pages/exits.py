@@ -14,11 +14,12 @@ from anydepth.exits.summary import ExitSummary
 from anydepth.report import html
 from anydepth.report.charts import encodings as enc
 from anydepth.report.charts.encodings import Chart
-from anydepth.report.formats import interval, number, percent, plain, sentence
+from anydepth.report.formats import interval, number, percent, plain
 from anydepth.report.pages.sections import Section, figure, flat
 from anydepth.report.pages.tables import Cell, Table, cell, cells, table
 from anydepth.report.rows import Row
 from anydepth.report.sentences import Finding
+from anydepth.results.tables import sentence
 from anydepth.stats.means import Estimate
 
 Curves = Mapping[str, ExitCurve]

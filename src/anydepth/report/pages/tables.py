@@ -7,9 +7,10 @@ import numpy as np
 
 from anydepth.measures.similarity import MEASURES
 from anydepth.report.charts.trace import MAIN, STATISTICS
-from anydepth.report.formats import Unit, interval, measure_title, percent, plain, plain_name, sentence
+from anydepth.report.formats import Unit, interval, measure_title, percent, plain, plain_name
 from anydepth.report.rows import last_column, saturated_by, statistic, unit_of
 from anydepth.report.traces import blank_reason
+from anydepth.results.tables import sentence
 from anydepth.results.trace_data import TraceData
 from anydepth.stats.means import Estimate
 

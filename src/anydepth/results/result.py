@@ -1,4 +1,4 @@
-"""`Shown`: how a result looks as one line, as a summary, and in a notebook; and when two results are equal."""
+"""`Result`: how a result looks as one line, as a summary, and in a notebook; and when two results are equal."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ _LONGEST = 200
 _WHEN = "created"  # in provenance: two results of the same content may have been made at different times
 
 
-class Shown(ABC):
+class Result(ABC):
     """A result: one line as its `repr`, a `summary`, a table in notebooks; equal to another of the same content.
 
-    A dataclass that is one is made with `repr=False, eq=False`, and says how it looks by the methods that begin with
-    `_shown`. Fields with `compare=False`, and when it was made, do not count for equality.
+    A dataclass that is one is made with `repr=False, eq=False`, and says how it looks by `line`, `tables`, `sentences`
+    and `chart`. Fields with `compare=False`, and when it was made, do not count for equality.
     """
 
     @abstractmethod
-    def _shown_line(self) -> str:
-        """What is the case, in a line."""
+    def line(self) -> str:
+        """The result in one line."""
 
-    def _shown_tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[Table, ...]:
+        """Its numbers as tables, to print at any width."""
         return ()
 
-    def _shown_sentences(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
+        """What it says beside the tables, one sentence each."""
         return ()
 
-    def _shown_chart(self) -> str:
-        """A picture as HTML; empty without one."""
+    def chart(self) -> str:
+        """Its chart as an HTML image; empty without one."""
         return ""
 
     def __repr__(self) -> str:
-        line = f"{type(self).__name__}({printable(self._shown_line())})"
+        line = f"{type(self).__name__}({printable(self.line())})"
         return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 2]}…)"
 
     def summary(self, width: int = WIDTH) -> str:
         """Tables, findings and notes as text of that width."""
-        parts = [table.text(width) for table in self._shown_tables()]
-        lines = [*self._shown_sentences(), *getattr(self, "notes", ())]
+        parts = [table.text(width) for table in self.tables()]
+        lines = [*self.sentences(), *getattr(self, "notes", ())]
         return "\n".join([*parts, *(textwrap.fill(printable(line), width) for line in lines)]) or repr(self)
 
     def __str__(self) -> str:
@@ -54,10 +56,10 @@ class Shown(ABC):
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        parts = [table.html() for table in self._shown_tables()]
-        parts += [f"<p>{escape(printable(line))}</p>" for line in self._shown_sentences()]
+        parts = [table.html() for table in self.tables()]
+        parts += [f"<p>{escape(printable(line))}</p>" for line in self.sentences()]
         parts += [f"<p><small>{escape(printable(line))}</small></p>" for line in getattr(self, "notes", ())]
-        return "\n".join([*parts, self._shown_chart()]) or f"<p>{escape(repr(self))}</p>"
+        return "\n".join([*parts, self.chart()]) or f"<p>{escape(repr(self))}</p>"
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _same(self, other)

@@ -30,7 +30,7 @@ from anydepth.jobs.predict import PredictResult
 from anydepth.jobs.trace import TraceResult
 from anydepth.jobs.truncate import TruncateResult
 from anydepth.onnx.exporter import ExportResult
-from anydepth.results.shown import Shown
+from anydepth.results.result import Result
 from anydepth.results.trace_data import Rows
 from anydepth.stats.certificates import Certificate, MinimalDepth
 from anydepth.training.summary import TrainingSummary
@@ -120,7 +120,7 @@ def lens() -> ad.Lens:
     )  # fmt: skip
 
 
-RESULTS: dict[str, Callable[[], Shown]] = {
+RESULTS: dict[str, Callable[[], Result]] = {
     "trace": traced,
     "trace of arrays": lambda: ad.trace_states([np.eye(4), 2 * np.eye(4)]),
     "trace, a hostile name": lambda: traced(HOSTILE, samples=9),
@@ -161,12 +161,12 @@ def test_every_kind_of_result_is_here() -> None:
     for module in pkgutil.walk_packages(ad.__path__, "anydepth."):
         if module.name.rpartition(".")[0] != "anydepth.assets" and "__main__" not in module.name:
             import_module(module.name)
-    kinds, queue = set[type](), [Shown]
+    kinds, queue = set[type](), [Result]
     while queue:
         kind = queue.pop()
         queue += kind.__subclasses__()
         kinds.add(kind)
-    own = {kind for kind in kinds if kind.__module__.startswith("anydepth.") and kind.__name__ != "TraceData"} - {Shown}
+    own = {kind for kind in kinds - {Result} if kind.__module__.startswith("anydepth.")}
     assert own == {type(make()) for make in RESULTS.values()}
 
 
@@ -184,7 +184,7 @@ def test_one_line(name: str) -> None:
 def test_a_summary_fits_its_width_and_cuts_no_number(name: str, width: int) -> None:
     result = RESULTS[name]()
     text = result.summary(width)
-    tables = [table for table in result._shown_tables()]
+    tables = [table for table in result.tables()]
     for table in tables:
         drawn = table.text(width)
         assert drawn in text
@@ -214,7 +214,7 @@ def test_html(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "<script" not in html
     assert "\x1b" not in html
     assert len(html) <= 200_000
-    assert html.count("<table>") == len(result._shown_tables())
+    assert html.count("<table>") == len(result.tables())
     assert html.count("<img") == isinstance(result, ad.Trace | TraceResult)
 
 
