@@ -15,9 +15,9 @@ from anydepth.data.augment import augmented
 from anydepth.data.batching import Batches, batches, text_length, with_text
 from anydepth.data.columns import describe
 from anydepth.data.folders import in_natural_order
-from anydepth.data.given import name_of, opened
 from anydepth.data.inputs import TEXTS_AT_ONCE, Padding, images_of, pixel_input, text_inputs, tokens_of, word_labels
 from anydepth.data.loading import DataSelection, LoadedData, draw
+from anydepth.data.objects import name_of, opened
 from anydepth.data.sources import choose_split, training_splits
 from anydepth.errors import DataError, LabelError
 from anydepth.models.label_names import are_numbers
@@ -62,7 +62,7 @@ def load_to_train(
     """Load training data and evaluation data.
 
     Args:
-        source: the data; see `anydepth.data.given.opened`.
+        source: the data; see `anydepth.data.objects.opened`.
         wanted: columns, a limit for each of the two, and the seed of the draws.
         split: the training split; by default train, else the only one.
         eval_source: other data to evaluate on; by default their test split, else validation.

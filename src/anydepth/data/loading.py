@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from anydepth.core.tokens import IGNORED
 from anydepth.data.columns import Columns, GivenColumns, guess, is_text, is_words, type_name
 from anydepth.data.folders import in_natural_order
-from anydepth.data.given import name_of, opened
+from anydepth.data.objects import name_of, opened
 from anydepth.data.sources import FILE, ROWS, TO_EVALUATE, choose_split
 from anydepth.errors import DataError
 from anydepth.models.label_names import name_of as label_name
@@ -102,7 +102,7 @@ def load(
 def load_split(
     source: Any, split: str | None, wanted: DataSelection, held_out: tuple[str, ...] = TO_EVALUATE
 ) -> LoadedData:
-    """Load a selection of rows and columns of a split of data by name, or of objects (`anydepth.data.given.opened`).
+    """Load a selection of rows and columns of a split of data by name, or of objects (`anydepth.data.objects.opened`).
 
     See `load`, and `choose_split` for which split by default.
     """

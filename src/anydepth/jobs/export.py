@@ -19,8 +19,8 @@ from anydepth.jobs.inputs import JobInputs
 from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import ExportSettings
 from anydepth.models import loading as models
-from anydepth.models.given import stack_in
 from anydepth.models.loaded import LoadedModel
+from anydepth.models.objects import stack_in
 from anydepth.models.towers import with_saved_texts
 from anydepth.onnx.exporter import EXPORT_OUTPUT, ExportResult, require_extras
 from anydepth.progress import Progress

@@ -15,15 +15,15 @@ from anydepth.core.patching import evaluating
 from anydepth.core.provenance import class_names
 from anydepth.core.stack import Stack
 from anydepth.data.batching import Batches, batches
-from anydepth.data.given import batches_of, form_of, name_of
 from anydepth.data.loading import LoadedData, load_split
+from anydepth.data.objects import batches_of, form_of, name_of
 from anydepth.data.settings import InputSettings, settings_of
 from anydepth.data.sources import TO_EVALUATE
 from anydepth.errors import DataError, OptionError
 from anydepth.jobs.options import Settings, is_object
-from anydepth.models.given import open_model, stack_in
 from anydepth.models.loaded import LoadedModel, Task
 from anydepth.models.loading import stack_of
+from anydepth.models.objects import open_model, stack_in
 from anydepth.passes.batches import as_batch, as_batches
 from anydepth.storage.output_folder import OutputKind, output
 

@@ -24,8 +24,8 @@ from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import TruncateSettings
 from anydepth.models import loading as models
 from anydepth.models.companion_files import carry
-from anydepth.models.given import stack_in
 from anydepth.models.loaded import LoadedModel
+from anydepth.models.objects import stack_in
 from anydepth.models.timm import PREFIX as TIMM
 from anydepth.models.towers import as_tower
 from anydepth.models.zero_shot import compares
