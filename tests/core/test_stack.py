@@ -159,6 +159,15 @@ def test_replay_runs_no_block_while_it_records() -> None:
 
 
 @torch.no_grad()
+def test_what_ran_before_the_blocks_is_not_kept_beyond_its_weights() -> None:
+    model, batch = tiny_models.build("bert")
+    stack = Stack(model)
+    stack.states(batch)
+    model.get_input_embeddings().weight.mul_(2)  # as a step of training does, or load_state_dict
+    torch.testing.assert_close(stack.replay(batch).state, stack.states(batch)[0])
+
+
+@torch.no_grad()
 def test_readouts_do_not_run_the_embedding_again() -> None:
     model, batch = tiny_models.build("vit")
     stack = Stack(model)

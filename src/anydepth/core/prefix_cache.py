@@ -19,7 +19,7 @@ Answers: TypeAlias = list[tuple[nn.Module, Any]]
 """Outputs of modules."""
 
 Identity: TypeAlias = tuple[tuple["weakref.ref[Tensor]", int | None], ...]
-"""The tensors of a batch, and how often each was written to; None where that is unknown."""
+"""Tensors, and how often each was written to; None where that is unknown."""
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def answering(answers: Answers) -> Iterator[Answers]:
 
 
 class Prefix:
-    """Outputs of the modules before the first block, for the last batch of each thread.
+    """Outputs of the modules before the first block, for the last batch of each thread, until their weights change.
 
     Threads find the outputs of others for the same batch: torch computes gradients of a GPU in threads of its own.
     A copy is empty.
@@ -52,9 +52,9 @@ class Prefix:
                 undo.enter_context(forward_as(module, _recording(module, answers)))
             yield answers
         for thread, (identity, _) in list(self._kept.items()):
-            if any(tensor() is None for tensor, _ in identity):  # that batch no longer exists
+            if any(tensor() is None for tensor, _ in identity):  # that batch, or weights, no longer exist
                 self._kept.pop(thread, None)
-        self._kept[get_ident()] = _identity(batch), answers
+        self._kept[get_ident()] = _identity(batch, answers), answers
 
     @contextmanager
     def kept(self, batch: Batch, modules: list[nn.Module]) -> Iterator[Answers]:
@@ -70,8 +70,8 @@ class Prefix:
             yield
 
     def _known(self, batch: Batch) -> Answers | None:
-        now = _identity(batch)
-        return next((answers for identity, answers in list(self._kept.values()) if _same(identity, now)), None)
+        kept = list(self._kept.values())
+        return next((answers for identity, answers in kept if _same(identity, _identity(batch, answers))), None)
 
     def __reduce__(self) -> Any:
         return Prefix, ()
@@ -88,8 +88,11 @@ def _recording(module: nn.Module, answers: Answers) -> Callable[..., Any]:
     return forward
 
 
-def _identity(batch: Batch) -> Identity:
+def _identity(batch: Batch, answers: Answers) -> Identity:
+    """The batch and the weights that outputs of modules were computed from."""
     tensors = [batch] if isinstance(batch, Tensor) else [v for v in batch.values() if isinstance(v, Tensor)]
+    for module, _ in answers:
+        tensors += [*module.parameters(), *module.buffers()]
     return tuple((weakref.ref(t), None if t.is_inference() else t._version) for t in tensors)
 
 
