@@ -83,7 +83,7 @@ def align(
     resume: bool = False,
     restart: bool = False,
     keep_checkpoints: bool = False,
-    progress: Progress | None = None,
+    progress: Any = None,
     say: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> TrainingSummary:
@@ -100,7 +100,8 @@ def align(
         resume: go on with the newest whole checkpoint there, of the same settings; without one, begin.
         restart: train in the place of what is there.
         keep_checkpoints: leave them there when the model is finished.
-        progress: called with what is done, how much there is, and what it is.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         say: called with a line for the user. If it is given, Ctrl-C ends the training after a step, with a checkpoint.
         **settings: as `AlignSettings` has them.
 

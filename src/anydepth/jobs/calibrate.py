@@ -46,7 +46,7 @@ def calibrate(
     processor: Any = None,
     collate_fn: Collate | None = None,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **settings: Any,
 ) -> CalibrateResult | LmCalibrateResult:
     """Calibrate early exit with a guarantee on how often its answer differs from the full model's.
@@ -61,7 +61,8 @@ def calibrate(
         collate_fn: makes a batch of a list of rows.
         out: a folder for the model with `exit.json`, its curve and a report. An interrupted calibration there goes on;
             a finished one is replaced.
-        progress: called with what is done, how much there is, and what it is.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         **settings: as `CalibrateSettings` has them.
 
     Returns:

@@ -11,7 +11,6 @@ from typing import Any
 from anydepth.errors import IncompatibleTraces
 from anydepth.jobs.keywords import takes
 from anydepth.jobs.settings import CompareSettings
-from anydepth.progress import Progress
 from anydepth.results.result import Result
 from anydepth.results.tables import Table
 from anydepth.results.trace_data import TraceData
@@ -56,7 +55,7 @@ def compare(
     names: Sequence[str] | None = None,
     confidence: float = 0.95,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **settings: Any,
 ) -> Any:
     """Compare models by their traces of the same samples, paired by the samples' ids: what `anydepth compare` does.
@@ -68,7 +67,8 @@ def compare(
         names: of all; by default those of their models, or of their folders where models have the same name.
         confidence: of the intervals.
         out: a folder for `compare.json` and a report; an earlier comparison there is replaced.
-        progress: called with rows done, rows in all, and what is being done.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         **settings: as `CompareSettings` has them.
 
     Returns:

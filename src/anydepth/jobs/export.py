@@ -37,7 +37,7 @@ def export(
     *,
     batch: Any = None,
     processor: Any = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **settings: Any,
 ) -> ExportResult:
     """Export a model to ONNX graphs, between which samples may exit: what `anydepth export` does.
@@ -48,7 +48,8 @@ def export(
         out: the folder; see `anydepth.onnx.export`.
         batch: what the graphs are traced with; a made-up one by default, where the model has a processor.
         processor: the tokenizer or image processor, where the model comes without one.
-        progress: called with what is done, how much there is, and what it is.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         **settings: as `ExportSettings` has them.
 
     Raises:

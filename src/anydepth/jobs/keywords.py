@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from anydepth.jobs.options import Setting, Settings, settings_of
+from anydepth.progress import reporting
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
@@ -18,7 +20,7 @@ def takes(kind: type[Settings], *, without: str = "") -> Callable[[F], F]:
     """Decorator: a function with `**settings` states the fields of its settings in their place, with their help.
 
     Fields that the function has as arguments of its own are left as they are, and that `without` which its other
-    arguments make.
+    arguments make. Its `progress` may also be True or False; see `anydepth.progress.reporting`.
 
     Example:
         >>> from anydepth.jobs.settings import DemoSettings
@@ -40,9 +42,17 @@ def takes(kind: type[Settings], *, without: str = "") -> Callable[[F], F]:
         names = {without, *(parameter.name for parameter in own)}
         others = [setting for setting in settings_of(kind) if setting.name not in names]
         parameters = [*own, *map(_parameter, others)]
-        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        function.__doc__ = _explained(inspect.getdoc(function) or "", others)
-        return function
+
+        @functools.wraps(function)
+        def job(*args: Any, **keywords: Any) -> Any:
+            if "progress" not in names:
+                return function(*args, **keywords)
+            with reporting(keywords.pop("progress", None)) as progress:
+                return function(*args, **keywords, progress=progress)
+
+        job.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        job.__doc__ = _explained(inspect.getdoc(function) or "", others)
+        return cast(F, job)
 
     return decorate
 

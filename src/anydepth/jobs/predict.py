@@ -120,7 +120,7 @@ def predict(
     processor: Any = None,
     collate_fn: Collate | None = None,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **settings: Any,
 ) -> PredictResult:
     """Predict the class of each sample with a calibrated model, which exits early: what `anydepth predict` does.
@@ -131,7 +131,8 @@ def predict(
         processor: the tokenizer or image processor, for an `EarlyExit` and rows of texts or images.
         collate_fn: makes a batch of a list of rows.
         out: a folder for `predictions.csv`; an interrupted prediction there goes on, a finished one is replaced.
-        progress: called with what is done, how much there is, and what it is.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         **settings: as `PredictSettings` has them.
 
     Raises:

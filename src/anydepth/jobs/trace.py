@@ -38,7 +38,7 @@ def trace(
     out: str | Path | None = None,
     resume: bool = True,
     describe: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **settings: Any,
 ) -> Trace:
     """Measure what every depth of a model knows about some data: logit lens, similarity between depths, saturation.
@@ -58,7 +58,8 @@ def trace(
         resume: False to discard what an interrupted trace left in `out`.
         describe: added to the provenance and notes of the trace: {"model": name, "data": {"name": ..., "split": ...},
             "notes": [...]}.
-        progress: called with what is done, how much there is, and what it is.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         **settings: as `TraceSettings` has them.
 
     Started by `torchrun` or `accelerate launch`, every process is given all of the data, takes its share of the

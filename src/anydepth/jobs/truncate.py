@@ -126,7 +126,7 @@ def truncate(
     processor: Any = None,
     collate_fn: Collate | None = None,
     out: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Any = None,
     **settings: Any,
 ) -> Any:
     """Copy a model with its first blocks, as many as are given, or as few as can be certified on data.
@@ -144,7 +144,8 @@ def truncate(
         collate_fn: makes a batch of a list of rows.
         out: a folder to save the copy to. An earlier cut there is replaced; of a folder that holds anything else,
             nothing is. Other files of the model's folder are copied, or named in the notes.
-        progress: called with what is done, how much there is, and what it is.
+        progress: True for bars, False for none, by default bars in a notebook and at a terminal; or a function that is
+            called with what is done, how much there is, and what it is.
         **settings: as `TruncateSettings` has them.
 
     Returns:
