@@ -20,7 +20,7 @@ from rich.console import Console
 from run_cli import Command, in_a_process, in_folder
 from safetensors.torch import load_file
 
-from anydepth.cli import terminal
+from anydepth.cli import console, terminal
 from anydepth.cli.app import run
 from anydepth.jobs import settings
 from anydepth.tracing.trace import Trace
@@ -291,7 +291,7 @@ class Terminal(io.StringIO):
 def test_a_file_gets_no_bars_whatever_its_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """FORCE_COLOR makes rich take any file for a terminal."""
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
-    monkeypatch.setattr(terminal, "stderr", screen)
+    monkeypatch.setattr(console, "stderr", screen)
     with terminal.bars(enabled=True) as report:
         assert report is not None
         report(1, 2, "tracing")
@@ -301,7 +301,7 @@ def test_a_file_gets_no_bars_whatever_its_colours(monkeypatch: pytest.MonkeyPatc
 def test_a_bar_for_each_kind_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars of training and evaluating take turns; neither is drawn anew."""
     screen = Console(file=Terminal(), force_terminal=True, width=100, record=True)
-    monkeypatch.setattr(terminal, "stderr", screen)
+    monkeypatch.setattr(console, "stderr", screen)
     with terminal.bars(enabled=True) as report:
         assert report is not None
         for step in range(1, 4):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -62,6 +63,7 @@ def readout(folder: str, depth: int, assets: Path, *, heads: bool = False) -> to
     """Of the uncut model at a depth, on the same."""
     loaded = models.load(folder)
     batches = data.batches(data.load(str(assets / "reviews.csv")), loaded, batch_size=8, labels=False)
+    batches = dataclasses.replace(batches, sorted_batches=1)  # the first texts
     batch = {name: value for name, value in next(iter(batches)).items() if name != "id"}
     stack = models.stack_of(loaded, batches) if heads else Stack(loaded.model)
     with torch.no_grad():

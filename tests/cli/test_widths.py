@@ -133,8 +133,8 @@ def test_what_is_printed_fits_and_leaves_out_nothing_in_silence(
 
 def missing(screen: str) -> set[str]:
     """What a screen says was left out."""
-    (names,) = re.findall(r"Left out for want of width: (.*?)\.(?: |$)", screen) or [""]
-    return set(re.split("; " if ";" in names else ", ", names))
+    lines = re.findall(r"Left out for want of width: (.*?)\.(?: |$)", screen) or [""]
+    return {name for names in lines for name in re.split("; " if ";" in names else ", ", names)}
 
 
 def present(table: Table, screen: str) -> list[Column]:

@@ -119,7 +119,8 @@ def test_each_position_counts_once(gpt2, lengths, stride, batch_size):
         lengths = [*lengths, 2]
     texts = [tiny_tokenizer.text(length, seed=place) for place, length in enumerate(lengths)]
     found = data.batches(rows(texts), gpt2, batch_size=batch_size, stride=stride)
-    assert told(found) == [(str(text), token) for text, length in enumerate(lengths) for token in range(1, length)]
+    expected = [(str(text), token) for text, length in enumerate(lengths) for token in range(1, length)]
+    assert sorted(told(found)) == sorted(expected)
     assert all(batch["input_ids"].shape[1] <= SIZE for batch in found)
     assert len(found) == len(list(found)) == -(-len(found.windows) // batch_size)
 
@@ -135,9 +136,9 @@ def test_each_position_of_joined_texts_counts_once(gpt2, lengths, stride, batch_
     found = data.batches(rows(texts), gpt2, batch_size=batch_size, stride=stride, pack=True)
     starts = np.cumsum([0, *(length + 1 for length in lengths)])  # each with its end token
     places = [starts[int(text)] + token for text, token in told(found)]
-    assert places == list(range(1, starts[-1]))
+    assert sorted(places) == list(range(1, starts[-1]))
     sizes = [int(mask.sum()) for batch in found for mask in batch["attention_mask"]]
-    assert set(sizes[:-1]) <= {SIZE}
+    assert sum(size != SIZE for size in sizes) <= 1
     ids = [id for batch in found for id in batch["id"]]
     assert len(set(ids)) == len(ids)
 
@@ -324,7 +325,7 @@ def test_intervals_take_windows_of_one_text_for_one(gpt2):
             yield batch | {"id": [f"{id}!" for id in batch["id"]]}
 
     other = trace(stack, list(apart()), measures=["cka", "cosine_raw"])
-    np.testing.assert_array_equal(found.similarity["cka"], other.similarity["cka"])
+    np.testing.assert_allclose(found.similarity["cka"], other.similarity["cka"], rtol=1e-14)
     low, high = found.similarity_intervals["cosine_raw"]
     low_apart, high_apart = other.similarity_intervals["cosine_raw"]
     assert not np.allclose(high - low, high_apart - low_apart)

@@ -23,6 +23,7 @@ from anydepth.exits.policies import Confidence
 from anydepth.exits.summary import ExitSummary
 from anydepth.generation.calibration import SequenceGuarantee, ThresholdResult
 from anydepth.generation.decoder import GenerationStats
+from anydepth.jobs.calibrate import CalibrateResult
 from anydepth.jobs.calibrate_lm import LmCalibrateResult
 from anydepth.jobs.compare import CompareResult
 from anydepth.jobs.demo import DemoResult
@@ -147,6 +148,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "training": trained,
     "training of a language model": lambda: trained("perplexity"),
     "exits": calibrated,
+    "calibrated": lambda: CalibrateResult(
+        **vars(calibrated()), exits=ad.EarlyExit(tiny_models.build("vit")[0], Confidence(0.8))
+    ),
     "exits of a language model": language_model,
     "exit curve": lambda: calibrated().curve,
     "lens": lens,

@@ -80,7 +80,8 @@ def arrays(count: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
 def vectors() -> Trace:
     """Enough rows for CKA to come from sums, and so to keep them."""
     torch.manual_seed(0)
-    return trace(tiny_models.Nobodys().eval(), [(torch.randn(150, 8), torch.randint(0, 5, (150,))) for _ in range(2)])
+    batches = [(torch.randn(150, 8), torch.randint(0, 5, (150,))) for _ in range(2)]
+    return trace(tiny_models.Nobodys().eval(), batches, sums=True)
 
 
 MADE: dict[str, Callable[[Path], Trace]] = {

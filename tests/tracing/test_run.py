@@ -20,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import anydepth.core.readouts
 from anydepth.core.stack import Stack
+from anydepth.data.batching import DataBatch
 from anydepth.errors import (
     AnydepthError,
     DataError,
@@ -875,3 +876,23 @@ def test_some_positions_stand_for_all_in_similarities(tmp_path: Path) -> None:
 def test_no_positions_are_none() -> None:
     with pytest.raises(DataError, match="positions is 0, expected at least 1"):
         trace(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)), [], positions=0)
+
+
+@pytest.mark.parametrize("numbers", [[[9, 7], [8, 12]], [[1, 0], [1, 0]], [[3, 2], None]])
+def test_places_of_samples_may_be_of_a_part_of_the_data_or_come_twice(numbers):
+    model, _ = tiny_models.build("vit")
+    torch.manual_seed(0)
+    batches = [{"pixel_values": torch.rand(2, 3, 8, 8), "labels": torch.tensor([1, 0])} for _ in numbers]
+    placed = [
+        batch if known is None else DataBatch(batch, np.array(known))
+        for batch, known in zip(batches, numbers, strict=True)
+    ]
+    found = trace(model, placed, measures=["cka"])
+    assert found.rows.sample.tolist() == [0, 1, 2, 3]
+    order = {(9, 8): [1, 2, 0, 3], (1, 1): [1, 0, 3, 2], (3, None): [1, 0, 2, 3]}
+    key = tuple(None if known is None else known[0] for known in numbers)
+    pixels, labels = (torch.cat([batch[name] for batch in batches])[order[key]] for name in ("pixel_values", "labels"))
+    expected = trace(model, [{"pixel_values": pixels, "labels": labels}], measures=["cka"])
+    np.testing.assert_array_equal(found.rows.label, expected.rows.label)
+    np.testing.assert_allclose(found.rows.cross_entropy, expected.rows.cross_entropy, rtol=1e-5)
+    np.testing.assert_allclose(found.similarity["cka"], expected.similarity["cka"], rtol=1e-5)

@@ -163,7 +163,7 @@ class Command:
         about = Parameter(
             name=flag_of(setting),
             help=setting.help,
-            negative=None if setting.default is True else (),
+            negative=None if _has_negative(setting) else (),
             choices=_choices(setting.hint),
             allow_leading_hyphen=not option.positional,
             allow_repeating=True,
@@ -197,7 +197,11 @@ def flag_of(setting: Setting) -> str:
 
 def flags_of(setting: Setting) -> tuple[str, ...]:
     """All the ways a setting is written on the command line: `--labels`, and `--no-labels`."""
-    return flag_of(setting), *([f"--no-{setting.name.replace('_', '-')}"] if setting.default is True else [])
+    return flag_of(setting), *([f"--no-{setting.name.replace('_', '-')}"] if _has_negative(setting) else [])
+
+
+def _has_negative(setting: Setting) -> bool:
+    return setting.default is True or setting.option.negatable
 
 
 def written(setting: Setting) -> str:

@@ -31,7 +31,8 @@ class BlockCall:
     def standard(self, layout: StateLayout) -> Callable[[Tensor], Tensor]:
         """The same for states (B, T, D)."""
         like = input_state(self.args, self.kwargs)
-        return lambda state: layout.standard(self(layout.own(state, like=like)), len(state))
+        # not len(): an export takes that for the same number always
+        return lambda state: layout.standard(self(layout.own(state, like=like)), state.shape[0])
 
 
 class Replay:

@@ -118,7 +118,7 @@ def by_length(lengths: Int64[np.ndarray, " n"], batch_size: int) -> list[Int64[n
 
     Example:
         >>> [batch.tolist() for batch in by_length(np.array([9, 1, 5, 2, 6, 8, 2]), batch_size=2)]
-        [[2, 4], [5, 0], [1, 3], [6]]
+        [[6, 2], [4, 5], [0], [1, 3]]
         >>> [batch.tolist() for batch in by_length(np.array([4, 4, 4]), batch_size=2)]
         [[0, 1], [2]]
     """

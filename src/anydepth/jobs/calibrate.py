@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ _TIMED = 6
 class CalibrateResult(ExitSummary):
     """What was found, and the calibrated model, ready to run."""
 
-    exits: EarlyExit
+    exits: EarlyExit = field(compare=False)
 
 
 @takes(CalibrateSettings)

@@ -66,6 +66,7 @@ class Option:
         parse: of a value that is written as text, such as "2,4,6".
         positional: whether the command line takes it without a flag.
         bare: what the flag means where the command line gives it without a value; None where it needs one.
+        negatable: whether a flag that is off by default may be written with `--no-`, too.
     """
 
     metavar: str = ""
@@ -73,6 +74,7 @@ class Option:
     parse: Callable[[str], Any] | None = None
     positional: bool = False
     bare: str | None = None
+    negatable: bool = False
 
 
 _PLAIN = Option()

@@ -178,7 +178,7 @@ class TraceSettings(
         "Maximum size of the hidden states on disk, such as 20GB.",
         Option(metavar="SIZE", range=Range(most=2**62)),
     ] = None
-    sums: Annotated[bool, "Keep the sums of CKA, to merge."] = False
+    sums: Annotated[bool, "Keep the sums of CKA, to merge.", Option(negatable=True)] = False
     theory: Annotated[bool, "Test the paper's theory, beside random walks and random weights."] = False
     lens: Annotated[
         tuple[str, ...], "Logit lens: a language model's predictions for TEXT at every depth.", Option(metavar="TEXT")

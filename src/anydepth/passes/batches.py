@@ -104,10 +104,34 @@ def as_batch(item: Any, first: int, model: nn.Module | None = None) -> BatchPart
     return BatchParts(batch, None if labels is None or are_matched(labels) else _as_labels(labels, count), ids)
 
 
-def numbers_of(item: Any, first: int, count: int) -> NDArray[np.int64]:
-    """The places of a batch's samples in the data, where the batch knows them; else they follow each other."""
-    numbers: NDArray[np.int64] | None = getattr(item, "numbers", None)
-    return np.arange(first, first + count) if numbers is None else numbers
+class Places:
+    """Where the samples of batches lie in the data: as the batches know, or else after all before them.
+
+    Batches of several data sets, or the same ones twice, may come one after the other: what was there before is not
+    there again, so their samples lie behind it.
+
+    Example:
+        >>> from anydepth.data.batching import DataBatch
+        >>> places, batch = Places(), DataBatch({}, np.array([2, 0]))
+        >>> [places.of(item, 2).tolist() for item in (batch, {}, batch)]
+        [[2, 0], [3, 4], [7, 5]]
+    """
+
+    def __init__(self) -> None:
+        self._taken = np.zeros(0, dtype=bool)
+        self._start = 0
+
+    def of(self, item: Any, count: int) -> NDArray[np.int64]:
+        """The places of the next batch's samples, (B,)."""
+        known: NDArray[np.int64] | None = getattr(item, "numbers", None)
+        numbers = len(self._taken) + np.arange(count) if known is None else self._start + known
+        if self._taken[numbers[numbers < len(self._taken)]].any():
+            numbers = numbers - self._start + len(self._taken)
+            self._start = len(self._taken)
+        longer = int(numbers.max()) + 1 - len(self._taken)
+        self._taken = np.concatenate([self._taken, np.zeros(max(longer, 0), dtype=bool)])
+        self._taken[numbers] = True
+        return numbers
 
 
 def _as_labels(labels: Any, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anydepth.core.model_io import Batch
 from anydepth.errors import DataError
-from anydepth.passes.batches import as_batch, digest, numbers_of
+from anydepth.passes.batches import Places, as_batch, digest
 from anydepth.passes.workspace import Workspace
 from anydepth.progress import Progress
 from anydepth.storage.files import require_space
@@ -49,12 +49,13 @@ def run_pass(
     """
     total = len(data) if isinstance(data, Sized) else None
     own, checked = batches_per_rank(total, ranks), False
-    index, first = -1, 0
+    index, first, places = -1, 0, Places()
     try:
         for index, item in enumerate(data):
             batch, targets, ids = as_batch(item, first, model)
+            numbers = places.of(item, len(ids))
             if index % ranks == rank:
-                digests, content, numbers = digest(batch), ids, numbers_of(item, first, len(ids))
+                digests, content = digest(batch), ids
                 if labels and targets is not None:
                     content = [*ids, targets.tolist()]
                 if not workspace.already_has(content, digests):

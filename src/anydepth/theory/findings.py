@@ -127,21 +127,24 @@ class Theory(Result):
             theory.depth  # noqa: B018  # raises where the measured geometry is missing
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise TraceFileError(f"{path} is corrupt: {type(problem).__name__} at {problem}") from None
-        _require_same(theory.provenance, Path(folder))
+        if (what := _difference(theory.provenance, Path(folder))) is not None:
+            raise TraceFileError(f"{path} and the trace beside it are of different {what}: trace with --theory")
         return theory
 
 
-def _require_same(provenance: Mapping[str, Any], folder: Path) -> None:
-    """Check that a trace in the folder is of the same model and data: another may have been written there since."""
+def has_theory(folder: Path) -> bool:
+    """Whether there are findings in a folder, of the same model and data as the trace there."""
+    path = folder / FILE
+    return path.is_file() and _difference(read_json(path).get("provenance", {}), folder) is None
+
+
+def _difference(provenance: Mapping[str, Any], folder: Path) -> str | None:
+    """In what the trace in the folder, which may have been written there since, is another: model or data."""
     beside = folder / "trace.json"
-    if not beside.is_file():
-        return
-    other = read_json(beside).get("provenance", {})
-    for what in ("model", "data"):
-        if other.get(what, {}).get("fingerprint") != provenance[what]["fingerprint"]:
-            raise TraceFileError(
-                f"{folder / FILE} and the trace beside it are of different {what}: trace with --theory"
-            )
+    other = read_json(beside).get("provenance", {}) if beside.is_file() else provenance
+    names = ("model", "data")
+    marks = [[one.get(name, {}).get("fingerprint") for name in names] for one in (provenance, other)]
+    return next((name for name, a, b in zip(names, *marks, strict=True) if a != b), None)
 
 
 def _read(kind: type[_Part], content: dict[str, Any]) -> _Part:

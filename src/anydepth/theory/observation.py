@@ -25,7 +25,7 @@ from anydepth.core.stack import Stack
 from anydepth.core.targets import Targets, require_one_class
 from anydepth.core.tokens import IGNORED, Policy, check_policy, default_policy, select
 from anydepth.errors import DataError, LabelError, NonFiniteStates, UnsupportedHead
-from anydepth.passes.batches import as_batch, as_batches, digest, numbers_of
+from anydepth.passes.batches import Places, as_batch, as_batches, digest
 from anydepth.progress import Progress
 from anydepth.storage.files import require_space
 from anydepth.storage.rows import RowFile, StoredStates
@@ -89,11 +89,11 @@ def observe(
     data, device = as_batches(data), device_of(stack.model)
     total = len(data) if isinstance(data, Sized) else None
     reader: _Reader | None = None
-    digests, first = [], 0
+    digests, order, places, first = [], [], Places(), 0
     with closing(_Rows(folder)) as rows, evaluating(stack.model), torch.no_grad():
         for index, item in enumerate(data):
             inputs, truth, ids = as_batch(item, first, stack.model)
-            numbers = numbers_of(item, first, len(ids))
+            numbers = places.of(item, len(ids))
             batch, truth = to_device(inputs, device), truth if labels else None
             reader = reader or _first_reader(stack, batch, truth, tokens, readout)
             if reader.labelled and truth is None and not predicts_next_token(stack.model):
@@ -105,12 +105,14 @@ def observe(
             if not index and total:
                 require_space(folder, (total - 1) * rows.bytes, f"the rows of {total} batches")
             digests.append(digest(inputs))
+            order.append(numbers)
             first += len(ids)
             if progress:
                 progress(index + 1, total, f"{what} batches")
     if reader is None:
         raise DataError("the data set is empty: expected at least one batch (each pass reads the data anew)")
-    return _read_back(rows, reader, np.concatenate(digests))
+    in_order = np.argsort(np.concatenate(order), kind="stable")
+    return _read_back(rows, reader, np.concatenate(digests)[in_order])
 
 
 @dataclass(frozen=True, kw_only=True)

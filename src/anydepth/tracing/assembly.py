@@ -42,6 +42,7 @@ class CollectedRows:
                 )
         number = self.read("number")
         assert number is not None
+        self._numbers = number
         self._order = np.argsort(number, kind="stable")
 
     def read(self, name: str) -> NDArray[Any] | None:
@@ -69,8 +70,12 @@ class CollectedRows:
         if samples is None:
             return None
         order = np.argsort(samples, kind="stable")
-        columns = {name: self.read(name) for name in ROW_COLUMNS}
+        columns = {name: self.read(name) for name in ROW_COLUMNS} | {"sample": self._ranks(samples)}
         return Rows(**{name: column[order] for name, column in columns.items() if column is not None})
+
+    def _ranks(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of samples among those of the pass, which may be a part of the data."""
+        return np.searchsorted(self._numbers[self._order], numbers)
 
     def states(self, depths: int, *, named: bool) -> StoredStates | None:
         """The hidden states on disk; None if none were kept.
@@ -87,9 +92,9 @@ class CollectedRows:
         parts = [workspace.path("states") for workspace in self._workspaces]
         widths = tuple(self.facts.widths or [self.facts.width] * depths)
         if named:
-            return StoredStates(parts, widths, groups)
+            return StoredStates(parts, widths, self._ranks(groups))
         order = np.argsort(groups, kind="stable")
-        groups = texts_of(self.ids)[groups[order]]
+        groups = texts_of(self.ids)[self._ranks(groups)[order]]
         alone = len(np.unique(groups)) == len(groups)
         return StoredStates(parts, widths, None if alone else groups, order=order)
 

@@ -14,8 +14,7 @@ from anydepth.results.tables import Table
 from anydepth.results.trace_data import TraceData
 from anydepth.results.trace_files import load, save
 from anydepth.results.trace_tables import depth_table, sample_count, title_of
-from anydepth.theory.findings import FILE as THEORY
-from anydepth.theory.findings import Theory
+from anydepth.theory.findings import Theory, has_theory
 
 if TYPE_CHECKING:
     import altair
@@ -64,7 +63,7 @@ class Trace(Result, TraceData):
     @classmethod
     def load(cls, folder: str | Path) -> Trace:
         """Read a trace from a folder; `TraceFileError` if there is none, or it is corrupt or of a newer format."""
-        theory = Theory.load(folder) if (Path(folder) / THEORY).is_file() else None
+        theory = Theory.load(folder) if has_theory(Path(folder)) else None
         return replace(load(Path(folder), cls), folder=Path(folder), theory=theory)
 
     def merge(self, other: Trace) -> Trace:
