@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import anydepth as ad
 from anydepth.exits.costs import measure_costs
+from anydepth.onnx import Router
 from anydepth.storage.files import read_json
 
 pytestmark = pytest.mark.usefixtures("undrawn", "timed_briefly", "charts_unchecked")
@@ -104,6 +105,12 @@ def of_cut(folder: Path) -> Any:
     return [read_json(folder / "truncate.json")["certificate"], weights(folder)]
 
 
+def of_graphs(folder: Path) -> Any:
+    router = Router(folder)
+    answer = router({"input_ids": np.array([[2, 5, 6, 3]]), "attention_mask": np.ones((1, 4), np.int64)})
+    return [answer.logits, answer.depth, router.classes]
+
+
 DATA = {"data": "~reviews.csv"}
 JOBS = {
     "trace": Job(
@@ -145,6 +152,14 @@ JOBS = {
         settings={"depth": "auto", "tolerance": 0.6},
         result=of_cut,
     ),
+    "export": Job(
+        command="export",
+        function=ad.export,
+        names={"model": "~bert"},
+        objects=lambda at: {"model": classifier(at), "processor": tokenizer(at)},
+        settings={"depth": 1},
+        result=of_graphs,
+    ),
     "align": Job(
         command="align",
         function=ad.align,
@@ -172,7 +187,7 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anydepth.jobs.calibrate.measure_costs", lambda *given: measure_costs(*given, rounds=1))
 
 
-@pytest.mark.usefixtures("briefly")
+@pytest.mark.usefixtures("briefly", "operators_listed_once")
 @each_job
 def test_a_job_is_the_same_from_everywhere(
     job: Job, assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
