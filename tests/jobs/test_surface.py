@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pandas
 import pytest
+import tiny_models
 import torch
 import transformers
 from run_cli import Command, in_folder, write_csv
@@ -370,6 +371,15 @@ class Own(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.head(self.encoder(self.embed(input_ids), src_key_padding_mask=attention_mask == 0)[:, 0])
+
+
+def test_a_model_whose_config_names_no_classes() -> None:
+    model, batch = tiny_models.build("vit")
+    labelled = [{**batch, "labels": torch.zeros(len(batch["pixel_values"]), dtype=torch.long)}]
+    expected = ad.trace(model, labelled, measures=())
+    model.config.id2label = None  # as that of PVT
+    found = ad.trace(model, labelled, measures=())
+    np.testing.assert_array_equal(found.rows.cross_entropy, expected.rows.cross_entropy)
 
 
 def test_a_model_of_ones_own_with_a_tokenizer(assets: Path) -> None:

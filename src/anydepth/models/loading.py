@@ -304,8 +304,8 @@ def image_processor_of(name: str, model: Any, trust_remote_code: bool, notes: li
 
 
 def classes_of(config: Any) -> tuple[str, ...]:
-    """Names of the classes in a config, in order."""
-    names = config.id2label
+    """Names of the classes in a config, in order; none where it names none."""
+    names = config.id2label or {}
     return tuple(str(names[index]) for index in sorted(names))
 
 
