@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pseudo_terminal import read_screen
 
 import anydepth as ad
 from anydepth.cli import console, terminal
@@ -67,14 +68,8 @@ def at_a_terminal(arguments: list[str], columns: int, cwd: Path) -> tuple[int, s
         env=environment(COLUMNS=str(columns), TERM="xterm"),
     )
     os.close(slave)
-    screen = b""
-    try:
-        while piece := os.read(master, 65536):
-            screen += piece
-    except OSError:  # the other side was closed
-        pass
-    os.close(master)
-    return process.wait(), screen.decode().replace("\r\n", "\n")
+    screen = read_screen(master)
+    return process.wait(), screen
 
 
 def test_an_error_at_a_terminal_is_one_line_without_escapes_of_the_users(tmp_path: Path) -> None:

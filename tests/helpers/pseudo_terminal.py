@@ -25,6 +25,13 @@ def on_screen(show: Callable[[], object], columns: int) -> list[str]:
         ["true"], stdin=slave, stdout=slave, stderr=slave, restore_signals=False, preexec_fn=lambda: _run(show)
     )
     os.close(slave)
+    text = _COLOUR.sub("", read_screen(master))
+    assert process.wait() == 0, text
+    return text.splitlines()
+
+
+def read_screen(master: int) -> str:
+    """All that comes to a pseudo-terminal until its other side is closed; this side is then closed, too."""
     screen = b""
     try:
         while piece := os.read(master, 65536):
@@ -32,9 +39,7 @@ def on_screen(show: Callable[[], object], columns: int) -> list[str]:
     except OSError:  # the other side was closed
         pass
     os.close(master)
-    text = _COLOUR.sub("", screen.decode().replace("\r\n", "\n"))
-    assert process.wait() == 0, text
-    return text.splitlines()
+    return screen.decode().replace("\r\n", "\n")
 
 
 def _run(show: Callable[[], object]) -> NoReturn:

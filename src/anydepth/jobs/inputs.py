@@ -116,9 +116,12 @@ class JobInputs:
         if rows is None:
             processor = self.processor or loaded.processor
             given = batches_of(self.settings.data, processor=processor, collate_fn=self.collate_fn, batch_size=size)
-            own = Stack(loaded.model, blocks=blocks)
             inputs = Inputs(
-                model=loaded, stack=stack or own, batches=as_batches(given), data=self.data_name, notes=notes
+                model=loaded,
+                stack=stack or Stack(loaded.model, blocks=blocks),
+                batches=as_batches(given),
+                data=self.data_name,
+                notes=notes,
             )
             if stack is not None or loaded.heads is None:
                 return inputs

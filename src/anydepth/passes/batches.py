@@ -118,18 +118,19 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._taken = np.zeros(0, dtype=bool)
-        self._start = 0
+        self._taken = np.zeros(1, dtype=bool)
+        self._start = self._end = 0
 
     def of(self, item: Any, count: int) -> NDArray[np.int64]:
         """The places of the next batch's samples, (B,)."""
         known: NDArray[np.int64] | None = getattr(item, "numbers", None)
-        numbers = len(self._taken) + np.arange(count) if known is None else self._start + known
-        if self._taken[numbers[numbers < len(self._taken)]].any():
-            numbers = numbers - self._start + len(self._taken)
-            self._start = len(self._taken)
-        longer = int(numbers.max()) + 1 - len(self._taken)
-        self._taken = np.concatenate([self._taken, np.zeros(max(longer, 0), dtype=bool)])
+        numbers = self._end + np.arange(count) if known is None else self._start + known
+        if self._taken[numbers[numbers < self._end]].any():
+            numbers = numbers - self._start + self._end
+            self._start = self._end
+        self._end = max(self._end, int(numbers.max()) + 1)
+        if self._end > len(self._taken):  # twice as much, or a long pass would copy it again for every batch
+            self._taken = np.concatenate([self._taken, np.zeros(max(self._end, len(self._taken)), dtype=bool)])
         self._taken[numbers] = True
         return numbers
 

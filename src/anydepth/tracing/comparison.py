@@ -189,18 +189,6 @@ def compare(
     Raises:
         IncompatibleTraces: other data, positions, labels or no sample in common, or similarity without states.
         MeasureError: an unknown measure, or one that does not fit in memory.
-
-    Example:
-        >>> import torch
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> from anydepth import trace
-        >>> config = ViTConfig(image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        ...                    intermediate_size=32, num_channels=1, num_labels=5)
-        >>> data = [{"pixel_values": torch.rand(20, 1, 8, 8), "labels": torch.arange(20) % 5}]
-        >>> a, b = (trace(ViTForImageClassification(config), data, measures=["cka"]) for _ in range(2))
-        >>> comparison = compare(a, b)
-        >>> comparison.samples, comparison.depths, len(comparison.differences["accuracy"].verdicts)
-        (20, ((0, 0), (1, 1), (2, 2), (3, 3)), 4)
     """
     require_alike(a, b, despite)
     names = names or (model_name(a), model_name(b))
