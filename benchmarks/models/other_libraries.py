@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -251,21 +253,48 @@ _OPEN_CLIP: dict[str, tuple[str, Any]] = {
 }
 
 
-def _sentences() -> tuple[nn.Module, Callable[[], Any]]:
-    import tempfile
+def _sentences(kind: str, words: str, *rest: tuple[str, dict[str, Any]]) -> Callable[[], Any]:
+    """A maker of a model of sentence-transformers: its class, the class of its words, and what comes after them."""
 
-    from sentence_transformers import SentenceTransformer, models
-    from transformers import BertConfig, BertModel
+    def make() -> tuple[nn.Module, Callable[[], Any]]:
+        import transformers
 
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "intermediate_size": 48}
-    with tempfile.TemporaryDirectory() as folder:
-        BertModel(BertConfig(vocab_size=VOCABULARY, **sizes)).save_pretrained(folder)
-        words = models.Transformer(folder)
-    model = SentenceTransformer(modules=[words, models.Pooling(WIDTH)])
-    return model, lambda: {"input": _text()}
+        library: Any = importlib.import_module("sentence_transformers")
+        sizes = {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "intermediate_size": 48}
+        config = transformers.BertConfig(vocab_size=VOCABULARY, num_labels=CLASSES, **sizes)
+        with tempfile.TemporaryDirectory() as folder:
+            getattr(transformers, words)(config).save_pretrained(folder)
+            if kind == "CrossEncoder":
+                return library.CrossEncoder(folder), _text
+            first = library.base.modules.Transformer(folder, transformer_task=_TASKS[words])
+        parts = (library.sentence_transformer.modules, library.sparse_encoder.modules, library.base.modules)
+        after = [
+            next(getattr(part, name) for part in parts if hasattr(part, name))(**settings) for name, settings in rest
+        ]
+        return getattr(library, kind)(modules=[first, *after]), _text
+
+    return make
 
 
-_SENTENCES: dict[str, tuple[str, Any]] = {"SentenceTransformer": ("embedding", _sentences)}
+_TASKS = {"BertModel": "feature-extraction", "BertForMaskedLM": "fill-mask"}
+_SENTENCES: dict[str, tuple[str, Any]] = {
+    "SentenceTransformer": (
+        "embedding",
+        _sentences("SentenceTransformer", "BertModel", ("Pooling", {"embedding_dimension": WIDTH})),
+    ),
+    "SentenceTransformer, first token, dense, normalised": (
+        "embedding",
+        _sentences(
+            "SentenceTransformer",
+            "BertModel",
+            ("Pooling", {"embedding_dimension": WIDTH, "pooling_mode": "cls"}),
+            ("Dense", {"in_features": WIDTH, "out_features": 16}),
+            ("Normalize", {}),
+        ),
+    ),
+    "SparseEncoder": ("embedding", _sentences("SparseEncoder", "BertForMaskedLM", ("SpladePooling", {}))),
+    "CrossEncoder": ("text classification", _sentences("CrossEncoder", "BertForSequenceClassification")),
+}
 
 
 # --- x-transformers, vit-pytorch --------------------------------------------------------------------------------------

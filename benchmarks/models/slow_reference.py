@@ -19,12 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+ANSWERS = (
+    "logits",
+    "logits_per_image",
+    "image_embeds",
+    "text_embeds",
+    "sentence_embedding",
+    "pooler_output",
+    "last_hidden_state",
+)
 
 
 def run(model: nn.Module, batch: Any, **more: Any) -> Any:
+    by_name = isinstance(batch, Mapping) and not isinstance(model, nn.Sequential)  # which takes one argument
     with torch.no_grad():
-        return model(**batch, **more) if isinstance(batch, Mapping) else model(batch, **more)
+        return model(**batch, **more) if by_name else model(copy.copy(batch), **more)
 
 
 def answer_of(output: Any) -> Tensor:
@@ -36,7 +45,7 @@ def answer_of(output: Any) -> Tensor:
         if isinstance(named.get(name), Tensor):
             return named[name]
     values = named.values() if named else output
-    return next(value for value in values if isinstance(value, Tensor) and value.ndim > 1)
+    return next(value for value in values if isinstance(value, Tensor) and value.ndim > 1 and value.is_floating_point())
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from made_inputs import SAMPLES
+from slow_reference import run
 from torch import Tensor, nn
 
 NO_CLASSES = ("CLIP-like", "detection, segmentation, depth", "question answering", "embedding")
@@ -57,8 +58,7 @@ class Made:
         try:
             model, batch = self.make()
             batches = [batch() for _ in range(2)]
-            with torch.no_grad():
-                model.eval()(**batches[0]) if isinstance(batches[0], dict) else model.eval()(batches[0])
+            run(model.eval(), batches[0])
         except Exception as problem:
             raise NotBuilt(in_words(problem)) from problem
         classifies = self.kind not in NO_CLASSES

@@ -62,6 +62,11 @@ class BlockList:
         kinds = ", ".join(dict.fromkeys(type(module).__name__ for module in self.modules))
         return f"{self.path or '(the model itself)'} ({len(self.modules)} x {kinds})"
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether what lies inside its members is part of them: a module alone, which nobody counts, may be a model."""
+        return self.rank == 0 or (self.rank == 1 and len(self.modules) > 1)
+
     def first(self, depth: int) -> BlockList:
         """The list without what comes after block `depth`."""
         return replace(self, names=self.names[:depth], modules=self.modules[:depth])
@@ -87,10 +92,11 @@ def block_lists(model: nn.Module) -> list[BlockList]:
         if any(name.startswith(outer) for outer in inside):
             continue
         for candidate in _in_container(name, module) if _is_container(module) else _in_attributes(name, module):
-            if candidate.rank == 1:
+            if candidate.rank == 1 and len(candidate.modules) in depths:
+                candidate = replace(candidate, rank=0)
+            if candidate.is_closed:
                 inside.append(f"{name}." if name else "")
-            stated = candidate.rank == 1 and len(candidate.modules) in depths
-            lists.append(replace(candidate, rank=0) if stated else candidate)
+            lists.append(candidate)
     weights = weights_of(model)
     likely = (candidate for candidate in lists if candidate.rank != 3 or 4 * weights_of(*candidate.modules) > weights)
     return sorted(likely, key=lambda candidate: candidate.rank)

@@ -24,7 +24,15 @@ _COMPARED = 2**20  # entries that are compared at a time, on the CPU: MPS has no
 _SPANS = ("start_positions", "end_positions")  # what models that find an answer in a text take for labels
 
 # Where a model's answer lies in its output, in order of preference.
-ANSWERS = ("logits", "logits_per_image", "image_embeds", "text_embeds", "pooler_output", "last_hidden_state")
+ANSWERS = (
+    "logits",
+    "logits_per_image",
+    "image_embeds",
+    "text_embeds",
+    "sentence_embedding",
+    "pooler_output",
+    "last_hidden_state",
+)
 
 
 class BatchParts(NamedTuple):
@@ -61,8 +69,15 @@ def call_model(model: nn.Module, batch: Batch, labels: Any = None) -> Any:
     """Run the model on a batch without its labels, so that it computes no loss of its own, unless they are given."""
     if isinstance(batch, Mapping):
         inputs = split_labels(batch, model)[0]
+        if labels is None and _takes_mapping(model, inputs):
+            return model(dict(inputs))  # a copy: the modules of a SentenceTransformer add their outputs to it
         return model(**inputs) if labels is None else model(**inputs, labels=labels)
     return model(batch)
+
+
+def _takes_mapping(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether the forward takes a whole batch as its only argument: it names none of what the batch holds."""
+    return len(_required(model)) == 1 and not set(inputs) & set(_parameters(model))
 
 
 def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tuple[dict[str, Any], Any]:
@@ -108,12 +123,16 @@ def _is_label(name: str) -> bool:
 
 def _required(model: nn.Module) -> set[str]:
     """The arguments that a model's forward has no default for."""
-    # while a model is watched, its class has a property in the place of the method: the one below that is its own
-    own = next(method for kind in type(model).__mro__ if callable(method := vars(kind).get("forward")))
-    parameters = inspect.signature(own).parameters.values()
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     empty = inspect.Parameter.empty
-    return {parameter.name for parameter in parameters if parameter.default is empty and parameter.kind not in several}
+    named = _parameters(model).items()
+    return {name for name, parameter in named if parameter.default is empty and parameter.kind not in several}
+
+
+def _parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+    # while a model is watched, its class has a property in the place of the method: the one below that is its own
+    own = next(method for kind in type(model).__mro__ if callable(method := vars(kind).get("forward")))
+    return dict(list(inspect.signature(own).parameters.items())[1:])
 
 
 def predicts_next_token(model: nn.Module) -> bool:
@@ -124,11 +143,16 @@ def predicts_next_token(model: nn.Module) -> bool:
     return bool(callable(can_generate) and can_generate() and not encoder_decoder and not hears)
 
 
+def _may_be_answer(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 1 and value.is_floating_point()
+
+
 def model_output(output: Any) -> tuple[str, Tensor]:
     """Name and value of the model's answer (logits, embeddings, pooled output) in its output.
 
     The name is empty for a bare tensor, the first of a tuple, or the only entry of a mapping (named tuple, dataclass)
-    that has one value for each sample. A loss is no answer. Of several entries under unknown names, it is the first.
+    that has real values for each sample. A loss is no answer, and neither are token ids and masks that are handed on
+    (CrossEncoder). Of several entries under unknown names, it is the first.
     """
     if isinstance(output, Tensor):
         return "", output
@@ -136,13 +160,13 @@ def model_output(output: Any) -> tuple[str, Tensor]:
     for name in ANSWERS:
         if isinstance(named.get(name), Tensor):
             return name, named[name]
-    answers = {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim > 1}
+    answers = {name: value for name, value in named.items() if _may_be_answer(value)}
     if answers:
         name = next(iter(answers))
         return name if len(answers) > 1 else "", answers[name]
     if isinstance(output, tuple | list):
         for value in output:
-            if isinstance(value, Tensor) and value.ndim > 1:
+            if _may_be_answer(value):
                 return "", value
     raise UnknownArchitecture(
         f"the model answers with {type(output).__name__}, expected a tensor, or a mapping or tuple that holds one"

@@ -6,7 +6,8 @@ one), `each` position, or their `mean`, padding left out. The default is where t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -135,11 +136,31 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
             answer = stack.readout(leaf, few, depth=stack.depth)
             if answer.ndim == 3:
                 return "last" if _is_causal(stack, few, valid) else "first"
-            # fixed weights of both signs for all entries of the answer, so that nothing cancels by symmetry
-            weights = torch.linspace(1.0, 2.0, answer[0].numel(), dtype=answer.dtype, device=answer.device)
-            weights[::2] *= -1
-            (gradient,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
+            weights = _both_signs(answer[0].numel(), like=answer)
+            try:
+                (gradient,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
+            except RuntimeError:  # the readout writes over what its gradient needs, or has none
+                return _outstanding(_moved(partial(stack.readout, batch=few, depth=stack.depth), state), valid)
     return _outstanding(gradient.float().norm(dim=-1), valid)
+
+
+def _both_signs(count: int, *, like: Tensor) -> Float[Tensor, " n"]:
+    """Fixed weights of both signs, of which nothing cancels by symmetry."""
+    weights = torch.linspace(1.0, 2.0, count, dtype=like.dtype, device=like.device)
+    weights[::2] *= -1
+    return weights
+
+
+def _moved(readout: Callable[[Tensor], Tensor], state: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
+    """How far the answer of each sample moves when one position after the other is disturbed."""
+    with torch.no_grad():
+        answer, by = readout(state), _both_signs(state.shape[-1], like=state) * state.std()
+        moved = []
+        for position in range(state.shape[1]):
+            disturbed = state.clone()
+            disturbed[:, position] += by
+            moved.append((readout(disturbed) - answer).flatten(1).float().norm(dim=1))
+    return torch.stack(moved, dim=1)
 
 
 def _copied(batch: Batch) -> Batch:

@@ -127,26 +127,45 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> tuple[nn
     Returns:
         A new model that shares the weights of the cut one, and which of its settings differs, in words. None for models
         that no config describes: those of other libraries than transformers, quantized ones, and those that were
-        changed after they were built.
+        changed after they were built. A model of transformers inside another module is loaded there.
 
     Raises:
         TruncationError: the class cannot be built with so many blocks, or has other weights then.
     """
+    path = _configured(cut, stack.path)
+    if path is None:
+        return None, ""
+    part, inside = cut.get_submodule(path), stack.model.get_submodule(path)
+    loaded, difference = _loaded_part(part, inside, stack, depth, seen=seen)
+    if loaded is not None and path:
+        return copy.deepcopy(cut, {id(part): loaded}), difference
+    return loaded, difference
+
+
+def _configured(model: nn.Module, path: str) -> str | None:
+    """The path of the outermost model of transformers that holds the list at a path; None if there is none."""
     from transformers import PreTrainedModel
 
-    if not isinstance(cut, PreTrainedModel):
-        return None, ""
-    sought = CutModel(cut=cut, path=stack.path, before=stack.depth, now=depth)
+    names = path.split(".")
+    prefixes = (".".join(names[:count]) for count in range(len(names)))
+    return next((prefix for prefix in prefixes if isinstance(model.get_submodule(prefix), PreTrainedModel)), None)
+
+
+def _loaded_part(
+    cut: nn.Module, model: nn.Module, stack: Stack, depth: int, *, seen: bool
+) -> tuple[nn.Module | None, str]:
+    """`_loaded` of a cut model of transformers, which was `model` before, inside a stack's model or all of it."""
+    owner = stack.block_list.owner
+    path = next(name for name, module in model.named_modules() if module is owner)
+    before = stack.depth
     if stack.entry:  # what its config counts is the list that was cut, with what opens it
-        blocks = stack.block_list
-        path = next(name for name, module in stack.model.named_modules() if module is blocks.owner)
-        before = len(blocks.owner._modules)
-        sought = CutModel(cut=cut, path=path, before=before, now=before - stack.depth + depth, in_stages=True)
-    before, depth = sought.before, sought.now
+        before = len(owner._modules)
+        depth += before - stack.depth
+    sought = CutModel(cut=cut, path=path, before=before, now=depth, in_stages=bool(stack.entry))
     try:
         config, difference = shallower_config(sought, seen=seen)
     except TruncationError:
-        if is_of_its_config(stack.model):
+        if is_of_its_config(model):
             raise
         _replace_configs(cut, cut.config, likeliest_config(sought))
         return None, ""
@@ -156,7 +175,7 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> tuple[nn
     _share_settings(cut, loaded, before, depth)
     for name in {name.rpartition(".")[0] for name in parts}:
         cut.set_submodule(name, copy.deepcopy(loaded.get_submodule(name)))
-    cut.name_or_path = cut.config.name_or_path = stack.model.config.name_or_path  # type: ignore[union-attr]
+    cut.name_or_path = cut.config.name_or_path = model.config.name_or_path  # type: ignore[union-attr]
     return loaded.to(device_of(cut)), difference
 
 

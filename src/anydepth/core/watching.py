@@ -233,7 +233,7 @@ def watch(model: nn.Module, batch: Batch, lists: Sequence[BlockList]) -> PlainFo
     """
     forward = PlainForward(model=model)
     clock = iter(range(2**62))
-    blocks = [member for candidate in lists if candidate.rank <= 1 for member in candidate.modules]
+    blocks = [member for candidate in lists if candidate.is_closed for member in candidate.modules]
     inside = {id(part) for block in blocks for part in block.modules() if part is not block}
     with ExitStack() as undo:
         for candidate in lists:
