@@ -183,16 +183,13 @@ def forget(log: Path, keys: set[str], categories: str) -> None:
 
 def write(cases: list[Any], log: Path, out: Path, *, merge: bool) -> None:
     """Write the findings; with `merge`, beside those that are there of other models."""
-    import anydepth
+    from anydepth.core.provenance import versions
 
     done = read(log)
     before = json.loads(out.read_text("utf-8"))["models"] if merge and out.exists() else []
     models = {f"{finding['library']}/{finding['name']}": finding for finding in before}
     models |= {case.key: done[case.key] for case in cases if case.key in done}
-    from anydepth.core.provenance import versions
-
-    del anydepth
-    listed = json.loads(out.read_text("utf-8"))["listed"] if merge and out.exists() else len(cases)
+    listed = max(json.loads(out.read_text("utf-8"))["listed"], len(models)) if merge and out.exists() else len(cases)
     record = {"versions": versions(), "listed": listed, "models": list(models.values())}
     out.write_text(json.dumps(record, indent=0) + "\n", "utf-8")
 
