@@ -132,7 +132,7 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> tuple[nn
     Raises:
         TruncationError: the class cannot be built with so many blocks, or has other weights then.
     """
-    path = _configured(cut, stack.path)
+    path = _configured(stack)
     if path is None:
         return None, ""
     part, inside = cut.get_submodule(path), stack.model.get_submodule(path)
@@ -142,13 +142,13 @@ def _loaded(cut: nn.Module, stack: Stack, depth: int, *, seen: bool) -> tuple[nn
     return loaded, difference
 
 
-def _configured(model: nn.Module, path: str) -> str | None:
-    """The path of the outermost model of transformers that holds the list at a path; None if there is none."""
+def _configured(stack: Stack) -> str | None:
+    """The path of the outermost model of transformers that holds a stack's blocks; None if there is none."""
     from transformers import PreTrainedModel
 
-    names = path.split(".")
-    prefixes = (".".join(names[:count]) for count in range(len(names)))
-    return next((prefix for prefix in prefixes if isinstance(model.get_submodule(prefix), PreTrainedModel)), None)
+    owner = stack.block_list.owner
+    models = (item for item in stack.model.named_modules() if isinstance(item[1], PreTrainedModel))
+    return next((path for path, model in models if any(part is owner for part in model.modules())), None)
 
 
 def _loaded_part(
