@@ -101,8 +101,8 @@ def statistics_of(logits: Any, batch: dict[str, Any]) -> Any:
     return top.indices, top.values.exp(), entropy, torch.nn.functional.nll_loss(logarithms, labels, reduction="none")
 
 
-def measured(shapes: Sequence[str], batches_each: int, *, turned: bool) -> dict[str, Pair]:
-    """One pair of each model, in this process; `turned`: the trace first."""
+def measured(shapes: Sequence[str], batches_each: int, *, turned: bool, counted: bool) -> dict[str, Pair]:
+    """One pair of each model, in this process; `turned`: the trace first; `counted`: operations, too."""
     import torch
 
     import anydepth as ad
@@ -119,9 +119,9 @@ def measured(shapes: Sequence[str], batches_each: int, *, turned: bool) -> dict[
             run(batches[:1])
         order = reversed(ways) if turned else ways
         pairs[shape] = {way: cpu_seconds(partial(ways[way], batches)) for way in order}
-        pairs[shape]["operations"] = operations(partial(ways["trace"], batches)) / operations(
-            partial(ways["floor"], batches)
-        )
+        if counted:
+            count = {way: operations(partial(run, batches)) for way, run in ways.items()}
+            pairs[shape]["operations"] = count["trace"] / count["floor"]
     return pairs
 
 
@@ -133,9 +133,10 @@ def operations(run: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def in_process(source: Path, chosen: argparse.Namespace, *, turned: bool) -> dict[str, Pair]:
+def in_process(source: Path, chosen: argparse.Namespace, *, turned: bool, counted: bool) -> dict[str, Pair]:
     """`measured` with the package of a src folder."""
-    options = ["--only", *chosen.only, "--batches", str(chosen.batches), *(["--turned"] if turned else [])]
+    options = ["--only", *chosen.only, "--batches", str(chosen.batches)]
+    options += [flag for flag, given in (("--turned", turned), ("--counted", counted)) if given]
     command = [sys.executable, str(HERE), "--child", *options]
     environment = os.environ | {"PYTHONPATH": str(source.resolve()), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -182,15 +183,17 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="the src folder of another version")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--turned", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--counted", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        print(json.dumps(measured(chosen.only, chosen.batches, turned=chosen.turned)))
+        print(json.dumps(measured(chosen.only, chosen.batches, turned=chosen.turned, counted=chosen.counted)))
         return
     sources = {"this": HERE.parents[1] / "src"} | ({"other": chosen.against} if chosen.against else {})
     rounds: dict[str, list[dict[str, Pair]]] = {version: [] for version in sources}
     for number in range(chosen.rounds):
         for version in sources if number % 2 == 0 else reversed(sources):
-            rounds[version].append(in_process(sources[version], chosen, turned=number % 2 == 1))
+            pair = in_process(sources[version], chosen, turned=number % 2 == 1, counted=number == 0)
+            rounds[version].append(pair)
     print(f"$ python benchmarks/trace_pairs.py {shlex.join(sys.argv[1:])}\n")
     print(table(rounds, chosen.only))
 

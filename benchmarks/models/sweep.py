@@ -186,10 +186,10 @@ def write(cases: list[Any], log: Path, out: Path, *, merge: bool) -> None:
     from anydepth.core.provenance import versions
 
     done = read(log)
-    before = json.loads(out.read_text("utf-8"))["models"] if merge and out.exists() else []
-    models = {f"{finding['library']}/{finding['name']}": finding for finding in before}
+    before = json.loads(out.read_text("utf-8")) if merge and out.exists() else {"listed": len(cases), "models": []}
+    models = {f"{finding['library']}/{finding['name']}": finding for finding in before["models"]}
     models |= {case.key: done[case.key] for case in cases if case.key in done}
-    listed = max(json.loads(out.read_text("utf-8"))["listed"], len(models)) if merge and out.exists() else len(cases)
+    listed = max(before["listed"], len(models))
     record = {"versions": versions(), "listed": listed, "models": list(models.values())}
     out.write_text(json.dumps(record, indent=0) + "\n", "utf-8")
 

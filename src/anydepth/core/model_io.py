@@ -77,7 +77,8 @@ def call_model(model: nn.Module, batch: Batch, labels: Any = None) -> Any:
 
 def _takes_mapping(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
     """Whether the forward takes a whole batch as its only argument: it names none of what the batch holds."""
-    return len(_required(model)) == 1 and not set(inputs) & set(_parameters(model))
+    parameters = _parameters(model)
+    return not inputs.keys() & parameters.keys() and len(_required(parameters)) == 1
 
 
 def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tuple[dict[str, Any], Any]:
@@ -99,7 +100,7 @@ def split_labels(batch: Mapping[str, Any], model: nn.Module | None = None) -> tu
     """
     aside = {name for name in batch if name in LABELS or (model is not None and _is_label(name))}
     if aside and model is not None:
-        aside -= _required(model)
+        aside -= _required(_parameters(model))
     labels = next((batch[name] for name in LABELS if name in aside and batch[name] is not None), None)
     inputs = {name: value for name, value in batch.items() if name not in aside}
     return {**inputs, **_decoder_inputs(model, inputs, labels)}, labels
@@ -121,15 +122,15 @@ def _is_label(name: str) -> bool:
     return ("label" in name and not name.startswith("input")) or name in _SPANS
 
 
-def _required(model: nn.Module) -> set[str]:
-    """The arguments that a model's forward has no default for."""
+def _required(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """The names of parameters that have no default and stand for one argument."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     empty = inspect.Parameter.empty
-    named = _parameters(model).items()
-    return {name for name, parameter in named if parameter.default is empty and parameter.kind not in several}
+    return {name for name, each in parameters.items() if each.default is empty and each.kind not in several}
 
 
 def _parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of a model's forward."""
     # while a model is watched, its class has a property in the place of the method: the one below that is its own
     own = next(method for kind in type(model).__mro__ if callable(method := vars(kind).get("forward")))
     return dict(list(inspect.signature(own).parameters.items())[1:])

@@ -140,7 +140,7 @@ def default_policy(stack: Stack, batch: Batch, *, labels_each: bool) -> Policy:
             try:
                 (gradient,) = torch.autograd.grad((answer.flatten(1) * weights).sum(), leaf)
             except RuntimeError:  # the readout writes over what its gradient needs, or has none
-                return _outstanding(_moved(partial(stack.readout, batch=few, depth=stack.depth), state), valid)
+                return _outstanding(_influence(partial(stack.readout, batch=few, depth=stack.depth), state), valid)
     return _outstanding(gradient.float().norm(dim=-1), valid)
 
 
@@ -151,16 +151,16 @@ def _both_signs(count: int, *, like: Tensor) -> Float[Tensor, " n"]:
     return weights
 
 
-def _moved(readout: Callable[[Tensor], Tensor], state: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
+def _influence(readout: Callable[[Tensor], Tensor], state: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
     """How far the answer of each sample moves when one position after the other is disturbed."""
     with torch.no_grad():
         answer, by = readout(state), _both_signs(state.shape[-1], like=state) * state.std()
-        moved = []
+        distances = []
         for position in range(state.shape[1]):
             disturbed = state.clone()
             disturbed[:, position] += by
-            moved.append((readout(disturbed) - answer).flatten(1).float().norm(dim=1))
-    return torch.stack(moved, dim=1)
+            distances.append((readout(disturbed) - answer).flatten(1).float().norm(dim=1))
+    return torch.stack(distances, dim=1)
 
 
 def _copied(batch: Batch) -> Batch:
